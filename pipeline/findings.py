@@ -1,0 +1,58 @@
+"""What an experiment returns: numbers with their n and spread, tables, figures and tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+__all__ = ["Estimate", "Findings"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the 95% interval.
+        high: upper end of the 95% interval.
+        n: number of images (or pairs, vectors ...) behind it, per seed.
+        std: standard deviation over those n; NaN where the number is not a mean.
+        seeds: number of training seeds behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    std: float = float("nan")
+    seeds: int = 1
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+@dataclass
+class Findings:
+    """The results of one experiment on one network.
+
+    Attributes:
+        numbers: name -> estimate; what claims are tested on. They go to ``metrics.json``.
+        timings: name -> estimate in seconds (or ratios of seconds); kept apart, as they differ from run to run.
+        curves: name -> one value a step (epoch, band ...); logged with steps.
+        tables: name -> data frame, written as CSV.
+        figures: name -> matplotlib figure, written as PNG.
+        tensors: name -> tensor, written as one safetensors file.
+        notes: sentences for the report: what was measured on how many images, what failed.
+    """
+
+    numbers: dict[str, Estimate] = field(default_factory=dict)
+    timings: dict[str, Estimate] = field(default_factory=dict)
+    curves: dict[str, Sequence[float]] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

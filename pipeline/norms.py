@@ -1,0 +1,99 @@
+"""l_p norms of batches, their duals, and the minimal step to a hyperplane (Section 3.4.1)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.checks import refuse
+from pipeline.types import Images, PerImage
+
+__all__ = ["dual", "hyperplane_step", "norms", "project", "relative_norms"]
+
+
+def norms(vectors: Images, p: float = 2.0) -> PerImage:
+    """The l_p norm of each vector of a batch.
+
+    Args:
+        vectors: (N, ...) any trailing shape.
+        p: exponent, 1 <= p <= inf.
+
+    Returns:
+        (N,) norms.
+    """
+    return torch.linalg.vector_norm(vectors.flatten(1), ord=p, dim=1)
+
+
+def relative_norms(perturbations: Images, images: Images, p: float = 2.0) -> PerImage:
+    """||r||_p / ||x||_p of each image, the summand of Equation 3.10; an all-black image gives inf."""
+    return norms(perturbations, p) / norms(images, p)
+
+
+def dual(p: float) -> float:
+    """The dual exponent q with 1/p + 1/q = 1."""
+    if p == 1:
+        return math.inf
+    return 1.0 if math.isinf(p) else p / (p - 1)
+
+
+def hyperplane_step(gaps: Tensor, normals: Tensor, p: float = 2.0) -> Tensor:
+    """The l_p-smallest vectors r with <w, r> = gap (Equation 3.12).
+
+    r = gap / ||w||_q^q * |w|^(q-1) * sign(w); for p = inf the sign vector, for p = 1 a single largest coordinate.
+
+    Args:
+        gaps: (N,) signed offsets.
+        normals: (N, ...) the hyperplanes' normals w; a zero normal gives a zero step.
+        p: exponent, 1 <= p <= inf.
+
+    Returns:
+        (N, ...) steps of the shape of ``normals``.
+    """
+    flat = normals.flatten(1)
+    size = torch.linalg.vector_norm(flat, ord=dual(p), dim=1)
+    distance = torch.where(size > 0, gaps / size, torch.zeros_like(gaps))
+    if p == 2:
+        direction = flat / size.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
+    elif math.isinf(p):
+        direction = flat.sign()
+    elif p == 1:
+        largest = flat.abs().argmax(dim=1, keepdim=True)
+        direction = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
+    else:
+        scaled = flat / size.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
+        direction = scaled.abs().pow(dual(p) - 1) * scaled.sign()
+    return (distance[:, None] * direction).view_as(normals)
+
+
+def project(vectors: Images, radius: float, p: float = 2.0) -> Images:
+    """The Euclidean projection of each vector onto the l_p ball of ``radius``, for p in {1, 2, inf}.
+
+    Args:
+        vectors: (N, ...).
+        radius: of the ball, in the units of ``vectors``.
+        p: 1, 2 or inf.
+
+    Raises:
+        InputError: another exponent.
+    """
+    if math.isinf(p):
+        return vectors.clamp(-radius, radius)
+    flat = vectors.flatten(1)
+    if p == 2:
+        size = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        scale = (radius / size.clamp_min(torch.finfo(flat.dtype).tiny)).clamp(max=1.0)
+        return (flat * scale).view_as(vectors)
+    if p == 1:
+        return _project_l1(flat, radius).view_as(vectors)
+    refuse("norm", p, "1, 2 or inf for a projection")
+
+
+def _project_l1(flat: Tensor, radius: float) -> Tensor:
+    """Projection onto the l_1 ball by the sorted soft threshold (Duchi et al., 2008)."""
+    sizes = flat.abs().sort(dim=1, descending=True).values
+    excess = sizes.cumsum(dim=1) - radius
+    count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
+    support = (sizes * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    threshold = excess.gather(1, support - 1) / support
+    shrunk = flat.sign() * (flat.abs() - threshold.clamp_min(0)).clamp_min(0)
+    return torch.where(flat.abs().sum(dim=1, keepdim=True) <= radius, flat, shrunk)
