@@ -1,0 +1,1 @@
+"""The experiments of the thesis, one package a stage and one file a table or figure."""

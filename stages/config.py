@@ -1,0 +1,218 @@
+"""The configuration's schema: unknown keys and wrong types are refused before any work."""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.checks import InputError, refuse
+from pipeline.executor import Executor
+from pipeline.tracking import Settings as TrackingSettings
+from pipeline.training import Recipe
+
+__all__ = ["FACTORY", "Config", "NetworkConfig", "check_network", "check_values", "read", "ready", "recipe", "typed"]
+
+PRETRAINED = {"pretrained": True}
+FACTORY = ("channels", "size", "classes", "mean", "std")
+"""What a model's factory is given from the data set, never from the configuration."""
+
+
+@dataclass
+class SuiteConfig:
+    """A suite's name and which of its networks answers a claim about a network of the thesis."""
+
+    name: str = MISSING
+    description: str = ""
+    counterparts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class NetworkConfig:
+    """A network: a data set, a model and a training recipe."""
+
+    dataset: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    """All that a stage may be given; base.yaml says what each key means."""
+
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    networks: dict[str, NetworkConfig] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    network: str | None = None
+    experiments: list[str] | None = None
+    output: str | None = None
+    executor: dict[str, Any] = field(default_factory=dict)
+    tracking: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    attack: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    model: dict[str, Any] | None = None
+    dataset: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+
+
+def read(raw: DictConfig) -> Config:
+    """The composed configuration as checked dataclasses.
+
+    Raises:
+        InputError: a key is unknown, a value has the wrong type, or a name is not in the suite.
+    """
+    OmegaConf.set_struct(raw, False)
+    config: Config = _merge(Config, raw, "")
+    config.executor = dataclasses.asdict(_schema_object(Executor, config.executor, "executor"))
+    config.tracking = dataclasses.asdict(typed(TrackingSettings, config.tracking, "tracking"))
+    if not config.seeds or len(set(config.seeds)) != len(config.seeds) or min(config.seeds) < 0:
+        refuse("seeds", config.seeds, "one or more different whole numbers >= 0")
+    for name, network in config.networks.items():
+        check_network(network, f"networks.{name}.")
+    if config.network is not None and config.network not in config.networks:
+        refuse("network", config.network, "one of " + ", ".join(config.networks))
+    for claimed, name in config.suite.counterparts.items():
+        if name not in config.networks:
+            refuse(f"suite.counterparts.{claimed}", name, "one of " + ", ".join(config.networks))
+    return config
+
+
+def check_network(network: NetworkConfig, key: str) -> None:
+    """Check the leaves of one network against the signatures of what they name."""
+    ready(network.dataset, f"{key}dataset")
+    ready(network.model, f"{key}model", supplied=FACTORY)
+    recipe(network, key)
+
+
+def recipe(network: NetworkConfig, key: str) -> Recipe | None:
+    """The network's training recipe; None where ``training=pretrained`` or the model brings its own weights."""
+    given = network.model.get("checkpoint") or network.model.get("weights")
+    if network.training == PRETRAINED:
+        if not given:
+            refuse(f"{key}training", "pretrained", "a recipe, as the model names neither a checkpoint nor weights")
+        return None
+    return None if given else typed(Recipe, network.training, f"{key}training")
+
+
+def typed(schema: type, values: Mapping[str, Any], key: str) -> Any:
+    """An instance of the dataclass ``schema`` made of ``values``, which are checked for unknown keys and types."""
+    return _merge(schema, values, key)
+
+
+def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """The function that a leaf names by ``_target_``, with the leaf's other keys as its options.
+
+    Args:
+        leaf: ``_target_`` and options, as a group file holds them.
+        key: where the leaf stands in the configuration, for messages.
+        supplied: options that the caller passes later, so that the leaf need not name them.
+
+    Raises:
+        InputError: the target does not exist, or an option is unknown or has the wrong type.
+    """
+    target = leaf.get("_target_")
+    if not isinstance(target, str):
+        refuse(f"{key}._target_", target, "the dotted name of a function or class")
+    try:
+        function = get_object(target)
+    except Exception as error:
+        raise InputError(f"{key}._target_={target}: allowed is an importable name ({_line(error)})") from error
+    options = {name: value for name, value in leaf.items() if name not in ("_target_", "_partial_")}
+    _schema_object(function, options, key, supplied)
+    try:
+        made: Callable[..., Any] = instantiate(dict(leaf), _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        raise InputError(f"{key}: {_line(error)}") from error
+    # Lists become tuples: immutable and hashable, as the functions' defaults are.
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in typing.cast(partial[Any], made).keywords.items()}
+    return partial(function, **options)
+
+
+def check_values(entry: dataclasses.Field[Any], key: str, value: Any) -> Any:
+    """``value`` as the type of the dataclass field ``entry``; lists become tuples.
+
+    Raises:
+        InputError: the type is another.
+    """
+    head, _, name = key.rpartition(".")
+    kind = _plain(entry.type) or Any
+    schema = dataclasses.make_dataclass("Setting", [(name, kind, field(default=MISSING))])
+    checked = getattr(_merge(schema, {name: value}, head), name)
+    return tuple(checked) if isinstance(checked, list) else checked
+
+
+def _schema_object(
+    function: Callable[..., Any], values: Mapping[str, Any], key: str, supplied: tuple[str, ...] = ()
+) -> Any:
+    return _merge(_schema(function, supplied), values, key)
+
+
+@cache
+def _schema(function: Callable[..., Any], supplied: tuple[str, ...]) -> type:
+    """A dataclass with one field for each option of ``function`` that plain values can express."""
+    fields: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        if name in supplied and parameter.default is parameter.empty:
+            continue
+        kind = _plain(parameter.annotation)
+        if kind is None:
+            continue
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        kind = Any if isinstance(default, tuple | list | dict) else kind
+        fields.append((name, kind, field(default_factory=lambda value=default: value)))
+    return dataclasses.make_dataclass(getattr(function, "__name__", "Options"), fields)
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation as OmegaConf reads it; None for what a configuration cannot express (tensors, generators)."""
+    if annotation in (int, float, str, bool, Any):
+        return annotation
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (list, tuple, dict) or origin is Mapping or annotation in (list, tuple, dict):
+        return Any
+    if origin is Literal:
+        return str
+    if origin in (Union, types.UnionType):
+        parts = [part for part in (_plain(a) for a in inner if a is not type(None)) if part is not None]
+        if not parts:
+            return None
+        union: Any = Any if Any in parts else Union[tuple(parts)]  # noqa: UP007
+        return union | None if type(None) in inner and union is not Any else union
+    return None
+
+
+def _merge(schema: type, values: Mapping[str, Any] | DictConfig, key: str) -> Any:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise InputError(_explain(error, schema, key)) from error
+
+
+def _explain(error: OmegaConfBaseException, schema: type, key: str) -> str:
+    name = str(error.full_key or error.key or "")
+    full = f"{key}.{name}" if key and name else key or name
+    what = _line(error)
+    if "not in" in what:
+        names = [f.name for f in dataclasses.fields(schema)] if "." not in name else []
+        hint = "one of " + ", ".join(names) if names else "a key of the schema"
+        return f"{full}: unknown key: allowed is {hint}"
+    return f"{full}={error.value!r}: {what}" if getattr(error, "value", None) is not None else f"{full}: {what}"
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's text that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

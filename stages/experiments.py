@@ -1,0 +1,115 @@
+"""Finding an experiment's file, and filling its settings from the configuration."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, dataclass, fields
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from pipeline.checks import refuse
+from pipeline.executor import Executor
+from pipeline.findings import Findings
+from pipeline.types import Dataset, Network
+from stages.config import Config, check_values, ready
+
+__all__ = ["STAGES", "Experiment", "select"]
+
+STAGES = ("train", "attack", "finetune")
+"""The stages whose experiments run on one network."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure of the thesis: its function and its settings."""
+
+    name: str
+    section: str
+    function: Callable[[Network, Dataset, Any, Executor], Findings]
+    settings: Any
+
+    def measure(self, network: Network, data: Dataset, executor: Executor) -> Findings:
+        """Run the experiment."""
+        return self.function(network, data, self.settings, executor.scope(self.name))
+
+    def parameters(self) -> dict[str, Any]:
+        """The settings as plain values, for the log."""
+        values = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
+        return {name: _described(value) for name, value in values.items()}
+
+    def attacks(self) -> dict[str, partial[Any]]:
+        """The attacks among the settings, by the name of their field."""
+        values = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
+        return {name: value for name, value in values.items() if isinstance(value, partial)}
+
+
+def select(stage: str, config: Config) -> list[Experiment]:
+    """The experiments of ``stage`` that ``config.experiments`` names (all for None), with checked settings.
+
+    Raises:
+        InputError: an unknown experiment, an unknown key, a wrong type or a value out of range.
+    """
+    known = {name for each in STAGES for name in _files(each)}
+    if unknown := set(config.settings) - known:
+        refuse(f"settings.{min(unknown)}", config.settings[min(unknown)], "one of " + ", ".join(sorted(known)))
+    available = _files(stage)
+    names = available if config.experiments is None else config.experiments
+    for name in names:
+        if name not in available:
+            refuse("experiments", name, "some of " + ", ".join(available))
+    modules = {name: importlib.import_module(f"stages.{stage}.{name}") for name in available}
+    _check_block(stage, _block(stage, config), modules)
+    return [_experiment(stage, name, modules[name], config) for name in names]
+
+
+def _files(stage: str) -> list[str]:
+    package = importlib.import_module(f"stages.{stage}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def _block(stage: str, config: Config) -> dict[str, Any]:
+    """The stage's block of settings; the attack stage's is the attack under study itself."""
+    block: dict[str, Any] = getattr(config, stage)
+    return {"attack": block} if stage == "attack" else block
+
+
+def _check_block(stage: str, block: Mapping[str, Any], modules: Mapping[str, ModuleType]) -> None:
+    allowed = {f.name for module in modules.values() for f in fields(module.Settings)}
+    for key in block:
+        if key not in allowed:
+            refuse(f"{stage}.{key}", block[key], "one of " + ", ".join(sorted(allowed)))
+
+
+def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Experiment:
+    own = config.settings.get(name, {})
+    shared = _block(stage, config)
+    schema = {f.name: f for f in fields(module.Settings)}
+    for key in own:
+        if key not in schema:
+            refuse(f"settings.{name}.{key}", own[key], "one of " + ", ".join(schema))
+    given: dict[str, Any] = {}
+    for key in schema:
+        if key in own:
+            given[key] = (f"settings.{name}.{key}", own[key])
+        elif key in shared:
+            given[key] = (f"{stage}.{key}" if key != stage else stage, shared[key])
+    values = {key: _value(schema[key], *where) for key, where in given.items()}
+    for key, entry in schema.items():
+        if key not in values and entry.default is NO_DEFAULT and entry.default_factory is NO_DEFAULT:
+            refuse(f"settings.{name}.{key}", "(absent)", f"a value of type {entry.type}")
+    return Experiment(name, module.SECTION, getattr(module, name), module.Settings(**values))
+
+
+def _value(entry: Field[Any], key: str, value: Any) -> Any:
+    """A setting as the experiment takes it: a leaf becomes the function it names, the rest is checked for its type."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return ready(value, key)
+    return check_values(entry, key, value)
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, partial):
+        return {"_target_": f"{value.func.__module__}.{value.func.__qualname__}", **value.keywords}
+    return value

@@ -1,0 +1,1 @@
+"""Section 3.3: fine-tuning on adversarial examples."""

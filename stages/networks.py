@@ -1,0 +1,125 @@
+"""The network that a stage runs on: its data, its model, and where the weights come from."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from torch import nn
+
+from pipeline.checks import InputError, check_images, check_logits, check_model, refuse
+from pipeline.executor import Executor
+from pipeline.models import build, load_weights, read_metadata, save_weights
+from pipeline.training import Recipe
+from pipeline.types import Dataset, Network
+from stages.config import FACTORY, Config, NetworkConfig, check_network, ready, recipe
+from stages.experiments import Experiment
+from stages.train.train_classifiers import trained
+
+__all__ = ["Candidate", "candidate"]
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCATION = ("root", "download")
+"""Options of a data set that say where it lies, not what it holds."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network before its weights are there.
+
+    Attributes:
+        name: what results and runs call it.
+        spec: its data set, model and training as configured.
+        data: the loaded data.
+        factory: makes the untrained (or pretrained) model for given channels, size and classes.
+        recipe: how to train it; None for a model that brings its weights.
+    """
+
+    name: str
+    spec: NetworkConfig
+    data: Dataset
+    factory: Callable[..., nn.Module]
+    recipe: Recipe | None
+
+    def probe(self, experiments: list[Experiment]) -> None:
+        """Hold, before any work, that model, data and attacks fit together.
+
+        Raises:
+            InputError: the model cannot take the images, its logits are not finite, or an attack's option is wrong.
+        """
+        check_images(self.data.test.images, key="dataset.images")
+        if len(self.data.test) == 0:
+            refuse("dataset", f"{self.data.name} without test images", "a data set with at least one test image")
+        if self.recipe is not None and len(self.data.train) == 0:
+            refuse("dataset", f"{self.data.name} without training images",
+                   "a data set with training images, or a model with a checkpoint or weights")
+        model = build(self.factory, self.data, 0)
+        check_model(model)
+        check_logits(model(self.data.test.images[:2]).detach(), min(2, len(self.data.test)))
+        for experiment in experiments:
+            for field, attack in experiment.attacks().items():
+                try:
+                    attack(model, self.data.test.images[:0])
+                except InputError as error:
+                    raise InputError(f"{field}.{error}") from error
+
+    def network(self, stage: str, config: Config, executor: Executor) -> Network:
+        """The network with its weights: its own, those of the suite's train stage, or newly trained ones."""
+        if self.recipe is None:
+            models = {config.seeds[0]: build(self.factory, self.data, config.seeds[0])}
+            return Network(self.name, self.data.name, {s: executor.to_device(m) for s, m in models.items()})
+        models, history = {}, {}
+        for seed in config.seeds:
+            model = None if stage == "train" else self._stored(seed, config.suite.name)
+            if model is None:
+                model, history[seed] = trained(self.factory, self.data, self.recipe, seed, executor)
+            models[seed] = executor.to_device(model)
+        return Network(self.name, self.data.name, models, asdict(self.recipe), history)
+
+    def save(self, network: Network, folder: Path) -> None:
+        """Write the weights of every seed, each with what it was trained from."""
+        for seed, model in network.models.items():
+            save_weights(model, folder / f"seed{seed}.safetensors", {"trained_from": self._origin(seed)})
+
+    def _stored(self, seed: int, suite: str) -> nn.Module | None:
+        """The weights that the suite's train stage wrote for the same model, data, recipe and seed."""
+        for path in sorted((ROOT / "results" / suite / "train").glob(f"*/tensors/seed{seed}.safetensors")):
+            if read_metadata(path).get("trained_from") == self._origin(seed):
+                model = build(self.factory, self.data, seed)
+                load_weights(model, path)
+                return model
+        return None
+
+    def _origin(self, seed: int) -> str:
+        data = {key: value for key, value in self.spec.dataset.items() if key not in LOCATION}
+        content = {"dataset": data, "model": self.spec.model, "training": asdict(self.recipe or Recipe()), "seed": seed}
+        return json.dumps(content, sort_keys=True)
+
+
+def candidate(config: Config) -> Candidate:
+    """The network that the configuration names: one of the suite's, or the model and data set of a direct run.
+
+    Raises:
+        InputError: nothing is named, or a part of it cannot be had.
+    """
+    name, spec, prefix = _named(config)
+    check_network(spec, prefix)
+    data = ready(spec.dataset, f"{prefix}dataset")()
+    factory = ready(spec.model, f"{prefix}model", supplied=FACTORY)
+    return Candidate(name, spec, data, factory, recipe(spec, prefix))
+
+
+def _named(config: Config) -> tuple[str, NetworkConfig, str]:
+    if config.network is not None:
+        return config.network, config.networks[config.network], f"networks.{config.network}."
+    if config.model is None or config.dataset is None:
+        refuse("network", "null", "one of " + ", ".join(config.networks))
+    spec = NetworkConfig(config.dataset, config.model, config.training or {})
+    return _choice("dataset") + "_" + _choice("model"), spec, ""
+
+
+def _choice(group: str) -> str:
+    return str(HydraConfig.get().runtime.choices[group])

@@ -1,0 +1,161 @@
+"""Runs a stage: reads the configuration, prepares the network, calls the experiments, writes and logs the results."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import psutil
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline import tracking
+from pipeline.checks import InputError, refuse
+from pipeline.executor import Executor
+from pipeline.findings import Findings
+from pipeline.training import TrainingDiverged
+from stages import config as configuration
+from stages.config import Config
+from stages.experiments import Experiment, select
+from stages.networks import Candidate, candidate
+from stages.results import write_results
+
+__all__ = ["command_line", "main"]
+
+ROOT = Path(__file__).resolve().parent.parent
+WAIT = 600
+"""Seconds to wait for another run that writes the same results."""
+
+
+def main(stage: str) -> None:
+    """The command line of ``python -m stages.<stage>``, for single runs and multiruns."""
+    command_line(stage, partial(run_stage, stage))
+
+
+def command_line(stage: str, run: Callable[[Config], None]) -> None:
+    """Call ``run`` with the checked configuration; a configuration or data error is one line and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and exiting with 1
+    sys.argv.insert(1, f"hydra.job.name={stage}")
+
+    @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
+    def application(raw: DictConfig) -> None:
+        run(configuration.read(raw))
+
+    try:
+        application()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        print(f"{stage}: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingDiverged as error:
+        print(f"{stage}: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_stage(stage: str, config: Config) -> None:
+    """Run the chosen experiments of ``stage`` on one network."""
+    experiments = select(stage, config)
+    chosen = candidate(config)
+    chosen.probe(experiments)
+    executor = Executor(**config.executor, alive=_parent_watch())
+    folder = output_folder(config)
+    with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
+        network = chosen.network(stage, config, executor)
+        findings = {e.name: e.measure(network, chosen.data, executor) for e in experiments}
+        if not executor.is_global_zero:
+            return
+        header = {"network": network.name, "dataset": chosen.data.name, "seeds": sorted(network.models)}
+        sections = {e.name: e.section for e in experiments}
+        write_results(folder, header, findings, sections)
+        if stage == "train":
+            chosen.save(network, folder / "tensors")
+        _log(run, chosen, network, findings, sections, folder)
+
+
+def output_folder(config: Config) -> Path:
+    """Where results go: ``output``, else the folder that Hydra made for the run."""
+    return Path(config.output) if config.output else Path(HydraConfig.get().runtime.output_dir)
+
+
+def _log(
+    run: tracking.Run,
+    chosen: Candidate,
+    network: Any,
+    findings: Mapping[str, Findings],
+    sections: Mapping[str, str],
+    folder: Path,
+) -> None:
+    run.log_dataset(chosen.data)
+    for name, found in findings.items():
+        run.log_findings(name, found, sections[name])
+    if "train_classifiers" in findings:
+        run.log_model(network.model, chosen.data.test.images[:2], network.name)
+    run.log_file(folder / "metrics.json")
+
+
+@contextmanager
+def _tracked(
+    stage: str, config: Config, chosen: Candidate, experiments: list[Experiment], executor: Executor
+) -> Iterator[tracking.Run]:
+    settings = configuration.typed(tracking.Settings, config.tracking, "tracking")
+    if not executor.is_global_zero:
+        settings = tracking.Settings(enabled=False)
+    parameters = {
+        "suite": config.suite.name,
+        "network": chosen.name,
+        **asdict(chosen.spec),
+        "seeds": config.seeds,
+        "executor": {k: v for k, v in config.executor.items() if k not in ("progress", "work")},
+        **{e.name: e.parameters() for e in experiments},
+    }
+    tags = {"thesis.section": "; ".join(dict.fromkeys(e.section for e in experiments))}
+    with tracking.stage_run(
+        settings, stage=stage, network=chosen.name, suite=config.suite.name, parameters=parameters, tags=tags
+    ) as run:
+        yield run
+
+
+@contextmanager
+def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
+    """Hold the lock of a results folder, so that an orphan of a killed run cannot write beside a new one."""
+    if not executor.is_global_zero:
+        yield
+        return
+    path = ROOT / "work" / "locks" / (str(folder.resolve()).strip("/").replace("/", "-") + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another run that writes {folder}", file=sys.stderr)
+        try:
+            lock.acquire(timeout=WAIT)
+        except Timeout:
+            refuse("output", folder, f"a folder that no other run writes (waited {WAIT} s for {path})")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _parent_watch() -> Callable[[], None] | None:
+    """A check that the ``dvc`` process that started this stage still lives; None outside DVC."""
+    parent = tracking.dvc_ancestor()
+    return None if parent is None else partial(_stop_without, parent)
+
+
+def _stop_without(parent: psutil.Process) -> None:
+    if not parent.is_running():
+        sys.exit("stopped: the dvc process that started this stage has gone; finished chunks are kept")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) or type(error).__name__

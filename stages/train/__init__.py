@@ -1,0 +1,1 @@
+"""Training of the networks that everything else is measured on."""
