@@ -1,0 +1,20 @@
+"""Shared set-up: shapes in signatures are checked while the tests run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+from jaxtyping import install_import_hook
+
+# Before anything imports them: every annotated shape of these modules is then held at run time.
+install_import_hook(["pipeline.attacks", "pipeline.norms", "pipeline.geometry"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return Path(__file__).resolve().parent.parent
