@@ -1,0 +1,98 @@
+"""The schema refuses what it does not know, naming key, value and what is allowed."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pipeline.checks import InputError
+from stages.config import check_network, read, ready
+from stages.experiments import select
+
+
+def composed(root, *overrides):
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        return compose("base", list(overrides))
+
+
+@pytest.mark.parametrize("suite", ["embedded", "smoke"])
+def test_every_suite_is_accepted(root, suite):
+    config = read(composed(root, f"suite={suite}"))
+    assert config.suite.name == suite
+    for name, network in config.networks.items():
+        check_network(network, f"networks.{name}.")
+    for stage in ("train", "attack", "finetune"):
+        assert select(stage, config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+sedes=[0]", ["sedes", "unknown key"]),
+        ("seeds=[]", ["seeds"]),
+        ("seeds=[0,0]", ["seeds"]),
+        ("seeds=three", ["seeds", "three"]),
+        ("network=lenet5000", ["network", "lenet5000", "mnist5k_lenet"]),
+        ("executor.threads=two", ["executor.threads", "two"]),
+        ("+executor.thread=2", ["executor.thread", "threads"]),
+        ("tracking.enabled=perhaps", ["tracking.enabled", "perhaps"]),
+        ("+tracking.url=x", ["tracking.url", "uri"]),
+        ("suite.counterparts.LeNet=other", ["suite.counterparts.LeNet", "other"]),
+    ],
+)
+def test_a_bad_key_or_value_is_named(root, override, words):
+    with pytest.raises(InputError) as caught:
+        read(composed(root, override))
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "words"),
+    [
+        ("attack", "attack.steps=many", ["attack.steps", "many"]),
+        ("attack", "+attack.step=3", ["attack.step", "unknown key", "steps"]),
+        ("attack", "attack._target_=pipeline.attacks.deepfoul", ["attack._target_", "deepfoul"]),
+        ("attack", "experiments=[attack_l3]", ["experiments", "attack_l3", "attack_l2"]),
+        ("attack", "+settings.attack_l3.samples=3", ["settings.attack_l3", "attack_l2"]),
+        ("attack", "+settings.attack_l2.sample=3", ["settings.attack_l2.sample", "samples"]),
+        ("attack", "+settings.attack_l2.samples=0", ["samples", "0"]),
+        ("attack", "+settings.attack_l2.samples=few", ["settings.attack_l2.samples", "few"]),
+        ("finetune", "finetune.epochs=0", ["epochs", "0"]),
+        ("finetune", "+finetune.epoch=3", ["finetune.epoch", "epochs"]),
+        ("train", "+train.speed=3", ["train.speed"]),
+    ],
+)
+def test_a_bad_setting_of_a_stage_is_named(root, stage, override, words):
+    config = read(composed(root, override))
+    with pytest.raises(InputError) as caught:
+        select(stage, config)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("networks.mnist5k_lenet.training.optimiser=lion", ["optimiser", "lion"]),
+        ("networks.mnist5k_lenet.training.epochs=0", ["epochs", "0"]),
+        ("+networks.mnist5k_lenet.training.rate=1", ["networks.mnist5k_lenet.training.rate", "unknown key"]),
+        ("+networks.mnist5k_lenet.model.width=3", ["networks.mnist5k_lenet.model.width", "unknown key"]),
+        ("+networks.mnist5k_lenet.dataset.rot=3", ["networks.mnist5k_lenet.dataset.rot", "unknown key"]),
+    ],
+)
+def test_a_bad_network_is_named(root, override, words):
+    config = read(composed(root, override))
+    with pytest.raises(InputError) as caught:
+        check_network(config.networks["mnist5k_lenet"], "networks.mnist5k_lenet.")
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_leaf_becomes_the_function_with_its_options():
+    attack = ready({"_target_": "pipeline.attacks.deepfool", "steps": 7, "clip": [0.0, 1.0]}, "attack")
+    assert attack.func.__name__ == "deepfool"
+    assert attack.keywords == {"steps": 7, "clip": (0.0, 1.0)}
+
+
+def test_params_yaml_is_a_whole_configuration(root):
+    config = read(OmegaConf.load(root / "params.yaml"))
+    assert config.suite.name == "embedded"
