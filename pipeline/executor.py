@@ -1,0 +1,350 @@
+"""Where and how heavy work runs: device, precision, chunks, and taking up again what was finished."""
+
+import copy
+import functools
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.checks import check_choice, check_count, refuse
+from pipeline.keys import Fingerprint, Sources
+from pipeline.progress import Progress, say
+from pipeline.randomness import per_image
+from pipeline.storage import Chunk, concatenate, flatten, move, read, rebuild, write
+
+__all__ = ["Executor", "Mapped"]
+
+T = TypeVar("T")
+
+_LAYOUT = 1  # raise it when files of an older layout must not be taken up again
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mapped(Generic[T]):
+    """The joined result of a map.
+
+    Attributes:
+        value: what the function returned, joined over the chunks, on the CPU.
+        seconds: (N,) wall time of each image, float64: its chunk's time when first computed, over its size.
+    """
+
+    value: T
+    seconds: Tensor
+
+
+class Executor:
+    """Runs functions over images on one or several devices, in chunks that survive a crash.
+
+    Making one sets, for the process, the number of threads, deterministic algorithms and TF32.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: how many; each takes every n-th chunk.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed`` (the last on a GPU only).
+        threads: CPU threads of each process; part of every key, as they change the last bits of sums.
+        chunk: images a chunk, unless a call says otherwise.
+        tf32: allow TensorFloat-32 in matrix products and convolutions; off for geometry.
+        deterministic: use deterministic kernels; an operation without one raises on a CPU, warns on a GPU.
+        progress: show a bar on a terminal, and a line every half minute elsewhere.
+        work: the folder of the finished chunks; git ignores it, and it may be deleted at any time.
+        alive: called before each chunk; it raises to stop.
+
+    Raises:
+        InputError: a setting that this machine cannot honour.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str = "auto",
+        devices: int = 1,
+        precision: str = "32-true",
+        threads: int = 2,
+        chunk: int = 250,
+        tf32: bool = False,
+        deterministic: bool = True,
+        progress: bool = True,
+        work: str | os.PathLike[str] = "work",
+        alive: Callable[[], None] | None = None,
+    ) -> None:
+        check_choice("executor.accelerator", accelerator, ("auto", "cpu", "cuda", "gpu", "mps"))
+        check_choice("executor.precision", precision, _PRECISIONS)
+        self._threads = check_count("executor.threads", threads)
+        self._chunk = check_count("executor.chunk", chunk)
+        self._precision, self._tf32, self._deterministic = precision, tf32, deterministic
+        self._progress, self._work, self._alive = progress, Path(work), alive
+        self._experiment, self._seed = "", 0
+        self._fabric = _launch(accelerator, check_count("executor.devices", devices), precision)
+        self._sources = Sources()
+        self._set_process()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return cast(torch.device, self._fabric.device)
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this process is the one that logs and writes results."""
+        return cast(bool, self._fabric.is_global_zero)
+
+    def to_device(self, model: nn.Module) -> nn.Module:
+        """Move ``model`` to the device, in place, and in ``64-true`` to float64; returns the bare module."""
+        return model.to(self.device, torch.float64 if self._precision == "64-true" else None)
+
+    def scope(self, experiment: str, seed: int = 0) -> "Executor":
+        """The same executor for one experiment, whose name and seed enter the keys and the random numbers."""
+        view = copy.copy(self)
+        view._experiment, view._seed = experiment, seed
+        return view
+
+    def map(
+        self,
+        function: Callable[..., T],
+        *tensors: Tensor,
+        chunk: int | None = None,
+        randomness: bool = False,
+    ) -> Mapped[T]:
+        """Apply ``function`` to chunks of ``tensors`` and join what it returns.
+
+        Args:
+            function: a function of a module, or a functools.partial of one, called with one chunk of each
+                tensor. It returns a tensor, or a dataclass, tuple, list or dict of tensors, with one row an
+                image. Tensors bound in the partial are brought to the device; networks must be there.
+            tensors: each (N, ...), all of one length.
+            chunk: images a chunk; the executor's own if None.
+            randomness: pass ``generator=``, one torch.Generator an image, from (seed, experiment, index).
+
+        Raises:
+            TypeError: something bound to the function has no fingerprint, or the result holds no tensors.
+            ValueError: lengths differ, or the result has not one row an image.
+        """
+        return self._map(_Job(function, tensors, self._size(chunk), self._where, randomness))
+
+    def cached(
+        self,
+        function: Callable[..., T],
+        *tensors: Tensor,
+        chunk: int | None = None,
+        randomness: bool = False,
+    ) -> Mapped[T]:
+        """As ``map``, for a product that experiments share: the key holds no experiment's name.
+
+        The seed is part of the key only with ``randomness``.
+        """
+        return self._map(_Job(function, tensors, self._size(chunk), "shared", randomness))
+
+    def task(self, function: Callable[[], T], *, name: str | None = None) -> Mapped[T]:
+        """Run an indivisible piece of work once, such as one training, and keep its result.
+
+        Args:
+            function: a function of a module, or a partial of one, called without arguments by the first
+                process. It places its own tensors (bind ``device=executor.device``) and returns tensors, or
+                a dataclass, tuple, list or dict of tensors.
+            name: what the progress line calls it.
+        """
+        job = _Job(function, (), 0, self._where, False)
+        path = self._folder(job) / "00000.bin"
+        found = _taken_up(path) if self.is_global_zero else None
+        if self.is_global_zero and found is None:
+            self._check_alive()
+            if self._progress:
+                say(f"{job.where}: {name or job.name} ...")
+            value, seconds = self._timed(function)
+            found = flatten(value, seconds)
+            write(path, found)
+        self._fabric.barrier()
+        found = found or _written(path)
+        return Mapped(rebuild(found), torch.tensor([found.seconds], dtype=torch.float64))
+
+    @property
+    def _where(self) -> str:
+        return self._experiment or "unnamed"
+
+    def _size(self, chunk: int | None) -> int:
+        return self._chunk if chunk is None else check_count("chunk", chunk)
+
+    def _map(self, job: "_Job[T]") -> Mapped[T]:
+        folder = self._folder(job)
+        job = replace(job, function=move(job.function, self._place))
+        chunks = self._chunks(job, folder)
+        lengths = [stop - start for start, stop in job.bounds]
+        seconds = [chunk.seconds / max(n, 1) for chunk, n in zip(chunks, lengths, strict=True)]
+        each = torch.tensor(seconds, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
+        return Mapped(rebuild(concatenate(chunks)), each)
+
+    def _chunks(self, job: "_Job[T]", folder: Path) -> list[Chunk]:
+        """Read or compute this process's chunks, wait for the others, and return all of them."""
+        rank, ranks = self._fabric.global_rank, self._fabric.world_size
+        paths = [folder / f"{index:05d}.bin" for index in range(len(job.bounds))]
+        done = {index: _taken_up(paths[index]) for index in range(rank, len(paths), ranks)}
+        todo = [index for index, found in done.items() if found is None]
+        images = {index: job.bounds[index][1] - job.bounds[index][0] for index in todo}
+        label = f"{job.where}: {job.name}"
+        shown = self._progress and self.is_global_zero and bool(todo)
+        with Progress(label, sum(images.values()), shown) as progress:
+            batch = job.chunk
+            for index in todo:
+                self._check_alive()
+                chunk, batch = self._compute(job, *job.bounds[index], batch)
+                write(paths[index], chunk)
+                done[index] = chunk
+                progress.advance(images[index])
+        self._fabric.barrier()
+        return [done.get(index) or _written(path) for index, path in enumerate(paths)]
+
+    def _compute(self, job: "_Job[T]", start: int, stop: int, batch: int) -> tuple[Chunk, int]:
+        """One chunk, in as many parts as memory asks for, and the size of part that did fit."""
+        while True:
+            parts = []
+            for low in range(start, max(stop, start + 1), batch):
+                part = self._attempt(job, low, min(low + batch, stop))
+                if part is None:
+                    break
+                parts.append(part)
+            else:
+                return concatenate(parts), batch
+            batch = math.ceil(min(batch, stop - start) / 2)
+            _log.warning("%s: out of memory, going on with %d images at a time", job.name, batch)
+
+    def _attempt(self, job: "_Job[T]", low: int, high: int) -> Chunk | None:
+        """The images ``low`` to ``high``; None if memory did not suffice and fewer can be tried."""
+        options = {"generator": per_image(self._seed, job.where, range(low, high))} if job.randomness else {}
+        part = None
+        try:
+            inputs = [self._place(tensor[low:high]) for tensor in job.tensors]
+            part = flatten(*self._timed(functools.partial(job.function, *inputs, **options)))
+        except torch.OutOfMemoryError:
+            if high - low <= 1:
+                raise
+        if part is None:  # outside the handler, whose traceback holds on to the failed attempt's tensors
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
+        if part.rows() != {high - low}:
+            raise ValueError(
+                f"{job.name} returned tensors with {sorted(part.rows())} rows for {high - low} images; "
+                "a mapped function returns one row an image"
+            )
+        return part
+
+    def _timed(self, function: Callable[[], T]) -> tuple[T, float]:
+        self._set_process()
+        self._synchronise()
+        began = time.perf_counter()
+        with self._fabric.autocast():
+            value = function()
+        self._synchronise()
+        return value, time.perf_counter() - began
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _check_alive(self) -> None:
+        if self._alive is not None:
+            self._alive()
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        double = self._precision == "64-true" and tensor.is_floating_point()
+        return tensor.to(self.device, torch.float64 if double else None)
+
+    def _folder(self, job: "_Job[T]") -> Path:
+        """The folder of a job, named after everything that its result depends on."""
+        finger = Fingerprint()
+        machine = (self._precision, self._threads, self._tf32, self._deterministic, self.device)
+        parts: Mapping[str, object] = {
+            "function": finger.of(job.function, job.name),
+            "tensors": finger.of(job.tensors, "tensors"),
+            "layout": (_LAYOUT, job.chunk, job.where),
+            "seed": None if job.where == "shared" and not job.randomness else self._seed,
+            "randomness": job.randomness,
+            "machine": machine,
+            "torch": str(torch.__version__),
+        }
+        modules = finger.modules | ({"pipeline.randomness"} if job.randomness else set())
+        key = Fingerprint().of({**parts, "source": self._sources.digest(modules)})
+        return self._work / job.where / key.hex()[:32]
+
+    def _set_process(self) -> None:
+        """Set what PyTorch keeps for the process; again before each chunk, as others may have changed it."""
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        torch.use_deterministic_algorithms(self._deterministic, warn_only=self.device.type != "cpu")
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = not self._deterministic
+            torch.backends.cuda.matmul.allow_tf32 = self._tf32
+            torch.backends.cudnn.allow_tf32 = self._tf32
+
+
+@dataclass(frozen=True)
+class _Job(Generic[T]):
+    """A function, its tensors, and how they are cut."""
+
+    function: Callable[..., T]
+    tensors: tuple[Tensor, ...]
+    chunk: int
+    where: str
+    randomness: bool
+
+    @property
+    def name(self) -> str:
+        function: Any = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        return getattr(function, "__name__", type(function).__name__)
+
+    @functools.cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last image of each chunk; no images make one empty chunk, whose shapes are right."""
+        lengths = {len(tensor) for tensor in self.tensors}
+        if len(lengths) != 1:
+            raise ValueError(f"map takes tensors of one length, not of lengths {sorted(lengths)}")
+        count = lengths.pop()
+        return [(start, min(start + self.chunk, count)) for start in range(0, max(count, 1), self.chunk)]
+
+
+def _launch(accelerator: str, devices: int, precision: str) -> Any:
+    """Lightning's Fabric, launched."""
+    from lightning_fabric import Fabric  # takes seconds: kept from those who only import this module
+    from lightning_fabric.strategies import DDPStrategy
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        refuse("executor.precision", precision, "32-true, 64-true or bf16-mixed where there is no GPU")
+    # One process may train for hours while the others wait for its result.
+    strategy: Any = DDPStrategy(timeout=timedelta(days=7)) if devices > 1 else "auto"
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
+    except (RuntimeError, ValueError) as error:
+        refuse("executor.accelerator", f"{accelerator} (devices={devices})", f"what is here: {error}")
+    fabric.launch()
+    return fabric
+
+
+def _taken_up(path: Path) -> Chunk | None:
+    """A finished chunk from disk; None if there is none or it is damaged, which is said."""
+    if not path.exists():
+        return None
+    found = read(path)
+    if found is None:
+        _log.warning("%s is damaged: computing it again", path)
+    return found
+
+
+def _written(path: Path) -> Chunk:
+    found = _taken_up(path)
+    if found is None:
+        raise RuntimeError(f"{path} is missing or damaged just after it was written: is the disk shared?")
+    return found

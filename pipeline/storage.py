@@ -1,0 +1,159 @@
+"""Results as trees of tensors, and as files: one checksummed file a chunk, written whole or not at all."""
+
+import copy
+import functools
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+__all__ = ["Chunk", "concatenate", "flatten", "move", "read", "rebuild", "write"]
+
+_DIGEST = 64  # hexadecimal digits of a SHA-256
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A result taken apart.
+
+    Attributes:
+        tensors: its tensors by position, on the CPU.
+        shape: what held them, as JSON can describe it.
+        seconds: how long it took to compute.
+    """
+
+    tensors: dict[str, Tensor]
+    shape: Any
+    seconds: float = 0.0
+
+    def rows(self) -> set[int]:
+        """The lengths of the first dimension that occur; -1 stands for a tensor without dimensions."""
+        return {len(tensor) if tensor.ndim else -1 for tensor in self.tensors.values()}
+
+
+def flatten(value: object, seconds: float = 0.0) -> Chunk:
+    """Take a result apart into tensors and a description of what held them.
+
+    Args:
+        value: a tensor, None, or a dataclass, tuple, list or dict (with string keys) of such.
+        seconds: how long it took.
+
+    Raises:
+        TypeError: the value holds something else.
+    """
+    tensors: dict[str, Tensor] = {}
+    return Chunk(tensors, _describe(value, tensors), seconds)
+
+
+def _describe(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        # A copy of its own: the file format refuses tensors that share memory.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return name
+    if is_dataclass(value) and not isinstance(value, type):
+        owner = type(value)
+        parts = {f.name: _describe(getattr(value, f.name), tensors) for f in fields(value)}
+        return {"kind": "dataclass", "name": f"{owner.__module__}:{owner.__qualname__}", "parts": parts}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"kind": "dict", "parts": {key: _describe(part, tensors) for key, part in value.items()}}
+    if type(value) in (tuple, list):
+        parts = {str(index): _describe(part, tensors) for index, part in enumerate(value)}
+        return {"kind": type(value).__name__, "parts": parts}
+    raise TypeError(
+        f"a result may hold tensors, None, dataclasses, tuples, lists and dicts, not {type(value).__name__}"
+    )
+
+
+def rebuild(chunk: Chunk) -> Any:
+    """Put together again what ``flatten`` took apart."""
+    return _rebuild(chunk.tensors, chunk.shape)
+
+
+def _rebuild(tensors: Mapping[str, Tensor], shape: Any) -> Any:
+    if shape is None:
+        return None
+    if isinstance(shape, str):
+        return tensors[shape]
+    parts = {name: _rebuild(tensors, part) for name, part in shape["parts"].items()}
+    if shape["kind"] == "dict":
+        return parts
+    if shape["kind"] in ("tuple", "list"):
+        return tuple(parts.values()) if shape["kind"] == "tuple" else list(parts.values())
+    module, _, name = shape["name"].partition(":")
+    owner: Any = importlib.import_module(module)
+    for step in name.split("."):
+        owner = getattr(owner, step)
+    return owner(**parts)
+
+
+def concatenate(chunks: Sequence[Chunk]) -> Chunk:
+    """Join consecutive chunks on the first dimension of their tensors; the seconds add up."""
+    first = chunks[0]
+    if any(chunk.shape != first.shape for chunk in chunks):
+        raise ValueError("the chunks hold different kinds of results")
+    tensors = {name: torch.cat([chunk.tensors[name] for chunk in chunks]) for name in first.tensors}
+    return Chunk(tensors, first.shape, sum(chunk.seconds for chunk in chunks))
+
+
+def move(value: Any, place: Callable[[Any], Any]) -> Any:
+    """``value`` with ``place`` applied to each tensor that partials, dataclasses and containers hold."""
+    if isinstance(value, Tensor):
+        return place(value)
+    if isinstance(value, functools.partial):
+        keywords = {key: move(part, place) for key, part in value.keywords.items()}
+        return functools.partial(value.func, *(move(part, place) for part in value.args), **keywords)
+    if is_dataclass(value) and not isinstance(value, type | torch.nn.Module):
+        moved = copy.copy(value)
+        for f in fields(value):
+            object.__setattr__(moved, f.name, move(getattr(value, f.name), place))
+        return moved
+    if type(value) in (tuple, list):
+        return type(value)(move(part, place) for part in value)
+    return {key: move(part, place) for key, part in value.items()} if type(value) is dict else value
+
+
+def write(path: Path, chunk: Chunk) -> None:
+    """Write a chunk: its SHA-256 on the first line, then safetensors bytes.
+
+    The file appears whole or not at all: it is written beside its place, synchronised and renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notes = {"shape": json.dumps(chunk.shape), "seconds": repr(chunk.seconds)}
+    body = save(chunk.tensors, metadata=notes)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> Chunk | None:
+    """Read a chunk; None if the file is damaged or cut short.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    content = path.read_bytes()
+    digest, body = content[:_DIGEST], content[_DIGEST + 1 :]
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        return None
+    header = int.from_bytes(body[:8], "little")  # the safetensors format: length, JSON, data
+    notes = json.loads(body[8 : 8 + header])["__metadata__"]
+    return Chunk(load(body), json.loads(notes["shape"]), float(notes["seconds"]))
