@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -11,15 +12,29 @@ import torch
 from torch import Tensor
 
 from pipeline.checks import check_count, refuse
+from pipeline.datasets.sampling import stratified_order
 from pipeline.findings import Estimate
 from pipeline.norms import relative_norms
-from pipeline.types import Attack, Classifier, Images, Labels, Mask, PerImage, Perturbed, predict
+from pipeline.types import (
+    Attack,
+    Classifier,
+    Dataset,
+    Images,
+    Labels,
+    Mask,
+    PerImage,
+    Perturbed,
+    Split,
+    predict,
+)
 
 __all__ = [
     "Statistic",
     "accuracy",
+    "attack_name",
     "correct",
     "difference",
+    "held_out",
     "judged",
     "maximum",
     "mean",
@@ -28,6 +43,7 @@ __all__ = [
     "median",
     "median_difference",
     "median_of_ratios",
+    "minimum",
     "paired_bootstrap",
     "ratio_of_means",
     "recomputed_success",
@@ -37,6 +53,9 @@ __all__ = [
     "valid",
     "wilson",
 ]
+
+BUDGET = 4_000_000
+"""Values of one quantity that a bootstrap holds in memory at a time."""
 
 Reduction: TypeAlias = Callable[..., Tensor]
 """Maps tensors (..., seeds, n), in which NaN stands for a case that is left out, to one value (...)."""
@@ -76,9 +95,26 @@ def judged(attack: Attack, model: Classifier, images: Images, **options: object)
     return replace(result, adversarial_labels=labels, success=recomputed_success(model, images, result))
 
 
+def attack_name(attack: Attack) -> str:
+    """The name of the function under the options, such as ``deepfool``."""
+    function: object = attack
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def takes_generator(attack: Attack) -> bool:
     """Whether ``attack`` draws random numbers, that is, has a ``generator`` option."""
     return "generator" in inspect.signature(attack).parameters
+
+
+def held_out(data: Dataset, count: int) -> Split:
+    """``count`` held-out images (all if there are fewer), in a fixed random order with stratified prefixes.
+
+    So a smaller sample is a part of a larger one, and a folder sorted by class is sampled evenly.
+    """
+    order = stratified_order(data.test.labels, "evaluation")[: check_count("samples", count)]
+    return Split(data.test.images[order], data.test.labels[order])
 
 
 def correct(model: Classifier, images: Images, labels: Labels) -> Mask:
@@ -106,17 +142,19 @@ class Statistic:
     """A statistic of one or several quantities that were measured on the same images.
 
     Attributes:
-        names: the quantities it uses; a case that is NaN in one of them is left out of all of them.
+        names: the quantities it uses.
         reduce: from the quantities, each (..., seeds, n), to (...).
         summand: the per-case values of which the statistic is the mean, for the standard deviation; None if
             it is no mean.
         is_share: whether it is a share of cases, whose interval at 0 and at 1 is Wilson's.
+        joint: whether a case that is NaN in one quantity is left out of all of them.
     """
 
     names: tuple[str, ...]
     reduce: Reduction
     summand: Reduction | None = None
     is_share: bool = False
+    joint: bool = True
 
 
 def mean(name: str) -> Statistic:
@@ -137,6 +175,11 @@ def median(name: str) -> Statistic:
 def maximum(name: str) -> Statistic:
     """The largest value."""
     return Statistic((name,), _maximum)
+
+
+def minimum(name: str) -> Statistic:
+    """The smallest value."""
+    return Statistic((name,), _minimum)
 
 
 def difference(first: str, second: str) -> Statistic:
@@ -182,8 +225,12 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _maximum(values: Tensor) -> Tensor:
-    lowest = values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).amax(dim=(-2, -1))
-    return torch.where(values.isnan().all(dim=-1).all(dim=-1), torch.full_like(lowest, math.nan), lowest)
+    largest = values.masked_fill(values.isnan(), -math.inf).amax(dim=(-2, -1))
+    return largest.masked_fill(values.isnan().all(dim=-1).all(dim=-1), math.nan)
+
+
+def _minimum(values: Tensor) -> Tensor:
+    return -_maximum(-values)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -230,8 +277,7 @@ def paired_bootstrap(
     shape = next(iter(data.values())).shape
     draws: dict[str, list[Tensor]] = {name: [] for name in statistics}
     generator = torch.Generator().manual_seed(seed)
-    # Bounded memory: at most some four million values of a quantity at a time.
-    step = max(1, 4_000_000 // max(1, shape.numel()))
+    step = max(1, BUDGET // max(1, shape.numel()))
     for start in range(0, resamples, step):
         rows, columns = _resample(shape, min(step, resamples - start), generator)
         for name, statistic in statistics.items():
@@ -264,8 +310,10 @@ def _stacked(samples: Mapping[str, Tensor], statistics: Iterable[Statistic]) -> 
 
 
 def _paired(data: Mapping[str, Tensor], statistic: Statistic) -> list[Tensor]:
-    """The quantities of ``statistic``, NaN in all of them wherever one of them is NaN."""
+    """The quantities of ``statistic``; if it is joint, NaN in all of them wherever one of them is NaN."""
     parts = [data[name] for name in statistic.names]
+    if not statistic.joint:
+        return parts
     missing = torch.stack([part.isnan() for part in parts]).any(dim=0)
     return [part.masked_fill(missing, math.nan) for part in parts]
 
@@ -281,11 +329,11 @@ def _resample(shape: torch.Size, count: int, generator: torch.Generator) -> tupl
 
 def _estimate(parts: list[Tensor], statistic: Statistic, draws: np.ndarray, level: float) -> Estimate:
     """The estimate of one statistic from its quantities and its bootstrap values."""
-    seeds = parts[0].shape[0]
-    count = int((~parts[0].isnan()).sum())
-    if count == 0:
-        return Estimate(math.nan, math.nan, math.nan, 0, math.nan, seeds)
-    n = max(1, count // seeds)
+    counts = (~parts[0].isnan()).sum(dim=1)
+    seeds = int((counts > 0).sum())  # a seed without any case says nothing
+    if seeds == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, math.nan, 0)
+    n = int(counts.sum()) // seeds
     value = float(statistic.reduce(*parts))
     low, high = math.nan, math.nan
     finite = draws[~np.isnan(draws)]

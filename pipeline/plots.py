@@ -275,7 +275,8 @@ def histogram_figure(
             )
         axes.set(xlabel=xlabel, ylabel="share of images", title=title)
         axes.set_xscale("log" if log_x else "linear")
-        axes.legend()
+        if kept:
+            axes.legend()
     return figure
 
 
