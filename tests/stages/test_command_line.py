@@ -1,0 +1,170 @@
+"""Every stage through its real command line, and bad input: one line, exit code 2, nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+from safetensors.torch import save_file
+
+from stages.runner import main
+
+SMALL = ["suite=smoke", "executor.threads=1", "executor.progress=false", "tracking=none"]
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch, capsys):
+    """Run a stage in this process; returns exit code, stderr and the folder of results."""
+
+    def run(stage, *arguments):
+        out = tmp_path / f"out-{stage}"
+        monkeypatch.setattr(sys, "argv", ["stages", *SMALL, f"executor.work={tmp_path / 'work'}",
+                                          f"hydra.run.dir={out}", *arguments])
+        GlobalHydra.instance().clear()
+        code = 0
+        try:
+            main(stage)
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, capsys.readouterr().err, out
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve made-up images of 3 x 32 x 32 in two folders."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(6):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("stage", ["train", "attack", "finetune"])
+def test_a_stage_runs_and_writes_its_five_outputs(invoke, stage):
+    code, errors, out = invoke(stage, "network=mnist5k_lenet")
+    assert code == 0, errors
+    assert {p.name for p in out.iterdir()} >= {"metrics.json", "timings.json", "tables", "figures", "tensors"}
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["network"] == "mnist5k_lenet"
+    for name, experiment in metrics["experiments"].items():
+        assert experiment["numbers"], name
+        for number, estimate in experiment["numbers"].items():
+            assert set(estimate) == {"value", "low", "high", "n", "std", "seeds"}, number
+
+
+BAD = [
+    ("attack", ["model=lenet5000"], ["model", "lenet5000", "fc500_150_10"]),
+    ("attack", ["dataset=mnist9k"], ["dataset", "mnist9k", "mnist5k"]),
+    ("attack", ["attack=deepfoul"], ["attack", "deepfoul", "deepfool"]),
+    ("attack", ["attack.stepz=3"], ["stepz"]),
+    ("attack", ["+attack.stepz=3"], ["attack.stepz", "steps"]),
+    ("attack", ["attack.steps=many"], ["attack.steps", "many"]),
+    ("attack", ["attack.norm=0.5"], ["norm", "0.5"]),
+    ("attack", ["attack=fgsm", "attack.eps=0"], ["eps", "0"]),
+    ("attack", ["attack=pgd", "attack.eps=-8/255"], ["eps", "-8/255"]),
+    ("attack", ["network=lenet"], ["network", "mnist5k_lenet"]),
+    ("attack", ["experiments=[attack_l7]"], ["experiments", "attack_l7", "attack_l2"]),
+    ("train", ["dataset=image_folder", "dataset.root=/nowhere"], ["root", "/nowhere"]),
+    ("train", ["training.learning_rate=-1"], ["learning_rate", "-1"]),
+    ("train", ["training=pretrained"], ["training", "pretrained", "checkpoint"]),
+    ("attack", ["model=caffenet", "dataset=mnist5k"], ["caffenet"]),
+    ("attack", ["model=custom", "model.target=nowhere.Net", "model.checkpoint=x.safetensors"], ["nowhere"]),
+    ("attack", ["model=custom", "model.target=torch.nn.Flatten", "model.checkpoint=absent.safetensors"],
+     ["checkpoint", "absent.safetensors"]),
+    ("finetune", ["finetune.epochs=0"], ["epochs", "0"]),
+]
+
+
+@pytest.mark.parametrize(("stage", "arguments", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else v)
+def test_bad_input_is_one_line_and_exit_code_2(invoke, tmp_path, stage, arguments, words):
+    code, errors, out = invoke(stage, *arguments)
+    assert code == 2
+    assert len(errors.strip().splitlines()) == 1, errors
+    for word in words:
+        assert word in errors
+    assert not (out / "metrics.json").exists()
+    assert not list((tmp_path / "work").rglob("*.bin"))
+
+
+def test_bad_checkpoints_are_refused(invoke, tmp_path):
+    good = tmp_path / "weights.safetensors"
+    save_file(torch.nn.Linear(3, 2).state_dict(), good)
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(good.read_bytes()[:-8])
+    pickled = tmp_path / "pickled.pt"
+    torch.save(torch.nn.Linear(3, 2), pickled)
+    for path in (good, truncated, pickled):
+        code, errors, _ = invoke(
+            "attack", "model=custom", "model.target=pipeline.models.lenet",
+            "+model.args={channels: 1, size: [28, 28], classes: 10, mean: [0.0], std: [1.0]}", f"model.checkpoint={path}",
+        )
+        assert code == 2
+        assert str(path) in errors
+        assert len(errors.strip().splitlines()) == 1
+
+
+def test_images_outside_the_unit_range_are_refused(invoke, monkeypatch):
+    import pipeline.datasets.mnist5k as module
+
+    original = module.mnist5k
+
+    def bright(**options):
+        data = original(**options)
+        data.test.images.mul_(255)
+        return data
+
+    monkeypatch.setattr("pipeline.datasets.mnist5k", bright)
+    code, errors, _ = invoke("train", "network=mnist5k_lenet")
+    assert code == 2
+    assert "[0, 1]" in errors
+
+
+@pytest.mark.smoke
+def test_a_network_that_is_not_ours(invoke, photos, tmp_path):
+    """Tables 3.1 and 3.2 and the DCT bands for a torchvision network of saved random weights on an image folder."""
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    save_file(squeezenet1_1(num_classes=2).state_dict(), tmp_path / "weights.safetensors")
+    code, errors, out = invoke(
+        "attack", "model=custom", "model.target=torchvision.models.squeezenet1_1", "+model.args={num_classes: 2}",
+        f"model.checkpoint={tmp_path / 'weights.safetensors'}", "dataset=image_folder", f"dataset.root={photos}",
+        "experiments=[attack_l2,attack_linf,dct_bands]",
+    )
+    assert code == 0, errors
+    numbers = json.loads((out / "metrics.json").read_text())["experiments"]
+    assert numbers["attack_l2"]["numbers"]["rho_df"]["n"] > 0
+    assert numbers["attack_linf"]["numbers"]["rho_inf_df"]["value"] > 0
+    assert "beta_random" in numbers["dct_bands"]["numbers"]
+
+
+@pytest.mark.smoke
+def test_a_sweep_leaves_finished_runs_under_one_parent(root, tmp_path):
+    """The command line of a multirun, in a process of its own, logged to a database of its own."""
+    command = [
+        sys.executable, "-m", "stages.attack", "-m", "suite=smoke", "seeds=[0]", "model=fc500_150_10", "dataset=mnist5k",
+        "dataset.train_limit=300", "dataset.test_limit=20", "training.epochs=1", "attack=deepfool,fgsm",
+        "experiments=[attack_closed_forms]", "executor.progress=false", f"executor.work={tmp_path / 'work'}",
+        f"tracking.uri=sqlite:///{tmp_path / 'runs.db'}", "tracking.system_metrics=false",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "runs.db") as database:
+        runs = database.execute("select run_uuid, status from runs").fetchall()
+        parents = database.execute("select value from tags where key = 'mlflow.parentRunId'").fetchall()
+    assert [status for _, status in runs] == ["FINISHED"] * 3
+    assert len(parents) == 2
+    assert len(set(parents)) == 1
