@@ -1,1 +1,1 @@
-"""Speed beside that of other libraries: ``make bench``, or ``python -m benchmarks`` where they are installed."""
+"""Speed beside that of other libraries: ``make bench`` sets up their environment and runs this package."""

@@ -1,0 +1,85 @@
+"""Run the comparison: ``python -m benchmarks [--device cuda]``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.comparison import Subject, compare, measure_bound
+from benchmarks.machine import describe, slug
+from benchmarks.peers import PEERS
+from benchmarks.report import markdown
+from pipeline.checks import InputError, check_count, refuse
+from pipeline.datasets import mnist5k
+from pipeline.models import pretrained
+
+__all__ = ["main"]
+
+RESULTS = Path(__file__).parent / "results"
+NETWORK = "mnist5k_lenet"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the tables and write them with the raw figures; returns 2 for a wrong option."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<index>")
+    parser.add_argument("--images", type=int, default=512, help="test digits attacked (slow peers get fewer)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of <device>.json and .md")
+    options = parser.parse_args(arguments)
+    try:
+        results = _measure(options.device, options.images, options.repeats, options.threads)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    text = markdown(results)
+    print(text)
+    _write(results, text, options.output)
+    return 0
+
+
+def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[str, object]:
+    device = _device(device_text)
+    torch.set_num_threads(check_count("threads", threads))
+    torch.backends.cudnn.allow_tf32 = False  # as the project's attacks run
+    test = mnist5k().test.first(check_count("images", images))
+    subject = Subject.of(pretrained(NETWORK).to(device), test.images.to(device))
+    machine = describe(device)
+    rows = {
+        "No clipping": compare(subject, clip=False, repeats=check_count("repeats", repeats)),
+        "Clipped to [0, 1]": compare(subject, clip=True, repeats=repeats),
+    }
+    return {
+        "network": NETWORK,
+        "machine": machine,
+        "repeats": repeats,
+        "missing": [peer.name for peer in PEERS if not peer.installed],
+        "comparisons": {title: [row.as_dict() for row in found] for title, found in rows.items()},
+        "bound": measure_bound(subject, batch=rows["No clipping"][0].batch, repeats=repeats),
+    }
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        refuse("device", text, "cpu, cuda or cuda:<index>")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        refuse("device", text, "cpu, or cuda on a machine that has it")
+    return device
+
+
+def _write(results: dict[str, object], text: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    device = results["machine"]["device"]  # type: ignore[index]
+    target = folder / slug(device)
+    target.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    target.with_suffix(".md").write_text(text)
+    print(f"written: {target}.json and .md")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

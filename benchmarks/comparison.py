@@ -1,0 +1,200 @@
+"""l2 DeepFool, ours and the peers', on the same images in the same run."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.bound import JACOBIANS, active_images, jacobians
+from benchmarks.counting import count_passes
+from benchmarks.peers import PEERS, Peer
+from benchmarks.timing import paired_seconds, ratios, spread
+from pipeline.attacks import deepfool
+from pipeline.norms import norms
+from pipeline.types import Perturbed, predict
+
+__all__ = ["OURS", "Row", "Subject", "compare", "measure_bound"]
+
+OURS = "this project"
+Spread = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is attacked.
+
+    Attributes:
+        model: the network.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) the network's own labels.
+    """
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor) -> "Subject":
+        """The network with the labels that it gives to ``images``."""
+        return cls(model, images, predict(model, images))
+
+    def first(self, count: int) -> "Subject":
+        """The first ``count`` images."""
+        return Subject(self.model, self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One library on one set of images.
+
+    Attributes:
+        name: library and version.
+        images: how many images it was measured on.
+        batch: images at once, the fastest of those tried.
+        seconds: for all images, spread over the rounds.
+        images_per_second: at the median.
+        ratio: its time over ours in the same round, on the same images; spread over the rounds.
+        forward: forward passes an image.
+        backward: backward passes an image.
+        mean_norm: mean l2 norm of the perturbations.
+        success: share of images whose label changed.
+        note: how it was adapted.
+    """
+
+    name: str
+    images: int
+    batch: int
+    seconds: Spread
+    images_per_second: float
+    ratio: Spread
+    forward: float
+    backward: float
+    mean_norm: float
+    success: float
+    note: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def compare(subject: Subject, *, clip: bool, repeats: int) -> list[Row]:
+    """Measure the installed peers and this project; slow peers on fewer images, each time beside ours.
+
+    Args:
+        subject: network and images.
+        clip: whether the perturbed images stay inside [0, 1].
+        repeats: timed rounds, after one that is thrown away.
+    """
+    groups: dict[int, list[Peer]] = {}
+    for peer in PEERS:
+        if peer.installed:
+            count = min(peer.images or len(subject.images), len(subject.images))
+            groups.setdefault(count, []).append(peer)
+    rows: list[Row] = []
+    for count, peers in groups.items() or [(len(subject.images), [])]:
+        rows += _compare_group(subject.first(count), peers, clip, repeats)
+    return rows
+
+
+def _compare_group(subject: Subject, peers: list[Peer], clip: bool, repeats: int) -> list[Row]:
+    attacks: dict[str, Attack] = {OURS: partial(_ours, clip=clip)}
+    notes = {OURS: "variant=clean, all classes"}
+    for peer in peers:
+        name = f"{peer.name} {peer.version}"
+        attacks[name] = partial(_theirs, peer, clip=clip)
+        notes[name] = "its own clipping" if clip else peer.unclipped
+    batches = {name: _fastest_batch(attack, subject) for name, attack in attacks.items()}
+    seconds = paired_seconds(
+        {name: partial(_in_batches, attack, subject, batches[name]) for name, attack in attacks.items()},
+        repeats,
+        subject.images.device,
+    )
+    return [
+        _row(name, attack, subject, batches[name], seconds[name], seconds[OURS], notes[name])
+        for name, attack in attacks.items()
+    ]
+
+
+def _row(
+    name: str, attack: Attack, subject: Subject, batch: int, own: list[float], ours: list[float], note: str
+) -> Row:
+    count = len(subject.images)
+    with count_passes(subject.model) as passes:
+        adversarial = _in_batches(attack, subject, batch)
+    moved = predict(subject.model, adversarial) != subject.labels
+    return Row(
+        name=name,
+        images=count,
+        batch=batch,
+        seconds=spread(own),
+        images_per_second=count / spread(own)["median"],
+        ratio=spread(ratios(own, ours)),
+        forward=passes.forward / count,
+        backward=passes.backward / count,
+        mean_norm=float(norms(adversarial - subject.images).mean()),
+        success=float(moved.double().mean()),
+        note=note,
+    )
+
+
+def _ours(model: nn.Module, images: Tensor, labels: Tensor, *, clip: bool) -> Tensor:
+    found: Perturbed = deepfool(model, images, labels=labels, clip=(0.0, 1.0) if clip else None)
+    return found.adversarial(images)
+
+
+def _theirs(peer: Peer, model: nn.Module, images: Tensor, labels: Tensor, *, clip: bool) -> Tensor:
+    return peer.attack(model, images, labels, clip)
+
+
+def _in_batches(attack: Attack, subject: Subject, batch: int) -> Tensor:
+    pairs = zip(torch.split(subject.images, batch), torch.split(subject.labels, batch), strict=True)
+    return torch.cat([attack(subject.model, images, labels) for images, labels in pairs])
+
+
+def _fastest_batch(attack: Attack, subject: Subject) -> int:
+    """All images at once, a quarter or a sixteenth of them: what this library is fastest with."""
+    count = len(subject.images)
+    tried = {max(1, count // share) for share in (1, 4, 16)}
+    contestants = {str(batch): partial(_in_batches, attack, subject, batch) for batch in sorted(tried)}
+    seconds = paired_seconds(contestants, 1, subject.images.device)
+    return int(min(contestants, key=lambda batch: seconds[batch][0]))
+
+
+def measure_bound(subject: Subject, *, batch: int, repeats: int) -> dict[str, object]:
+    """Our time against that of the plain Jacobians that the same steps would need.
+
+    The bound takes all classes' gradients of every image that is still under attack at a step, in the same
+    batches, in whichever way autograd is fastest; it leaves out the steps' arithmetic and the last look
+    at each image. Above 100% means that fewer gradients were taken.
+
+    Args:
+        subject: network and images; no clipping.
+        batch: images at once.
+        repeats: timed rounds, after one that is thrown away.
+    """
+    steps = deepfool(subject.model, subject.images, labels=subject.labels).steps
+    traces = [active_images(part) for part in torch.split(steps, batch)]
+
+    def plain(way: str) -> None:
+        for part, sizes in zip(torch.split(subject.images, batch), traces, strict=True):
+            jacobians(JACOBIANS[way], subject.model, part, sizes, batch)
+
+    contestants: dict[str, Callable[[], object]] = {way: partial(plain, way) for way in JACOBIANS}
+    contestants[OURS] = partial(_in_batches, partial(_ours, clip=False), subject, batch)
+    seconds = paired_seconds(contestants, repeats, subject.images.device)
+    fastest = min(JACOBIANS, key=lambda way: spread(seconds[way])["median"])
+    return {
+        "images": len(subject.images),
+        "batch": batch,
+        "mean_steps": float(steps.double().mean()),
+        "fastest_jacobian": fastest,
+        "jacobians_per_second": float(steps.sum()) / spread(seconds[fastest])["median"],
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "share_of_bound": spread(ratios(seconds[fastest], seconds[OURS])),
+    }

@@ -1,0 +1,68 @@
+"""The measurements as a table in Markdown, which is also what the terminal shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["markdown"]
+
+Plain = Mapping[str, Any]
+LEGEND = (
+    "All libraries take turns, round after round, the first round thrown away. A ratio is that of two times of one "
+    "round on the same images: median (minimum to maximum) over the rounds. Each library has the batch size, out "
+    "of three, with which it is fastest. Forward and backward are the images in all passes through the network "
+    "for each image attacked, counted by hooks: they depend on no machine."
+)
+
+
+def markdown(results: Plain) -> str:
+    """The whole report of one run."""
+    machine = results["machine"]
+    lines = [f"# l2 DeepFool on {results['network']}: {machine['device']}", "", _machine(machine), "", LEGEND]
+    for title, rows in results["comparisons"].items():
+        lines += ["", f"## {title}", "", *_comparison(rows)]
+    lines += ["", *[f"{name}: not installed: not measured." for name in results["missing"]]]
+    return "\n".join([*lines, "", "## Against the bound", "", *_bound(results["bound"]), ""])
+
+
+def _machine(machine: Plain) -> str:
+    load = ", ".join(map(str, machine["load_average"]))
+    return (
+        f"{machine['threads']} threads of {machine['cpus']} processors, torch {machine['torch']}, "
+        f"Python {machine['python']}; load average at the start {load}."
+    )
+
+
+def _comparison(rows: Sequence[Plain]) -> list[str]:
+    header = ["library", "images", "batch", "images/s", "time / ours", "forward", "backward", "mean norm"]
+    header += ["fooled", ""]
+    body = [
+        [
+            row["name"], str(row["images"]), str(row["batch"]), f"{row['images_per_second']:.1f}",
+            _ratio(row["ratio"]), f"{row['forward']:.2f}", f"{row['backward']:.2f}",
+            f"{row['mean_norm']:.4f}", f"{row['success']:.1%}", row["note"],
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return _table([header, *body])
+
+
+def _bound(bound: Plain) -> list[str]:
+    share = bound["share_of_bound"]
+    return [
+        f"{bound['images']} images, {bound['batch']} at once, need {bound['mean_steps']:.2f} steps on average. "
+        f"At the batch sizes of these steps plain autograd gives {bound['jacobians_per_second']:.0f} Jacobians of "
+        f"all classes a second (fastest: {bound['fastest_jacobian']}). DeepFool runs at "
+        f"**{share['median']:.0%}** ({share['min']:.0%} to {share['max']:.0%}) of the speed that this allows; "
+        "above 100% it took fewer gradients.",
+    ]
+
+
+def _ratio(values: Mapping[str, float]) -> str:
+    return f"{values['median']:.2f} ({values['min']:.2f} to {values['max']:.2f})"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in padded]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

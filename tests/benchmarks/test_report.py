@@ -1,0 +1,64 @@
+import torch
+
+from benchmarks.machine import describe, slug
+from benchmarks.report import markdown
+
+SPREAD = {"min": 3.9, "median": 4.0, "max": 4.25}
+RESULTS = {
+    "network": "mnist5k_lenet",
+    "machine": {
+        "device": "A Processor",
+        "cpus": 2,
+        "threads": 2,
+        "load_average": [0.1, 0.2, 0.3],
+        "python": "3.11",
+        "torch": "2",
+    },
+    "missing": ["ART"],
+    "comparisons": {
+        "No clipping": [
+            {
+                "name": "foolbox 3.3.4",
+                "images": 512,
+                "batch": 128,
+                "images_per_second": 70.04,
+                "ratio": SPREAD,
+                "forward": 38.0,
+                "backward": 37.0,
+                "mean_norm": 1.4986,
+                "success": 1.0,
+                "note": "wide",
+            },
+        ]
+    },
+    "bound": {
+        "images": 512,
+        "batch": 128,
+        "mean_steps": 2.6,
+        "jacobians_per_second": 1000.0,
+        "fastest_jacobian": "is_grads_batched",
+        "share_of_bound": {"min": 0.9, "median": 0.95, "max": 1.0},
+    },
+}
+
+
+def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
+    lines = markdown(RESULTS).splitlines()
+    (row,) = [line for line in lines if line.startswith("| foolbox")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "foolbox 3.3.4", "512", "128", "70.0", "4.00 (3.90 to 4.25)", "38.00", "37.00", "1.4986", "100.0%", "wide",
+    ]  # fmt: skip
+    assert "ART: not installed: not measured." in lines
+    assert "**95%** (90% to 100%)" in lines[-1]
+
+
+def test_machine_is_named():
+    machine = describe(torch.device("cpu"))
+    assert machine["device"]
+    assert machine["threads"] == torch.get_num_threads()
+
+
+def test_slug():
+    assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    assert slug("AMD EPYC (TM) 7B13 @ 2.2 GHz") == "amd-epyc-tm-7b13-2-2-ghz"
