@@ -7,10 +7,10 @@ __all__ = ["markdown"]
 
 Plain = Mapping[str, Any]
 LEGEND = (
-    "All libraries take turns, round after round, the first round thrown away. A ratio is that of two times of one "
-    "round on the same images: median (minimum to maximum) over the rounds. Each library has the batch size, out "
-    "of three, with which it is fastest. Forward and backward are the images in all passes through the network "
-    "for each image attacked, counted by hooks: they depend on no machine."
+    "All libraries take turns, round after round, the first round thrown away. A ratio is that of two times "
+    "of one round on the same images: median (minimum to maximum) over the rounds. Each library has the "
+    "batch size, out of three, with which it is fastest. Forward and backward are the images in all passes through "
+    "the network for each image attacked, counted by hooks: they depend on no machine."
 )
 
 
@@ -49,10 +49,11 @@ def _comparison(rows: Sequence[Plain]) -> list[str]:
 def _bound(bound: Plain) -> list[str]:
     share = bound["share_of_bound"]
     return [
-        f"{bound['images']} images, {bound['batch']} at once, need {bound['mean_steps']:.2f} steps on average. "
-        f"At the batch sizes of these steps plain autograd gives {bound['jacobians_per_second']:.0f} Jacobians of "
-        f"all classes a second (fastest: {bound['fastest_jacobian']}). DeepFool runs at "
-        f"**{share['median']:.0%}** ({share['min']:.0%} to {share['max']:.0%}) of the speed that this allows; "
+        f"{bound['images']} images, {bound['batch']} at once, need {bound['mean_steps']:.2f} steps on "
+        "average. At the batch sizes of these steps plain autograd gives "
+        f"{bound['jacobians_per_second']:.0f} Jacobians of all classes a second "
+        f"(fastest: {bound['fastest_jacobian']}). DeepFool runs at **{share['median']:.0%}** "
+        f"({share['min']:.0%} to {share['max']:.0%}) of the speed that this allows; "
         "above 100% it took fewer gradients.",
     ]
 

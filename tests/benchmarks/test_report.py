@@ -47,7 +47,8 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
     (row,) = [line for line in lines if line.startswith("| foolbox")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
-        "foolbox 3.3.4", "512", "128", "70.0", "4.00 (3.90 to 4.25)", "38.00", "37.00", "1.4986", "100.0%", "wide",
+        "foolbox 3.3.4", "512", "128", "70.0", "4.00 (3.90 to 4.25)",
+        "38.00", "37.00", "1.4986", "100.0%", "wide",
     ]  # fmt: skip
     assert "ART: not installed: not measured." in lines
     assert "**95%** (90% to 100%)" in lines[-1]
