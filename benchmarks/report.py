@@ -9,8 +9,8 @@ Plain = Mapping[str, Any]
 LEGEND = (
     "All libraries take turns, round after round, the first round thrown away. A ratio is that of two times "
     "of one round on the same images: median (minimum to maximum) over the rounds. Each library has the "
-    "batch size, out of three, with which it is fastest. Forward and backward are the images in all passes through "
-    "the network for each image attacked, counted by hooks: they depend on no machine."
+    "batch size, out of three, with which it is fastest. Forward and backward are the images in all passes "
+    "through the network for each image attacked, counted by hooks: they depend on no machine."
 )
 
 
