@@ -13,15 +13,19 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from pipeline.checks import InputError, refuse
 from pipeline.executor import Executor
+from pipeline.models import load_weights
+from pipeline.models.matconvnet import load_matconvnet
 from pipeline.tracking import Settings as TrackingSettings
 from pipeline.training import Recipe
 
-__all__ = ["FACTORY", "Config", "NetworkConfig", "check_network", "check_values", "read", "ready", "recipe", "typed"]
+__all__ = ["Config", "NetworkConfig", "check_network", "check_values", "factory", "read", "ready", "recipe", "typed"]
 
 PRETRAINED = {"pretrained": True}
+RANDOM = "random"
 FACTORY = ("channels", "size", "classes", "mean", "std")
 """What a model's factory is given from the data set, never from the configuration."""
 
@@ -91,8 +95,30 @@ def read(raw: DictConfig) -> Config:
 def check_network(network: NetworkConfig, key: str) -> None:
     """Check the leaves of one network against the signatures of what they name."""
     ready(network.dataset, f"{key}dataset")
-    ready(network.model, f"{key}model", supplied=FACTORY)
+    factory(network.model, f"{key}model")
     recipe(network, key)
+
+
+def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
+    """The function that makes the model of a leaf, with its weights where ``checkpoint`` names some.
+
+    Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's .mat), or
+    ``random``, which asks for untrained weights by name.
+    """
+    checkpoint = leaf.get("checkpoint")
+    own = "checkpoint" in inspect.signature(_target(leaf, key)).parameters
+    if own and checkpoint != RANDOM:
+        return ready(leaf, key, supplied=FACTORY)
+    bare = {**leaf, "checkpoint": None} if own else {name: v for name, v in leaf.items() if name != "checkpoint"}
+    made = ready(bare, key, supplied=FACTORY)
+    return made if checkpoint in (None, RANDOM) else partial(_with_weights, made, checkpoint)
+
+
+def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any) -> nn.Module:
+    model = make(**shape)
+    load = load_matconvnet if checkpoint.endswith(".mat") else load_weights
+    load(model, checkpoint)
+    return model
 
 
 def recipe(network: NetworkConfig, key: str) -> Recipe | None:
@@ -121,13 +147,7 @@ def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) 
     Raises:
         InputError: the target does not exist, or an option is unknown or has the wrong type.
     """
-    target = leaf.get("_target_")
-    if not isinstance(target, str):
-        refuse(f"{key}._target_", target, "the dotted name of a function or class")
-    try:
-        function = get_object(target)
-    except Exception as error:
-        raise InputError(f"{key}._target_={target}: allowed is an importable name ({_line(error)})") from error
+    function = _target(leaf, key)
     options = {name: value for name, value in leaf.items() if name not in ("_target_", "_partial_")}
     _schema_object(function, options, key, supplied)
     try:
@@ -137,6 +157,17 @@ def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) 
     # Lists become tuples: immutable and hashable, as the functions' defaults are.
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in typing.cast(partial[Any], made).keywords.items()}
     return partial(function, **options)
+
+
+def _target(leaf: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    name = leaf.get("_target_")
+    if not isinstance(name, str):
+        refuse(f"{key}._target_", name, "the dotted name of a function or class")
+    try:
+        function: Callable[..., Any] = get_object(name)
+    except Exception as error:
+        raise InputError(f"{key}._target_={name}: allowed is an importable name ({_line(error)})") from error
+    return function
 
 
 def check_values(entry: dataclasses.Field[Any], key: str, value: Any) -> Any:

@@ -15,7 +15,7 @@ from pipeline.executor import Executor
 from pipeline.models import build, load_weights, read_metadata, save_weights
 from pipeline.training import Recipe
 from pipeline.types import Dataset, Network
-from stages.config import FACTORY, Config, NetworkConfig, check_network, ready, recipe
+from stages.config import Config, NetworkConfig, check_network, factory, ready, recipe
 from stages.experiments import Experiment
 from stages.train.train_classifiers import trained
 
@@ -108,8 +108,7 @@ def candidate(config: Config) -> Candidate:
     name, spec, prefix = _named(config)
     check_network(spec, prefix)
     data = ready(spec.dataset, f"{prefix}dataset")()
-    factory = ready(spec.model, f"{prefix}model", supplied=FACTORY)
-    return Candidate(name, spec, data, factory, recipe(spec, prefix))
+    return Candidate(name, spec, data, factory(spec.model, f"{prefix}model"), recipe(spec, prefix))
 
 
 def _named(config: Config) -> tuple[str, NetworkConfig, str]:
