@@ -494,7 +494,8 @@ def train(n):
 def test_two_processes_share_the_chunks_and_agree_with_one(make, tmp_path, root, monkeypatch):
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "shard.py").write_text(SHARD)
-    command, environment = [sys.executable, "script.py", str(tmp_path)], {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "script.py", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
     run = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
