@@ -1,0 +1,85 @@
+"""A network for a data set: initialised from a seed and tried on one image."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from pipeline.checks import InputError, check_count, check_logits, check_model, refuse
+from pipeline.types import Dataset
+
+__all__ = ["Factory", "build", "describe"]
+
+Factory = Callable[..., nn.Module]
+"""Called with channels, size, classes, mean and std; see :func:`build`."""
+
+
+def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
+    """Call ``factory`` for the data set's channels, size, classes, mean and standard deviation.
+
+    The initialisation is drawn from ``seed``; the global random state is left as it was.
+
+    Args:
+        factory: a function of :mod:`pipeline.models`, or a partial of one that sets its own options.
+        dataset: what the network is for.
+        seed: of the initialisation.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: the network cannot take these images, or has another number of classes.
+    """
+    check_count("seed", seed, minimum=0)
+    channels, height, width = dataset.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = factory(
+            channels=channels, size=(height, width), classes=len(dataset.classes),
+            mean=dataset.mean, std=dataset.std,
+        )
+        check_model(model)
+        _try(model, factory, dataset)
+    return model
+
+
+def describe(factory: Factory, dataset: Dataset) -> dict[str, str]:
+    """The metadata by which :func:`pipeline.models.restore` builds the network again: factory and arguments.
+
+    Args:
+        factory: a function of :mod:`pipeline.models`, or a partial of one with plain values.
+        dataset: what the network is for.
+    """
+    options: dict[str, object] = {}
+    while isinstance(factory, partial):
+        options = {**factory.keywords, **options}
+        factory = factory.func
+    channels, *size = dataset.shape
+    arguments = {
+        "channels": channels, "size": size, "classes": len(dataset.classes), "mean": list(dataset.mean),
+        "std": list(dataset.std), **options,
+    }
+    name = str(getattr(factory, "__name__", type(factory).__name__))
+    return {"factory": name, "arguments": json.dumps(arguments, sort_keys=True), "dataset": dataset.name}
+
+
+def _try(model: nn.Module, factory: Factory, dataset: Dataset) -> None:
+    """Pass a black image: the network must give finite logits, one a class (or one for two)."""
+    name = factory.func.__name__ if isinstance(factory, partial) else getattr(factory, "__name__", "model")
+    shape = "x".join(map(str, dataset.shape))
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *dataset.shape))
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        refuse("dataset.name", dataset.name, f"images that {name} takes; it fails on {shape}: {why}")
+    if not isinstance(logits, torch.Tensor):
+        refuse("model", name, f"a network that returns logits; this one returns {type(logits).__name__}")
+    check_logits(logits, 1)
+    classes = len(dataset.classes)
+    if logits.shape[1] != classes and not (logits.shape[1] == 1 and classes <= 2):
+        refuse("dataset.name", dataset.name, f"the {logits.shape[1]} classes that {name} has, not {classes}")
