@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, Union, get_args, get_origin
@@ -212,7 +212,7 @@ def _plain(annotation: Any) -> Any:
     if annotation in (int, float, str, bool, Any):
         return annotation
     origin, inner = get_origin(annotation), get_args(annotation)
-    if origin in (list, tuple, dict) or origin is Mapping or annotation in (list, tuple, dict):
+    if origin in (list, tuple, dict, Sequence, Mapping) or annotation in (list, tuple, dict):
         return Any
     if origin is Literal:
         return str
@@ -220,6 +220,8 @@ def _plain(annotation: Any) -> Any:
         parts = [part for part in (_plain(a) for a in inner if a is not type(None)) if part is not None]
         if not parts:
             return None
+        if float in parts and len(parts) > 1:
+            parts.append(int)  # a whole number is a number; OmegaConf's unions are stricter
         union: Any = Any if Any in parts else Union[tuple(parts)]  # noqa: UP007
         return union | None if type(None) in inner and union is not Any else union
     return None
