@@ -22,7 +22,10 @@ __all__ = ["Fingerprint", "Sources"]
 PACKAGES = ("pipeline", "stages")
 """The packages whose source enters a key, together with the reader's own modules."""
 
-_PLUMBING = {f"pipeline.{name}" for name in ("executor", "keys", "progress", "storage", "tracking")}
+_PLUMBING = {
+    f"pipeline.{name}"
+    for name in ("database", "executor", "keys", "processes", "progress", "storage", "tracking")
+}
 """Modules that decide where work runs, never what it yields."""
 
 _VERSIONED = {"torch", "numpy", "builtins", "math", "operator", "_operator", "functools"}

@@ -1,0 +1,69 @@
+"""MLflow's sqlite file: readers beside writers, and addresses that follow the repository when it moves."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["artifacts", "follow_move", "read_beside_writes", "relocate"]
+
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+
+
+def artifacts(database: Path) -> str:
+    """The address of the folder that holds the artifacts of the runs in ``database``."""
+    return (database.resolve().parent / "mlruns").as_uri()
+
+
+def read_beside_writes(database: Path) -> None:
+    """Switch to a write-ahead log, under which writers do not lock readers out."""
+    with _opened(database) as connection:
+        connection.execute("pragma journal_mode=wal")
+
+
+def follow_move(database: Path, experiment: str) -> None:
+    """Correct the addresses of artifacts, which MLflow keeps absolute, if the repository was moved.
+
+    Args:
+        database: the sqlite file; it need not exist yet.
+        experiment: MLflow's name for the collection of runs.
+    """
+    if not database.exists():
+        return
+    with _opened(database) as connection:
+        known = connection.execute("select name from sqlite_master where name = 'experiments'").fetchone()
+        query = "select artifact_location from experiments where name = ?"
+        row = connection.execute(query, (experiment,)).fetchone() if known else None
+    if row and row[0].startswith("file:") and row[0] != artifacts(database):
+        relocate(database, row[0], artifacts(database))
+
+
+def relocate(database: Path, old: str, new: str) -> None:
+    """Rewrite the addresses of artifacts.
+
+    Args:
+        database: the sqlite file.
+        old: the address of the artifacts' folder before the move, as ``file:///...``.
+        new: its address now.
+    """
+    with _opened(database) as connection:
+        for table, column in _ADDRESSES:
+            connection.execute(
+                f"update {table} set {column} = ? || substr({column}, ?) where {column} = ? "
+                f"or substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+            )
+
+
+@contextmanager
+def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(database, timeout=60)
+    try:
+        with connection:
+            yield connection
+    finally:
+        connection.close()
