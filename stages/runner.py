@@ -21,6 +21,7 @@ from pipeline import tracking
 from pipeline.checks import InputError, refuse
 from pipeline.executor import Executor
 from pipeline.findings import Findings
+from pipeline.processes import dvc_ancestor
 from pipeline.training import TrainingDiverged
 from stages import config as configuration
 from stages.config import Config
@@ -147,7 +148,7 @@ def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
 
 def _parent_watch() -> Callable[[], None] | None:
     """A check that the ``dvc`` process that started this stage still lives; None outside DVC."""
-    parent = tracking.dvc_ancestor()
+    parent = dvc_ancestor()
     return None if parent is None else partial(_stop_without, parent)
 
 

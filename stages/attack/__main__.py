@@ -2,4 +2,5 @@
 
 from stages.runner import main
 
-main("attack")
+if __name__ == "__main__":
+    main("attack")

@@ -2,4 +2,5 @@
 
 from stages.runner import main
 
-main("finetune")
+if __name__ == "__main__":
+    main("finetune")

@@ -2,4 +2,5 @@
 
 from stages.runner import main
 
-main("train")
+if __name__ == "__main__":
+    main("train")
