@@ -95,6 +95,11 @@ class Executor:
         return cast(torch.device, self._fabric.device)
 
     @property
+    def work(self) -> Path:
+        """The folder of finished and unfinished work."""
+        return self._work
+
+    @property
     def is_global_zero(self) -> bool:
         """Whether this process is the one that logs and writes results."""
         return cast(bool, self._fabric.is_global_zero)

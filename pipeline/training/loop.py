@@ -1,0 +1,356 @@
+"""Training a classifier: seeded, resumable, and the same bytes from the same seed."""
+
+import copy
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.checks import check_choice, check_count, check_images, check_logits, check_positive, refuse
+from pipeline.keys import Fingerprint, Sources
+from pipeline.randomness import seeded
+from pipeline.types import Classifier, Split, class_logits, predict
+
+__all__ = ["History", "OnEpoch", "Recipe", "TrainResult", "TrainingDiverged", "crop_flip", "error",
+           "snapshot", "train"]
+
+History: TypeAlias = dict[str, list[float]]
+"""Curve name -> one value an epoch."""
+
+OnEpoch: TypeAlias = Callable[[int, nn.Module, dict[str, float]], None]
+"""Called after each epoch with its number (from 1), the model in evaluation mode and the epoch's values."""
+
+PADDING = 4
+"""Pixels of zero padding from which ``crop_flip`` crops, as is usual on 32 x 32 images."""
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818
+    """The loss or a weight is no longer finite; the text names the epoch, the step and the loss."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: the part of a training that configurations, keys and results name.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step; the last batch of an epoch is smaller where they do not divide.
+        optimiser: ``sgd`` (with ``momentum``) or ``adam`` (which ignores it).
+        learning_rate: at the start.
+        momentum: of SGD, in [0, 1).
+        weight_decay: the l2 penalty's coefficient.
+        schedule: ``constant``; ``step``: times ``decay`` from each of ``milestones`` on; ``cosine``: to 0.
+        milestones: epochs (counted from 0) at which ``step`` lowers the rate, ascending.
+        decay: factor of ``step``, in (0, 1].
+        augmentation: ``none``, or ``crop_flip``: random crops after padding by 4 pixels, and mirroring.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    epochs: int = 15
+    batch_size: int = 64
+    optimiser: str = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "constant"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    augmentation: str = "none"
+
+    def __post_init__(self) -> None:
+        check_count("training.epochs", self.epochs)
+        check_count("training.batch_size", self.batch_size)
+        check_choice("training.optimiser", self.optimiser, ("sgd", "adam"))
+        check_positive("training.learning_rate", self.learning_rate)
+        if check_positive("training.momentum", self.momentum, zero=True) >= 1:
+            refuse("training.momentum", self.momentum, "a number in [0, 1)")
+        check_positive("training.weight_decay", self.weight_decay, zero=True)
+        check_choice("training.schedule", self.schedule, ("constant", "step", "cosine"))
+        check_choice("training.augmentation", self.augmentation, ("none", "crop_flip"))
+        if check_positive("training.decay", self.decay) > 1:
+            refuse("training.decay", self.decay, "a number in (0, 1]")
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # configurations give lists
+        for milestone in self.milestones:
+            check_count("training.milestones", milestone)
+        ascending = list(self.milestones) == sorted(set(self.milestones))
+        if not ascending or bool(self.milestones) != (self.schedule == "step"):
+            refuse("training.milestones", list(self.milestones),
+                   "ascending epochs for training.schedule=step, and none for the other schedules")
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate after ``epoch`` epochs, which may be a fraction."""
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        passed = sum(epoch >= milestone for milestone in self.milestones)
+        return self.learning_rate * self.decay**passed
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        model: the trained copy, in evaluation mode.
+        history: ``train_loss`` and ``train_error``, averages over the epoch in training mode, and, where test
+            images were given, ``test_error``.
+    """
+
+    model: Classifier
+    history: History
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained weights and buffers, on the CPU."""
+        return snapshot(self.model)
+
+
+def train(
+    model: nn.Module,
+    data: Split,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    test: Split | None = None,
+    on_epoch: OnEpoch | None = None,
+    checkpoints: str | Path | None = None,
+) -> TrainResult:
+    """Minimise the mean cross-entropy of a copy of ``model`` on ``data``, on the model's device.
+
+    Order, augmentation and dropout are drawn from ``seed`` alone, so on a CPU the same call gives the same
+    bytes. Every parameter is trained, batch normalisation is in training mode, and the caller's model and
+    random numbers stay as they are. Under the caller's ``torch.autocast`` in bfloat16 the training is mixed.
+
+    Args:
+        model: the classifier to start from; logits (N, classes), or (N, 1) whose sign decides.
+        data: the training images (N, C, H, W) and labels (N,).
+        recipe: the options.
+        seed: of all randomness.
+        test: images on which the error is measured after each epoch.
+        on_epoch: called after each epoch.
+        checkpoints: a folder to keep the state after each epoch in. The file's name is a hash of all that the
+            training depends on; a call that finds its file goes on from there and ends with the same bytes as
+            an unbroken one.
+
+    Returns:
+        The trained copy and its curves.
+
+    Raises:
+        InputError: no training images, or labels that the model has no logit for.
+        TrainingDiverged: the loss or a weight became NaN or infinite; the last good checkpoint stays.
+
+    Example:
+        >>> result = train(model, dataset.train, Recipe(epochs=5), seed=1, test=dataset.test)
+        >>> result.history["test_error"][-1]
+    """
+    device = next(model.parameters()).device
+    path = None if checkpoints is None else Path(checkpoints) / _name(model, data, recipe, seed, test)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _fresh_autocast(device):
+        torch.manual_seed(seeded(seed, "training").initial_seed())  # dropout draws from the global generators
+        run = _Run(model, data, recipe, seeded(seed, "training order"), path)
+        for epoch in range(run.resume(), recipe.epochs):
+            values = run.epoch(epoch)
+            if test is not None:
+                values["test_error"] = error(run.model, test)
+            run.keep(epoch + 1, values)
+            if on_epoch is not None:
+                on_epoch(epoch + 1, run.model, values)
+    return TrainResult(run.model.to(memory_format=torch.contiguous_format), run.history)
+
+
+def error(model: Classifier, data: Split, *, batch_size: int = 500) -> float:
+    """The share of ``data`` that ``model`` labels wrongly, in [0, 1]."""
+    weight = next(model.parameters())
+    wrong = 0
+    for start in range(0, len(data), batch_size):
+        images, labels = data.images[start : start + batch_size], data.labels[start : start + batch_size]
+        wrong += int((predict(model, images.to(weight)) != labels.to(weight.device)).sum())
+    return wrong / len(data)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights and buffers on the CPU, in the plain memory layout."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random crop of each image after zero padding by 4 pixels, mirrored with probability one half.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        generator: drawn from on the CPU, so that every device sees the same crops.
+
+    Returns:
+        (N, C, H, W).
+    """
+    count, _, height, width = images.shape
+    shift = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    rows = torch.arange(height) + shift[0]
+    columns = torch.arange(width) + shift[1]
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = nn.functional.pad(images, (PADDING,) * 4)
+    index = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
+    taken: Tensor = padded.permute(0, 2, 3, 1)[tuple(part.to(images.device) for part in index)]
+    return taken.permute(0, 3, 1, 2)
+
+
+class _Run:
+    """One training under way: the model, its optimiser, its generators, its curves and its checkpoint."""
+
+    def __init__(
+        self, model: nn.Module, data: Split, recipe: Recipe, order: torch.Generator, path: Path | None
+    ) -> None:
+        # Channels last halves the time of a step of convolutions and batch norm on a CPU.
+        self.model = copy.deepcopy(model).requires_grad_(True).eval().to(memory_format=torch.channels_last)
+        weight = next(self.model.parameters())
+        self.device = weight.device
+        self.images, self.labels = data.images.to(weight), data.labels.to(self.device)
+        self.recipe, self.order, self.path = recipe, order, path
+        self.optimiser = _optimiser(self.model, recipe)
+        self.history: History = {}
+        _check(self.model, self.images, self.labels)
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch; the model is in evaluation mode afterwards."""
+        self.model.train()
+        batches = _batches(torch.randperm(len(self.labels), generator=self.order), self.recipe.batch_size)
+        losses, wrong = [], torch.zeros((), dtype=torch.long, device=self.device)
+        for step, batch in enumerate(batches):
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.rate(epoch + step / len(batches))
+            loss, mistakes = self._step(batch.to(self.device))
+            losses.append(loss)
+            wrong += mistakes
+        self.model.eval()
+        # Looked at once an epoch: asking at each step would make an accelerator wait.
+        values = torch.stack(losses).double().cpu()
+        self._check_finite(epoch, values)
+        sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+        mean = float((values * sizes).sum() / sizes.sum())
+        return {"train_loss": mean, "train_error": int(wrong) / len(self.labels)}
+
+    def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = self.images[batch], self.labels[batch]
+        if self.recipe.augmentation == "crop_flip":
+            images = crop_flip(images, self.order)
+        logits = class_logits(self.model(images))
+        loss = nn.functional.cross_entropy(logits, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return loss.detach(), (logits.detach().argmax(dim=1) != labels).sum()
+
+    def _check_finite(self, epoch: int, losses: Tensor) -> None:
+        kept = f"; the state after epoch {epoch} is kept in {self.path}" if self.path and epoch else ""
+        where = f"training diverged in epoch {epoch + 1}, step"
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise TrainingDiverged(f"{where} {step + 1}: loss {losses[step]:g}{kept}")
+        for name, tensor in self.model.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                last = f"{where} {len(losses)}: loss {losses[-1]:g}"
+                raise TrainingDiverged(f"{last}, then {name} is not finite{kept}")
+
+    def keep(self, epochs: int, values: Mapping[str, float]) -> None:
+        """Extend the curves and write all that the next epoch depends on, wholly or not at all."""
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(value)
+        if self.path is None:
+            return
+        state = {
+            "epochs": epochs,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "order": self.order.get_state(),
+            "generator": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "history": self.history,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(beside).replace(self.path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    def resume(self) -> int:
+        """Take up the checkpoint, if there is one; returns the number of finished epochs."""
+        if self.path is None or not self.path.exists():
+            return 0
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.order.set_state(state["order"])
+        torch.set_rng_state(state["generator"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        self.history = state["history"]
+        return int(state["epochs"])
+
+
+@contextmanager
+def _fresh_autocast(device: torch.device) -> Iterator[None]:
+    """The caller's autocast without its cache, which would go on serving the weights of the first step."""
+    dtype = torch.get_autocast_dtype(device.type)
+    enabled = torch.is_autocast_enabled(device.type)
+    if enabled and dtype == torch.float16:
+        refuse("executor.precision", "16-mixed", "32-true, 64-true or bf16-mixed for training: "
+               "gradients vanish in float16")
+    with torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False):
+        yield
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(model.parameters(), rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(model.parameters(), rate, recipe.momentum, weight_decay=decay, fused=True)
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """The batches of one epoch; a single left-over image joins the batch before, as batch norm needs two."""
+    cut = len(order) - 1 if len(order) > size and len(order) % size == 1 else len(order)
+    parts = [order[start : min(start + size, cut)] for start in range(0, cut, size)]
+    return [*parts[:-1], torch.cat([parts[-1], order[cut:]])]
+
+
+def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    if len(labels) == 0:
+        refuse("training images", "none", "at least one")
+    check_images(images, limits=None)
+    if len(images) != len(labels):
+        refuse("training labels", len(labels), f"one for each of the {len(images)} images")
+    with torch.no_grad():
+        logits = class_logits(model(images[:1]))
+    check_logits(logits, 1)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        refuse("training labels", f"{low} to {high}", f"0 to {logits.shape[1] - 1}, the classes of the model")
+
+
+def _name(model: nn.Module, data: Split, recipe: Recipe, seed: int, test: Split | None) -> str:
+    """The checkpoint's file name: a hash of everything that the training depends on, its source included."""
+    fingerprint = Fingerprint()
+    device = next(model.parameters()).device
+    mixed = torch.is_autocast_enabled(device.type)
+    machine = (device, mixed, torch.get_num_threads(), str(torch.__version__))
+    key = fingerprint.of((train, model, data, recipe, seed, test, machine), "training")
+    return f"{key.hex()[:16]}-{Sources().digest(fingerprint.modules).hex()[:16]}.pt"
