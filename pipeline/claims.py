@@ -1,0 +1,173 @@
+"""The thesis' claims and experiments, read from claims.yaml and checked."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline.checks import check_choice, check_positive, number, refuse
+
+__all__ = ["CLAIMS_FILE", "THESIS_DATA", "Claim", "Claims", "Condition", "Experiment", "load_claims"]
+
+CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
+BOUNDS = ("at_least", "at_most", "above", "below")
+RELATIONS = (
+    "approx",
+    "at_least",
+    "at_most",
+    "decreases_with",
+    "increases_with",
+    "less_than_other",
+    "qualitative",
+)
+THESIS_DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN", "imagenet": "ImageNet"}
+"""Our name of a data set -> the thesis' name; a subset such as mnist5k is not the thesis' data."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A number and the bounds that it must keep; ``decides=False`` only shows the outcome."""
+
+    number: str
+    bounds: Mapping[str, float]
+    decides: bool = True
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of the thesis and the file of ours that repeats it."""
+
+    id: str
+    file: str
+    title: str
+    where: str
+    measures: str
+    thesis_networks: str
+    thesis_samples: str
+
+    @property
+    def name(self) -> str:
+        """The name of its file and of its results."""
+        return self.id.replace("-", "_")
+
+    @property
+    def stage(self) -> str:
+        """The stage that runs it."""
+        return self.file.split("/")[1]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the thesis; the head of claims.yaml says what each field means."""
+
+    id: str
+    experiment: str
+    stage: str
+    where: str
+    statement: str
+    quantity: str
+    relation: str
+    transferable: bool
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    value: float | None = None
+    spread: float | None = None
+    formula: str = ""
+    expression: str = ""
+    threshold_from: str = ""
+    number: str = ""
+    tests: tuple[Condition, ...] = ()
+    over: str = ""
+    only_on: str = ""
+    lacks: str = ""
+    external: bool = False
+    derived: bool = False
+    note: str = ""
+
+    @property
+    def chapter(self) -> int:
+        """The thesis' chapter."""
+        return int(self.id[2])
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The networks of the thesis that the claim names."""
+        named = self.setting.get("models") or [self.setting.get("model") or self.setting.get("source_model")]
+        return tuple(str(model) for model in named if model)
+
+    @property
+    def data(self) -> str:
+        """The thesis' data set that the claim names, of THESIS_DATA's values; empty for none or several."""
+        text = str(self.setting.get("dataset", "")).replace("ILSVRC", "ImageNet")
+        return next((name for name in THESIS_DATA.values() if name in text), "")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The whole of claims.yaml."""
+
+    claims: tuple[Claim, ...]
+    experiments: tuple[Experiment, ...]
+    value_tolerance: float
+    changed_thresholds: tuple[Mapping[str, str], ...]
+    symbols: Mapping[str, str]
+
+
+def load_claims(path: Path = CLAIMS_FILE) -> Claims:
+    """Read and check a claims file.
+
+    Raises:
+        InputError: a key is unknown or missing, a name or number is not allowed, or an id occurs twice.
+    """
+    content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    experiments = tuple(_build(Experiment, entry, "experiments") for entry in content["experiments"])
+    claims = tuple(_claim(entry) for entry in content["claims"])
+    stages = {experiment.id: experiment.stage for experiment in experiments}
+    for claim in claims:
+        if stages.get(claim.experiment) != claim.stage:
+            refuse(f"claims.{claim.id}.experiment", claim.experiment, f"an experiment of stage {claim.stage}")
+    for key, items in (("claims", claims), ("experiments", experiments)):
+        if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+            refuse(key, repeated[0], "ids that occur once")
+    changed = tuple(content["changed_thresholds"])
+    for entry in changed:
+        if set(entry) != {"id", "old", "new", "reason"}:
+            refuse("changed_thresholds", entry, "entries of id, old, new and reason")
+    tolerance = check_positive("value_tolerance", content["value_tolerance"])
+    return Claims(claims, experiments, tolerance, changed, content["symbols"])
+
+
+def _build(kind: type[T], entry: Mapping[str, Any], key: str) -> T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    required = {f.name for f in fields(kind) if f.default is MISSING is f.default_factory}  # type: ignore[arg-type]
+    name = f"{key}.{entry.get('id', '(no id)')}"
+    for unknown in sorted(set(entry) - known):
+        refuse(f"{name}.{unknown}", entry[unknown], "one of " + ", ".join(sorted(known)))
+    for missing in sorted(required - set(entry)):
+        refuse(f"{name}.{missing}", "(absent)", "a value")
+    return kind(**entry)
+
+
+def _claim(entry: Mapping[str, Any]) -> Claim:
+    key = f"claims.{entry.get('id', '(no id)')}"
+    tests = tuple(_test(test, key) for test in entry.get("tests", ()))
+    claim = _build(Claim, {**entry, "tests": tests}, "claims")
+    check_choice(f"{key}.relation", claim.relation, RELATIONS)
+    check_choice(f"{key}.over", claim.over, ("", "all", "any"))
+    check_choice(f"{key}.only_on", claim.only_on, ("", *THESIS_DATA.values()))
+    if tests and not any(test.decides for test in tests):
+        refuse(f"{key}.tests", "decides: false throughout", "at least one test that decides")
+    if (claim.only_on or (claim.number and not tests)) and not claim.lacks:
+        refuse(f"{key}.lacks", "(absent)", "what is missing where the claim cannot be tested")
+    return claim
+
+
+def _test(entry: Mapping[str, Any], key: str) -> Condition:
+    bounds = {name: number(f"{key}.tests.{name}", entry[name]) for name in BOUNDS if name in entry}
+    if not bounds or not set(entry) <= {"number", "decides", *BOUNDS}:
+        refuse(f"{key}.tests", dict(entry), "a number, one or two of " + ", ".join(BOUNDS) + ", and decides")
+    return Condition(entry["number"], bounds, entry.get("decides", True))

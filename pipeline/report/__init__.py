@@ -1,0 +1,8 @@
+"""The report: what was measured beside what the thesis printed, and a verdict on each claim."""
+
+from pipeline.report.page import write_report
+from pipeline.report.provenance import provenance
+from pipeline.report.results import read_results
+from pipeline.report.verdicts import judge, write_verdicts
+
+__all__ = ["judge", "provenance", "read_results", "write_report", "write_verdicts"]

@@ -1,0 +1,71 @@
+"""The figures and tables that an experiment left, ready to stand inside one HTML file."""
+
+import base64
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.report.results import Measured
+
+__all__ = ["Figure", "Table", "figures", "tables"]
+
+SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+ROWS = 60
+"""Rows of a table that the page shows; the file has them all."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as a data URI; empty, with the reason in ``problem``, where the file is not a whole PNG."""
+
+    title: str
+    network: str
+    uri: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's header and first rows, and how many rows were left off."""
+
+    title: str
+    network: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left_off: int
+
+
+def figures(measured: Measured, experiment: str, experiments: Iterable[str]) -> list[Figure]:
+    """The figures of ``experiment``; ``experiments`` names all, as one's name may begin another's."""
+    found = []
+    for title, path in _own(measured, "figures/*.png", experiment, experiments):
+        content = path.read_bytes()
+        if content.startswith(SIGNATURE) and content.endswith(END):
+            uri = "data:image/png;base64," + base64.b64encode(content).decode()
+            found.append(Figure(title, measured.network, uri))
+        else:
+            found.append(Figure(title, measured.network, "", f"{path.name} is not a whole PNG file"))
+    return found
+
+
+def tables(measured: Measured, experiment: str, experiments: Iterable[str]) -> list[Table]:
+    """The tables of ``experiment``, each cut to its first rows."""
+    found = []
+    for title, path in _own(measured, "tables/*.csv", experiment, experiments):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [tuple(row) for row in csv.reader(file) if row]
+        if rows:
+            shown = tuple(rows[1 : ROWS + 1])
+            found.append(Table(title, measured.network, rows[0], shown, len(rows) - 1 - len(shown)))
+    return found
+
+
+def _own(
+    measured: Measured, pattern: str, experiment: str, experiments: Iterable[str]
+) -> Iterator[tuple[str, Path]]:
+    known = {experiment, *experiments}
+    for path in sorted(measured.folder.glob(pattern)):
+        owners = [name for name in known if path.stem == name or path.stem.startswith(f"{name}_")]
+        if owners and max(owners, key=len) == experiment:
+            yield path.stem.removeprefix(experiment).strip("_").replace("_", " ") or experiment, path

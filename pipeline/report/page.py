@@ -1,0 +1,179 @@
+"""Writes the report: one HTML file that needs nothing else, and the verdicts as JSON."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.claims import Claims, load_claims
+from pipeline.report.beside import Material
+from pipeline.report.results import Results, read_results
+from pipeline.report.text import estimate_text
+from pipeline.report.verdicts import VERDICTS, Verdict, judge, write_verdicts
+from pipeline.report.views import ChapterView, ClaimView, chapter_views, counts
+
+__all__ = ["write_report"]
+
+HERE = Path(__file__).parent
+SYMBOLS = dict(zip(VERDICTS, ("✓", "✕", "≈", "–"), strict=True))
+CLASSES = dict(zip(VERDICTS, ("reproduced", "contradicted", "inconclusive", "untested"), strict=True))
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """A network of the suite, for the table at the top."""
+
+    name: str
+    dataset: str
+    model: str
+    seeds: str
+    error: str
+    answers: str
+    default: bool
+
+
+def write_report(
+    suite: str,
+    results: Path,
+    reports: Path,
+    *,
+    networks: Mapping[str, Mapping[str, Any]],
+    counterparts: Mapping[str, str],
+    provenance: Mapping[str, str],
+    description: str = "",
+    claims: Claims | None = None,
+) -> Path:
+    """Judge every claim on what the suite's stages left, and write the page and the verdicts.
+
+    Writes ``reports/<suite>/index.html`` and ``results/<suite>/claims.json``, each atomically. Stages,
+    experiments and figures that are missing are named in the page.
+
+    Args:
+        suite: the suite's name.
+        results: the folder that holds ``<suite>/<stage>/<network>/``.
+        reports: the folder that the page's folder is made in.
+        networks: the suite's networks in order, each with its ``dataset`` and ``model``: a name, or a leaf of
+            the configuration (``_target_`` and options).
+        counterparts: which network answers for a network of the thesis; see :func:`~.verdicts.judge`.
+        provenance: versions, seeds, commit, device ...: label -> text, shown as given.
+        description: one sentence on the suite.
+        claims: the claims; None takes the project's own.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: a results file is not what a stage writes.
+    """
+    claims = claims or load_claims()
+    found = read_results(results / suite, networks)
+    verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts)
+    write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
+    judged = list(zip(claims.claims, verdicts, strict=True))
+    chapters = chapter_views(Material(claims.experiments, judged, found, list(networks)))
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            suite=suite,
+            description=description,
+            provenance=provenance,
+            networks=[_network(name, spec, found, counterparts) for name, spec in networks.items()],
+            chapters=chapters,
+            summary=_summary(verdicts),
+            open_questions=_open_questions(chapters),
+            missing=_missing(claims, found, list(networks)),
+            claims=claims,
+            style=(HERE / "style.css").read_text(encoding="utf-8"),
+        )
+    )
+    return _write(reports / suite / "index.html", text)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(VERDICTS=VERDICTS, SYMBOLS=SYMBOLS, CLASSES=CLASSES)
+    return environment
+
+
+def _network(
+    name: str, spec: Mapping[str, Any], results: Results, counterparts: Mapping[str, str]
+) -> NetworkView:
+    measured = [entry[name] for entry in results.values() if name in entry]
+    seeds = sorted({seed for each in measured for seed in each.training_seeds})
+    trained = results.get("train_classifiers", {}).get(name)
+    error = trained.numbers.get("test_error") if trained else None
+    answers: dict[str, str] = {}
+    for key, network in counterparts.items():
+        if network == name:
+            answers.setdefault(key.casefold(), key)
+    return NetworkView(
+        name=name,
+        dataset=measured[0].dataset if measured else _leaf(spec.get("dataset", "")),
+        model=_leaf(spec.get("model", "")),
+        seeds=", ".join(str(seed) for seed in seeds),
+        error=" ".join(estimate_text("test_error", error)) if error else "",
+        answers=", ".join(title for key, title in answers.items() if key != "default"),
+        default="default" in answers,
+    )
+
+
+def _leaf(leaf: object) -> str:
+    """A configuration leaf in words: the function's name and its options."""
+    if not isinstance(leaf, Mapping):
+        return str(leaf)
+    given = {str(key): value for key, value in leaf.items() if value is not None}
+    options = [f"{key}={value}" for key, value in given.items() if not key.startswith("_")]
+    return ", ".join([given.get("_target_", "").rpartition(".")[2], *options]).strip(", ")
+
+
+def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Counts over all claims and for each kind, and the width of each verdict in a bar."""
+    total = counts(verdicts)
+    kinds = {kind: counts([v for v in verdicts if v.kind == kind]) for kind in ("value", "relation")}
+    decided = sum(number for name, number in total.items() if name != VERDICTS[3])
+    reasons: dict[str, int] = {}
+    for verdict in verdicts:
+        if verdict.verdict == VERDICTS[3]:
+            reasons[verdict.why] = reasons.get(verdict.why, 0) + 1
+    return {"all": len(verdicts), "counts": total, "kinds": kinds, "tested": decided, "reasons": reasons}
+
+
+def _open_questions(chapters: Sequence[ChapterView]) -> list[ClaimView]:
+    """The claims that came out contradicted, then those that came out inconclusive."""
+    experiments = [experiment for chapter in chapters for experiment in chapter.experiments]
+    views = [claim for experiment in experiments for claim in experiment.claims]
+    return [view for name in VERDICTS[1:3] for view in views if view.verdict.verdict == name]
+
+
+def _missing(claims: Claims, results: Results, networks: Sequence[str]) -> list[str]:
+    """What a suite that has run in full would have: stages that left nothing, then single experiments."""
+    tested = {claim.experiment for claim in claims.claims if claim.tests}
+    wanted = [experiment for experiment in claims.experiments if experiment.id in tested]
+    lines = []
+    for stage in dict.fromkeys(experiment.stage for experiment in wanted):
+        own = [experiment.name for experiment in wanted if experiment.stage == stage]
+        for network in networks:
+            absent = [name for name in own if network not in results.get(name, {})]
+            if len(absent) == len(own):
+                lines.append(f"no results of stage {stage} for {network}")
+            else:
+                lines += [f"{name} has not run on {network}" for name in absent]
+    return lines
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+    return path

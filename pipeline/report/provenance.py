@@ -1,0 +1,46 @@
+"""Where a report comes from: versions, machine and commit."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+__all__ = ["provenance"]
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "dvc", "mlflow")
+CODE = ("conf", "pipeline", "stages", "dvc.yaml", "params.yaml")
+
+
+def provenance(root: Path) -> dict[str, str]:
+    """Commit, machine and versions, label -> text.
+
+    Args:
+        root: the repository; outside of one, or without git, the commit is said to be unknown.
+    """
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return {
+        "Commit": _commit(root),
+        "Report written on": f"{platform.system()}, {device}",
+        "Python": platform.python_version(),
+        "Packages": ", ".join(versions),
+    }
+
+
+def _commit(root: Path) -> str:
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return "unknown"
+    changed = _git(root, "status", "--porcelain", "--", *CODE)
+    return f"{commit}, with changes that are not committed" if changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        command = ["git", "-C", str(root), *arguments]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -1,0 +1,241 @@
+"""The verdict that measured numbers give on each claim of the thesis."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.claims import THESIS_DATA, Claim, Claims, Condition
+from pipeline.findings import Estimate
+from pipeline.report.results import Measured, Results
+
+__all__ = ["VERDICTS", "Judgement", "Outcome", "Verdict", "decide", "judge", "write_verdicts"]
+
+VERDICTS = ("reproduced", "contradicted", "inconclusive", "not tested here")
+REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = VERDICTS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One test on one network; value and interval are None where the number is missing."""
+
+    number: str
+    bounds: Mapping[str, float]
+    verdict: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    seeds: int = 0
+    decides: bool = True
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim on one network."""
+
+    network: str
+    dataset: str
+    kind: str
+    verdict: str
+    why: str
+    tests: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one claim: what the deciding networks give, and what the others show.
+
+    ``named``: the suite names a network for the claim's own, instead of leaving it to the default one.
+    """
+
+    id: str
+    stage: str
+    verdict: str
+    kind: str
+    why: str
+    named: bool = False
+    decided_by: tuple[Judgement, ...] = ()
+    others: tuple[Judgement, ...] = ()
+
+
+def decide(estimate: Estimate, bounds: Mapping[str, float]) -> str:
+    """Reproduced where the 95% interval wholly keeps every bound, contradicted where it wholly breaks one.
+
+    Args:
+        estimate: the number; a NaN in its value or interval leaves it untested.
+        bounds: at_least and at_most include their threshold, above and below do not.
+    """
+    low, high = estimate.low, estimate.high
+    if math.isnan(estimate.value + low + high):
+        return NOT_TESTED
+    return _all([_side(low, high, name, threshold) for name, threshold in bounds.items()])
+
+
+def _side(low: float, high: float, bound: str, threshold: float) -> str:
+    kept, broken = {
+        "at_least": (low >= threshold, high < threshold),
+        "at_most": (high <= threshold, low > threshold),
+        "above": (low > threshold, high <= threshold),
+        "below": (high < threshold, low >= threshold),
+    }[bound]
+    return REPRODUCED if kept else CONTRADICTED if broken else INCONCLUSIVE
+
+
+def _all(verdicts: Sequence[str]) -> str:
+    """The verdict where all must hold: one contradiction decides, else a missing test leaves it open."""
+    return next(v for v in (CONTRADICTED, NOT_TESTED, INCONCLUSIVE, REPRODUCED) if v in verdicts)
+
+
+def _any(verdicts: Sequence[str]) -> str:
+    """The verdict where one must hold: one reproduction decides, else a missing test leaves it open."""
+    return next(v for v in (REPRODUCED, NOT_TESTED, INCONCLUSIVE, CONTRADICTED) if v in verdicts)
+
+
+def judge(
+    claims: Claims, results: Results, *, networks: Sequence[str], counterparts: Mapping[str, str]
+) -> list[Verdict]:
+    """The verdict on every claim, in the order of the claims file.
+
+    Args:
+        claims: the claims.
+        results: what was measured, from :func:`pipeline.report.results.read_results`.
+        networks: the suite's networks, in its order.
+        counterparts: the thesis' name of a network ("NIN", or "CIFAR-10 LeNet" where the name alone is
+            ambiguous) -> the suite's network that answers for it; "default" answers for the rest.
+    """
+    chosen = {name.casefold(): network for name, network in counterparts.items()}
+    court = _Court(claims.value_tolerance, results, networks, chosen)
+    return [court.verdict(claim) for claim in claims.claims]
+
+
+@dataclass(frozen=True)
+class _Court:
+    """What every claim is judged by."""
+
+    tolerance: float
+    results: Results
+    networks: Sequence[str]
+    counterparts: Mapping[str, str]
+
+    def verdict(self, claim: Claim) -> Verdict:
+        if not (claim.tests or claim.number or claim.lacks):
+            return Verdict(claim.id, claim.stage, NOT_TESTED, "", f"the stage {claim.stage} is not built yet")
+        named = self.answering(claim)
+        deciding = [network for network in self.networks if claim.over or network in named]
+        if not deciding:
+            why = (claim.lacks and f"lacks {claim.lacks}") or "no network of the suite answers for it"
+            return Verdict(claim.id, claim.stage, NOT_TESTED, "", why)
+        judged = tuple(self.on(claim, network, named.get(network, False)) for network in deciding)
+        verdict = (_any if claim.over == "any" else _all)([judgement.verdict for judgement in judged])
+        kinds = {judgement.kind for judgement in judged if judgement.kind}
+        kind = "" if verdict == NOT_TESTED else "value" if kinds == {"value"} else "relation"
+        reasons = [judgement.why for judgement in judged if judgement.verdict == NOT_TESTED == verdict]
+        shown = [n for n in self.networks if n not in deciding or claim.only_on]
+        others = tuple(judgement for network in shown if (judgement := self.tested(claim, network)).tests)
+        why = "; ".join(dict.fromkeys(reasons))
+        return Verdict(claim.id, claim.stage, verdict, kind, why, any(named.values()), judged, others)
+
+    def answering(self, claim: Claim) -> dict[str, bool]:
+        """Network -> whether the suite names it for the claim (True) or it is the default (False)."""
+        found: dict[str, bool] = {}
+        for model in claim.models or ("",):
+            names = (f"{claim.data} {model}".casefold(), model.casefold())
+            network = next((self.counterparts[name] for name in names if name in self.counterparts), None)
+            if network is not None:
+                found[network] = True
+            elif "default" in self.counterparts:
+                found.setdefault(self.counterparts["default"], False)
+        return found
+
+    def on(self, claim: Claim, network: str, named: bool) -> Judgement:
+        """The claim on a network that decides; ``named``: the suite names it for the claim's own network."""
+        measured = self.measured(claim, network)
+        data = THESIS_DATA.get(measured.dataset, "") if measured else ""
+        comparable = claim.number and claim.value is not None and "hardware" not in claim.setting
+        if measured and named and comparable and data and data == claim.data:
+            return _judgement(claim, measured, "value", (_near(claim, self.tolerance),))
+        if (claim.only_on and data != claim.only_on) or not claim.tests:
+            name = measured.dataset if measured else ""
+            return Judgement(network, name, "", NOT_TESTED, f"lacks {claim.lacks}")
+        return self.tested(claim, network)
+
+    def tested(self, claim: Claim, network: str) -> Judgement:
+        """The outcome of the claim's tests on a network, whatever its data."""
+        measured = self.measured(claim, network)
+        if measured is None:
+            return Judgement(network, "", "", NOT_TESTED, self.absent(claim, network))
+        if not claim.tests:
+            return Judgement(network, measured.dataset, "", NOT_TESTED, "")
+        return _judgement(claim, measured, "relation", claim.tests)
+
+    def measured(self, claim: Claim, network: str) -> Measured | None:
+        return self.results.get(_file(claim), {}).get(network)
+
+    def absent(self, claim: Claim, network: str) -> str:
+        """Why there is no measurement: the stage has not run, or this experiment has not."""
+        there = [entry[network] for entry in self.results.values() if network in entry]
+        if any(measured.stage == claim.stage for measured in there):
+            return f"{_file(claim)} has not run on {network}"
+        return f"no results of stage {claim.stage} for {network}"
+
+
+def _file(claim: Claim) -> str:
+    return claim.experiment.replace("-", "_")
+
+
+def _near(claim: Claim, tolerance: float) -> Condition:
+    """The test that the claim's number lies within the tolerance of the thesis' value."""
+    value = claim.value or 0.0
+    margin = tolerance * abs(value)
+    return Condition(claim.number, {"at_least": value - margin, "at_most": value + margin})
+
+
+def _judgement(claim: Claim, measured: Measured, kind: str, tests: Sequence[Condition]) -> Judgement:
+    outcomes = tuple(_outcome(test, measured) for test in tests)
+    verdict = _all([outcome.verdict for outcome in outcomes if outcome.decides])
+    missing = [f"'{o.number}'" for o in outcomes if o.decides and o.verdict == NOT_TESTED]
+    network = measured.network
+    why = f"{_file(claim)} gives no {' and no '.join(missing)} for {network}" if missing else ""
+    return Judgement(network, measured.dataset, kind if verdict != NOT_TESTED else "", verdict, why, outcomes)
+
+
+def _outcome(test: Condition, measured: Measured) -> Outcome:
+    estimate = measured.numbers.get(test.number)
+    if estimate is None or (verdict := decide(estimate, test.bounds)) == NOT_TESTED:
+        return Outcome(test.number, test.bounds, NOT_TESTED, decides=test.decides)
+    return Outcome(
+        test.number,
+        test.bounds,
+        verdict,
+        estimate.value,
+        estimate.low,
+        estimate.high,
+        estimate.n,
+        estimate.seeds,
+        test.decides,
+    )
+
+
+def write_verdicts(path: Path, suite: str, claims: Claims, verdicts: Sequence[Verdict]) -> None:
+    """Write verdicts and counts as JSON with sorted keys, atomically: equal verdicts give equal bytes."""
+    stages = sorted({verdict.stage for verdict in verdicts})
+    content = {
+        "suite": suite,
+        "counts": {
+            "verdict": Counter(v.verdict for v in verdicts),
+            "kind": {k: Counter(v.verdict for v in verdicts if v.kind == k) for k in ("value", "relation")},
+            "stage": {stage: Counter(v.verdict for v in verdicts if v.stage == stage) for stage in stages},
+        },
+        "value_tolerance": claims.value_tolerance,
+        "changed_thresholds": list(claims.changed_thresholds),
+        "claims": [asdict(verdict) for verdict in verdicts],
+    }
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)

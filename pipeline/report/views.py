@@ -1,0 +1,194 @@
+"""What the page shows of an experiment and of a claim, worked out before the template sees it."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.claims import Claim, Experiment
+from pipeline.report import files
+from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
+from pipeline.report.results import Measured
+from pipeline.report.text import bounds_text, counts_text, interval_text
+from pipeline.report.verdicts import NOT_TESTED, VERDICTS, Judgement, Outcome, Verdict
+
+__all__ = [
+    "ChapterView",
+    "ClaimView",
+    "ExperimentView",
+    "JudgementView",
+    "NumbersTable",
+    "OutcomeView",
+    "chapter_views",
+    "claim_view",
+    "counts",
+]
+
+CHAPTERS = {
+    3: "Adversarial perturbations",
+    4: "Universal perturbations",
+    5: "Between random noise and the worst case",
+    6: "Why universal perturbations exist",
+    7: "The shape of decision regions",
+    8: "Curvature and robust training",
+}
+
+
+@dataclass(frozen=True)
+class NumbersTable:
+    """Every number of an experiment on every network."""
+
+    networks: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+@dataclass(frozen=True)
+class OutcomeView:
+    """A test's outcome; ``mark`` places interval, value and thresholds on a line from 0 to 100."""
+
+    outcome: Outcome
+    value: str
+    interval: str
+    bounds: str
+    counts: str
+    mark: Mapping[str, object] | None
+
+
+@dataclass(frozen=True)
+class JudgementView:
+    """A claim on one network."""
+
+    judgement: Judgement
+    decides: bool
+    outcomes: tuple[OutcomeView, ...]
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim, the thesis' number, ours beside it, and what each network gives."""
+
+    claim: Claim
+    verdict: Verdict
+    thesis: str
+    ours: Cell
+    judgements: tuple[JudgementView, ...]
+
+
+@dataclass(frozen=True)
+class ExperimentView:
+    """An experiment of the thesis with all that was measured for it."""
+
+    experiment: Experiment
+    measured: tuple[Measured, ...]
+    absent: tuple[str, ...]
+    counts: str
+    beside: tuple[BesideTable, ...]
+    figures: tuple[files.Figure, ...]
+    tables: tuple[files.Table, ...]
+    notes: tuple[tuple[str, str], ...]
+    numbers: NumbersTable
+    claims: tuple[ClaimView, ...]
+    verdicts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ChapterView:
+    """A chapter of the thesis."""
+
+    number: int
+    title: str
+    experiments: tuple[ExperimentView, ...]
+    verdicts: Mapping[str, int]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any of its experiments has results."""
+        return any(experiment.measured for experiment in self.experiments)
+
+
+def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many of each verdict, in the order of VERDICTS."""
+    found = Counter(verdict.verdict for verdict in verdicts)
+    return {name: found[name] for name in VERDICTS}
+
+
+def chapter_views(material: Material) -> list[ChapterView]:
+    """The chapters in order; an experiment stands in the chapter of its first claim."""
+    chapters: dict[int, list[ExperimentView]] = {number: [] for number in CHAPTERS}
+    for experiment in material.experiments:
+        chapter = next(claim.chapter for claim, _ in material.judged if claim.experiment == experiment.id)
+        chapters[chapter].append(_experiment(experiment, material))
+    views = []
+    for number, found in chapters.items():
+        verdicts = {name: sum(view.verdicts[name] for view in found) for name in VERDICTS}
+        views.append(ChapterView(number, CHAPTERS[number], tuple(found), verdicts))
+    return views
+
+
+def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
+    own = [(claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id]
+    names = [each.name for each in material.experiments]
+    found = material.results.get(experiment.name, {})
+    measured = tuple(found[network] for network in material.networks if network in found)
+    return ExperimentView(
+        experiment=experiment,
+        measured=measured,
+        absent=tuple(network for network in material.networks if network not in found),
+        counts=counts_text((e.n, e.seeds) for m in measured for e in m.numbers.values()),
+        beside=tuple(beside_tables(experiment, material)) if measured else (),
+        figures=tuple(figure for m in measured for figure in files.figures(m, experiment.name, names)),
+        tables=tuple(table for m in measured for table in files.tables(m, experiment.name, names)),
+        notes=_notes(measured),
+        numbers=_numbers(measured),
+        claims=tuple(claim_view(claim, verdict, found) for claim, verdict in own),
+        verdicts=counts([verdict for _, verdict in own]),
+    )
+
+
+def _notes(measured: Sequence[Measured]) -> tuple[tuple[str, str], ...]:
+    """Each note with the networks that it was left for; a note on all of them names none."""
+    networks: dict[str, list[str]] = {}
+    for each in measured:
+        for note in each.notes:
+            networks.setdefault(note, []).append(each.network)
+    return tuple((note, "" if len(on) == len(measured) else ", ".join(on)) for note, on in networks.items())
+
+
+def _numbers(measured: Sequence[Measured]) -> NumbersTable:
+    names = dict.fromkeys(name for m in measured for name in m.numbers)
+    rows = tuple((name, tuple(cell(m, name) for m in measured)) for name in names)
+    return NumbersTable(tuple(m.network for m in measured), rows)
+
+
+def claim_view(claim: Claim, verdict: Verdict, measured: Mapping[str, Measured]) -> ClaimView:
+    """A claim with the deciding networks first and the others after them; ``measured`` is by network."""
+    first = next((measured[j.network] for j in verdict.decided_by if j.network in measured), None)
+    ours = cell(first, claim.number) if first and claim.number in first.numbers else Cell("")
+    views = [_judgement(judgement, True) for judgement in verdict.decided_by if judgement.tests]
+    views += [_judgement(judgement, False) for judgement in verdict.others]
+    return ClaimView(claim, verdict, thesis_value(claim), ours, tuple(views))
+
+
+def _judgement(judgement: Judgement, decides: bool) -> JudgementView:
+    return JudgementView(judgement, decides, tuple(_outcome(outcome) for outcome in judgement.tests))
+
+
+def _outcome(outcome: Outcome) -> OutcomeView:
+    value, interval = interval_text(outcome.number, outcome.value, outcome.low, outcome.high)
+    seen = counts_text([(outcome.n, outcome.seeds)]) if outcome.verdict != NOT_TESTED else ""
+    bounds = bounds_text(outcome.number, outcome.bounds)
+    return OutcomeView(outcome, value, interval, bounds, seen, _mark(outcome))
+
+
+def _mark(outcome: Outcome) -> dict[str, object] | None:
+    """Where interval, value and thresholds stand, in percent of a line that holds them all."""
+    if outcome.value is None or outcome.low is None or outcome.high is None:
+        return None
+    thresholds = sorted(set(outcome.bounds.values()))
+    points = [outcome.low, outcome.high, outcome.value, *thresholds]
+    if not all(math.isfinite(point) for point in points):
+        return None
+    first, last = min(points), max(points)
+    scale = 84 / (last - first) if last > first else 0.0
+    low, high, value, *marks = (round(8 + scale * (point - first), 2) if scale else 50.0 for point in points)
+    return {"left": low, "width": max(round(high - low, 2), 0.0), "value": value, "thresholds": marks}
