@@ -16,8 +16,8 @@ __all__ = ["extra_epochs", "fine_tune", "perturbed_split"]
 def perturbed_split(data: Split, perturbations: Images, *, scale: float = 1.0) -> Split:
     """The perturbed training set: images x + scale * r with their true labels, r made once (Section 3.3).
 
-    An image whose perturbation is not finite is left out. A perturbation that does not fool is kept: the one eps
-    of FGSM leaves a tenth of the images unfooled by definition.
+    An image whose perturbation is not finite is left out. A perturbation that does not fool is kept: the one
+    eps of FGSM leaves a tenth of the images unfooled by definition.
 
     Args:
         data: the clean images (N, C, H, W) and their labels.

@@ -18,8 +18,17 @@ from pipeline.keys import Fingerprint, Sources
 from pipeline.randomness import seeded
 from pipeline.types import Classifier, Split, class_logits, predict
 
-__all__ = ["History", "OnEpoch", "Recipe", "TrainResult", "TrainingDiverged", "crop_flip", "error",
-           "snapshot", "train"]
+__all__ = [
+    "History",
+    "OnEpoch",
+    "Recipe",
+    "TrainResult",
+    "TrainingDiverged",
+    "crop_flip",
+    "error",
+    "snapshot",
+    "train",
+]
 
 History: TypeAlias = dict[str, list[float]]
 """Curve name -> one value an epoch."""
@@ -83,8 +92,11 @@ class Recipe:
             check_count("training.milestones", milestone)
         ascending = list(self.milestones) == sorted(set(self.milestones))
         if not ascending or bool(self.milestones) != (self.schedule == "step"):
-            refuse("training.milestones", list(self.milestones),
-                   "ascending epochs for training.schedule=step, and none for the other schedules")
+            refuse(
+                "training.milestones",
+                list(self.milestones),
+                "ascending epochs for training.schedule=step, and none for the other schedules",
+            )
 
     def rate(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs, which may be a fraction."""
@@ -312,8 +324,11 @@ def _fresh_autocast(device: torch.device) -> Iterator[None]:
     dtype = torch.get_autocast_dtype(device.type)
     enabled = torch.is_autocast_enabled(device.type)
     if enabled and dtype == torch.float16:
-        refuse("executor.precision", "16-mixed", "32-true, 64-true or bf16-mixed for training: "
-               "gradients vanish in float16")
+        refuse(
+            "executor.precision",
+            "16-mixed",
+            "32-true, 64-true or bf16-mixed for training: gradients vanish in float16",
+        )
     with torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False):
         yield
 

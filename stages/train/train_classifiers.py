@@ -157,8 +157,8 @@ def _figure(network: Network, history: Sequence[Curves], curves: Curves) -> Figu
 
 def _notes(network: Network, data: Dataset, measured: Estimate) -> list[str]:
     notes = [
-        f"Test error on all {measured.n} held-out images of {data.name}, {measured.seeds} training seed(s); the "
-        "interval is over images and seeds."
+        f"Test error on all {measured.n} held-out images of {data.name}, {measured.seeds} training seed(s); "
+        "the interval is over images and seeds."
     ]
     if network.history:
         recipe = ", ".join(f"{name}={value}" for name, value in network.training.items())
