@@ -1,0 +1,80 @@
+"""Gradients of convolutions with respect to their input, faster on CPUs than the library's own where it is slow.
+
+Measured on a MatConvNet LeNet, autograd spends four fifths of a DeepFool step in convolutions, most of it in two cases that
+the library's general kernel serves badly: few input channels, and a kernel as large as the image. Both are matrix products.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import fold
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["FastInputGradients"]
+
+THIN = 32
+"""Largest channels * height * width of a kernel for which the product with unfolded patches is faster."""
+
+ELEMENTS = 1 << 21
+"""Values that the unfolded patches of a part of the batch may have, so that they stay in the cache."""
+
+
+class FastInputGradients(TorchFunctionMode):
+    """While entered, convolutions that qualify get a backward pass of their own, for their input only.
+
+    The forward pass and the derivative are the same up to rounding. Parameters get no gradient through such a
+    convolution, so that it is only to be entered where gradients with respect to the input alone are taken.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.conv2d and len(args) == 7 and not kwargs and _qualifies(*args):
+            images, weight, bias, stride, padding, dilation, _ = args
+            return _Convolution.apply(images, weight, bias, stride, padding, dilation)  # type: ignore[no-untyped-call]
+        return func(*args, **(kwargs or {}))
+
+
+def _qualifies(
+    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> bool:
+    """Whether one of the two products serves this convolution, whose arguments are those of ``nn.Conv2d``."""
+    plain = groups == 1 and images.ndim == 4 and isinstance(padding, tuple) and weight.grad_fn is None
+    if not plain or images.device.type != "cpu":
+        return False
+    return weight[0].numel() <= THIN or _covers(images.shape, weight.shape, padding)
+
+
+def _covers(images: Sequence[int], kernel: Sequence[int], padding: tuple[int, int]) -> bool:
+    """Whether the kernel is as large as the image, so that the output is a single pixel."""
+    return images[2:] == kernel[2:] and padding == (0, 0)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.geometry = images.shape, {"stride": stride, "padding": padding, "dilation": dilation}
+        return torch.conv2d(images, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        rows = weight.flatten(1)
+        if _covers(ctx.shape, weight.shape, ctx.geometry["padding"]):
+            return (gradient.flatten(1) @ rows).view(ctx.shape), *[None] * 5
+        size = max(1, ELEMENTS // (rows.shape[1] * gradient[0, 0].numel()))
+        parts = [
+            fold(rows.T @ part.flatten(2), ctx.shape[2:], weight.shape[2:], **ctx.geometry)
+            for part in gradient.split(size)
+        ]
+        return torch.cat(parts), *[None] * 5
