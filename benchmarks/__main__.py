@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.comparison import Subject, compare, measure_bound
+from benchmarks.comparison import OURS, Subject, compare, fastest_batches, measure_bound
 from benchmarks.machine import describe, slug
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
@@ -48,18 +48,26 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     test = mnist5k().test.first(check_count("images", images))
     subject = Subject.of(pretrained(NETWORK).to(device), test.images.to(device))
     machine = describe(device)
-    rows = {
-        "No clipping": compare(subject, clip=False, repeats=check_count("repeats", repeats)),
-        "Clipped to [0, 1]": compare(subject, clip=True, repeats=repeats),
-    }
+    check_count("repeats", repeats)
+    _say("batch sizes")
+    batches = fastest_batches(subject)
+    rows = {}
+    for title, clip in (("No clipping", False), ("Clipped to [0, 1]", True)):
+        _say(title)
+        rows[title] = compare(subject, batches, clip=clip, repeats=repeats)
+    _say("the bound")
     return {
         "network": NETWORK,
         "machine": machine,
         "repeats": repeats,
         "missing": [peer.name for peer in PEERS if not peer.installed],
         "comparisons": {title: [row.as_dict() for row in found] for title, found in rows.items()},
-        "bound": measure_bound(subject, batch=rows["No clipping"][0].batch, repeats=repeats),
+        "bound": measure_bound(subject, batch=batches[OURS], repeats=repeats),
     }
+
+
+def _say(what: str) -> None:
+    print(f"measuring: {what}", file=sys.stderr, flush=True)
 
 
 def _device(text: str) -> torch.device:

@@ -1,6 +1,6 @@
 """l2 DeepFool, ours and the peers', on the same images in the same run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from pipeline.attacks import deepfool
 from pipeline.norms import norms
 from pipeline.types import Perturbed, predict
 
-__all__ = ["OURS", "Row", "Subject", "compare", "measure_bound"]
+__all__ = ["OURS", "Row", "Subject", "compare", "fastest_batches", "measure_bound"]
 
 OURS = "this project"
 Spread = dict[str, float]
@@ -50,7 +50,7 @@ class Row:
     """One library on one set of images.
 
     Attributes:
-        name: library and version.
+        name: the library, with its version.
         images: how many images it was measured on.
         batch: images at once, the fastest of those tried.
         seconds: for all images, spread over the rounds.
@@ -83,13 +83,34 @@ class Row:
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def compare(subject: Subject, *, clip: bool, repeats: int) -> list[Row]:
+def fastest_batches(subject: Subject) -> dict[str, int]:
+    """All images at once, a quarter or a sixteenth of them: what each library is fastest with, unclipped.
+
+    Libraries that are measured on few images take them all at once.
+    """
+    fast = [peer for peer in PEERS if peer.installed and peer.images is None]
+    contestants: dict[str, Attack] = {OURS: partial(_ours, clip=False)}
+    contestants |= {peer.name: partial(_theirs, peer, clip=False) for peer in fast}
+    return {name: _fastest_batch(attack, subject) for name, attack in contestants.items()}
+
+
+def _fastest_batch(attack: Attack, subject: Subject) -> int:
+    count = len(subject.images)
+    tried = {str(size): size for size in sorted({max(1, count // share) for share in (1, 4, 16)})}
+    runs = {text: partial(_in_batches, attack, subject, size) for text, size in tried.items()}
+    _in_batches(attack, subject.first(min(tried.values())), count)  # the first call is always slow
+    seconds = paired_seconds(runs, 1, subject.images.device, warm=True)
+    return tried[min(tried, key=lambda text: seconds[text][0])]
+
+
+def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats: int) -> list[Row]:
     """Measure the installed peers and this project; slow peers on fewer images, each time beside ours.
 
     Args:
         subject: network and images.
+        batches: library -> images at once; all where it is not named.
         clip: whether the perturbed images stay inside [0, 1].
-        repeats: timed rounds, after one that is thrown away.
+        repeats: timed rounds, after one in which the passes are counted.
     """
     groups: dict[int, list[Peer]] = {}
     for peer in PEERS:
@@ -98,49 +119,48 @@ def compare(subject: Subject, *, clip: bool, repeats: int) -> list[Row]:
             groups.setdefault(count, []).append(peer)
     rows: list[Row] = []
     for count, peers in groups.items() or [(len(subject.images), [])]:
-        rows += _compare_group(subject.first(count), peers, clip, repeats)
+        rows += _compare_group(subject.first(count), peers, batches, clip, repeats)
     return rows
 
 
-def _compare_group(subject: Subject, peers: list[Peer], clip: bool, repeats: int) -> list[Row]:
+def _compare_group(
+    subject: Subject, peers: list[Peer], batches: Mapping[str, int], clip: bool, repeats: int
+) -> list[Row]:
     attacks: dict[str, Attack] = {OURS: partial(_ours, clip=clip)}
-    notes = {OURS: "variant=clean, all classes"}
-    for peer in peers:
-        name = f"{peer.name} {peer.version}"
-        attacks[name] = partial(_theirs, peer, clip=clip)
-        notes[name] = "its own clipping" if clip else peer.unclipped
-    batches = {name: _fastest_batch(attack, subject) for name, attack in attacks.items()}
-    seconds = paired_seconds(
-        {name: partial(_in_batches, attack, subject, batches[name]) for name, attack in attacks.items()},
-        repeats,
-        subject.images.device,
-    )
+    attacks |= {peer.name: partial(_theirs, peer, clip=clip) for peer in peers}
+    sizes = {name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks}
+    untimed = {name: _outcome(attack, subject, sizes[name]) for name, attack in attacks.items()}
+    runs = {name: partial(_in_batches, attack, subject, sizes[name]) for name, attack in attacks.items()}
+    seconds = paired_seconds(runs, repeats, subject.images.device, warm=True)
+    names = {peer.name: f"{peer.name} {peer.version}" for peer in peers} | {OURS: OURS}
+    notes = {peer.name: "its own clipping" if clip else peer.unclipped for peer in peers}
     return [
-        _row(name, attack, subject, batches[name], seconds[name], seconds[OURS], notes[name])
-        for name, attack in attacks.items()
+        Row(
+            name=names[name],
+            images=len(subject.images),
+            batch=sizes[name],
+            seconds=spread(own),
+            images_per_second=len(subject.images) / spread(own)["median"],
+            ratio=spread(ratios(own, seconds[OURS])),
+            note=notes.get(name, "variant=clean, all classes"),
+            **untimed[name],
+        )
+        for name, own in seconds.items()
     ]
 
 
-def _row(
-    name: str, attack: Attack, subject: Subject, batch: int, own: list[float], ours: list[float], note: str
-) -> Row:
+def _outcome(attack: Attack, subject: Subject, batch: int) -> dict[str, float]:
+    """What an attack does, apart from the time it takes."""
     count = len(subject.images)
     with count_passes(subject.model) as passes:
         adversarial = _in_batches(attack, subject, batch)
     moved = predict(subject.model, adversarial) != subject.labels
-    return Row(
-        name=name,
-        images=count,
-        batch=batch,
-        seconds=spread(own),
-        images_per_second=count / spread(own)["median"],
-        ratio=spread(ratios(own, ours)),
-        forward=passes.forward / count,
-        backward=passes.backward / count,
-        mean_norm=float(norms(adversarial - subject.images).mean()),
-        success=float(moved.double().mean()),
-        note=note,
-    )
+    return {
+        "forward": passes.forward / count,
+        "backward": passes.backward / count,
+        "mean_norm": float(norms(adversarial - subject.images).mean()),
+        "success": float(moved.double().mean()),
+    }
 
 
 def _ours(model: nn.Module, images: Tensor, labels: Tensor, *, clip: bool) -> Tensor:
@@ -155,15 +175,6 @@ def _theirs(peer: Peer, model: nn.Module, images: Tensor, labels: Tensor, *, cli
 def _in_batches(attack: Attack, subject: Subject, batch: int) -> Tensor:
     pairs = zip(torch.split(subject.images, batch), torch.split(subject.labels, batch), strict=True)
     return torch.cat([attack(subject.model, images, labels) for images, labels in pairs])
-
-
-def _fastest_batch(attack: Attack, subject: Subject) -> int:
-    """All images at once, a quarter or a sixteenth of them: what this library is fastest with."""
-    count = len(subject.images)
-    tried = {max(1, count // share) for share in (1, 4, 16)}
-    contestants = {str(batch): partial(_in_batches, attack, subject, batch) for batch in sorted(tried)}
-    seconds = paired_seconds(contestants, 1, subject.images.device)
-    return int(min(contestants, key=lambda batch: seconds[batch][0]))
 
 
 def measure_bound(subject: Subject, *, batch: int, repeats: int) -> dict[str, object]:

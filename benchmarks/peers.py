@@ -138,7 +138,7 @@ _WIDENED = f"always clips: given the box {list(NARROW)} of pixels as its [0, 1]"
 PEERS = (
     Peer("foolbox", "foolbox", "foolbox", _foolbox, None, f"bounds {list(WIDE)}"),
     Peer("adv-lib", "adv-lib", "adv_lib", _adv_lib, None, _WIDENED),
-    Peer("ART", "adversarial-robustness-toolbox", "art", _art, 64, "clip_values=None"),
-    Peer("torchattacks", "torchattacks", "torchattacks", _torchattacks, 16, _WIDENED),
+    Peer("ART", "adversarial-robustness-toolbox", "art", _art, 32, "clip_values=None"),
+    Peer("torchattacks", "torchattacks", "torchattacks", _torchattacks, 8, _WIDENED),
 )
 """The libraries compared with, the fastest first."""

@@ -7,9 +7,10 @@ __all__ = ["markdown"]
 
 Plain = Mapping[str, Any]
 LEGEND = (
-    "All libraries take turns, round after round, the first round thrown away. A ratio is that of two times "
-    "of one round on the same images: median (minimum to maximum) over the rounds. Each library has the "
-    "batch size, out of three, with which it is fastest. Forward and backward are the images in all passes "
+    "All libraries take turns, round after round, after a round in which the passes are counted. A ratio is "
+    "that of two times of one round on the same images: median (minimum to maximum) over the rounds. "
+    "Libraries that are measured on all images have the batch size, out of three, with which each is fastest "
+    "without clipping; a slow one takes its few images at once. Forward and backward are the images in all passes "
     "through the network for each image attacked, counted by hooks: they depend on no machine."
 )
 

@@ -10,18 +10,24 @@ __all__ = ["paired_seconds", "ratios", "spread"]
 
 
 def paired_seconds(
-    contestants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+    contestants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, *, warm: bool = False
 ) -> dict[str, list[float]]:
     """Time every contestant once in each of ``repeats`` rounds, after one round that is thrown away.
 
     The order is rotated from round to round, so that no contestant always runs after the same other one.
+
+    Args:
+        contestants: name -> what to time.
+        repeats: timed rounds.
+        device: to wait for before and after each.
+        warm: whether every contestant has run before, so that no round needs to be thrown away.
 
     Returns:
         name -> seconds, one entry a round.
     """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(-1, repeats):
+    for round_ in range(0 if warm else -1, repeats):
         shift = round_ % len(names)
         for name in names[shift:] + names[:shift]:
             elapsed = _seconds(contestants[name], device)
