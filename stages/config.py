@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.checks import InputError, refuse
 from pipeline.executor import Executor
-from pipeline.models import load_weights
+from pipeline.models import Normalised, load_weights
 from pipeline.models.matconvnet import load_matconvnet
 from pipeline.tracking import Settings as TrackingSettings
 from pipeline.training import Recipe
@@ -116,8 +116,12 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
 
 def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any) -> nn.Module:
     model = make(**shape)
-    load = load_matconvnet if checkpoint.endswith(".mat") else load_weights
-    load(model, checkpoint)
+    if not checkpoint.endswith(".mat"):
+        load_weights(model, checkpoint)
+    elif isinstance(model, Normalised):
+        load_matconvnet(model, checkpoint)
+    else:
+        refuse("model.checkpoint", checkpoint, "safetensors or a state_dict; only the thesis' networks read .mat files")
     return model
 
 
@@ -203,8 +207,12 @@ def _schema(function: Callable[..., Any], supplied: tuple[str, ...]) -> type:
             continue
         default = MISSING if parameter.default is parameter.empty else parameter.default
         kind = Any if isinstance(default, tuple | list | dict) else kind
-        fields.append((name, kind, field(default_factory=lambda value=default: value)))
+        fields.append((name, kind, field(default_factory=partial(_same, default))))
     return dataclasses.make_dataclass(getattr(function, "__name__", "Options"), fields)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _plain(annotation: Any) -> Any:

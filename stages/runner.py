@@ -46,7 +46,7 @@ def command_line(stage: str, run: Callable[[Config], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and exiting with 1
     sys.argv.insert(1, f"hydra.job.name={stage}")
 
-    @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")  # type: ignore[untyped-decorator]
     def application(raw: DictConfig) -> None:
         run(configuration.read(raw))
 
