@@ -113,10 +113,9 @@ class _Logged(Run):
 
     def log_findings(self, experiment: str, findings: Findings, section: str) -> None:
         self._client.set_tag(self._id, f"thesis.section.{experiment}", section)
-        curves: dict[str, Sequence[float]] = {name: [e.value] for name, e in findings.numbers.items()}
-        curves.update({f"timings/{name}": [e.value] for name, e in findings.timings.items()})
-        curves.update(findings.curves)
-        self._log_curves({f"{experiment}/{_name(name)}": values for name, values in curves.items()})
+        self._log_curves(experiment, findings.curves)
+        self._log_curves(experiment, {name: [e.value] for name, e in findings.numbers.items()})
+        self._log_curves(f"{experiment}/timings", {name: [e.value] for name, e in findings.timings.items()})
         tables = {"numbers": _table(findings.numbers), "timings": _table(findings.timings), **findings.tables}
         for name, table in tables.items():
             if len(table):
@@ -127,11 +126,11 @@ class _Logged(Run):
         if findings.notes:
             self._client.log_text(self._id, "\n".join(findings.notes) + "\n", f"{experiment}/notes.txt")
 
-    def _log_curves(self, curves: Mapping[str, Sequence[float]]) -> None:
+    def _log_curves(self, group: str, curves: Mapping[str, Sequence[float]]) -> None:
         now = int(time.time() * 1000)
         entity = self._mlflow.entities.Metric
         points = [
-            entity(name, float(value), now, step)
+            entity(f"{group}/{_name(name)}", float(value), now, step)
             for name, values in curves.items()
             for step, value in enumerate(values)
         ]
@@ -150,12 +149,14 @@ class _Logged(Run):
         if not self._settings.log_models:
             return
         try:
-            self._mlflow.pytorch.log_model(
-                copy.deepcopy(model).cpu().eval(),
-                name=_name(name, "_"),
-                input_example=example.cpu().numpy(),
-                pip_requirements=["torch"],  # spares MLflow a search that takes seconds
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about MLflow's own type hints
+                self._mlflow.pytorch.log_model(
+                    copy.deepcopy(model).cpu().eval(),
+                    name=_name(name, "_"),
+                    input_example=example.cpu().numpy(),
+                    pip_requirements=["torch"],  # spares MLflow a search that takes seconds
+                )
         except Exception as error:  # a network that cannot be exported must not cost its results
             _log.warning("the network %s was not logged: %s", name, str(error).strip().partition("\n")[0])
 
@@ -311,10 +312,12 @@ class _Store:
         self.uri = settings.uri or f"sqlite:///{processes.root() / 'mlflow.db'}"
         self._file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
         mlflow.set_tracking_uri(self.uri)
-        with self.lock():  # several processes that create the database at once would leave it broken
+        # Several processes that create the database at once would leave it broken.
+        with self.lock(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # about MLflow's own use of SQLAlchemy
             if self._file is not None:
                 database.follow_move(self._file, settings.experiment)
-            self.client = _client(mlflow)
+            self.client = mlflow.MlflowClient()
             self.experiment = self._experiment(settings.experiment)
             if self._file is not None:
                 database.read_beside_writes(self._file)
@@ -344,13 +347,6 @@ class _Store:
     def search(self, query: str) -> list[Any]:
         """The runs that ``query`` describes."""
         return list(self.client.search_runs([self.experiment], query, max_results=1000))
-
-
-def _client(mlflow: Any) -> Any:
-    with warnings.catch_warnings():
-        # MLflow's own use of SQLAlchemy, of which the reader can change nothing
-        warnings.filterwarnings("ignore", message="The ``noload`` loader", category=DeprecationWarning)
-        return mlflow.MlflowClient()
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
