@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -103,7 +104,9 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch finds odd either loads or is refused
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
         return loaded
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):

@@ -50,8 +50,8 @@ def torchvision_model(
         network = zoo.get_model(name, weights=None, num_classes=classes, **_quiet(name))
         return Normalised(_for_channels(network, channels), mean, std)
     entries = zoo.get_model_weights(name)
-    if weights != "DEFAULT" and weights not in entries.__members__:
-        refuse("model.weights", weights, ", ".join(["DEFAULT", *entries.__members__]) + " or null")
+    if weights not in entries.__members__:
+        refuse("model.weights", weights, ", ".join(entries.__members__) + " or null")
     entry = entries[weights]
     known = (3, len(entry.meta["categories"]))
     if (channels, classes) != known:
@@ -79,8 +79,8 @@ def _download(zoo: Any, name: str, entry: Any) -> nn.Module:
 
 
 def _quiet(name: str) -> dict[str, bool]:
-    # These two warn without the flag, and return tuples in training with auxiliary outputs.
-    return {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    # These two warn without the first flag, and return tuples in training without the second.
+    return {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
 
 
 def _for_channels(network: nn.Module, channels: int) -> nn.Module:
