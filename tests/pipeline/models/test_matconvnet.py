@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pipeline.checks import InputError
-from pipeline.models import Normalised, lenet, lenet_cifar, load_weights, save_weights
-from pipeline.models.matconvnet import load_matconvnet
+from pipeline.models import Normalised, caffenet, lenet, lenet_cifar, load_weights, save_weights, vgg_f
+from pipeline.models.matconvnet import KINDS, load_matconvnet
 
 draw = np.random.default_rng(0)
 
@@ -146,6 +146,17 @@ def test_logits_are_those_of_matconvnet(name, whole, tmp_path):
     given = torch.from_numpy(images / 255).permute(0, 3, 1, 2)
     with torch.no_grad():
         assert model.double()(given).numpy() == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("factory", "start"),
+    [(caffenet, "conv relu pool lrn conv relu pool lrn"), (vgg_f, "conv relu lrn pool conv relu lrn pool")],
+)
+def test_imagenet_networks_have_the_layers_of_the_published_files(factory, start):
+    model = factory(channels=3, size=(63, 63), classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
+    kinds = [KINDS[type(module)] for module in model.network.modules() if type(module) in KINDS]
+    rest = "conv relu conv relu conv relu pool conv relu conv relu conv"
+    assert " ".join(kinds) == f"{start} {rest}"
 
 
 @pytest.mark.parametrize("options", [{"wrap": True}, {"old": True}])
