@@ -17,8 +17,7 @@ from torch import nn
 
 from pipeline.checks import InputError, refuse
 from pipeline.executor import Executor
-from pipeline.models import Normalised, load_weights
-from pipeline.models.matconvnet import load_matconvnet
+from pipeline.models import load_weights
 from pipeline.tracking import Settings as TrackingSettings
 from pipeline.training import Recipe
 
@@ -116,12 +115,7 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
 
 def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any) -> nn.Module:
     model = make(**shape)
-    if not checkpoint.endswith(".mat"):
-        load_weights(model, checkpoint)
-    elif isinstance(model, Normalised):
-        load_matconvnet(model, checkpoint)
-    else:
-        refuse("model.checkpoint", checkpoint, "safetensors or a state_dict; only the thesis' networks read .mat files")
+    load_weights(model, checkpoint)
     return model
 
 

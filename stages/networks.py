@@ -1,11 +1,9 @@
 """The network that a stage runs on: its data, its model, and where the weights come from."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from torch import nn

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -13,6 +14,10 @@ from jaxtyping import install_import_hook
 
 # Before anything imports them: every annotated shape of these modules is then held at run time.
 install_import_hook(["pipeline.attacks", "pipeline.norms", "pipeline.geometry"], "beartype.beartype")
+
+
+# One thread: small networks gain nothing from more, and threads that wait for each other cost much on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
