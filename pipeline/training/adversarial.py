@@ -10,7 +10,10 @@ from pipeline.checks import check_count, check_positive, refuse
 from pipeline.training.loop import Recipe, snapshot, train
 from pipeline.types import Images, Split
 
-__all__ = ["extra_epochs", "fine_tune", "perturbed_split"]
+__all__ = ["UNKNOWN_RATE", "extra_epochs", "fine_tune", "perturbed_split"]
+
+UNKNOWN_RATE = 0.01
+"""The learning rate that is lowered for a network of which no training is known."""
 
 
 def perturbed_split(data: Split, perturbations: Images, *, scale: float = 1.0) -> Split:
@@ -57,17 +60,16 @@ def extra_epochs(
         training: the fields of the original recipe; none for a network that came with its weights.
         epochs: extra epochs, 5 in Section 3.3.
         factor: of the learning rate: 0.5 in Section 3.3, 0.1 in Figure 3.9.
-        learning_rate: the rate to lower instead; needed where ``training`` is empty.
+        learning_rate: the rate to lower instead; None takes the training's, or 0.01 where there was none.
 
     Raises:
-        InputError: a value out of range, or no learning rate to lower.
+        InputError: a value out of range.
     """
     check_count("epochs", epochs)
     check_positive("learning_rate_factor", factor)
-    if not training and learning_rate is None:
-        refuse("learning_rate", "null", "a number > 0 for a network that was not trained here")
     original = Recipe(**training)  # type: ignore[arg-type]
-    before = original.rate(original.epochs - 1) if learning_rate is None else learning_rate
+    last = original.rate(original.epochs - 1) if training else UNKNOWN_RATE
+    before = last if learning_rate is None else learning_rate
     rate = factor * check_positive("learning_rate", before)
     return replace(original, epochs=epochs, learning_rate=rate, schedule="constant", milestones=())
 

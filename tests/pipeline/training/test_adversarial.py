@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.checks import InputError
 from pipeline.training import Recipe, extra_epochs, fine_tune, perturbed_split
+from pipeline.training.adversarial import UNKNOWN_RATE
 from pipeline.types import Split
 
 
@@ -60,12 +61,25 @@ def test_extra_epochs_lower_the_rate_of_the_last_epoch():
     assert extra_epochs({"learning_rate": 0.02}, factor=0.1).learning_rate == pytest.approx(0.002)
 
 
-def test_a_network_with_its_own_weights_needs_a_learning_rate():
-    assert extra_epochs({}, factor=0.5, learning_rate=0.01).learning_rate == pytest.approx(0.005)
-    with pytest.raises(InputError, match="learning_rate=null"):
-        extra_epochs({})
-    with pytest.raises(InputError, match="learning_rate_factor=0"):
-        extra_epochs({"learning_rate": 0.1}, factor=0)
+def test_a_network_with_its_own_weights_starts_from_a_stated_rate():
+    assert extra_epochs({}, factor=0.5).learning_rate == pytest.approx(UNKNOWN_RATE / 2)
+    assert extra_epochs({}, factor=0.5, learning_rate=0.04).learning_rate == pytest.approx(0.02)
+    assert extra_epochs(
+        {"learning_rate": 0.1}, factor=0.5, learning_rate=0.04
+    ).learning_rate == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"factor": 0}, "learning_rate_factor=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+    ],
+)
+def test_extra_epochs_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=key):
+        extra_epochs({"learning_rate": 0.1}, **options)
 
 
 def test_fine_tuning_steps_on_the_given_images_only(data, model):
