@@ -1,6 +1,5 @@
 """Runs a stage: reads the configuration, prepares the network, calls the experiments, writes and logs the results."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,27 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import psutil
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import tracking
-from pipeline.checks import InputError, refuse
+from pipeline.checks import refuse
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.processes import dvc_ancestor
-from pipeline.training import TrainingDiverged
-from stages import config as configuration
-from stages.config import Config
+from stages.command_line import command_line
+from stages.config import Config, typed
 from stages.experiments import Experiment, select
 from stages.networks import Candidate, candidate
 from stages.results import write_results
 
-__all__ = ["command_line", "main"]
+__all__ = ["main", "run_stage"]
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT = 600
@@ -39,25 +33,6 @@ WAIT = 600
 def main(stage: str) -> None:
     """The command line of ``python -m stages.<stage>``, for single runs and multiruns."""
     command_line(stage, partial(run_stage, stage))
-
-
-def command_line(stage: str, run: Callable[[Config], None]) -> None:
-    """Call ``run`` with the checked configuration; a configuration or data error is one line and exit code 2."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and exiting with 1
-    sys.argv.insert(1, f"hydra.job.name={stage}")
-
-    @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")  # type: ignore[untyped-decorator]
-    def application(raw: DictConfig) -> None:
-        run(configuration.read(raw))
-
-    try:
-        application()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"{stage}: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except TrainingDiverged as error:
-        print(f"{stage}: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
 
 
 def run_stage(stage: str, config: Config) -> None:
@@ -105,7 +80,7 @@ def _log(
 def _tracked(
     stage: str, config: Config, chosen: Candidate, experiments: list[Experiment], executor: Executor
 ) -> Iterator[tracking.Run]:
-    settings = configuration.typed(tracking.Settings, config.tracking, "tracking")
+    settings = typed(tracking.Settings, config.tracking, "tracking")
     if not executor.is_global_zero:
         settings = tracking.Settings(enabled=False)
     parameters = {
@@ -155,8 +130,3 @@ def _parent_watch() -> Callable[[], None] | None:
 def _stop_without(parent: psutil.Process) -> None:
     if not parent.is_running():
         sys.exit("stopped: the dvc process that started this stage has gone; finished chunks are kept")
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pipeline import tracking
 from pipeline.report import provenance, write_report
+from stages.command_line import command_line
 from stages.config import Config, typed
-from stages.runner import command_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -15,12 +15,9 @@ root, stage = pathlib.Path(sys.argv[1]), sys.argv[2]
 package = importlib.import_module(f"stages.{stage}")
 names = [m.name for m in pkgutil.iter_modules(package.__path__)]
 for name in names:
-    if name != "__main__":
-        importlib.import_module(f"stages.{stage}.{name}")
-import stages.runner
+    importlib.import_module(f"stages.{stage}.{name}")
 files = {pathlib.Path(m.__file__) for n, m in list(sys.modules.items())
          if n.split(".")[0] in ("pipeline", "stages") and getattr(m, "__file__", None)}
-files |= {root / "stages" / stage / "__main__.py"}
 print(json.dumps(sorted(str(f.relative_to(root)) for f in files)))
 """
 
