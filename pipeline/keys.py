@@ -173,6 +173,8 @@ class Sources:
         self._text: dict[str, bytes] = {}
         self._packages: set[str] = set()
         self._asked: set[str] = set()
+        self._closures: dict[str, set[str]] = {}
+        self._digests: dict[str, bytes] = {}
         for package in PACKAGES if packages is None else packages:
             self._adopt(package)
 
@@ -194,11 +196,15 @@ class Sources:
                 parts[module] = hashlib.sha256(_file(module).read_bytes()).digest()
                 continue
             for name in self.closure(module):
-                parts[name] = ast.dump(self._tree(name)).encode()
+                if name not in self._digests:
+                    self._digests[name] = hashlib.sha256(ast.dump(self._tree(name)).encode()).digest()
+                parts[name] = self._digests[name]
         return _digest("source", *(_digest(name, part) for name, part in sorted(parts.items())))
 
     def closure(self, module: str) -> set[str]:
         """The names of ``module`` and of all local modules that it imports, directly or not."""
+        if module in self._closures:
+            return self._closures[module]
         seen: set[str] = set()
         waiting = [module]
         while waiting:
@@ -208,6 +214,7 @@ class Sources:
             seen.add(name)
             for origin, wanted in self._imports(name):
                 waiting.extend(self._resolve(origin, wanted))
+        self._closures[module] = seen
         return seen
 
     def _imports(self, module: str) -> Iterable[tuple[str, str | None]]:

@@ -86,7 +86,7 @@ def fooled_pattern(model: Classifier, images: Images, *, eps: tuple[float, ...])
     Args:
         model: the classifier.
         images: (N, C, H, W).
-        eps: at most 52 steps, so that a float64 holds the pattern exactly.
+        eps: at most 31 steps.
 
     Returns:
         (N,) whole numbers.
@@ -110,11 +110,9 @@ def smallest_factor(pattern: Tensor, rate: float) -> Tensor:
     Returns:
         (...) factors.
     """
-    bits = pattern.nan_to_num().long()
-    seen = pattern.isnan()
-    shares = torch.stack(
-        [((bits >> k) & 1).double().masked_fill(seen, math.nan).nanmean(dim=-1) for k in range(len(FACTORS))], -1
-    )
+    bits = pattern.nan_to_num().to(torch.int32)
+    count = (~pattern.isnan()).sum(dim=-1)
+    shares = torch.stack([((bits >> k) & 1).sum(dim=-1) / count for k in range(len(FACTORS))], dim=-1).double()
     reached = shares >= rate
     first = reached.to(torch.int8).argmax(dim=-1, keepdim=True)
     before = (first - 1).clamp_min(0)
