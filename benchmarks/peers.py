@@ -104,10 +104,13 @@ def _adv_lib(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Te
 
 
 def _art(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Tensor:
+    import logging
+
     import numpy as np
     from art.attacks.evasion import DeepFool
     from art.estimators.classification import PyTorchClassifier
 
+    logging.getLogger("art").setLevel(logging.ERROR)  # it warns of clip_values=None, which is what is wanted
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
     classifier = PyTorchClassifier(

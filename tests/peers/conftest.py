@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.peers import PEERS
 
-IMAGES = 128
+IMAGES = 48
 
 
 def pytest_configure(config):
@@ -15,7 +15,7 @@ def pytest_configure(config):
             f"tests/peers needs {', '.join(missing)}: run 'make .venv-peers/ok', "
             "then '.venv-peers/bin/python -m pytest tests/peers'"
         )
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # batches are small: a second thread gains little, and on a busy machine it costs much
 
 
 @pytest.fixture(scope="session")
