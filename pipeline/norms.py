@@ -21,7 +21,13 @@ def norms(vectors: Images, p: float = 2.0) -> PerImage:
     Returns:
         (N,) norms.
     """
-    return torch.linalg.vector_norm(vectors.flatten(1), ord=p, dim=1)
+    flat = vectors.flatten(1)
+    if p in (1, 2, math.inf):
+        return torch.linalg.vector_norm(flat, ord=p, dim=1)
+    # Large powers of small numbers would vanish: the largest entry is taken out first.
+    largest = flat.abs().amax(dim=1)
+    scaled = torch.where(largest[:, None] > 0, flat / largest[:, None], 0.0)
+    return largest * torch.linalg.vector_norm(scaled, ord=p, dim=1)
 
 
 def relative_norms(perturbations: Images, images: Images, p: float = 2.0) -> PerImage:
@@ -50,7 +56,7 @@ def hyperplane_step(gaps: Tensor, normals: Tensor, p: float = 2.0) -> Tensor:
         (N, ...) steps of the shape of ``normals``.
     """
     flat = normals.flatten(1)
-    size = torch.linalg.vector_norm(flat, ord=dual(p), dim=1)
+    size = norms(flat, dual(p))
     distance = torch.where(size > 0, gaps / size, torch.zeros_like(gaps))
     if p == 2:
         direction = flat / size.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
@@ -76,6 +82,8 @@ def project(vectors: Images, radius: float, p: float = 2.0) -> Images:
     Raises:
         InputError: another exponent.
     """
+    if p not in (1, 2, math.inf):
+        refuse("norm", p, "1, 2 or inf for a projection")
     if math.isinf(p):
         return vectors.clamp(-radius, radius)
     flat = vectors.flatten(1)
@@ -83,9 +91,7 @@ def project(vectors: Images, radius: float, p: float = 2.0) -> Images:
         size = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
         scale = (radius / size.clamp_min(torch.finfo(flat.dtype).tiny)).clamp(max=1.0)
         return (flat * scale).view_as(vectors)
-    if p == 1:
-        return _project_l1(flat, radius).view_as(vectors)
-    refuse("norm", p, "1, 2 or inf for a projection")
+    return _project_l1(flat, radius).view_as(vectors)
 
 
 def _project_l1(flat: Tensor, radius: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attacks: each a pure function ``attack(model, images, *, ...) -> Perturbed``."""
+"""Attacks: pure functions from a classifier and images to perturbations, one public function a file."""
 
 from pipeline.attacks.ddn import ddn
 from pipeline.attacks.deepfool import deepfool

@@ -1,17 +1,34 @@
-"""Decoupled direction and norm: an accurate minimum-l_2 attack to judge others by (Rony et al., 2019)."""
+"""Decoupled direction and norm (Rony et al., 2019): an accurate l_2 minimum-norm attack to judge others by."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 
+from pipeline.attacks.fgsm import unit_ascent
 from pipeline.attacks.gradients import linearise, loss_weights
-from pipeline.attacks.protocol import check_clip, check_input, clean_labels, confine, judge, nothing, per_image
-from pipeline.checks import check_count, check_positive, refuse
+from pipeline.attacks.protocol import (
+    check_clip,
+    check_input,
+    clean_labels,
+    confine,
+    is_reached,
+    judge,
+    nothing,
+    per_image,
+)
+from pipeline.checks import check_count, check_positive, number, refuse
 from pipeline.norms import norms
-from pipeline.types import Classifier, Images, Labels, Perturbed
+from pipeline.types import Classifier, Images, Labels, PerImage, Perturbed
 
 __all__ = ["ddn"]
+
+SMALLEST_ALPHA = 0.01
+"""Where the length of the gradient steps ends, in pixel units, as in the paper."""
+
+
+LARGEST = 10
+"""The radius grows to at most this many times the norm of an image of ones."""
 
 
 def ddn(
@@ -19,62 +36,66 @@ def ddn(
     images: Images,
     *,
     steps: int = 1000,
-    init_norm: float | str = 1.0,
     gamma: float = 0.05,
-    clip: Sequence[float] | None = (0.0, 1.0),
+    init_norm: float | str = 1.0,
+    alpha: float | str = 1.0,
+    clip: Sequence[float] | None = None,
     labels: Labels | None = None,
 ) -> Perturbed:
-    """Minimise ||r||_2 under misclassification, with direction and norm of r decoupled.
+    """Follow the gradient of the cross-entropy on a sphere whose radius shrinks when fooled and grows when not.
 
-    Each step moves r by a normalised gradient step of the loss, whose length falls from 1 to 0.01 along a cosine, and
-    sets its norm to a sphere that shrinks by 1 - gamma where the image is misclassified and grows by 1 + gamma where
-    it is not. The smallest misclassified r is kept.
+    d <- d + a g / ||g||_2, then e <- (1 - gamma) e if x + d is fooled, else (1 + gamma) e, then d <- e d / ||d||_2 and clip.
+    a falls from ``alpha`` to 0.01 along a cosine. The smallest fooling d met is returned. Pixels are not quantised.
 
     Args:
         model: a classifier in evaluation mode.
-        images: (N, C, H, W).
-        steps: gradient steps; with 1000 of them the norms of small networks are within a few percent of the best known.
-        init_norm: first norm, in pixel units.
-        gamma: relative change of the norm a step, in (0, 1).
-        clip: lowest and highest pixel value; None does not clip.
+        images: x, (N, C, H, W).
+        steps: gradient steps, taken by every image.
+        gamma: change of the radius, in (0, 1).
+        init_norm: the first radius e, in pixel units.
+        alpha: the first length of a gradient step, at least 0.01, in pixel units.
+        clip: lowest and highest pixel value, such as (0, 1); None does not clip.
         labels: (N,) the labels to leave; None: the classifier's own.
 
     Returns:
-        Perturbed; an image that was never misclassified keeps its last r and counts as failed.
+        Perturbed; the last iterate where nothing fooled.
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
     """
     check_count("steps", steps)
-    first = check_positive("init_norm", init_norm)
-    if not 0 < gamma < 1:
+    if not 0 < number("gamma", gamma) < 1:
         refuse("gamma", gamma, "a number in (0, 1)")
-    bounds = check_clip(clip)
-    check_input(model, images, clip=bounds, labels=labels)
+    first, box = check_positive("alpha", alpha), check_clip(clip)
+    radius = check_positive("init_norm", init_norm)
+    if first < SMALLEST_ALPHA:
+        refuse("alpha", alpha, f"a number >= {SMALLEST_ALPHA}")
+    check_input(model, images, clip=box, labels=labels)
     images = images.detach()
     if not len(images):
         return nothing(images)
-    own = clean_labels(model, images, labels)
-    offsets, best = torch.zeros_like(images), torch.zeros_like(images)
-    smallest = images.new_full((len(images),), math.inf)
-    sphere = images.new_full((len(images),), first)
-    for step in range(steps):
-        logits, pull = linearise(model, images + offsets)
-        fooled = (logits.argmax(dim=1) != own) & torch.isfinite(logits).all(dim=1)
-        size = norms(offsets)
-        better = fooled & (size < smallest)
-        smallest = torch.where(better, size, smallest)
-        best = torch.where(per_image(better, best), offsets, best)
-        gradient = pull(loss_weights(logits.nan_to_num(), own))
-        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        offsets = offsets + rate * _unit(gradient)
-        sphere = sphere * torch.where(fooled, 1 - gamma, 1 + gamma)
-        offsets = confine(images, per_image(sphere, images) * _unit(offsets), bounds)
-    found = judge(model, images, offsets, own, torch.full_like(own, steps))
-    last = found.success & (norms(offsets) < smallest) | smallest.isinf()
-    return judge(model, images, torch.where(per_image(last, best), offsets, best), own, found.steps)
+    labels = clean_labels(model, images, labels)
+    moved, best = torch.zeros_like(images), torch.zeros_like(images)
+    smallest = images.new_full((len(images),), torch.inf)
+    radii, largest = torch.full_like(smallest, radius), LARGEST * images[0].numel() ** 0.5
+    for step in range(steps + 1):
+        logits, pull = linearise(model, images + moved)
+        fooled = torch.isfinite(logits).all(dim=1) & is_reached(logits.argmax(dim=1), labels, None)
+        sizes = norms(moved)
+        better = fooled & (sizes < smallest)
+        smallest = torch.where(better, sizes, smallest)
+        # Without a success so far, the last iterate stands in.
+        best = torch.where(per_image(better | smallest.isinf(), images), moved, best)
+        if step == steps:
+            break
+        length = SMALLEST_ALPHA + (first - SMALLEST_ALPHA) * (1 + math.cos(math.pi * step / steps)) / 2
+        moved = moved + length * unit_ascent(pull(loss_weights(logits, labels)), 2.0)
+        radii = (radii * torch.where(fooled, 1 - gamma, 1 + gamma)).clamp_max(largest)
+        moved = confine(images, _scaled(moved, radii), box)
+    return judge(model, images, best, labels, torch.full_like(labels, steps))
 
 
-def _unit(vectors: Images) -> Images:
-    """Each of ``vectors`` (N, C, H, W) at norm 1; a zero vector stays zero."""
-    return vectors / per_image(norms(vectors).clamp_min(torch.finfo(vectors.dtype).tiny), vectors)
+def _scaled(vectors: Images, lengths: PerImage) -> Images:
+    """``vectors`` brought to the given l_2 norms; a zero vector stays."""
+    sizes = norms(vectors)
+    return per_image(torch.where(sizes > 0, lengths / sizes, 0.0), vectors) * vectors

@@ -1,7 +1,7 @@
 """DeepFool: the smallest perturbation that changes the label, by repeated linearisation (Algorithms 1, 2 and 3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -173,17 +173,17 @@ class Search:
 
     def advance(self, now: Tensor) -> Tensor:
         """Take the images of indices ``now`` one step further; return those that need another one."""
-        overshot = self.options.variant == "overshot"
-        logits, pull = linearise(self.model, self.images[now] + self._offset(now, overshot=overshot))
+        points = self.images[now] + self._offset(now, overshot=self.options.variant == "overshot")
+        logits, pull = linearise(self.model, points)
         fresh = self.steps[now] == 0
         if bool(fresh.any()):  # their point is the clean image
             self._enter(now[fresh], logits[fresh])
         plus, minus = self._pairs(now, logits)
-        plane = nearest_hyperplane(
-            logits, pull, plus, minus, norm=self.options.norm, project=partial(self.project, indices=now)
-        )
+        project = partial(self._project, now, points)
+        plane = nearest_hyperplane(logits, pull, plus, minus, norm=self.options.norm, project=project)
         moving = ~self.success[now] & torch.isfinite(plane.distances)
-        self.sums[now] += torch.where(per_image(moving, plane.normals), self._step(plane), 0.0)
+        step = torch.where(per_image(moving, points), self._step(plane), 0.0)
+        self.sums[now] = self._moved(now, step)
         self.steps[now] += moving.long()
         self._test(now)
         return now[moving & ~self.success[now] & (self.steps[now] < self.options.steps)]
@@ -195,9 +195,26 @@ class Search:
         return Perturbed(self.perturbations, self.labels, self.found, self.success, self.steps)
 
     def _offset(self, now: Tensor, *, overshot: bool) -> Tensor:
-        """r or (1 + overshoot) r of the images ``now``, such that x + r stays within ``clip``."""
+        """R or (1 + overshoot) r of the images ``now``, such that x + r stays within ``clip``."""
         scale = 1 + self.options.overshoot if overshot else 1.0
         return confine(self.images[now], scale * self.sums[now], self.options.clip)
+
+    def _project(self, now: Tensor, points: Images, normals: Tensor) -> Tensor:
+        """What of the gradients (n, K, C, H, W) at ``points`` the steps follow.
+
+        With a subspace, their projection. With ``clip`` and a norm below 2, whose steps move few pixels, those pixels
+        are left out that are at their bound: else the step would insist on them and never arrive.
+        """
+        if self.options.clip is None or self.options.norm >= 2 or self.options.variant == "overshot":
+            return self.project(normals, now)
+        low, high = self.options.clip
+        floor, ceiling = (points <= low)[:, None], (points >= high)[:, None]
+        return normals.masked_fill((floor & (normals < 0)) | (ceiling & (normals > 0)), 0.0)
+
+    def _moved(self, now: Tensor, step: Images) -> Images:
+        """The sums of the images ``now`` after a step; the variant ``overshot`` clips the images only, not the sums."""
+        sums = self.sums[now] + step
+        return sums if self.options.variant == "overshot" else confine(self.images[now], sums, self.options.clip)
 
     def _enter(self, now: Tensor, logits: Logits) -> None:
         """Take labels, rivals and what counts as the boundary from the logits of clean images."""

@@ -1,31 +1,51 @@
-"""The fast gradient sign method, at a given eps and at the smallest eps that fools a share of the images."""
+"""The fast gradient sign method, and the smallest eps at which it fools a given share of images (Section 3.2.3)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.attacks.gradients import linearise, loss_weights
 from pipeline.attacks.protocol import (
-    Clip,
     as_logits,
     check_clip,
     check_input,
     confine,
+    is_reached,
     judge,
     labels_at,
     nothing,
-    per_image,
 )
-from pipeline.checks import check_count, check_norm, check_positive, refuse
-from pipeline.norms import norms
+from pipeline.checks import check_count, check_norm, check_positive, number, refuse
+from pipeline.norms import dual, hyperplane_step, norms
 from pipeline.types import Classifier, Images, Labels, Perturbed
 
-__all__ = ["SmallestEps", "fgsm", "fgsm_direction", "fgsm_smallest_eps"]
+__all__ = ["SmallestEps", "fgsm", "fgsm_smallest_eps"]
 
-LARGEST_RISE = 1.15
-"""Ratio of neighbours in the coarse grid of eps: a crossing between two of them may be missed, a broad one is not."""
+BATCH = 256
+"""Images that the search for the smallest eps looks at together."""
+
+BISECTIONS = 12
+"""Halvings of the gap between two grid points: it ends below 1e-4 of eps."""
+
+
+@dataclass(frozen=True)
+class SmallestEps:
+    """The outcome of a search for the smallest eps.
+
+    Attributes:
+        eps: the smallest eps found at which the wanted share of images is misclassified; where no eps reaches it, the
+            (smallest) eps of the largest share.
+        rate: the share misclassified at ``eps``.
+        reachable: whether ``rate`` is at least the wanted one.
+        curve: the pairs (eps, share misclassified) that were tried, eps ascending.
+    """
+
+    eps: float
+    rate: float
+    reachable: bool
+    curve: tuple[tuple[float, float], ...]
 
 
 def fgsm(
@@ -37,63 +57,49 @@ def fgsm(
     clip: Sequence[float] | None = None,
     labels: Labels | None = None,
 ) -> Perturbed:
-    """One step of length ``eps`` that raises the loss: r = eps sign(grad J(x, y)) (Section 3.2.3).
+    """One step of length ``eps`` up the cross-entropy J at the label.
 
-    With ``norm=2``: r = eps grad J / ||grad J||_2. J is the cross-entropy; y is ``labels``.
+    r = eps sign(grad J(x)) for norm=inf, r = eps grad J / ||grad J||_2 for norm=2; in general the vector of l_p norm
+    eps that increases J the most to first order. Section 3.2.3.
 
     Args:
         model: a classifier in evaluation mode.
-        images: (N, C, H, W).
-        eps: length of the step in ``norm``, in pixel units, > 0; may be written as a fraction such as ``8/255``.
-        norm: inf or 2.
+        images: x, (N, C, H, W).
+        eps: the l_p norm of r, in pixel units (``8/255`` is read as well).
+        norm: p, 1 <= p <= inf.
         clip: lowest and highest pixel value of the perturbed images; None does not clip.
-        labels: (N,) the labels to leave; None: the classifier's own.
+        labels: (N,) the labels of J; None: the classifier's own.
 
     Returns:
-        Perturbed, with one step an image. A vanishing gradient gives r = 0, which counts as failed.
+        Perturbed; r = 0 where the gradient is zero.
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
     """
-    length, bounds = check_positive("eps", eps), check_clip(clip)
-    kind = _check_kind(norm)
-    check_input(model, images, clip=bounds, labels=labels)
+    length, p, box = check_positive("eps", eps), check_norm("norm", norm), check_clip(clip)
+    check_input(model, images, clip=box, labels=labels)
     images = images.detach()
     if not len(images):
         return nothing(images)
-    chosen, direction = fgsm_direction(model, images, norm=kind, labels=labels)
-    return judge(model, images, confine(images, length * direction, bounds), chosen, torch.ones_like(chosen))
+    labels, directions = steepest(model, images, labels, p)
+    steps = torch.ones_like(labels)
+    return judge(model, images, confine(images, length * directions, box), labels, steps)
 
 
-def fgsm_direction(
-    model: Classifier, images: Images, *, norm: float = math.inf, labels: Labels | None = None
-) -> tuple[Labels, Images]:
-    """The labels (N,) under attack, and the step of length 1 in ``norm`` (N, C, H, W) along the loss gradient."""
-    raw, pull = linearise(model, images)
-    logits = as_logits(raw, labels)
-    chosen = logits.argmax(dim=1) if labels is None else labels
-    gradient = pull(loss_weights(logits, chosen))
-    if math.isinf(norm):
-        return chosen, gradient.sign()
-    size = norms(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return chosen, gradient / per_image(size, gradient)
+def steepest(model: Classifier, images: Images, labels: Labels | None, norm: float) -> tuple[Labels, Images]:
+    """The labels and, for each image, the vector of unit l_p norm along which the cross-entropy grows fastest."""
+    logits, pull = linearise(model, images)
+    logits = as_logits(logits, labels)
+    labels = logits.argmax(dim=1) if labels is None else labels
+    return labels, unit_ascent(pull(loss_weights(logits, labels)), norm)
 
 
-@dataclass(frozen=True)
-class SmallestEps:
-    """The outcome of the search for one eps.
-
-    Attributes:
-        eps: the smallest eps found whose share reaches ``rate``; where none does, the one with the highest share.
-        rate: share of the images that ``eps`` fools.
-        reachable: whether the wanted rate was reached.
-        curve: the coarse grid, pairs (eps, share fooled).
-    """
-
-    eps: float
-    rate: float
-    reachable: bool
-    curve: tuple[tuple[float, float], ...]
+def unit_ascent(gradients: Images, norm: float) -> Images:
+    """Argmax <g, v> over ||v||_p = 1 for each gradient g; zero where g is zero or not finite."""
+    sizes = norms(gradients, dual(norm))
+    steps = hyperplane_step(sizes, gradients, norm)
+    usable = torch.isfinite(sizes) & (sizes > 0)
+    return torch.where(usable.view(-1, 1, 1, 1), steps, 0.0)
 
 
 def fgsm_smallest_eps(
@@ -101,94 +107,75 @@ def fgsm_smallest_eps(
     images: Images,
     *,
     rate: float = 0.9,
-    eps_min: float | str = 1e-3,
-    eps_max: float | str = 10.0,
-    tolerance: float = 1e-3,
     norm: float | str = math.inf,
+    eps_max: float | str | None = None,
+    grid: int = 64,
     clip: Sequence[float] | None = None,
     labels: Labels | None = None,
-    batch: int = 250,
 ) -> SmallestEps:
-    """The smallest single eps with which FGSM misclassifies a share ``rate`` of the images (Section 3.2.3, Table 3.1).
+    """The smallest eps, one for all images, at which FGSM misclassifies a share ``rate`` of them.
 
-    The share is not monotone in eps: a long step can lead back into the image's own region. So a geometric grid from
-    ``eps_min`` to ``eps_max`` finds the first crossing, and bisection narrows it down. The share may never reach
-    ``rate`` (footnote 4 of Section 3.2.3); ``reachable`` then is False. The gradient is taken once.
+    The share is no monotone function of eps. It is taken on a geometric grid of eps; the first grid point that reaches
+    ``rate`` and the one before it are then bisected, so that a crossing narrower than the grid may be missed.
+    Section 3.2.3, where rate is 0.9; its footnote says that some rates cannot be reached.
 
     Args:
         model: a classifier in evaluation mode.
-        images: (N, C, H, W), N >= 1.
-        rate: wanted share of misclassified images, in (0, 1].
-        eps_min: smallest eps of the grid, in pixel units.
-        eps_max: largest eps of the grid.
-        tolerance: the returned eps is within this relative distance of the crossing.
-        norm: inf or 2.
-        clip: as in :func:`fgsm`.
-        labels: (N,) the labels to leave; None: the classifier's own.
-        batch: images a forward pass.
-
-    Returns:
-        SmallestEps.
+        images: (N, C, H, W), at least one.
+        rate: the share wanted, in (0, 1].
+        norm: p of :func:`fgsm`.
+        eps_max: the largest eps to try, in pixel units; None: the l_p norm of an image of ones, 1 for p = inf.
+        grid: the number of grid points, from eps_max / 1024 to eps_max.
+        clip: as for :func:`fgsm`.
+        labels: (N,) as for :func:`fgsm`; what they do not name counts as misclassified.
 
     Raises:
-        InputError: an option that cannot be used, or no images.
+        InputError: as for :func:`fgsm`, or no images.
     """
-    low, high, bounds = check_positive("eps_min", eps_min), check_positive("eps_max", eps_max), check_clip(clip)
-    if not 0 < rate <= 1:
-        refuse("rate", rate, "a share in (0, 1]")
-    if low >= high:
-        refuse("eps_max", high, f"a number above eps_min={low:g}")
-    check_positive("tolerance", tolerance)
-    check_count("batch", batch)
-    kind = _check_kind(norm)
-    check_input(model, images, clip=bounds, labels=labels)
+    wanted, p, box = number("rate", rate), check_norm("norm", norm), check_clip(clip)
+    if not 0 < wanted <= 1:
+        refuse("rate", rate, "a number in (0, 1]")
+    largest = None if eps_max is None else check_positive("eps_max", eps_max)
+    check_count("grid", grid, minimum=2)
+    check_input(model, images, clip=box, labels=labels)
     if not len(images):
-        refuse("images", "0 images", "at least one image")
-    parts = _directions(model, images.detach(), kind, labels, batch)
-    count = math.ceil(math.log(high / low) / math.log(LARGEST_RISE)) + 1
-    grid = torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64).tolist()
-    curve = tuple((eps, _share(model, parts, eps, bounds)) for eps in grid)
-    first = next((i for i, (_, share) in enumerate(curve) if share >= rate), None)
-    if first is None:
-        best = max(curve, key=lambda point: point[1])
-        return SmallestEps(best[0], best[1], False, curve)
-    eps, share = curve[first]
-    below = curve[first - 1][0] if first else 0.0
-    while eps - below > tolerance * eps:
-        middle = (below + eps) / 2
-        reached = _share(model, parts, middle, bounds)
-        if reached >= rate:
-            eps, share = middle, reached
-        else:
-            below = middle
-    return SmallestEps(eps, share, True, curve)
+        refuse("images", "an empty batch", "at least one image")
+    if largest is None:
+        largest = images[0].numel() ** (1 / p)
+    points = torch.logspace(math.log10(largest / 1024), math.log10(largest), grid, dtype=torch.float64).tolist()
+    share = _share_fooled(model, images.detach(), labels, p, box)
+    return _search(share, wanted, [0.0, *points])
 
 
-def _check_kind(norm: float | str) -> float:
-    kind = check_norm("norm", norm)
-    if kind not in (2.0, math.inf):
-        refuse("norm", norm, "2 or inf")
-    return kind
-
-
-def _directions(
-    model: Classifier, images: Images, norm: float, labels: Labels | None, batch: int
-) -> list[tuple[Images, Labels, Images]]:
-    """Images, labels and unit steps, a batch at a time."""
+def _share_fooled(
+    model: Classifier, images: Images, labels: Labels | None, norm: float, clip: tuple[float, float] | None
+) -> Callable[[float], float]:
+    """The share misclassified as a function of eps; the gradients are taken once."""
     parts = []
-    for start in range(0, len(images), batch):
-        some = images[start : start + batch]
-        given = None if labels is None else labels[start : start + batch]
-        parts.append((some, *fgsm_direction(model, some, norm=norm, labels=given)))
-    return parts
+    for rows in torch.arange(len(images), device=images.device).split(BATCH):
+        own = None if labels is None else labels[rows]
+        parts.append((images[rows], *steepest(model, images[rows], own, norm)))
+
+    def share(eps: float) -> float:
+        fooled = 0
+        for part, own, directions in parts:
+            found, finite = labels_at(model, part + confine(part, eps * directions, clip))
+            fooled += int((finite & is_reached(found, own, None)).sum())
+        return fooled / len(images)
+
+    return share
 
 
-def _share(model: Classifier, parts: list[tuple[Images, Labels, Images]], eps: float, clip: Clip) -> float:
-    """The share of the images that a step of length ``eps`` misclassifies; non-finite logits count as failed."""
-    fooled = total = 0
-    for images, labels, direction in parts:
-        found, finite = labels_at(model, images + confine(images, eps * direction, clip))
-        fooled += int(((found != labels) & finite).sum())
-        total += len(images)
-    return fooled / total
-
+def _search(share: Callable[[float], float], wanted: float, points: Sequence[float]) -> SmallestEps:
+    """The first of ``points`` that reaches ``wanted``, refined by bisection against the point before it."""
+    shares = {eps: share(eps) for eps in points}
+    crossing = next((index for index, eps in enumerate(points) if shares[eps] >= wanted), None)
+    if crossing is None:
+        best = max(points, key=lambda eps: shares[eps])
+        return SmallestEps(best, shares[best], False, tuple(sorted(shares.items())))
+    low, high = points[max(crossing - 1, 0)], points[crossing]
+    for _ in range(BISECTIONS if crossing else 0):
+        middle = (low + high) / 2
+        shares[middle] = share(middle)
+        low, high = (low, middle) if shares[middle] >= wanted else (middle, high)
+    return SmallestEps(high, shares[high], True, tuple(sorted(shares.items())))

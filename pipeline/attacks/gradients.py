@@ -21,8 +21,8 @@ Pull: TypeAlias = Callable[[Tensor], Tensor]
 def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
     """The logits at ``points``, and the function that pulls weights of the logits back to the image.
 
-    pull(c) = sum_k c_k grad f_k(x): one backward pass, of every image on its own (a sum over the batch, no mean). Only the
-    image gets a gradient, whether the parameters require one or not.
+    pull(c) = sum_k c_k grad f_k(x): one backward pass, of every image on its own (a sum over the batch, no mean). Only
+    the image gets a gradient, whether the parameters require one or not.
 
     Args:
         model: a classifier; logits f of shape (N, 1) become (0, f).

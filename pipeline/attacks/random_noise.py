@@ -1,19 +1,37 @@
-"""Random noise: the smallest multiple of a random direction that changes the label."""
+"""The smallest random noise that changes the label: the reference of chapters 4 and 5."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from pipeline.attacks.protocol import check_input, clean_labels, judge, labels_at, nothing, per_image
-from pipeline.checks import check_count, check_norm, check_positive, refuse
+from pipeline.attacks.protocol import (
+    Clip,
+    check_clip,
+    check_input,
+    clean_labels,
+    confine,
+    is_reached,
+    judge,
+    labels_at,
+    nothing,
+    per_image,
+)
+from pipeline.checks import check_count, check_norm, check_positive
 from pipeline.norms import norms
 from pipeline.randomness import Generators, normal
 from pipeline.types import Classifier, Images, Labels, Mask, PerImage, Perturbed
 
-__all__ = ["random_direction", "random_noise"]
+__all__ = ["random_noise"]
 
-BISECTIONS = 20
-"""Halvings of the bracket: the norm is then within 1e-6 of its width."""
+GRID = 60
+"""Norms that are tried along a direction before bisecting."""
+
+SPAN = 1e4
+"""Ratio of the largest norm tried to the smallest."""
+
+BISECTIONS = 16
+"""Halvings of the gap between two grid points."""
 
 
 def random_noise(
@@ -23,81 +41,88 @@ def random_noise(
     norm: float | str = 2,
     directions: int = 1,
     max_norm: float | str | None = None,
-    steps: int = 60,
+    clip: Sequence[float] | None = None,
     labels: Labels | None = None,
     generator: Generators = None,
 ) -> Perturbed:
-    """The smallest r = t v that changes the label, v a random direction of unit norm (Section 5.2, m = 1).
+    """Noise along a random direction, scaled to the smallest norm at which the label changes.
 
-    v is uniform on the sphere for ``norm=2`` and a random vector of signs for ``norm=inf``. t rises in equal steps to
-    ``max_norm``, then bisection finds the crossing, so a label that changes and changes back within one step is missed.
+    r = t v with v uniform on the unit sphere, or a random sign vector for norm=inf. The smallest t is looked for on a
+    geometric grid, whose first point that changes the label is then bisected against the one before it. Sections 4.2
+    and 5.2 compare this norm with those of worst-case perturbations.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
-        norm: 2 or inf.
-        directions: directions tried for each image; the best counts.
-        max_norm: largest t, in pixel units; None: the norm of an image of ones, sqrt(d) or 1.
-        steps: equal steps of the line search.
+        norm: p, 1 <= p <= inf.
+        directions: random directions an image, of which the one with the smallest norm is kept.
+        max_norm: the largest norm tried, in pixel units; None: 10 times the l_p norm of an image of ones.
+        clip: lowest and highest pixel value; None does not clip.
         labels: (N,) the labels to leave; None: the classifier's own.
-        generator: one for the batch, or one an image.
+        generator: one for the batch or one an image; None starts from seed 0.
 
     Returns:
-        Perturbed; where nothing up to ``max_norm`` changes the label, ``success`` is False and r has that norm.
-        ``steps`` counts the forward passes.
+        Perturbed; ``success`` is False, and r has norm ``max_norm``, where no norm tried changes the label. ``steps``
+        is 0: no gradients are taken.
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
     """
-    kind = check_norm("norm", norm)
-    if kind not in (2.0, math.inf):
-        refuse("norm", norm, "2 or inf")
+    p, box = check_norm("norm", norm), check_clip(clip)
     check_count("directions", directions)
-    check_count("steps", steps)
-    limit = None if max_norm is None else check_positive("max_norm", max_norm)
-    check_input(model, images, labels=labels)
+    largest = None if max_norm is None else check_positive("max_norm", max_norm)
+    check_input(model, images, clip=box, labels=labels)
     images = images.detach()
     if not len(images):
         return nothing(images)
-    limit = limit or (1.0 if math.isinf(kind) else math.sqrt(images[0].numel()))
-    own = clean_labels(model, images, labels)
-    best, size = torch.zeros_like(images), images.new_full((len(images),), math.inf)
+    if largest is None:
+        largest = 10 * images[0].numel() ** (1 / p)
+    labels = clean_labels(model, images, labels)
+    best = images.new_full((len(images),), torch.inf)
+    perturbations = torch.zeros_like(images)
     for _ in range(directions):
-        unit = random_direction(images, kind, generator)
-        length = _crossing(model, images, own, unit, limit, steps)
-        nearer = (length < size) | (best.flatten(1).abs().amax(dim=1) == 0)
-        best = torch.where(per_image(nearer, best), unit * per_image(length.clamp(max=limit), unit), best)
-        size = torch.where(nearer, length, size)
-    passes = directions * (steps + BISECTIONS)
-    return judge(model, images, best, own, torch.full_like(own, passes))
+        unit = _unit(images, p, generator)
+        sizes = _smallest_sizes(model, images, unit, labels, largest, box)
+        better = sizes < best
+        best = torch.where(better, sizes, best)
+        scaled = confine(images, per_image(sizes.clamp_max(largest), images) * unit, box)
+        # Without a success so far, the last direction stands in.
+        perturbations = torch.where(per_image(better | best.isinf(), images), scaled, perturbations)
+    return judge(model, images, perturbations, labels, torch.zeros_like(labels))
 
 
-def random_direction(like: Images, norm: float, generator: Generators) -> Images:
-    """Random directions of unit norm, (N, C, H, W): uniform on the sphere for 2, signs for inf."""
-    drawn = normal(like, generator)
-    return drawn.sign() if math.isinf(norm) else drawn / per_image(norms(drawn), drawn)
+def _unit(images: Images, norm: float, generator: Generators) -> Images:
+    """Random directions of unit l_p norm."""
+    drawn = normal(images, generator)
+    if math.isinf(norm):
+        drawn = torch.where(drawn >= 0, 1.0, -1.0).to(images)
+    return drawn / per_image(norms(drawn, norm), images)
 
 
-def _crossing(
-    model: Classifier, images: Images, labels: Labels, unit: Images, limit: float, steps: int
+def _smallest_sizes(
+    model: Classifier, images: Images, unit: Images, labels: Labels, largest: float, clip: Clip
 ) -> PerImage:
-    """(N,) the first t at which the label along ``unit`` is another one, from above; inf where there is none."""
-    low, high = images.new_zeros(len(images)), images.new_full((len(images),), math.inf)
-    for index in range(1, steps + 1):
-        length = torch.full_like(low, limit * index / steps)
-        fooled = _fooled(model, images, labels, unit, length) & high.isinf()
-        high = torch.where(fooled, length, high)
-        low = torch.where(high.isinf(), length, low)
-        if not bool(high.isinf().any()):
+    """The smallest t at which x + t v has another label, (N,); infinite where none up to ``largest`` has."""
+
+    def changes(now: torch.Tensor, sizes: PerImage) -> Mask:
+        moved = confine(images[now], per_image(sizes, images) * unit[now], clip)
+        found, finite = labels_at(model, images[now] + moved)
+        return finite & is_reached(found, labels[now], None)
+
+    below, above = images.new_zeros(len(images)), images.new_full((len(images),), torch.inf)
+    waiting = torch.arange(len(images), device=images.device)
+    for size in [0.0, *(largest * SPAN ** (index / (GRID - 1) - 1) for index in range(GRID))]:
+        sizes = below.new_full((len(waiting),), size)
+        changed = changes(waiting, sizes)
+        above[waiting[changed]] = size
+        waiting = waiting[~changed]
+        if not len(waiting):
             break
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        fooled = _fooled(model, images, labels, unit, middle.clamp(max=limit))
-        high = torch.where(fooled & middle.isfinite(), middle, high)
-        low = torch.where(fooled, low, middle.clamp(max=limit))
-    return high
-
-
-def _fooled(model: Classifier, images: Images, labels: Labels, unit: Images, length: PerImage) -> Mask:
-    found, finite = labels_at(model, images + per_image(length, unit) * unit)
-    return (found != labels) & finite
+        below[waiting] = size
+    inside = (above.isfinite() & (above > 0)).nonzero()[:, 0]
+    for _ in range(BISECTIONS if len(inside) else 0):
+        middle = (below[inside] + above[inside]) / 2
+        changed = changes(inside, middle)
+        above[inside] = torch.where(changed, middle, above[inside])
+        below[inside] = torch.where(changed, below[inside], middle)
+    return above

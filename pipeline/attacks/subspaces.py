@@ -35,10 +35,10 @@ def projection_onto(subspace: Subspace | None, images: Images) -> Projection:
         InputError: a basis of a wrong shape or not orthonormal, or a projector that is not an orthogonal projection.
     """
     if subspace is None:
-        return lambda vectors, indices: vectors
+        return lambda vectors, _: vectors
     if not isinstance(subspace, Tensor):
         _check_projector(subspace, images)
-        return lambda vectors, indices: subspace(vectors)
+        return lambda vectors, _: subspace(vectors)
     basis = _checked_basis(subspace, images)
 
     def project(vectors: Tensor, indices: Tensor) -> Tensor:
