@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -30,6 +32,7 @@ __all__ = [
     "image_grid",
     "line_figure",
     "save",
+    "styled",
 ]
 
 COLOURS = ("#0b6fa4", "#d1495b", "#3a9270", "#e0a030", "#7a5195", "#5f6b7a", "#b5651d", "#17a2b8")
@@ -111,7 +114,8 @@ class Panel:
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Draw in the common style inside the block, and leave matplotlib's own settings as they were."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
@@ -120,7 +124,7 @@ def axes_grid(
     rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 4.4
 ) -> tuple[Figure, np.ndarray]:
     """A figure of ``width`` by ``height`` inches in the common style, and its axes (rows, columns)."""
-    with _styled():
+    with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(rows, columns, squeeze=False)
@@ -169,7 +173,7 @@ def line_figure(
     """
     figure, grid = axes_grid(width=width, height=height)
     axes: Axes = grid[0, 0]
-    with _styled():
+    with styled():
         for index, (name, line) in enumerate(lines.items()):
             _draw(axes, line, name, COLOURS[index % len(COLOURS)])
         for index, (name, level) in enumerate((references or {}).items()):
@@ -178,9 +182,21 @@ def line_figure(
         axes.set_xscale("log" if log_x else "linear")
         axes.set_yscale("log" if log_y else "linear")
         axes.set_ylim(*limits)
+        for axis, is_log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
+            if is_log:
+                _plain_ticks(axis)
         if len(lines) + len(references or {}) > 1:
             axes.legend()
     return figure
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis 0.1, 0.2, 0.5, 1 ... rather than in powers of ten, unless it spans many."""
+    low, high = axis.get_view_interval()
+    if low > 0 and high / low < 3000:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw(axes: Axes, line: Line, name: str, colour: str) -> None:
@@ -211,7 +227,7 @@ def bar_figure(
     axes: Axes = grid[0, 0]
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
     size = 0.8 / max(1, len(names))
-    with _styled():
+    with styled():
         for index, name in enumerate(names):
             found = [(at, bars[name]) for at, bars in enumerate(groups.values()) if name in bars]
             x = [at + (index - (len(names) - 1) / 2) * size for at, _ in found]
@@ -260,7 +276,7 @@ def histogram_figure(
     edges = np.geomspace(low, high, bins + 1) if log_x else np.linspace(low, high, bins + 1)
     figure, grid = axes_grid(width=width, height=height)
     axes: Axes = grid[0, 0]
-    with _styled():
+    with styled():
         for index, (name, shown) in enumerate(kept.items()):
             colour, weights = COLOURS[index % len(COLOURS)], np.full(len(shown), 1 / len(shown))
             axes.hist(shown, edges.tolist(), weights=weights, histtype="stepfilled", color=colour, alpha=0.30)
@@ -310,11 +326,12 @@ def image_grid(
     """
     columns = max(len(row) for row in rows)
     captions = max((len(p.caption.splitlines()) for row in rows for p in row if p), default=0)
+    margins = 0.4 * bool(title) + 0.3 * bool(column_titles) + 0.3
     figure, grid = axes_grid(
-        len(rows), columns, width=side * columns + 0.5, height=len(rows) * (side + 0.2 * captions) + 0.9
+        len(rows), columns, width=side * columns + 0.5, height=len(rows) * (side + 0.2 * captions) + margins
     )
     scale = limit or _common_limit([p.image for row in rows for p in row if p and p.perturbation])
-    with _styled():
+    with styled():
         for axes in grid.flat:
             axes.set_axis_off()
         for i, row in enumerate(rows):
@@ -366,7 +383,7 @@ def _show(axes: Axes, panel: Panel, scale: float) -> None:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as a PNG whose bytes depend on the figure alone."""
-    with _styled():
+    with styled():
         figure.savefig(path, format="png", metadata={"Software": None})
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -231,6 +232,17 @@ def test_memory_bounds_do_not_change_the_interval(monkeypatch):
     parts = paired_bootstrap({"a": values}, {"m": mean("a")}, resamples=300)["m"]
     assert parts.value == whole.value
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.02)
+
+
+@pytest.mark.parametrize("make", [mean, share, partial(difference, "a"), partial(ratio_of_means, "a")])
+def test_the_short_way_through_means_gives_the_same_interval(make):
+    values = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+    values[0, :5] = NAN
+    samples = {"a": values, "b": values.square() + 1}
+    short = make("b")
+    long = replace(short, of_means=None)
+    first, second = (paired_bootstrap(samples, {"s": each}, resamples=200)["s"] for each in (short, long))
+    assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high))
 
 
 def test_samples_of_different_shapes_are_refused():

@@ -1,0 +1,375 @@
+"""Average l_2 robustness: DeepFool beside FGSM and L-BFGS (Section 3.2.3, Table 3.1 and Figure 3.5)."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks import ddn, deepfool, fgsm, lbfgs
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import (
+    Statistic,
+    attack_name,
+    difference,
+    held_out,
+    mean,
+    measured,
+    paired_bootstrap,
+    ratio_of_means,
+    share,
+)
+from pipeline.executor import Executor, Mapped
+from pipeline.findings import Estimate, Findings
+from pipeline.norms import norms
+from pipeline.plots import Panel, estimate_line, histogram_figure, image_grid, line_figure
+from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed, predict
+from stages.attack._shared import (
+    deepfool_of,
+    fgsm_at_rate,
+    is_deepfool,
+    joined,
+    padded,
+    relative,
+    run,
+    shown_label,
+    titled,
+)
+
+__all__ = ["SECTION", "Settings", "attack_l2", "fooled_at"]
+
+SECTION = "Section 3.2.3, Table 3.1 and Figure 3.5"
+
+METHODS = {
+    "df": "DeepFool",
+    "fgsm": "FGSM",
+    "lbfgs": "L-BFGS",
+    "minimum": "minimum-norm judge",
+    "attack": "attack under study",
+}
+"""Suffix of the numbers -> what the tables and figures call it."""
+
+EPS = tuple(float(eps) for eps in torch.logspace(-3, 1, 33, dtype=torch.float64))
+"""The steps of the fooling curve, in pixel units: from invisible to far beyond the range of the pixels."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        attack: the attack under study, reported as ``rho_attack``; if it is a DeepFool, its options also make
+            the DeepFool of the table, with norm 2.
+        lbfgs: the penalised attack that DeepFool is compared with.
+        judge: an accurate minimum-norm attack to judge DeepFool by.
+        samples: held-out images for DeepFool, FGSM and the attack under study.
+        lbfgs_samples: of these, the images for L-BFGS, which is slow.
+        judge_samples: of these, the images for the judge.
+        curve_samples: of these, the images for the fooling curve.
+        fooling_rate: share of the images that FGSM's one eps must fool, in (0, 1].
+        resamples: of the bootstrap.
+    """
+
+    attack: Attack = field(default_factory=lambda: partial(deepfool))
+    lbfgs: Attack = field(default_factory=lambda: partial(lbfgs))
+    judge: Attack = field(default_factory=lambda: partial(ddn, steps=100, clip=None))
+    samples: int = 1000
+    lbfgs_samples: int = 100
+    judge_samples: int = 100
+    curve_samples: int = 500
+    fooling_rate: float = 0.9
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "lbfgs_samples", "judge_samples", "curve_samples", "resamples"):
+            check_count(name, getattr(self, name))
+        if not 0 < self.fooling_rate <= 1:
+            refuse("fooling_rate", self.fooling_rate, "a share in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one training seed gave.
+
+    Attributes:
+        results: method -> its perturbations of the first so many images; no FGSM where no eps is enough.
+        eps: FGSM's step; NaN where no eps is enough.
+        curve: (curve_samples, len(EPS)) whether FGSM fools each image at each eps.
+    """
+
+    results: dict[str, Mapped[Perturbed]]
+    eps: float
+    curve: Tensor
+
+
+def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure rho_adv = mean ||r||_2 / ||x||_2 (Equation 3.10), steps and seconds of each method.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        rho of each method with ratios and differences (on the images that both have), and timings.
+    """
+    images = held_out(data, settings.samples).images
+    found = [
+        _measure(model, images, settings, executor.scope("attack_l2", seed))
+        for seed, model in sorted(network.models.items())
+    ]
+    samples = joined([_quantities(seed, images, data) for seed in found])
+    estimates = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    timings = measured(paired_bootstrap(samples, _timings(), resamples=settings.resamples))
+    return Findings(
+        numbers={name: e for name, e in estimates.items() if not name.startswith("_")},
+        timings=timings,
+        curves={"fooling_fgsm": [estimates[f"_curve {index}"].value for index in range(len(EPS))]},
+        tables={
+            "table_3_1": _table(estimates, samples),
+            "by_seed": _by_seed(sorted(network.models), found, samples),
+            "fgsm_curve": _curve_table(estimates),
+        },
+        figures={
+            "figure_3_5": _examples(data, images, found[0]),
+            "fooling_fgsm": _curve(network, estimates, settings),
+            "norms": _histogram(network, samples),
+        },
+        notes=_notes(settings, found, samples),
+    )
+
+
+def fooled_at(model: Classifier, images: Images, *, eps: tuple[float, ...]) -> Tensor:
+    """Whether FGSM without clipping changes the label at each step, (N, len(eps)).
+
+    One gradient serves all steps: the perturbation is linear in eps.
+    """
+    labels = predict(model, images)
+    signs = fgsm(model, images, eps=1.0).perturbations
+    return torch.stack([predict(model, images + step * signs) != labels for step in eps], dim=1)
+
+
+def _measure(model: Classifier, images: Images, settings: Settings, executor: Executor) -> Measured:
+    boundary = run(deepfool_of(settings.attack, norm=2.0), model, images, executor)
+    studied = boundary if is_deepfool(settings.attack, 2.0) else run(settings.attack, model, images, executor)
+    results = {
+        "df": boundary,
+        "attack": studied,
+        "lbfgs": run(settings.lbfgs, model, images[: settings.lbfgs_samples], executor),
+        "minimum": run(settings.judge, model, images[: settings.judge_samples], executor),
+    }
+    eps, smallest = fgsm_at_rate(model, images, settings.fooling_rate, executor)
+    if smallest is not None:
+        results["fgsm"] = smallest
+    few = images[: settings.curve_samples]
+    return Measured(results, eps, executor.map(partial(fooled_at, model, eps=EPS), few).value)
+
+
+def _quantities(seed: Measured, images: Images, data: Dataset) -> dict[str, Tensor]:
+    """Name -> (n,) per-image values; NaN where a method failed or was not run on the image."""
+    centred = images - torch.tensor(data.mean)[:, None, None]
+    found: dict[str, Tensor] = {}
+    for method in METHODS:
+        mapped = seed.results.get(method)
+        if mapped is None:
+            found |= {f"{what} {method}": torch.full((len(images),), math.nan) for what in QUANTITIES}
+            continue
+        result = mapped.value
+        n = len(result.steps)
+        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of them.
+        kept = torch.ones_like(result.success) if method == "fgsm" else result.success
+        values = {
+            "rho": relative(result.perturbations, images[:n], kept),
+            "centred": relative(result.perturbations, centred[:n], kept),
+            "fooled": result.success.double(),
+            "steps": result.steps.double(),
+            "seconds": mapped.seconds,
+        }
+        found |= {f"{what} {method}": padded(value, len(images)) for what, value in values.items()}
+    found["below"] = _below(found)
+    found |= {f"curve {i}": padded(seed.curve[:, i].double(), len(images)) for i in range(len(EPS))}
+    found["limit"] = padded(seed.curve[:, seed.curve.double().mean(dim=0).argmax()].double(), len(images))
+    return found
+
+
+QUANTITIES = ("rho", "centred", "fooled", "steps", "seconds")
+
+
+def _below(found: dict[str, Tensor]) -> Tensor:
+    """1 where DeepFool's norm is below FGSM's, 0 where it is not or DeepFool failed, NaN without FGSM."""
+    below = (found["rho df"] < found["rho fgsm"]).double()
+    return below.masked_fill(found["rho fgsm"].isnan(), math.nan)
+
+
+def _statistics() -> dict[str, Statistic]:
+    """The numbers; a leading underscore marks what only tables and figures show."""
+    pairs = {
+        "rho_fgsm / rho_df": ratio_of_means("rho fgsm", "rho df"),
+        "rho_fgsm - rho_df": difference("rho fgsm", "rho df"),
+        "rho_lbfgs - rho_df": difference("rho lbfgs", "rho df"),
+        "rho_lbfgs / rho_df": ratio_of_means("rho lbfgs", "rho df"),
+        "rho_fgsm - rho_lbfgs": difference("rho fgsm", "rho lbfgs"),
+        "rho_df / rho_minimum": ratio_of_means("rho df", "rho minimum"),
+        "share_df_below_fgsm": share("below"),
+        "fooling_limit_fgsm": share("limit"),
+    }
+    single = {}
+    for method in METHODS:
+        single[f"rho_{method}"] = mean(f"rho {method}")
+        single[f"share_fooled_{method}"] = share(f"fooled {method}")
+        single[f"steps_{method}"] = mean(f"steps {method}")
+        single[f"_centred {method}"] = mean(f"centred {method}")
+    return single | pairs | {f"_curve {i}": share(f"curve {i}") for i in range(len(EPS))}
+
+
+def _timings() -> dict[str, Statistic]:
+    pairs = {
+        "t_df - t_fgsm": difference("seconds df", "seconds fgsm"),
+        "t_lbfgs - t_df": difference("seconds lbfgs", "seconds df"),
+        "t_lbfgs / t_df": ratio_of_means("seconds lbfgs", "seconds df"),
+    }
+    return {f"t_{method}": mean(f"seconds {method}") for method in METHODS} | pairs
+
+
+def _table(estimates: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.DataFrame:
+    """Table 3.1 for one network, one row a method; seconds stand in the timings."""
+    rows = []
+    for method, title in METHODS.items():
+        fooled, rho = estimates.get(f"share_fooled_{method}"), estimates.get(f"rho_{method}")
+        if fooled is None:
+            continue
+        row: dict[str, object] = {"method": title, "images": fooled.n, "seeds": fooled.seeds}
+        if rho is not None:
+            centred = estimates[f"_centred {method}"]
+            row |= {"rho": rho.value, "low": rho.low, "high": rho.high, "std": rho.std}
+            row |= {
+                "rho_mean_subtracted": centred.value,
+                "rho_mean_subtracted_low": centred.low,
+                "rho_mean_subtracted_high": centred.high,
+            }
+        row |= {"share_fooled": fooled.value, "failed": int((samples[f"fooled {method}"] == 0).sum())}
+        rows.append(row | {"steps": estimates[f"steps_{method}"].value})
+    return pd.DataFrame(rows)
+
+
+def _by_seed(seeds: list[int], found: list[Measured], samples: dict[str, Tensor]) -> pd.DataFrame:
+    rows = []
+    for index, (seed, one) in enumerate(zip(seeds, found, strict=True)):
+        for method in one.results:
+            rows.append(
+                {
+                    "seed": seed,
+                    "method": METHODS[method],
+                    "rho": float(samples[f"rho {method}"][index].nanmean()),
+                    "share_fooled": float(samples[f"fooled {method}"][index].nanmean()),
+                    "eps": one.eps if method == "fgsm" else math.nan,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _curve_table(estimates: dict[str, Estimate]) -> pd.DataFrame:
+    found = [estimates[f"_curve {i}"] for i in range(len(EPS))]
+    return pd.DataFrame(
+        [
+            {
+                "eps": eps,
+                "share_fooled": e.value,
+                "low": e.low,
+                "high": e.high,
+                "images": e.n,
+                "seeds": e.seeds,
+            }
+            for eps, e in zip(EPS, found, strict=True)
+        ]
+    )
+
+
+def _curve(network: Network, estimates: dict[str, Estimate], settings: Settings) -> Figure:
+    """The share that FGSM fools over eps; it need not reach one (footnote 4)."""
+    line = estimate_line(EPS, [estimates[f"_curve {i}"] for i in range(len(EPS))])
+    limit = estimates["fooling_limit_fgsm"].value
+    return line_figure(
+        {"FGSM, not clipped": line},
+        xlabel=r"$\epsilon$ (pixels run from 0 to 1)",
+        ylabel="share of images fooled",
+        title=f"What one FGSM step can reach, {network.name}",
+        references={
+            f"wanted: {settings.fooling_rate:g}": settings.fooling_rate,
+            f"largest: {limit:.3f}": limit,
+        },
+        log_x=True,
+        limits=(0.0, 1.05),
+    )
+
+
+def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    shown = {METHODS[method]: samples[f"rho {method}"] for method in ("df", "fgsm", "lbfgs")}
+    shown = {name: values for name, values in shown.items() if bool(values.isfinite().any())}
+    title = f"Norms of the perturbations, {network.name}"
+    return histogram_figure(shown, xlabel=r"relative norm $\|r\|_2\,/\,\|x\|_2$", title=title)
+
+
+def _examples(data: Dataset, images: Images, seed: Measured) -> Figure:
+    """Figure 3.5: images with their DeepFool and FGSM perturbations, at the quartiles of DeepFool's norm."""
+    shown = [method for method in ("df", "fgsm") if method in seed.results]
+    rows: list[list[Panel | None]] = []
+    for index in _quartiles(seed, images, shown):
+        label = int(seed.results["df"].value.labels[index])
+        row: list[Panel | None] = [Panel(images[index], shown_label(data, label))]
+        for method in shown:
+            row += _pair(data, images[index], seed.results[method].value, index)
+        rows.append(row)
+    columns = ["image", *(f"{METHODS[m]}: {part}" for m in shown for part in ("image + r", "r"))]
+    return image_grid(rows, column_titles=columns, title="DeepFool's and FGSM's perturbations")
+
+
+def _pair(data: Dataset, image: Tensor, result: Perturbed, index: int) -> list[Panel | None]:
+    perturbation = result.perturbations[index]
+    outcome = shown_label(data, result.adversarial_labels[index])
+    size = float(norms(perturbation[None])[0] / norms(image[None])[0])
+    return [
+        Panel(
+            (image + perturbation).clamp(0, 1),
+            outcome if bool(result.success[index]) else f"{outcome} (not fooled)",
+        ),
+        Panel(perturbation, f"relative norm {size:.3g}", perturbation=True),
+    ]
+
+
+def _quartiles(seed: Measured, images: Images, methods: list[str]) -> list[int]:
+    """Up to three images that all the methods fool, at the quartiles of DeepFool's relative norm."""
+    fooled = torch.stack([seed.results[method].value.success for method in methods]).all(dim=0)
+    chosen = (fooled if bool(fooled.any()) else torch.ones_like(fooled)).nonzero().flatten()
+    order = chosen[relative(seed.results["df"].value.perturbations[chosen], images[chosen]).argsort()]
+    return sorted({int(order[int(q * (len(order) - 1))]) for q in (0.25, 0.5, 0.75)})
+
+
+def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]) -> list[str]:
+    n, cases = samples["rho df"].shape[1], samples["rho df"].numel()
+    failed = int((samples["fooled df"] == 0).sum())
+    unreachable = sum("fgsm" not in seed.results for seed in found)
+    steps = ", ".join(f"{seed.eps:.4g}" for seed in found if "fgsm" in seed.results)
+    sizes = [min(count, n) for count in (settings.lbfgs_samples, settings.judge_samples, settings.curve_samples)]
+    notes = [
+        f"DeepFool, FGSM and the attack under study on {n} held-out images, L-BFGS on the first {sizes[0]}, "
+        f"the judge ({attack_name(settings.judge)}) on the first {sizes[1]}, the fooling curve on the first "
+        f"{sizes[2]}; ratios and differences are taken on the images that both methods have.",
+        f"DeepFool failed in {failed} of {cases} cases, which are left out of rho and counted.",
+        f"FGSM's rho is over all images, fooled or not, at the smallest eps that fools "
+        f"{settings.fooling_rate:g} of them (one eps a training seed: {steps or 'none'}); its intervals take "
+        "that eps as given.",
+        "L-BFGS keeps the pixels in [0, 1]; DeepFool and FGSM are free of that unless options say otherwise.",
+        f"Attack under study: {titled(settings.attack)}; its rho is over the images that it fools.",
+        "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by channel.",
+    ]
+    if unreachable:
+        notes.append(
+            f"For {unreachable} of {len(found)} training seeds no eps fools {settings.fooling_rate:g} of the "
+            "images: they are left out of FGSM's numbers."
+        )
+    return notes

@@ -1,0 +1,170 @@
+"""Average l_inf robustness: DeepFool beside FGSM (Section 3.2.3, Table 3.2)."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks import deepfool
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import (
+    Statistic,
+    difference,
+    held_out,
+    mean,
+    measured,
+    paired_bootstrap,
+    ratio_of_means,
+    share,
+)
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import histogram_figure
+from pipeline.types import Attack, Classifier, Dataset, Images, Network
+from stages.attack._shared import deepfool_of, fgsm_at_rate, is_deepfool, joined, relative, run, titled
+
+__all__ = ["SECTION", "Settings", "attack_linf"]
+
+SECTION = "Section 3.2.3, Table 3.2"
+
+METHODS = {"df": "l_inf DeepFool", "fgsm": "FGSM", "attack": "attack under study"}
+"""Suffix of the numbers -> what the tables and figures call it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        attack: the attack under study, reported as ``rho_inf_attack``; if it is a DeepFool, its options also
+            make the DeepFool of the table, with norm inf.
+        samples: held-out images.
+        fooling_rate: share of the images that FGSM's one eps must fool, in (0, 1].
+        resamples: of the bootstrap.
+    """
+
+    attack: Attack = field(default_factory=lambda: partial(deepfool))
+    samples: int = 1000
+    fooling_rate: float = 0.9
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        check_count("resamples", self.resamples)
+        if not 0 < self.fooling_rate <= 1:
+            refuse("fooling_rate", self.fooling_rate, "a share in (0, 1]")
+
+
+def attack_linf(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure rho_inf = mean ||r||_inf / ||x||_inf of DeepFool with p = inf and of FGSM.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        rho_inf of each method, their ratio and their difference.
+    """
+    images = held_out(data, settings.samples).images
+    seeds = sorted(network.models)
+    scopes = {seed: executor.scope("attack_linf", seed) for seed in seeds}
+    found = [_measure(network.models[seed], images, settings, scopes[seed]) for seed in seeds]
+    samples = joined([quantities for quantities, _ in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    return Findings(
+        numbers=numbers,
+        tables={"table_3_2": _table(numbers, samples), "by_seed": _by_seed(seeds, found)},
+        figures={"norms": _histogram(network, samples)},
+        notes=_notes(settings, samples, [eps for _, eps in found]),
+    )
+
+
+def _measure(
+    model: Classifier, images: Images, settings: Settings, executor: Executor
+) -> tuple[dict[str, Tensor], float]:
+    """Name -> (n,) values of one training seed, and FGSM's eps (NaN where none is enough)."""
+    eps, smallest = fgsm_at_rate(model, images, settings.fooling_rate, executor)
+    boundary = run(deepfool_of(settings.attack, norm=math.inf), model, images, executor)
+    same = is_deepfool(settings.attack, math.inf)
+    studied = boundary if same else run(settings.attack, model, images, executor)
+    results = {"df": boundary, "fgsm": smallest, "attack": studied}
+    found = {}
+    for method, mapped in results.items():
+        if mapped is None:
+            found |= {f"{what} {method}": torch.full((len(images),), math.nan) for what in ("rho", "fooled")}
+            continue
+        result = mapped.value
+        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of them.
+        kept = torch.ones_like(result.success) if method == "fgsm" else result.success
+        found[f"rho {method}"] = relative(result.perturbations, images, kept, p=math.inf)
+        found[f"fooled {method}"] = result.success.double()
+    return found, eps
+
+
+def _statistics() -> dict[str, Statistic]:
+    single = {f"rho_inf_{method}": mean(f"rho {method}") for method in METHODS}
+    single |= {f"share_fooled_{method}": share(f"fooled {method}") for method in METHODS}
+    return single | {
+        "rho_inf_fgsm / rho_inf_df": ratio_of_means("rho fgsm", "rho df"),
+        "rho_inf_fgsm - rho_inf_df": difference("rho fgsm", "rho df"),
+    }
+
+
+def _table(numbers: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.DataFrame:
+    """Table 3.2 for one network, one row a method."""
+    rows = []
+    for method, title in METHODS.items():
+        fooled, rho = numbers.get(f"share_fooled_{method}"), numbers.get(f"rho_inf_{method}")
+        if fooled is None:
+            continue
+        row: dict[str, object] = {"method": title, "images": fooled.n, "seeds": fooled.seeds}
+        if rho is not None:
+            row |= {"rho_inf": rho.value, "low": rho.low, "high": rho.high, "std": rho.std}
+        failed = int((samples[f"fooled {method}"] == 0).sum())
+        rows.append(row | {"share_fooled": fooled.value, "failed": failed})
+    return pd.DataFrame(rows)
+
+
+def _by_seed(seeds: list[int], found: list[tuple[dict[str, Tensor], float]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "method": title,
+                "rho_inf": float(quantities[f"rho {method}"].nanmean()),
+                "share_fooled": float(quantities[f"fooled {method}"].nanmean()),
+                "eps": eps if method == "fgsm" else math.nan,
+            }
+            for seed, (quantities, eps) in zip(seeds, found, strict=True)
+            for method, title in METHODS.items()
+        ]
+    )
+
+
+def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    shown = {METHODS[method]: samples[f"rho {method}"] for method in ("df", "fgsm")}
+    shown = {name: values for name, values in shown.items() if bool(values.isfinite().any())}
+    title = rf"$\ell_\infty$ norms of the perturbations, {network.name}"
+    return histogram_figure(shown, xlabel=r"relative norm $\|r\|_\infty\,/\,\|x\|_\infty$", title=title)
+
+
+def _notes(settings: Settings, samples: dict[str, Tensor], eps: list[float]) -> list[str]:
+    cases = samples["rho df"].numel()
+    failed = int((samples["fooled df"] == 0).sum())
+    reached = ", ".join(f"{value:.4g}" for value in eps if not math.isnan(value))
+    notes = [
+        f"{samples['rho df'].shape[1]} held-out images; perturbations and images are both measured in l_inf.",
+        f"DeepFool failed in {failed} of {cases} cases, which are left out of rho_inf and counted.",
+        f"FGSM's rho_inf is over all images at the smallest eps that fools {settings.fooling_rate:g} of them "
+        f"(one eps a training seed: {reached or 'none'}); its intervals take that eps as given.",
+        f"Attack under study: {titled(settings.attack)}; its rho_inf is over the images that it fools.",
+    ]
+    if any(math.isnan(value) for value in eps):
+        notes.append(f"Where no eps fools {settings.fooling_rate:g} of the images, FGSM is left out.")
+    return notes

@@ -1,0 +1,349 @@
+"""Robustness to perturbations of one frequency band (Section 3.4.2, Figures 3.10 and 3.11)."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks import deepfool
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import (
+    Statistic,
+    held_out,
+    judged,
+    mean,
+    measured,
+    median,
+    median_difference,
+    paired_bootstrap,
+    ratio_of_means,
+    valid,
+)
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import (
+    band_count,
+    band_dimension,
+    block_side,
+    expected_beta,
+    project_onto_band,
+    random_subspace,
+)
+from pipeline.norms import norms, relative_norms
+from pipeline.plots import Panel, estimate_line, image_grid, line_figure
+from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed
+from stages.attack._shared import deepfool_of, joined, run, shown_label
+
+__all__ = ["SECTION", "Settings", "dct_bands", "in_random_subspace"]
+
+SECTION = "Section 3.4.2, Figures 3.10 and 3.11"
+
+LARGEST_RANDOM = 300
+"""The largest dimension of a random subspace: the thesis' own m at 224 pixels, and a bound on memory."""
+
+LARGEST_BASES = 100_000_000
+"""Numbers that the bases of a chunk of images may hold together."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        attack: the attack under study; if it is a DeepFool, its options are used, else the default ones.
+        samples: held-out images.
+        steps: most steps of DeepFool inside a subspace; where it succeeds it needs few.
+        random_samples: of these, the images for the random subspaces.
+        block: side K of the frequency blocks; None takes 10 at 224 pixels, elsewhere in proportion.
+        resamples: of the bootstrap.
+    """
+
+    attack: Attack = field(default_factory=lambda: partial(deepfool))
+    samples: int = 100
+    random_samples: int = 100
+    steps: int = 20
+    block: int | None = None
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "random_samples", "steps", "resamples"):
+            check_count(name, getattr(self, name))
+        if self.block is not None:
+            check_count("block", self.block)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The frequency bands of images of one shape.
+
+    Attributes:
+        shape: channels, height and width.
+        block: K.
+    """
+
+    shape: tuple[int, int, int]
+    block: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return band_count(*self.shape[1:], self.block)
+
+    @property
+    def middle(self) -> int:
+        """The index of the middle one."""
+        return (self.count - 1) // 2
+
+    @property
+    def marked(self) -> tuple[int, int, int]:
+        """First, middle and last, as in Figure 3.10."""
+        return 0, self.middle, self.count - 1
+
+    @property
+    def total(self) -> int:
+        """The dimension d of the image space."""
+        return math.prod(self.shape)
+
+    def dimension(self, band: int) -> int:
+        """The dimension m of one band."""
+        return band_dimension(self.shape, band, self.block)
+
+
+def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure beta(S_q) = sqrt(m / d) rho_S / rho of every frequency band S_q (Equations 3.19 and 3.20).
+
+    The reference is a random subspace of the same dimension as the first band, a fresh one for each image.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        beta of each band and of random subspaces, rank correlation of beta with frequency, median norms.
+
+    Raises:
+        InputError: the images are too small for three bands of the given block.
+    """
+    bands = Bands(data.shape, settings.block or block_side(*data.shape[1:]))
+    if bands.count < 3:
+        refuse(
+            "block", bands.block, f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}"
+        )
+    images = held_out(data, settings.samples).images
+    found = [
+        _measure(model, images, bands, settings, executor.scope("dct_bands", seed))
+        for seed, model in sorted(network.models.items())
+    ]
+    samples = joined([quantities for quantities, _ in found])
+    estimates = measured(paired_bootstrap(samples, _statistics(bands), resamples=settings.resamples))
+    table = _table(bands, samples, estimates)
+    return Findings(
+        numbers={name: e for name, e in estimates.items() if not name.startswith("norm ")},
+        curves={"beta": [float(beta) for beta in table["beta"]]},
+        tables={"beta": table},
+        figures={
+            "figure_3_10": _example(data, images, bands, found[0][1]),
+            "figure_3_11": _curve(network, bands, estimates),
+        },
+        notes=_notes(bands, settings, samples, estimates),
+    )
+
+
+def in_random_subspace(
+    attack: Attack, m: int, model: Classifier, images: Images, *, generator: list[torch.Generator]
+) -> Perturbed:
+    """``attack`` on each image inside a random m-dimensional subspace of its own.
+
+    Args:
+        attack: an attack with a ``subspace`` option.
+        m: dimension of the subspaces.
+        model: the classifier.
+        images: (N, C, H, W).
+        generator: one an image.
+    """
+    drawn = [random_subspace(images.shape[1:].numel(), m, own) for own in generator]
+    bases = torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, images.shape[1:].numel())
+    return judged(partial(attack, subspace=bases), model, images)
+
+
+def _measure(
+    model: Classifier, images: Tensor, bands: Bands, settings: Settings, executor: Executor
+) -> tuple[dict[str, Tensor], dict[int, Perturbed]]:
+    """The quantities of one training seed, and the perturbations of the marked bands."""
+    full = run(deepfool_of(settings.attack, norm=2.0), model, images, executor).value
+    boundary = deepfool_of(settings.attack, norm=2.0, steps=settings.steps)
+    quantities = {"full": valid(relative_norms(full.perturbations, images), full.success)}
+    kept = {}
+    for band in range(bands.count):
+        projector = partial(project_onto_band, band=band, block=bands.block)
+        result = executor.map(partial(judged, partial(boundary, subspace=projector), model), images).value
+        quantities[f"band {band}"] = _scaled(result, images, bands.dimension(band), bands.total)
+        quantities[f"norm {band}"] = (
+            norms(result.perturbations).double().masked_fill(~result.success, math.inf)
+        )
+        if band in bands.marked:
+            kept[band] = result
+    for name, m in _random_dimensions(bands).items():
+        few = images[: settings.random_samples]
+        function = partial(in_random_subspace, boundary, m, model)
+        chunk = max(1, min(100, LARGEST_BASES // (m * bands.total)))
+        result = executor.map(function, few, chunk=chunk, randomness=True).value
+        scaled = _scaled(result, few, m, bands.total)
+        quantities[name] = torch.cat([scaled, scaled.new_full((len(images) - len(few),), math.nan)])
+    return quantities, kept
+
+
+def _random_dimensions(bands: Bands) -> dict[str, int]:
+    """The dimensions of the random references: the first band's, and one where the law is close to 1."""
+    same = min(bands.dimension(0), LARGEST_RANDOM)
+    return {"random": same, "random wide": max(same, min(bands.total // 16, LARGEST_RANDOM))}
+
+
+def _scaled(result: Perturbed, images: Tensor, m: int, d: int) -> Tensor:
+    """sqrt(m / d) ||r|| / ||x||, NaN where no perturbation of the subspace was found."""
+    return math.sqrt(m / d) * valid(relative_norms(result.perturbations, images), result.success)
+
+
+def _statistics(bands: Bands) -> dict[str, Statistic]:
+    first, middle, last = (f"norm {band}" for band in bands.marked)
+    every = tuple(f"band {band}" for band in range(bands.count))
+    return {
+        **{f"beta_{band}": ratio_of_means(name, "full") for band, name in enumerate(every)},
+        "beta_random": ratio_of_means("random", "full"),
+        "beta_random_wide": ratio_of_means("random wide", "full"),
+        "beta_random - beta_first": _beta_difference("random", every[0]),
+        "beta_last - beta_first": _beta_difference(every[-1], every[0]),
+        "spearman_q_beta": Statistic(("full", *every), _spearman, joint=False),
+        "median_middle - median_first": median_difference(middle, first),
+        "median_last - median_middle": median_difference(last, middle),
+        "rho": mean("full"),
+        **{f"norm {band}": median(f"norm {band}") for band in range(bands.count)},
+    }
+
+
+def _beta_difference(first: str, second: str) -> Statistic:
+    """beta(first) - beta(second) on the images that have both."""
+    return Statistic((first, second, "full"), _difference_of_ratios, of_means=_over_last)
+
+
+def _difference_of_ratios(first: Tensor, second: Tensor, full: Tensor) -> Tensor:
+    return _over_last(*(values.nanmean((-2, -1)) for values in (first, second, full)))
+
+
+def _over_last(first: Tensor, second: Tensor, full: Tensor) -> Tensor:
+    return (first - second) / full
+
+
+def _spearman(full: Tensor, *every: Tensor) -> Tensor:
+    """Rank correlation of the bands' beta with their index; a band that no image has comes last."""
+    betas = [
+        band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1)) for band in every
+    ]
+    ranks = torch.stack(betas, dim=-1).nan_to_num(nan=math.inf).argsort(-1).argsort(-1).double()
+    count = len(every)
+    distance = (ranks - torch.arange(count, dtype=torch.float64)).square().sum(-1)
+    return 1 - 6 * distance / (count * (count**2 - 1))
+
+
+def _table(bands: Bands, samples: dict[str, Tensor], estimates: dict[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for band in range(bands.count):
+        beta, norm = estimates.get(f"beta_{band}", _NOTHING), estimates[f"norm {band}"]
+        start = band * bands.block
+        rows.append(
+            {
+                "band": band,
+                "first_frequency": start,
+                "last_frequency": min(start + bands.block, max(bands.shape[1:])) - 1,
+                "m": bands.dimension(band),
+                "beta": beta.value,
+                "low": beta.low,
+                "high": beta.high,
+                "median_norm": norm.value,
+                "share_infeasible": float(samples[f"band {band}"].isnan().double().mean()),
+                "images": beta.n,
+                "seeds": beta.seeds,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+_NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def _curve(network: Network, bands: Bands, estimates: dict[str, Estimate]) -> Figure:
+    """Figure 3.11: beta over the bands."""
+    shown = [estimates.get(f"beta_{band}", _NOTHING) for band in range(bands.count)]
+    m = _random_dimensions(bands)["random"]
+    references = {f"random subspace, affine boundary (m = {m})": expected_beta(bands.total, m)}
+    if "beta_random" in estimates:
+        references[f"random subspace, measured (m = {m})"] = estimates["beta_random"].value
+    return line_figure(
+        {"frequency band": estimate_line(range(bands.count), shown)},
+        xlabel="band q (low to high frequencies)",
+        ylabel=r"$\beta(S_q)$",
+        title=f"Robustness in frequency bands, {network.name}",
+        references=references,
+        log_y=True,
+    )
+
+
+def _example(data: Dataset, images: Tensor, bands: Bands, results: dict[int, Perturbed]) -> Figure:
+    """Figure 3.10: one image, perturbed in the first, the middle and the last band."""
+    index = _typical(bands, results)
+    label = int(results[0].labels[index])
+    top: list[Panel | None] = [Panel(images[index], f"original\n{shown_label(data, label)}")]
+    bottom: list[Panel | None] = [None]
+    for band in bands.marked:
+        result = results[band]
+        perturbation = result.perturbations[index]
+        outcome = (
+            shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
+        )
+        top.append(Panel((images[index] + perturbation).clamp(0, 1), f"perturbed\n{outcome}"))
+        bottom.append(Panel(perturbation, f"norm {float(perturbation.norm()):.3g}", perturbation=True))
+    names = ["", *(f"$S_{{{band}}}$" for band in bands.marked)]
+    return image_grid(
+        [top, bottom], column_titles=names, title="The smallest perturbations of three frequency bands"
+    )
+
+
+def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
+    """The image of median norm in the last band among those fooled in all three, if possible to one label."""
+    fooled = torch.stack([results[band].success for band in bands.marked]).all(dim=0)
+    labels = torch.stack([results[band].adversarial_labels for band in bands.marked])
+    alike = fooled & (labels == labels[0]).all(dim=0)
+    chosen = (
+        next((mask for mask in (alike, fooled) if bool(mask.any())), torch.ones_like(fooled))
+        .nonzero()
+        .flatten()
+    )
+    order = norms(results[bands.count - 1].perturbations[chosen]).argsort()
+    return int(chosen[order[len(order) // 2]])
+
+
+def _notes(
+    bands: Bands, settings: Settings, samples: dict[str, Tensor], estimates: dict[str, Estimate]
+) -> list[str]:
+    count, d = samples["full"].shape[1], bands.total
+    infeasible = sum(int(samples[f"band {band}"].isnan().sum()) for band in range(bands.count))
+    cases = bands.count * samples["full"].numel()
+    same, wide = _random_dimensions(bands).values()
+    few = min(settings.random_samples, count)
+    return [
+        f"{bands.count} diagonal blocks of {bands.block} x {bands.block} DCT coefficients, independent in "
+        f"each of {bands.shape[0]} channel(s), on {count} held-out images; beta is a ratio of means.",
+        f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they are left out "
+        "of beta, counted in the table, and stand as infinite in the medians.",
+        f"Inside a subspace DeepFool takes at most {settings.steps} steps.",
+        f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band and "
+        f"m = {wide}; an affine boundary would give {expected_beta(d, same):.3f} and "
+        f"{expected_beta(d, wide):.3f}.",
+        "Differences of beta are taken on the images that have both values.",
+    ]

@@ -1,0 +1,261 @@
+"""A structured perturbation: words hidden in an image (Section 3.4.2, Figure 3.12)."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipeline.attacks import deepfool
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import held_out, judged, measured, median, paired_bootstrap, share, valid
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import orthonormalise
+from pipeline.norms import norms, relative_norms
+from pipeline.plots import Panel, image_grid
+from pipeline.randomness import seeded
+from pipeline.types import Attack, Dataset, Network, Perturbed
+from stages.attack._shared import deepfool_of, joined, shown_label
+
+__all__ = ["SECTION", "Settings", "watermark", "word_images"]
+
+SECTION = "Section 3.4.2, Figure 3.12"
+
+WIDE = {"": 228, "_wide": 16}
+"""Suffix of the numbers -> d / m: the thesis' ratio, and one that leaves small images enough dimensions."""
+
+LARGEST_WIDE = 1024
+"""The wide variant is for small images: at most so many dimensions."""
+
+FONT = "fonts/ttf/DejaVuSans-Bold.ttf"
+SCALES = (0.45, 1.0)
+"""Smallest and largest width of a word, as a share of the image's."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        attack: the attack under study; if it is a DeepFool, its options are used, else the default ones.
+        samples: held-out images.
+        words: the words whose translated and scaled pictures span the subspace.
+        resamples: of the bootstrap.
+    """
+
+    attack: Attack = field(default_factory=lambda: partial(deepfool))
+    samples: int = 200
+    words: tuple[str, ...] = ("NIPS", "SPAIN", "2016")
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        check_count("resamples", self.resamples)
+        if not self.words or not all(isinstance(word, str) and word.strip() for word in self.words):
+            refuse("words", self.words, "one or more words that are not blank")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The subspace that word pictures span.
+
+    Attributes:
+        pictures: (k, C, H, W) the word pictures.
+        basis: (rank, d) an orthonormal basis of their span.
+    """
+
+    pictures: Tensor
+    basis: Tensor
+
+
+def watermark(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Fool the network by perturbations in the span of random translated and scaled pictures of words.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        The share of images fooled and the median relative norm, for m = floor(d / 228) and, on small images,
+        for m = floor(d / 16).
+    """
+    images = held_out(data, settings.samples).images
+    spans = _spans(data.shape, settings.words)
+    found = [
+        {
+            suffix: _attacked(executor.scope("watermark", seed), settings, model, images, span)
+            for suffix, span in spans.items()
+        }
+        for seed, model in sorted(network.models.items())
+    ]
+    samples = joined([_quantities(results, images) for results in found])
+    statistics = {f"share_fooled{s}": share(f"fooled{s}") for s in spans}
+    statistics |= {f"relative_norm{s}": median(f"norm{s}") for s in spans}
+    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    return Findings(
+        numbers=numbers,
+        tables={"watermark": _table(spans, data.shape, numbers)},
+        figures={
+            "figure_3_12": _figure(data, images, found[0]),
+            "words": _word_figure(next(reversed(spans.values()))),
+        },
+        notes=_notes(spans, data, len(images)),
+    )
+
+
+def word_images(
+    words: tuple[str, ...], shape: tuple[int, int, int], count: int, generator: torch.Generator
+) -> Tensor:
+    """Pictures of the words in turn, white on black, at random scales and places wholly inside the image.
+
+    Args:
+        words: what to draw.
+        shape: channels, height and width; all channels are equal.
+        count: how many pictures.
+        generator: a CPU generator.
+
+    Returns:
+        (count, C, H, W) in [0, 1].
+    """
+    channels, height, width = shape
+    pictures = []
+    for index in range(count):
+        scale, left, top = torch.rand(3, generator=generator).tolist()
+        drawn = _word(words[index % len(words)], SCALES[0] + scale * (SCALES[1] - SCALES[0]), height, width)
+        plane = torch.zeros(height, width)
+        y = int(top * (height - drawn.shape[0] + 1))
+        x = int(left * (width - drawn.shape[1] + 1))
+        plane[y : y + drawn.shape[0], x : x + drawn.shape[1]] = drawn
+        pictures.append(plane.expand(channels, height, width))
+    return torch.stack(pictures)
+
+
+def _word(word: str, share_of_width: float, height: int, width: int) -> Tensor:
+    """A word that takes the given share of the width, if the height allows, cropped to its ink."""
+    path = Path(mpl.get_data_path()) / FONT
+    left, top, right, bottom = ImageFont.truetype(path, 100).getbbox(word)
+    size = 100 * min(share_of_width * width / (right - left), 0.95 * height / (bottom - top))
+    font = ImageFont.truetype(path, size)
+    left, top, right, bottom = font.getbbox(word)
+    canvas = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
+    ImageDraw.Draw(canvas).text((-left, -top), word, fill=255, font=font)
+    return torch.from_numpy(np.array(canvas, dtype=np.float32) / 255)[:height, :width]
+
+
+def _spans(shape: tuple[int, int, int], words: tuple[str, ...]) -> dict[str, Span]:
+    """Suffix -> subspace; the wide one only where it is small enough to hold."""
+    d, spans = math.prod(shape), {}
+    for suffix, ratio in WIDE.items():
+        m = max(1, d // ratio)
+        if suffix and m > LARGEST_WIDE:
+            continue
+        pictures = word_images(words, shape, m, seeded("watermark", suffix))
+        spans[suffix] = Span(pictures, orthonormalise(pictures.flatten(1)))
+    return spans
+
+
+def _attacked(
+    executor: Executor, settings: Settings, model: torch.nn.Module, images: Tensor, span: Span
+) -> Perturbed:
+    boundary = deepfool_of(settings.attack, norm=2.0, subspace=span.basis.to(executor.device))
+    return executor.map(partial(judged, boundary, model), images).value
+
+
+def _quantities(results: dict[str, Perturbed], images: Tensor) -> dict[str, Tensor]:
+    quantities = {}
+    for suffix, result in results.items():
+        quantities[f"fooled{suffix}"] = result.success.double()
+        quantities[f"norm{suffix}"] = valid(relative_norms(result.perturbations, images), result.success)
+    return quantities
+
+
+def _table(spans: dict[str, Span], shape: tuple[int, int, int], numbers: dict[str, Estimate]) -> pd.DataFrame:
+    nothing = Estimate(math.nan, math.nan, math.nan, 0)
+    rows = []
+    for suffix, span in spans.items():
+        fooled = numbers[f"share_fooled{suffix}"]
+        relative = numbers.get(f"relative_norm{suffix}", nothing)
+        rows.append(
+            {
+                "d_over_m": WIDE[suffix],
+                "m": len(span.pictures),
+                "rank": len(span.basis),
+                "share_fooled": fooled.value,
+                "share_low": fooled.low,
+                "share_high": fooled.high,
+                "median_relative_norm": relative.value,
+                "norm_low": relative.low,
+                "norm_high": relative.high,
+                "images": fooled.n,
+                "seeds": fooled.seeds,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _figure(data: Dataset, images: Tensor, results: dict[str, Perturbed]) -> Figure:
+    """Figure 3.12: original, perturbation and perturbed image, one row for each subspace."""
+    rows: list[list[Panel | None]] = []
+    names = []
+    for suffix, result in results.items():
+        index = _typical(result)
+        image, perturbation = images[index], result.perturbations[index]
+        outcome = (
+            shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
+        )
+        size = float(perturbation.norm() / image.norm())
+        rows.append(
+            [
+                Panel(image, shown_label(data, result.labels[index])),
+                Panel(perturbation, f"relative norm {size:.3g}", perturbation=True),
+                Panel((image + perturbation).clamp(0, 1), outcome),
+            ]
+        )
+        names.append(f"m = d / {WIDE[suffix]}")
+    columns = ["image", "perturbation", "perturbed image"]
+    return image_grid(
+        rows, row_titles=names, column_titles=columns, title="Hidden words that change the label"
+    )
+
+
+def _typical(result: Perturbed) -> int:
+    """The image of median norm among those fooled (among all if none is)."""
+    chosen = (
+        (result.success if bool(result.success.any()) else torch.ones_like(result.success))
+        .nonzero()
+        .flatten()
+    )
+    order = norms(result.perturbations[chosen]).argsort()
+    return int(chosen[order[len(order) // 2]])
+
+
+def _word_figure(span: Span) -> Figure:
+    """Some of the pictures that span the subspace."""
+    shown: list[Panel | None] = [Panel(picture) for picture in span.pictures[:6]]
+    return image_grid([shown], title="Word pictures that span the subspace", side=1.6)
+
+
+def _notes(spans: dict[str, Span], data: Dataset, count: int) -> list[str]:
+    d = math.prod(data.shape)
+    notes = [
+        f"{count} held-out images, d = {d}; "
+        + "; ".join(
+            f"m = floor(d / {WIDE[suffix]}) = {len(span.pictures)} word pictures of rank {len(span.basis)}"
+            for suffix, span in spans.items()
+        )
+        + ".",
+        "The relative norm is the median over the images that were fooled; perturbed images are not clipped.",
+    ]
+    if "_wide" not in spans:
+        notes.append(f"No wide variant: floor(d / {WIDE['_wide']}) is above {LARGEST_WIDE}.")
+    return notes
