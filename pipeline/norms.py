@@ -1,17 +1,23 @@
 """l_p norms of batches, their duals, and the minimal step to a hyperplane (Section 3.4.1)."""
 
 import math
+from typing import TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.checks import refuse
-from pipeline.types import Images, PerImage
+from pipeline.types import PerImage
 
 __all__ = ["dual", "hyperplane_step", "norms", "project", "relative_norms"]
 
 
-def norms(vectors: Images, p: float = 2.0) -> PerImage:
+Vectors: TypeAlias = Float[Tensor, "batch ..."]
+"""One vector an entry of the first dimension, of any shape."""
+
+
+def norms(vectors: Vectors, p: int | float = 2.0) -> PerImage:
     """The l_p norm of each vector of a batch.
 
     Args:
@@ -30,19 +36,19 @@ def norms(vectors: Images, p: float = 2.0) -> PerImage:
     return largest * torch.linalg.vector_norm(scaled, ord=p, dim=1)
 
 
-def relative_norms(perturbations: Images, images: Images, p: float = 2.0) -> PerImage:
+def relative_norms(perturbations: Vectors, images: Vectors, p: int | float = 2.0) -> PerImage:
     """||r||_p / ||x||_p of each image, the summand of Equation 3.10; an all-black image gives inf."""
     return norms(perturbations, p) / norms(images, p)
 
 
-def dual(p: float) -> float:
+def dual(p: int | float) -> float:
     """The dual exponent q with 1/p + 1/q = 1."""
     if p == 1:
         return math.inf
     return 1.0 if math.isinf(p) else p / (p - 1)
 
 
-def hyperplane_step(gaps: Tensor, normals: Tensor, p: float = 2.0) -> Tensor:
+def hyperplane_step(gaps: PerImage, normals: Vectors, p: int | float = 2.0) -> Vectors:
     """The l_p-smallest vectors r with <w, r> = gap (Equation 3.12).
 
     r = gap / ||w||_q^q * |w|^(q-1) * sign(w); for p = inf the sign vector, for p = 1 a single largest coordinate.
@@ -71,7 +77,7 @@ def hyperplane_step(gaps: Tensor, normals: Tensor, p: float = 2.0) -> Tensor:
     return (distance[:, None] * direction).view_as(normals)
 
 
-def project(vectors: Images, radius: float, p: float = 2.0) -> Images:
+def project(vectors: Vectors, radius: int | float, p: int | float = 2.0) -> Vectors:
     """The Euclidean projection of each vector onto the l_p ball of ``radius``, for p in {1, 2, inf}.
 
     Args:

@@ -1,13 +1,14 @@
 """Decoupled direction and norm (Rony et al., 2019): an accurate l_2 minimum-norm attack to judge others by."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 
 from pipeline.attacks.fgsm import unit_ascent
 from pipeline.attacks.gradients import linearise, loss_weights
 from pipeline.attacks.protocol import (
+    Bounds,
+    Number,
     check_clip,
     check_input,
     clean_labels,
@@ -36,16 +37,16 @@ def ddn(
     images: Images,
     *,
     steps: int = 1000,
-    gamma: float = 0.05,
-    init_norm: float | str = 1.0,
-    alpha: float | str = 1.0,
-    clip: Sequence[float] | None = None,
+    gamma: Number = 0.05,
+    init_norm: Number = 1.0,
+    alpha: Number = 1.0,
+    clip: Bounds | None = None,
     labels: Labels | None = None,
 ) -> Perturbed:
     """Follow the gradient of the cross-entropy on a sphere whose radius shrinks when fooled and grows when not.
 
-    d <- d + a g / ||g||_2, then e <- (1 - gamma) e if x + d is fooled, else (1 + gamma) e, then d <- e d / ||d||_2 and clip.
-    a falls from ``alpha`` to 0.01 along a cosine. The smallest fooling d met is returned. Pixels are not quantised.
+    d <- d + a g / ||g||_2, then e <- (1 - gamma) e if x + d is fooled, else (1 + gamma) e, then d <- e d / ||d||_2 and
+    clip. a falls from ``alpha`` to 0.01 along a cosine. The smallest d met that fools is returned, not quantised.
 
     Args:
         model: a classifier in evaluation mode.
@@ -64,7 +65,8 @@ def ddn(
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
     """
     check_count("steps", steps)
-    if not 0 < number("gamma", gamma) < 1:
+    change = number("gamma", gamma)
+    if not 0 < change < 1:
         refuse("gamma", gamma, "a number in (0, 1)")
     first, box = check_positive("alpha", alpha), check_clip(clip)
     radius = check_positive("init_norm", init_norm)
@@ -90,7 +92,7 @@ def ddn(
             break
         length = SMALLEST_ALPHA + (first - SMALLEST_ALPHA) * (1 + math.cos(math.pi * step / steps)) / 2
         moved = moved + length * unit_ascent(pull(loss_weights(logits, labels)), 2.0)
-        radii = (radii * torch.where(fooled, 1 - gamma, 1 + gamma)).clamp_max(largest)
+        radii = (radii * torch.where(fooled, 1 - change, 1 + change)).clamp_max(largest)
         moved = confine(images, _scaled(moved, radii), box)
     return judge(model, images, best, labels, torch.full_like(labels, steps))
 

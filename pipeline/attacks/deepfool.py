@@ -1,6 +1,5 @@
 """DeepFool: the smallest perturbation that changes the label, by repeated linearisation (Algorithms 1, 2 and 3)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +9,9 @@ from torch import Tensor
 from pipeline.attacks.gradients import linearise
 from pipeline.attacks.hyperplanes import Hyperplanes, nearest_hyperplane
 from pipeline.attacks.protocol import (
+    Bounds,
     Clip,
+    Number,
     as_logits,
     check_clip,
     check_input,
@@ -40,12 +41,12 @@ def deepfool(
     model: Classifier,
     images: Images,
     *,
-    norm: float | str = 2,
-    overshoot: float | str = 0.02,
+    norm: Number = 2,
+    overshoot: Number = 0.02,
     steps: int = 50,
     candidates: int | None = None,
     variant: str = "clean",
-    clip: Sequence[float] | None = None,
+    clip: Bounds | None = None,
     labels: Labels | None = None,
     targets: Labels | None = None,
     subspace: Subspace | None = None,

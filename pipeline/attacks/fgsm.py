@@ -8,6 +8,8 @@ import torch
 
 from pipeline.attacks.gradients import linearise, loss_weights
 from pipeline.attacks.protocol import (
+    Bounds,
+    Number,
     as_logits,
     check_clip,
     check_input,
@@ -52,9 +54,9 @@ def fgsm(
     model: Classifier,
     images: Images,
     *,
-    eps: float | str,
-    norm: float | str = math.inf,
-    clip: Sequence[float] | None = None,
+    eps: Number,
+    norm: Number = math.inf,
+    clip: Bounds | None = None,
     labels: Labels | None = None,
 ) -> Perturbed:
     """One step of length ``eps`` up the cross-entropy J at the label.
@@ -106,11 +108,11 @@ def fgsm_smallest_eps(
     model: Classifier,
     images: Images,
     *,
-    rate: float = 0.9,
-    norm: float | str = math.inf,
-    eps_max: float | str | None = None,
+    rate: Number = 0.9,
+    norm: Number = math.inf,
+    eps_max: Number | None = None,
     grid: int = 64,
-    clip: Sequence[float] | None = None,
+    clip: Bounds | None = None,
     labels: Labels | None = None,
 ) -> SmallestEps:
     """The smallest eps, one for all images, at which FGSM misclassifies a share ``rate`` of them.

@@ -1,7 +1,6 @@
 """The penalised, box-constrained L-BFGS attack of Szegedy et al. (2014), which Table 3.1 compares DeepFool with."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from pipeline.attacks.gradients import difference_gradients, linearise
 from pipeline.attacks.protocol import (
+    Bounds,
     Clip,
     as_logits,
     check_clip,
@@ -54,7 +54,7 @@ def lbfgs(
     candidates: int = 1,
     constants: int = 10,
     steps: int = 20,
-    clip: Sequence[float] | None = (0.0, 1.0),
+    clip: Bounds | None = (0.0, 1.0),
     labels: Labels | None = None,
     targets: Labels | None = None,
 ) -> Perturbed:

@@ -1,7 +1,6 @@
 """Projected gradient descent: the strong attack within a ball that chapter 8 judges defences by (Section 8.4)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,17 @@ from torch import Tensor
 
 from pipeline.attacks.fgsm import unit_ascent
 from pipeline.attacks.gradients import linearise, loss_weights
-from pipeline.attacks.protocol import Clip, check_clip, check_input, clean_labels, confine, judge, nothing
+from pipeline.attacks.protocol import (
+    Bounds,
+    Clip,
+    Number,
+    check_clip,
+    check_input,
+    clean_labels,
+    confine,
+    judge,
+    nothing,
+)
 from pipeline.checks import check_count, check_positive, number, refuse
 from pipeline.norms import norms, project
 from pipeline.randomness import Generators, normal, uniform
@@ -33,13 +42,13 @@ def pgd(
     model: Classifier,
     images: Images,
     *,
-    eps: float | str,
-    norm: float | str = math.inf,
+    eps: Number,
+    norm: Number = math.inf,
     steps: int = 20,
-    step_size: float | str | None = None,
+    step_size: Number | None = None,
     restarts: int = 1,
     random_start: bool = True,
-    clip: Sequence[float] | None = (0.0, 1.0),
+    clip: Bounds | None = (0.0, 1.0),
     labels: Labels | None = None,
     targets: Labels | None = None,
     generator: Generators = None,
@@ -94,7 +103,7 @@ def pgd(
 
 
 def _options(
-    eps: float | str, norm: float | str, steps: int, step_size: float | str | None, clip: Sequence[float] | None
+    eps: Number, norm: Number, steps: int, step_size: Number | None, clip: Bounds | None
 ) -> Options:
     radius, p = check_positive("eps", eps), number("norm", norm)
     if p not in (2, math.inf):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from pipeline.checks import check_images, check_logits, check_model, refuse
 from pipeline.types import Classifier, Images, Labels, Logits, Mask, Perturbed, Steps, class_logits
 
 __all__ = [
+    "Bounds",
     "Clip",
+    "Number",
     "as_logits",
     "check_clip",
     "check_input",
@@ -23,11 +26,17 @@ __all__ = [
     "per_image",
 ]
 
-Clip = tuple[float, float] | None
+Number: TypeAlias = int | float | str
+"""A number as options take it: ``8/255`` and ``inf`` are read as well."""
+
+Bounds: TypeAlias = Sequence[int | float]
+"""Lowest and highest pixel value, as options take them."""
+
+Clip: TypeAlias = tuple[float, float] | None
 """Lowest and highest pixel value that a perturbed image may take; None leaves it free."""
 
 
-def check_clip(clip: Sequence[float] | None) -> Clip:
+def check_clip(clip: Bounds | None) -> Clip:
     """Return ``clip`` as two finite numbers, the lower one first, or None."""
     if clip is None:
         return None

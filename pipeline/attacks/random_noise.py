@@ -1,12 +1,13 @@
 """The smallest random noise that changes the label: the reference of chapters 4 and 5."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 
 from pipeline.attacks.protocol import (
+    Bounds,
     Clip,
+    Number,
     check_clip,
     check_input,
     clean_labels,
@@ -38,10 +39,10 @@ def random_noise(
     model: Classifier,
     images: Images,
     *,
-    norm: float | str = 2,
+    norm: Number = 2,
     directions: int = 1,
-    max_norm: float | str | None = None,
-    clip: Sequence[float] | None = None,
+    max_norm: Number | None = None,
+    clip: Bounds | None = None,
     labels: Labels | None = None,
     generator: Generators = None,
 ) -> Perturbed:
