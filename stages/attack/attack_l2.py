@@ -316,7 +316,7 @@ def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
 
 def _examples(data: Dataset, images: Images, seed: Measured) -> Figure:
     """Figure 3.5: images with their DeepFool and FGSM perturbations, at the quartiles of DeepFool's norm."""
-    shown = [method for method in ("df", "fgsm") if method in seed.results]
+    shown: list[str] = [method for method in ("df", "fgsm") if method in seed.results]
     rows: list[list[Panel | None]] = []
     for index in _quartiles(seed, images, shown):
         label = int(seed.results["df"].value.labels[index])

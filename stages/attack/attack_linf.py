@@ -94,7 +94,7 @@ def _measure(
     same = is_deepfool(settings.attack, math.inf)
     studied = boundary if same else run(settings.attack, model, images, executor)
     results = {"df": boundary, "fgsm": smallest, "attack": studied}
-    found = {}
+    found: dict[str, Tensor] = {}
     for method, mapped in results.items():
         if mapped is None:
             found |= {f"{what} {method}": torch.full((len(images),), math.nan) for what in ("rho", "fooled")}

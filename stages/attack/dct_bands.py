@@ -132,9 +132,7 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
     """
     bands = Bands(data.shape, settings.block or block_side(*data.shape[1:]))
     if bands.count < 3:
-        refuse(
-            "block", bands.block, f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}"
-        )
+        refuse("block", bands.block, f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}")
     images = held_out(data, settings.samples).images
     found = [
         _measure(model, images, bands, settings, executor.scope("dct_bands", seed))
@@ -158,10 +156,10 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
 def in_random_subspace(
     attack: Attack, m: int, model: Classifier, images: Images, *, generator: list[torch.Generator]
 ) -> Perturbed:
-    """``attack`` on each image inside a random m-dimensional subspace of its own.
+    """DeepFool on each image inside a random m-dimensional subspace of its own.
 
     Args:
-        attack: an attack with a ``subspace`` option.
+        attack: a DeepFool with its options bound.
         m: dimension of the subspaces.
         model: the classifier.
         images: (N, C, H, W).
@@ -169,7 +167,7 @@ def in_random_subspace(
     """
     drawn = [random_subspace(images.shape[1:].numel(), m, own) for own in generator]
     bases = torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, images.shape[1:].numel())
-    return judged(partial(attack, subspace=bases), model, images)
+    return judged(deepfool_of(attack, subspace=bases), model, images)
 
 
 def _measure(
@@ -182,11 +180,9 @@ def _measure(
     kept = {}
     for band in range(bands.count):
         projector = partial(project_onto_band, band=band, block=bands.block)
-        result = executor.map(partial(judged, partial(boundary, subspace=projector), model), images).value
+        result = executor.map(partial(judged, deepfool_of(boundary, subspace=projector), model), images).value
         quantities[f"band {band}"] = _scaled(result, images, bands.dimension(band), bands.total)
-        quantities[f"norm {band}"] = (
-            norms(result.perturbations).double().masked_fill(~result.success, math.inf)
-        )
+        quantities[f"norm {band}"] = norms(result.perturbations).double().masked_fill(~result.success, math.inf)
         if band in bands.marked:
             kept[band] = result
     for name, m in _random_dimensions(bands).items():
@@ -242,9 +238,7 @@ def _over_last(first: Tensor, second: Tensor, full: Tensor) -> Tensor:
 
 def _spearman(full: Tensor, *every: Tensor) -> Tensor:
     """Rank correlation of the bands' beta with their index; a band that no image has comes last."""
-    betas = [
-        band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1)) for band in every
-    ]
+    betas = [band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1)) for band in every]
     ranks = torch.stack(betas, dim=-1).nan_to_num(nan=math.inf).argsort(-1).argsort(-1).double()
     count = len(every)
     distance = (ranks - torch.arange(count, dtype=torch.float64)).square().sum(-1)
@@ -303,15 +297,11 @@ def _example(data: Dataset, images: Tensor, bands: Bands, results: dict[int, Per
     for band in bands.marked:
         result = results[band]
         perturbation = result.perturbations[index]
-        outcome = (
-            shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
-        )
+        outcome = shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
         top.append(Panel((images[index] + perturbation).clamp(0, 1), f"perturbed\n{outcome}"))
         bottom.append(Panel(perturbation, f"norm {float(perturbation.norm()):.3g}", perturbation=True))
     names = ["", *(f"$S_{{{band}}}$" for band in bands.marked)]
-    return image_grid(
-        [top, bottom], column_titles=names, title="The smallest perturbations of three frequency bands"
-    )
+    return image_grid([top, bottom], column_titles=names, title="The smallest perturbations of three frequency bands")
 
 
 def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
@@ -319,18 +309,12 @@ def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
     fooled = torch.stack([results[band].success for band in bands.marked]).all(dim=0)
     labels = torch.stack([results[band].adversarial_labels for band in bands.marked])
     alike = fooled & (labels == labels[0]).all(dim=0)
-    chosen = (
-        next((mask for mask in (alike, fooled) if bool(mask.any())), torch.ones_like(fooled))
-        .nonzero()
-        .flatten()
-    )
+    chosen = next((mask for mask in (alike, fooled) if bool(mask.any())), torch.ones_like(fooled)).nonzero().flatten()
     order = norms(results[bands.count - 1].perturbations[chosen]).argsort()
     return int(chosen[order[len(order) // 2]])
 
 
-def _notes(
-    bands: Bands, settings: Settings, samples: dict[str, Tensor], estimates: dict[str, Estimate]
-) -> list[str]:
+def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor], estimates: dict[str, Estimate]) -> list[str]:
     count, d = samples["full"].shape[1], bands.total
     infeasible = sum(int(samples[f"band {band}"].isnan().sum()) for band in range(bands.count))
     cases = bands.count * samples["full"].numel()
