@@ -96,3 +96,8 @@ def test_a_leaf_becomes_the_function_with_its_options():
 def test_params_yaml_is_a_whole_configuration(root):
     config = read(OmegaConf.load(root / "params.yaml"))
     assert config.suite.name == "embedded"
+
+
+def test_every_model_has_a_recipe_of_its_name(root):
+    models = {path.stem for path in (root / "conf" / "model").glob("*.yaml")}
+    assert models <= {path.stem for path in (root / "conf" / "training").glob("*.yaml")}
