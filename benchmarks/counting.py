@@ -52,7 +52,7 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
 
         # A view of its own for every call: a leaf used in two calls would keep the hooks of both.
         batch = batch.view_as(batch)
-        batch.register_hook(leave)  # type: ignore[no-untyped-call]
+        batch.register_hook(leave)
         return (batch,)
 
     handle = model.register_forward_pre_hook(enter)

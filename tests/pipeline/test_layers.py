@@ -9,8 +9,8 @@ LAYERS = [
     {"pipeline.checks", "pipeline.types", "pipeline.norms", "pipeline.randomness", "pipeline.findings"},
     {"pipeline.attacks", "pipeline.geometry", "pipeline.models", "pipeline.datasets"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.plots", "pipeline.detection", "pipeline.claims",
-     "pipeline.report", "pipeline.keys", "pipeline.storage", "pipeline.progress", "pipeline.processes", "pipeline.database",
-     "pipeline.executor", "pipeline.tracking", "pipeline.params"},
+     "pipeline.report", "pipeline.keys", "pipeline.storage", "pipeline.progress", "pipeline.processes",
+     "pipeline.database", "pipeline.executor", "pipeline.tracking", "pipeline.params"},
     {"stages"},
 ]
 

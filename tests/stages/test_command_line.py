@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from safetensors.torch import save_file
 
+from pipeline.plots import dominant_share
 from stages.runner import main
 
 SMALL = ["suite=smoke", "executor.threads=1", "executor.progress=false", "tracking=none"]
@@ -54,6 +55,9 @@ def test_a_stage_runs_and_writes_its_five_outputs(invoke, stage):
     code, errors, out = invoke(stage, "network=mnist5k_lenet")
     assert code == 0, errors
     assert {p.name for p in out.iterdir()} >= {"metrics.json", "timings.json", "tables", "figures", "tensors"}
+    figures = list((out / "figures").glob("*.png"))
+    assert figures
+    assert [path.name for path in figures if dominant_share(path) > 0.99] == []
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["network"] == "mnist5k_lenet"
     for name, experiment in metrics["experiments"].items():
@@ -85,7 +89,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "arguments", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else v)
+@pytest.mark.parametrize(
+    ("stage", "arguments", "words"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else v
+)
 def test_bad_input_is_one_line_and_exit_code_2(invoke, tmp_path, stage, arguments, words):
     code, errors, out = invoke(stage, *arguments)
     assert code == 2
@@ -106,7 +112,8 @@ def test_bad_checkpoints_are_refused(invoke, tmp_path):
     for path in (good, truncated, pickled):
         code, errors, _ = invoke(
             "attack", "model=custom", "model.target=pipeline.models.lenet",
-            "+model.args={channels: 1, size: [28, 28], classes: 10, mean: [0.0], std: [1.0]}", f"model.checkpoint={path}",
+            "model.args={channels: 1, size: [28, 28], classes: 10, mean: [0.0], std: [1.0]}",
+            f"model.checkpoint={path}",
         )
         assert code == 2
         assert str(path) in errors
@@ -137,7 +144,7 @@ def test_a_network_that_is_not_ours(invoke, photos, tmp_path):
     torch.manual_seed(0)
     save_file(squeezenet1_1(num_classes=2).state_dict(), tmp_path / "weights.safetensors")
     code, errors, out = invoke(
-        "attack", "model=custom", "model.target=torchvision.models.squeezenet1_1", "+model.args={num_classes: 2}",
+        "attack", "model=custom", "model.target=torchvision.models.squeezenet1_1", "model.args={num_classes: 2}",
         f"model.checkpoint={tmp_path / 'weights.safetensors'}", "dataset=image_folder", f"dataset.root={photos}",
         "experiments=[attack_l2,attack_linf,dct_bands]",
     )
@@ -152,8 +159,9 @@ def test_a_network_that_is_not_ours(invoke, photos, tmp_path):
 def test_a_sweep_leaves_finished_runs_under_one_parent(root, tmp_path):
     """The command line of a multirun, in a process of its own, logged to a database of its own."""
     command = [
-        sys.executable, "-m", "stages.attack", "-m", "suite=smoke", "seeds=[0]", "model=fc500_150_10", "dataset=mnist5k",
-        "dataset.train_limit=300", "dataset.test_limit=20", "training.epochs=1", "attack=deepfool,fgsm",
+        sys.executable, "-m", "stages.attack", "-m", "suite=smoke", "seeds=[0]", "model=fc500_150_10",
+        "dataset=mnist5k", "dataset.train_limit=300", "dataset.test_limit=20", "training.epochs=1",
+        "attack=deepfool,fgsm",
         "experiments=[attack_closed_forms]", "executor.progress=false", f"executor.work={tmp_path / 'work'}",
         f"tracking.uri=sqlite:///{tmp_path / 'runs.db'}", "tracking.system_metrics=false",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
