@@ -7,7 +7,7 @@ export UV_PYTHON_DOWNLOADS = never
 ARGS ?=
 UV = $(shell command -v uv || echo .venv/bin/uv)
 
-.PHONY: setup repro test check bench dashboard params report lock clean
+.PHONY: setup repro test check bench dashboard params report weights lock clean
 
 setup: .venv/ok
 
@@ -43,6 +43,9 @@ params: .venv/ok           ## compose params.yaml from conf/
 
 report: .venv/ok           ## write the report from the results that are there
 	@python -m stages.report --config-dir . --config-name params hydra.run.dir=outputs/repro/report
+
+weights: .venv/ok          ## export the trained embedded networks as those that come with the library
+	@python -m stages.weights
 
 lock:                      ## resolve requirements.lock anew
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes -o requirements.lock --quiet

@@ -1,0 +1,26 @@
+"""Export the embedded suite's weights (first training seed) as those that come with the library: `make weights`."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from pipeline.models import build, describe, load_weights, save_weights
+from stages.config import factory, read, ready
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Write ``pipeline/models/weights/<network>.safetensors`` from ``results/embedded/train/``."""
+    config = read(OmegaConf.load(ROOT / "params.yaml"))
+    for name, network in config.networks.items():
+        data = ready(network.dataset, f"networks.{name}.dataset")()
+        make = factory(network.model, f"networks.{name}.model")
+        model = build(make, data, config.seeds[0])
+        trained = ROOT / "results" / config.suite.name / "train" / name / "tensors"
+        load_weights(model, trained / f"seed{config.seeds[0]}.safetensors")
+        save_weights(model, ROOT / "pipeline" / "models" / "weights" / f"{name}.safetensors", describe(make, data))
+
+
+if __name__ == "__main__":
+    main()
