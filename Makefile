@@ -1,25 +1,32 @@
 # Every target sets up what it needs: only python3 and make have to be there.
+PYTHON := $(shell command -v python3)
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export DVC_NO_ANALYTICS = 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS = never
 ARGS ?=
-UV = $(shell command -v uv || echo .venv/bin/uv)
+UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro test check bench dashboard params report weights lock clean
+.PHONY: setup repro test check peers bench dashboard params report weights lock clean
 
 setup: .venv/ok
 
-.venv/ok: requirements.lock
-	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	@test -x .venv/bin/python || python3 -m venv .venv
-	@command -v uv >/dev/null || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
+.uv/bin/uv:                # where uv is not installed, it gets an environment of its own
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/ok: requirements.lock | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --python .venv/bin/python requirements.lock
 	@touch $@
 
-.venv-peers/ok: requirements-peers.lock .venv/ok
-	@true
+.venv-peers/ok: requirements-peers.lock | $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-peers
+	@printf 'setuptools<81\n' > .venv-peers/build.txt   # visdom, which adv-lib needs, builds with no newer one
+	@$(UV) pip sync --quiet --python .venv-peers/bin/python --build-constraints .venv-peers/build.txt requirements-peers.lock
+	@touch $@
 
 repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs all)
 	@dvc repro $(ARGS)
@@ -32,7 +39,10 @@ check: .venv/ok            ## lint and types
 	@mypy
 	@python -m pipeline.params --check
 
-bench: .venv/ok .venv-peers/ok   ## speed beside the peers, as ratios
+peers: .venv-peers/ok      ## compare results with the other libraries
+	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
+
+bench: .venv-peers/ok      ## speed beside the other libraries, as ratios
 	@.venv-peers/bin/python -m benchmarks $(ARGS)
 
 dashboard: .venv/ok        ## the MLflow dashboard on this machine
@@ -47,9 +57,12 @@ report: .venv/ok           ## write the report from the results that are there
 weights: .venv/ok          ## export the trained embedded networks as those that come with the library
 	@python -m stages.weights
 
-lock:                      ## resolve requirements.lock anew
-	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes -o requirements.lock --quiet
+lock: | $(UV)              ## resolve both lock files anew
+	@$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes -o requirements.lock --quiet
+	@mkdir -p work && printf 'setuptools<81\n' > work/build.txt && printf 'requests\n' > work/override.txt
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-peers.in --universal --generate-hashes \
+		--build-constraints work/build.txt --overrides work/override.txt -o requirements-peers.lock --quiet
 
 clean:                     ## remove results, caches and environments; keeps what git tracks
-	@rm -rf work outputs multirun reports mlruns mlflow.db* .mlflow.lock .dvc/cache .dvc/tmp .venv .venv-peers
+	@rm -rf work outputs multirun reports mlruns mlflow.db* .mlflow.lock .dvc/cache .dvc/tmp .venv .venv-peers .uv
 	@git clean -fdXq results

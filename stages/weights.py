@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.models import build, describe, load_weights, save_weights
 from stages.config import factory, read, ready
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Write ``pipeline/models/weights/<network>.safetensors`` from ``results/embedded/train/``."""
-    config = read(OmegaConf.load(ROOT / "params.yaml"))
+    config = read(DictConfig(OmegaConf.load(ROOT / "params.yaml")))
     for name, network in config.networks.items():
         data = ready(network.dataset, f"networks.{name}.dataset")()
         make = factory(network.model, f"networks.{name}.model")
