@@ -260,7 +260,7 @@ class _Run:
         logits = class_logits(self.model(images))
         loss = nn.functional.cross_entropy(logits, labels)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimiser.step()
         return loss.detach(), (logits.detach().argmax(dim=1) != labels).sum()
 

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+GRID = 24
+"""Points of the geometric grid on which FGSM's one eps is looked for; bisection then refines the first that fools enough."""
+
+
 def deepfool_of(attack: Attack, **options: object) -> Attack:
     """The attack under study if it is a DeepFool, else the default DeepFool; ``options`` go on top."""
     return partial(attack if attack_name(attack) == "deepfool" else deepfool, **options)
@@ -93,7 +97,7 @@ def fgsm_at_rate(
 def smallest_eps(model: Classifier, images: Tensor, *, rate: float) -> dict[str, Tensor]:
     """The eps of :func:`pipeline.attacks.fgsm_smallest_eps` as a tensor, NaN where the rate is out of reach."""
     like = next(iter(model.parameters()), images)
-    found = fgsm_smallest_eps(model, images.to(like.device, like.dtype), rate=rate)
+    found = fgsm_smallest_eps(model, images.to(like.device, like.dtype), rate=rate, grid=GRID)
     return {"eps": torch.tensor(found.eps if found.reachable else math.nan, dtype=torch.float64)}
 
 

@@ -52,7 +52,7 @@ class Settings:
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
-    samples: int = 200
+    samples: int = 100
     words: tuple[str, ...] = ("NIPS", "SPAIN", "2016")
     resamples: int = 2000
 

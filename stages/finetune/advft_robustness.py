@@ -129,10 +129,10 @@ def _figure(network: Network, numbers: dict[str, Estimate], settings: Settings) 
     lines = {}
     for strategy in strategies(settings):
         points = _points(numbers, strategy, settings)
-        lines[TITLES[strategy]] = estimate_line(list(points), list(points.values()))
+        lines[TITLES[strategy].removeprefix("fine-tuned on ")] = estimate_line(list(points), list(points.values()))
     return line_figure(
         lines,
         xlabel="extra epochs",
         ylabel="robustness rho (DeepFool)",
-        title=f"Robustness through fine-tuning, {network.name}",
+        title=f"Robustness after fine-tuning on ..., {network.name}",
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from pipeline.checks import check_count
@@ -146,13 +147,15 @@ def _figure(network: Network, history: Sequence[Curves], curves: Curves) -> Figu
         mean, low, high = every.mean(axis=0), every.min(axis=0), every.max(axis=0)
         lines[title] = Line(epochs, mean.tolist(), low.tolist(), high.tolist())
     count = len(history)
-    return line_figure(
+    figure = line_figure(
         lines,
         xlabel="epoch",
         ylabel="error in %",
         title=f"Learning curves, {network.name}, {count} training seed{'s' if count > 1 else ''}",
         limits=(0.0, None),
     )
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 def _notes(network: Network, data: Dataset, measured: Estimate) -> list[str]:
