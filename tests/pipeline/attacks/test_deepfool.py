@@ -188,7 +188,7 @@ def test_sphere_from_inside_along_a_line(radial, at, angle):
 
 
 def test_a_subspace_that_misses_the_boundary_fails(radial, at):
-    # The line through (1.2, 0, 0) along the second axis never meets the unit sphere, and the gradient has no part in it.
+    # The line through (1.2, 0, 0) along the second axis never meets the unit sphere; no gradient points along it.
     basis = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
     result = deepfool(radial(lambda r: r**2 - 1), at(1.2), subspace=basis)
     assert not bool(result.success)
