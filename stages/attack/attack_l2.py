@@ -116,7 +116,8 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs the attacks.
 
     Returns:
-        rho of each method with ratios and differences (on the images that both have), and timings.
+        rho of each method with ratios and differences (on the images that both have), timings, and the relative
+        norms (seeds, images) as tensors, NaN where a method failed or was not run.
     """
     images = held_out(data, settings.samples).images
     found = [
@@ -140,6 +141,7 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
             "fooling_fgsm": _curve(network, estimates, settings),
             "norms": _histogram(network, samples),
         },
+        tensors={f"rho_{method}": samples[f"rho {method}"].float() for method in METHODS},
         notes=_notes(settings, found, samples),
     )
 
@@ -364,8 +366,8 @@ def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]
         f"FGSM's rho is over all images, fooled or not, at the smallest eps that fools "
         f"{settings.fooling_rate:g} of them (one eps a training seed: {steps or 'none'}); its intervals take "
         "that eps as given.",
-        f"{titled(settings.lbfgs)} keeps the pixels in [0, 1]; DeepFool and FGSM are free of that unless options "
-        "say otherwise.",
+        f"{titled(settings.lbfgs)}, the judge {titled(settings.judge)}: L-BFGS keeps the pixels in [0, 1] unless its "
+        "clip says otherwise, which the other methods do not.",
         f"Attack under study: {titled(settings.attack)}; its rho is over the images that it fools.",
         "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by channel.",
     ]

@@ -69,7 +69,8 @@ def attack_linf(network: Network, data: Dataset, settings: Settings, executor: E
         executor: runs the attacks.
 
     Returns:
-        rho_inf of each method, their ratio and their difference.
+        rho_inf of each method, their ratio and their difference, and the relative norms (seeds, images) as
+        tensors, NaN where a method failed.
     """
     images = held_out(data, settings.samples).images
     seeds = sorted(network.models)
@@ -81,6 +82,7 @@ def attack_linf(network: Network, data: Dataset, settings: Settings, executor: E
         numbers=numbers,
         tables={"table_3_2": _table(numbers, samples), "by_seed": _by_seed(seeds, found)},
         figures={"norms": _histogram(network, samples)},
+        tensors={f"rho_inf_{method}": samples[f"rho {method}"].float() for method in METHODS},
         notes=_notes(settings, samples, [eps for _, eps in found]),
     )
 
@@ -148,7 +150,7 @@ def _by_seed(seeds: list[int], found: list[tuple[dict[str, Tensor], float]]) -> 
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
-    shown = {METHODS[method]: samples[f"rho {method}"] for method in ("df", "fgsm")}
+    shown = {METHODS[method].replace("l_inf", r"$\ell_\infty$"): samples[f"rho {method}"] for method in ("df", "fgsm")}
     shown = {name: values for name, values in shown.items() if bool(values.isfinite().any())}
     title = rf"$\ell_\infty$ norms of the perturbations, {network.name}"
     return histogram_figure(shown, xlabel=r"relative norm $\|r\|_\infty\,/\,\|x\|_\infty$", title=title)

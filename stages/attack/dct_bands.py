@@ -125,7 +125,9 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs the attacks.
 
     Returns:
-        beta of each band and of random subspaces, rank correlation of beta with frequency, median norms.
+        beta of each band and of random subspaces, rank correlation of beta with frequency, median norms. As
+        tensors, the relative norms: ``rho`` (seeds, images) and ``rho_bands`` (seeds, bands, images), the latter
+        times sqrt(m / d), NaN where there is no perturbation.
 
     Raises:
         InputError: the images are too small for three bands of the given block.
@@ -149,7 +151,11 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
             "figure_3_10": _example(data, images, bands, found[0][1]),
             "figure_3_11": _curve(network, bands, estimates),
         },
-        notes=_notes(bands, settings, samples, estimates),
+        tensors={
+            "rho": samples["full"].float(),
+            "rho_bands": torch.stack([samples[f"band {band}"] for band in range(bands.count)], dim=1).float(),
+        },
+        notes=_notes(bands, settings, samples),
     )
 
 
@@ -314,7 +320,7 @@ def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
     return int(chosen[order[len(order) // 2]])
 
 
-def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor], estimates: dict[str, Estimate]) -> list[str]:
+def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list[str]:
     count, d = samples["full"].shape[1], bands.total
     infeasible = sum(int(samples[f"band {band}"].isnan().sum()) for band in range(bands.count))
     cases = bands.count * samples["full"].numel()

@@ -87,7 +87,7 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
 
     Returns:
         The share of images fooled and the median relative norm, for m = floor(d / 228) and, on small images,
-        for m = floor(d / 16).
+        for m = floor(d / 16); the relative norms (seeds, images) as tensors, NaN where an image was not fooled.
     """
     images = held_out(data, settings.samples).images
     spans = _spans(data.shape, settings.words)
@@ -109,6 +109,7 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
             "figure_3_12": _figure(data, images, found[0]),
             "words": _word_figure(next(reversed(spans.values()))),
         },
+        tensors={f"relative_norm{suffix}": samples[f"norm{suffix}"].float() for suffix in spans},
         notes=_notes(spans, data, len(images)),
     )
 

@@ -51,6 +51,8 @@ def test_numbers_on_an_affine_network_are_closed_forms(small, data, affine_netwo
     assert numbers["rho_df / rho_minimum"].value == pytest.approx(float(few), rel=0.03)
     assert numbers["rho_lbfgs / rho_df"].value == pytest.approx(1 / 1.02, rel=0.05)
     assert numbers["rho_lbfgs / rho_df"].n == 2
+    torch.testing.assert_close(found.tensors["rho_df"].double(), 1.02 * exact, rtol=1e-4, atol=0)
+    assert found.tensors["rho_lbfgs"].isnan().sum(dim=1).tolist() == [38, 38]
     assert looked_at(found) == ["figure_3_5", "fooling_fgsm", "norms"]
 
 

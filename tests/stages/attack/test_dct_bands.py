@@ -41,6 +41,7 @@ def test_beta_of_an_affine_network_is_its_closed_form(small, affine_network, exe
     assert found.numbers["rho"].value == pytest.approx(1.02 * float(rho), rel=1e-3)
     assert found.curves["beta"] == [found.numbers[f"beta_{band}"].value for band in range(8)]
     assert found.tables["beta"]["share_infeasible"].tolist() == [0.0] * 8
+    assert found.tensors["rho_bands"].shape == (2, 8, 40)
     assert looked_at(found) == ["figure_3_10", "figure_3_11"]
 
 

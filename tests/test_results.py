@@ -1,0 +1,42 @@
+"""The committed results of the embedded suite account for every claim."""
+
+import hashlib
+import json
+from collections import Counter
+
+import pytest
+import yaml
+
+CHAPTER_3 = ("train", "attack", "finetune")
+
+
+@pytest.fixture(scope="module")
+def verdicts(root):
+    return json.loads((root / "results" / "embedded" / "claims.json").read_text())["claims"]
+
+
+def test_every_claim_has_a_verdict(root, verdicts):
+    claims = yaml.safe_load((root / "pipeline" / "claims.yaml").read_text())["claims"]
+    assert len(claims) == 370
+    assert [verdict["id"] for verdict in verdicts] == [claim["id"] for claim in claims]
+    allowed = {"reproduced", "contradicted", "inconclusive", "not tested here"}
+    assert set(Counter(verdict["verdict"] for verdict in verdicts)) <= allowed
+
+
+def test_every_claim_of_chapter_3_is_decided_or_says_what_it_lacks(verdicts):
+    ours = [verdict for verdict in verdicts if verdict["stage"] in CHAPTER_3]
+    assert len(ours) == 92
+    for verdict in ours:
+        if verdict["verdict"] == "not tested here":
+            assert "lacks" in verdict["why"], verdict["id"]
+        else:
+            assert verdict["network"], verdict["id"]
+
+
+@pytest.mark.parametrize("stage", CHAPTER_3)
+def test_the_committed_metrics_are_those_of_the_lock_file(root, stage):
+    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    for name in yaml.safe_load((root / "params.yaml").read_text())["networks"]:
+        entry = lock[f"{stage}@{name}"]
+        (metrics,) = [out for out in entry["outs"] if out["path"].endswith("metrics.json")]
+        assert hashlib.md5((root / metrics["path"]).read_bytes()).hexdigest() == metrics["md5"]
