@@ -46,7 +46,7 @@ def _qualifies(
 ) -> bool:
     """Whether one of the two products serves this convolution, whose arguments are those of ``nn.Conv2d``."""
     plain = groups == 1 and images.ndim == 4 and isinstance(padding, tuple) and weight.grad_fn is None
-    if not plain or images.device.type != "cpu":
+    if not plain or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     return weight[0].numel() <= THIN or _covers(images.shape, weight.shape, padding)
 

@@ -78,7 +78,8 @@ def deepfool(
         steps: largest number of steps.
         candidates: only that many classes take part, those of the largest clean logits, the label included; None: all.
         variant: ``clean``, ``thesis`` or ``overshot``.
-        clip: lowest and highest pixel value of the perturbed images; None does not clip, as in the thesis.
+        clip: lowest and highest pixel value of the perturbed images; None does not clip, as in the thesis. With a norm
+            below 2, whose steps move few pixels, pixels at their bound then take no part in a step.
         labels: (N,) the labels to leave; None: the classifier's own. An image that has another label gets r = 0.
         targets: (N,) labels to reach. Each step then goes to the boundary between the target and the label at the
             current point, until the target is predicted.
@@ -196,15 +197,15 @@ class Search:
         return Perturbed(self.perturbations, self.labels, self.found, self.success, self.steps)
 
     def _offset(self, now: Tensor, *, overshot: bool) -> Tensor:
-        """R or (1 + overshoot) r of the images ``now``, such that x + r stays within ``clip``."""
+        """The sum r, or (1 + overshoot) r, of the images ``now``, confined to ``clip`` with them."""
         scale = 1 + self.options.overshoot if overshot else 1.0
         return confine(self.images[now], scale * self.sums[now], self.options.clip)
 
     def _project(self, now: Tensor, points: Images, normals: Tensor) -> Tensor:
         """What of the gradients (n, K, C, H, W) at ``points`` the steps follow.
 
-        With a subspace, their projection. With ``clip`` and a norm below 2, whose steps move few pixels, those pixels
-        are left out that are at their bound: else the step would insist on them and never arrive.
+        With a subspace, their projection. With ``clip`` and a norm below 2, pixels that are held at their bound are
+        left out: else the step would insist on them and never arrive.
         """
         if self.options.clip is None or self.options.norm >= 2 or self.options.variant == "overshot":
             return self.project(normals, now)

@@ -28,7 +28,7 @@ __all__ = [
 
 
 GRID = 24
-"""Points of the geometric grid on which FGSM's one eps is looked for; bisection then refines the first that fools enough."""
+"""Grid points of the search for FGSM's one eps; bisection then refines the first that fools enough."""
 
 
 def deepfool_of(attack: Attack, **options: object) -> Attack:

@@ -87,3 +87,12 @@ def test_convolutions_have_the_gradients_of_autograd(layer, shape, frozen, monke
     (found,) = torch.autograd.grad(output, leaf, weights)
     torch.testing.assert_close(output, layer(images))
     torch.testing.assert_close(found, plain(layer, images, weights), rtol=1e-10, atol=1e-12)
+
+
+def test_autocast_goes_the_usual_way():
+    layer = nn.Conv2d(7, 5, 4)
+    leaf = torch.rand(2, 7, 4, 4).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16), FastInputGradients():
+        output = layer(leaf)
+    assert output.dtype == torch.bfloat16
+    assert torch.autograd.grad(output.sum(), leaf)[0].dtype == torch.float32
