@@ -58,7 +58,7 @@ def difference_gradients(
 ) -> Float[Tensor, "batch pairs channels height width"]:
     """The gradients of f_plus - f_minus for several pairs of classes an image, one backward pass a pair.
 
-    On CPUs, passes one after another are as fast as batched ones, and they need no batching rules of the model's layers.
+    On CPUs, passes one after another are as fast as batched ones, and need no batching rules of the model's layers.
 
     Args:
         pull: from :func:`linearise`.
