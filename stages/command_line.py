@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException
@@ -26,16 +27,17 @@ def command_line(stage: str, run: Callable[[Config], None]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")  # type: ignore[untyped-decorator]
     def application(raw: DictConfig) -> None:
-        run(read(raw))
+        try:  # here, as Hydra prints lines of its own about an exception that leaves a job
+            run(read(raw))
+        except InputError as error:
+            _stop(stage, error, 2)
+        except TrainingDiverged as error:
+            _stop(stage, error, 1)
 
     try:
         application()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"{stage}: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except TrainingDiverged as error:
-        print(f"{stage}: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(stage, error, 2)
 
 
 def _named(stage: str, arguments: list[str]) -> list[str]:
@@ -44,6 +46,8 @@ def _named(stage: str, arguments: list[str]) -> list[str]:
     return [*arguments[:where], f"hydra.job.name={stage}", *arguments[where:]]
 
 
-def _one_line(error: BaseException) -> str:
+def _stop(stage: str, error: Exception, code: int) -> NoReturn:
+    """Print the error as one line and leave with ``code``."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__
+    print(f"{stage}: {' '.join(lines) or type(error).__name__}", file=sys.stderr)
+    sys.exit(code)
