@@ -18,6 +18,7 @@ from pipeline.types import Perturbed, predict
 __all__ = ["OURS", "Row", "Subject", "compare", "fastest_batches", "measure_bound"]
 
 OURS = "this project"
+DEFAULT = "this project, variant=clean"
 Spread = dict[str, float]
 
 
@@ -126,23 +127,25 @@ def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats
 def _compare_group(
     subject: Subject, peers: list[Peer], batches: Mapping[str, int], clip: bool, repeats: int
 ) -> list[Row]:
-    attacks: dict[str, Attack] = {OURS: partial(_ours, clip=clip)}
+    attacks: dict[str, Attack] = {OURS: partial(_ours, clip=clip), DEFAULT: partial(_ours, clip=clip, variant="clean")}
     attacks |= {peer.name: partial(_theirs, peer, clip=clip) for peer in peers}
+    batches = {**batches, DEFAULT: batches[OURS]}
     sizes = {name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks}
     untimed = {name: _outcome(attack, subject, sizes[name]) for name, attack in attacks.items()}
     runs = {name: partial(_in_batches, attack, subject, sizes[name]) for name, attack in attacks.items()}
     seconds = paired_seconds(runs, repeats, subject.images.device, warm=True)
-    names = {peer.name: f"{peer.name} {peer.version}" for peer in peers} | {OURS: OURS}
+    names = {peer.name: f"{peer.name} {peer.version}" for peer in peers}
     notes = {peer.name: "its own clipping" if clip else peer.unclipped for peer in peers}
+    notes |= {OURS: "variant=overshot, the one of foolbox and adv-lib; all classes", DEFAULT: "all classes"}
     return [
         Row(
-            name=names[name],
+            name=names.get(name, name),
             images=len(subject.images),
             batch=sizes[name],
             seconds=spread(own),
             images_per_second=len(subject.images) / spread(own)["median"],
             ratio=spread(ratios(own, seconds[OURS])),
-            note=notes.get(name, "variant=clean, all classes"),
+            note=notes[name],
             **untimed[name],
         )
         for name, own in seconds.items()
@@ -163,8 +166,9 @@ def _outcome(attack: Attack, subject: Subject, batch: int) -> dict[str, float]:
     }
 
 
-def _ours(model: nn.Module, images: Tensor, labels: Tensor, *, clip: bool) -> Tensor:
-    found: Perturbed = deepfool(model, images, labels=labels, clip=(0.0, 1.0) if clip else None)
+def _ours(model: nn.Module, images: Tensor, labels: Tensor, *, clip: bool, variant: str = "overshot") -> Tensor:
+    box = (0.0, 1.0) if clip else None
+    found: Perturbed = deepfool(model, images, labels=labels, clip=box, variant=variant)
     return found.adversarial(images)
 
 
@@ -189,7 +193,7 @@ def measure_bound(subject: Subject, *, batch: int, repeats: int) -> dict[str, ob
         batch: images at once.
         repeats: timed rounds, after one that is thrown away.
     """
-    steps = deepfool(subject.model, subject.images, labels=subject.labels).steps
+    steps = deepfool(subject.model, subject.images, labels=subject.labels, variant="overshot").steps
     traces = [active_images(part) for part in torch.split(steps, batch)]
 
     def plain(way: str) -> None:
