@@ -1,5 +1,6 @@
 """Every stage through its real command line, and bad input: one line, exit code 2, nothing written."""
 
+import functools
 import json
 import os
 import subprocess
@@ -121,10 +122,9 @@ def test_bad_checkpoints_are_refused(invoke, tmp_path):
 
 
 def test_images_outside_the_unit_range_are_refused(invoke, monkeypatch):
-    import pipeline.datasets.mnist5k as module
+    from pipeline.datasets import mnist5k as original
 
-    original = module.mnist5k
-
+    @functools.wraps(original)
     def bright(**options):
         data = original(**options)
         data.test.images.mul_(255)
