@@ -194,7 +194,8 @@ def _plain_ticks(axis: Axis) -> None:
     """Label a logarithmic axis 0.1, 0.2, 0.5, 1 ... rather than in powers of ten, unless it spans many."""
     low, high = axis.get_view_interval()
     if low > 0 and high / low < 3000:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+        subs = range(1, 10) if high / low < 6 else (1, 2, 5) if high / low < 100 else (1,)
+        axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -137,7 +137,7 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
             "fgsm_curve": _curve_table(estimates),
         },
         figures={
-            "figure_3_5": _examples(data, images, found[0]),
+            "figure_3_5": _examples(data, images, next((seed for seed in found if "fgsm" in seed.results), found[0])),
             "fooling_fgsm": _curve(network, estimates, settings),
             "norms": _histogram(network, samples),
         },
@@ -349,7 +349,7 @@ def _quartiles(seed: Measured, images: Images, methods: list[str]) -> list[int]:
     fooled = torch.stack([seed.results[method].value.success for method in methods]).all(dim=0)
     chosen = (fooled if bool(fooled.any()) else torch.ones_like(fooled)).nonzero().flatten()
     order = chosen[relative(seed.results["df"].value.perturbations[chosen], images[chosen]).argsort()]
-    return sorted({int(order[int(q * (len(order) - 1))]) for q in (0.25, 0.5, 0.75)})
+    return list(dict.fromkeys(int(order[int(q * (len(order) - 1))]) for q in (0.25, 0.5, 0.75)))
 
 
 def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]) -> list[str]:
