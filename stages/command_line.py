@@ -24,8 +24,9 @@ def command_line(stage: str, run: Callable[[Config], None]) -> None:
     """Call ``run`` with the checked configuration; a configuration or data error is one line and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and exiting with 1
     sys.argv[1:] = _named(stage, sys.argv[1:])
+    name = stage if (CONF / f"{stage}.yaml").exists() else "config"  # some stages compose a configuration of their own
 
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")  # type: ignore[untyped-decorator]
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)  # type: ignore[untyped-decorator]
     def application(raw: DictConfig) -> None:
         try:  # here, as Hydra prints lines of its own about an exception that leaves a job
             run(read(raw))

@@ -21,12 +21,17 @@ from pipeline.models import load_weights
 from pipeline.tracking import Settings as TrackingSettings
 from pipeline.training import Recipe
 
-__all__ = ["Config", "NetworkConfig", "check_network", "check_values", "factory", "read", "ready", "recipe", "typed"]
+__all__ = [
+    "OPEN", "Config", "NetworkConfig", "check_network", "check_values", "factory", "read", "ready", "recipe", "typed",
+]
 
 PRETRAINED = {"pretrained": True}
 RANDOM = "random"
 FACTORY = ("channels", "size", "classes", "mean", "std")
 """What a model's factory is given from the data set, never from the configuration."""
+
+OPEN = ("radius",)
+"""Options of an attack that an experiment fills in where the configuration says null."""
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Config:
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     networks: dict[str, NetworkConfig] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
-    network: str | None = None
+    network: Any = None
     experiments: list[str] | None = None
     output: str | None = None
     executor: dict[str, Any] = field(default_factory=dict)
@@ -62,11 +67,23 @@ class Config:
     train: dict[str, Any] = field(default_factory=dict)
     attack: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
+    universal: dict[str, Any] = field(default_factory=dict)
+    universal_transfer: dict[str, Any] = field(default_factory=dict)
+    semirandom: dict[str, Any] = field(default_factory=dict)
+    curvature: dict[str, Any] = field(default_factory=dict)
+    curvature_transfer: dict[str, Any] = field(default_factory=dict)
+    topology: dict[str, Any] = field(default_factory=dict)
+    detect: dict[str, Any] = field(default_factory=dict)
+    cure: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     model: dict[str, Any] | None = None
     dataset: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
+
+    def named(self) -> list[Any]:
+        """What ``network`` names: one network of the suite, or a list of them for a stage across networks."""
+        return list(self.network) if isinstance(self.network, list) else [self.network] if self.network else []
 
 
 def read(raw: DictConfig) -> Config:
@@ -83,8 +100,9 @@ def read(raw: DictConfig) -> Config:
         refuse("seeds", config.seeds, "one or more different whole numbers >= 0")
     for name, network in config.networks.items():
         check_network(network, f"networks.{name}.")
-    if config.network is not None and config.network not in config.networks:
-        refuse("network", config.network, "one of " + ", ".join(config.networks))
+    for name in config.named():
+        if name not in config.networks:
+            refuse("network", name, "one of " + ", ".join(config.networks))
     for claimed, name in config.suite.counterparts.items():
         if name not in config.networks:
             refuse(f"suite.counterparts.{claimed}", name, "one of " + ", ".join(config.networks))
@@ -138,7 +156,7 @@ def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) 
     """The function that a leaf names by ``_target_``, with the leaf's other keys as its options.
 
     Args:
-        leaf: ``_target_`` and options, as a group file holds them.
+        leaf: ``_target_`` and options, as a group file holds them; one of OPEN may be null, and is then not bound.
         key: where the leaf stands in the configuration, for messages.
         supplied: options that the caller passes later, so that the leaf need not name them.
 
@@ -146,8 +164,9 @@ def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) 
         InputError: the target does not exist, or an option is unknown or has the wrong type.
     """
     function = _target(leaf, key)
+    leaf = {name: value for name, value in leaf.items() if name not in OPEN or value is not None}
     options = {name: value for name, value in leaf.items() if name not in ("_target_", "_partial_")}
-    _schema_object(function, options, key, supplied)
+    _schema_object(function, options, key, (*supplied, *(name for name in OPEN if name not in leaf)))
     try:
         made: Callable[..., Any] = instantiate(dict(leaf), _partial_=True, _convert_="all")
     except InstantiationException as error:

@@ -15,10 +15,14 @@ from pipeline.findings import Findings
 from pipeline.types import Dataset, Network
 from stages.config import Config, check_values, ready
 
-__all__ = ["STAGES", "Experiment", "select"]
+__all__ = ["ACROSS", "STAGES", "Experiment", "select"]
 
-STAGES = ("train", "attack", "finetune")
+STAGES = ("train", "attack", "finetune", "universal", "semirandom", "curvature", "topology", "detect", "cure")
 """The stages whose experiments run on one network."""
+
+SUFFIX = "_transfer"
+ACROSS = (f"universal{SUFFIX}", f"curvature{SUFFIX}")
+"""The stages whose experiments run on several networks at once: the files ``*_transfer.py`` of the package before."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,19 @@ class Experiment:
 
     name: str
     section: str
-    function: Callable[[Network, Dataset, Any, Executor], Findings]
+    function: Callable[..., Findings]
     settings: Any
+    across: bool = False
 
-    def measure(self, network: Network, data: Dataset, executor: Executor) -> Findings:
-        """Run the experiment."""
-        return self.function(network, data, self.settings, executor.scope(self.name))
+    def measure(
+        self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor
+    ) -> Findings:
+        """Run the experiment: on all networks if it is one across networks, else on the only one."""
+        scope = executor.scope(self.name)
+        if self.across:
+            return self.function(networks, data, self.settings, scope)
+        (network,), (own,) = networks.values(), data.values()
+        return self.function(network, own, self.settings, scope)
 
     def parameters(self) -> dict[str, Any]:
         """The settings as plain values, for the log."""
@@ -51,7 +62,7 @@ def select(stage: str, config: Config) -> list[Experiment]:
     Raises:
         InputError: an unknown experiment, an unknown key, a wrong type or a value out of range.
     """
-    known = {name for each in STAGES for name in _files(each)}
+    known = {name for each in (*STAGES, *ACROSS) for name in _files(each)}
     if unknown := set(config.settings) - known:
         refuse(f"settings.{min(unknown)}", config.settings[min(unknown)], "one of " + ", ".join(sorted(known)))
     available = _files(stage)
@@ -59,14 +70,22 @@ def select(stage: str, config: Config) -> list[Experiment]:
     for name in names:
         if name not in available:
             refuse("experiments", name, "some of " + ", ".join(available))
-    modules = {name: importlib.import_module(f"stages.{stage}.{name}") for name in available}
+    modules = {name: importlib.import_module(f"stages.{_package(stage)}.{name}") for name in available}
     _check_block(stage, _block(stage, config), modules)
     return [_experiment(stage, name, modules[name], config) for name in names]
 
 
+def _package(stage: str) -> str:
+    """The package that holds the stage's experiments."""
+    return stage.removesuffix(SUFFIX) if stage in ACROSS else stage
+
+
 def _files(stage: str) -> list[str]:
-    package = importlib.import_module(f"stages.{stage}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    package = importlib.import_module(f"stages.{_package(stage)}")
+    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    if f"{_package(stage)}{SUFFIX}" not in ACROSS:
+        return names
+    return [name for name in names if name.endswith(SUFFIX) == (stage in ACROSS)]
 
 
 def _block(stage: str, config: Config) -> dict[str, Any]:
@@ -99,7 +118,7 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
     for key, entry in schema.items():
         if key not in values and entry.default is NO_DEFAULT and entry.default_factory is NO_DEFAULT:
             refuse(f"settings.{name}.{key}", "(absent)", f"a value of type {entry.type}")
-    return Experiment(name, module.SECTION, getattr(module, name), module.Settings(**values))
+    return Experiment(name, module.SECTION, getattr(module, name), module.Settings(**values), stage in ACROSS)
 
 
 def _value(entry: Field[Any], key: str, value: Any) -> Any:

@@ -1,6 +1,8 @@
 """The network that a stage runs on: its data, its model, and where the weights come from."""
 
+import inspect
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +15,14 @@ from pipeline.executor import Executor
 from pipeline.models import build, load_weights, read_metadata, save_weights
 from pipeline.training import Recipe
 from pipeline.types import Dataset, Network
-from stages.config import Config, NetworkConfig, check_network, factory, ready, recipe
+from stages.config import OPEN, Config, NetworkConfig, check_network, factory, ready, recipe
 from stages.experiments import Experiment
 from stages.train.train_classifiers import trained
 
-__all__ = ["Candidate", "candidate"]
+__all__ = ["ALL", "Candidate", "candidate", "candidates"]
+
+ALL = "all"
+"""What results and runs call several networks together."""
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCATION = ("root", "download")
@@ -59,10 +64,13 @@ class Candidate:
         check_logits(model(self.data.test.images[:2]).detach(), min(2, len(self.data.test)))
         for experiment in experiments:
             for field, attack in experiment.attacks().items():
+                known = inspect.signature(attack).parameters
+                left = {name: 1 for name in OPEN if name in known and name not in attack.keywords}
                 try:
-                    attack(model, self.data.test.images[:0])
+                    attack(model, self.data.test.images[:0], **left)
                 except InputError as error:
-                    raise InputError(f"{field}.{error}") from error
+                    if not str(error).startswith("images="):  # what works on a whole set takes no empty one
+                        raise InputError(f"{field}.{error}") from error
 
     def network(self, stage: str, config: Config, executor: Executor) -> Network:
         """The network with its weights: its own, those of the suite's train stage, or newly trained ones."""
@@ -109,8 +117,38 @@ def candidate(config: Config) -> Candidate:
     return Candidate(name, spec, data, factory(spec.model, f"{prefix}model"), recipe(spec, prefix))
 
 
+def candidates(config: Config) -> tuple[list[Candidate], list[str]]:
+    """The networks of a run across networks, and a note on those that are left out.
+
+    They are those that ``network`` lists, or all of the suite, as far as they take images of one shape: the shape
+    that most of them take.
+
+    Raises:
+        InputError: fewer than two networks take one shape, or a part of one cannot be had.
+    """
+    data: dict[str, Dataset] = {}
+    found = []
+    for name in dict.fromkeys(config.named() or config.networks):
+        spec, prefix = config.networks[name], f"networks.{name}."
+        check_network(spec, prefix)
+        leaf = json.dumps(spec.dataset, sort_keys=True)
+        if leaf not in data:  # networks on the same data share it
+            data[leaf] = ready(spec.dataset, f"{prefix}dataset")()
+        found.append(Candidate(name, spec, data[leaf], factory(spec.model, f"{prefix}model"), recipe(spec, prefix)))
+    shapes = Counter(each.data.shape for each in found)
+    shape, count = shapes.most_common(1)[0] if shapes else ((), 0)
+    if count < 2:
+        names = ", ".join(each.name for each in found)
+        refuse("network", names, "two or more networks of the suite that take images of one shape")
+    others = [each.name for each in found if each.data.shape != shape]
+    note = f"Left out, as their images are not of shape {'x'.join(map(str, shape))}: {', '.join(others)}."
+    return [each for each in found if each.data.shape == shape], [note] if others else []
+
+
 def _named(config: Config) -> tuple[str, NetworkConfig, str]:
     if config.network is not None:
+        if not isinstance(config.network, str):
+            refuse("network", config.network, "one name: this stage measures one network")
         return config.network, config.networks[config.network], f"networks.{config.network}."
     if config.model is None or config.dataset is None:
         refuse("network", "null", "one of " + ", ".join(config.networks))

@@ -1,7 +1,7 @@
 """Runs a stage: reads the configuration, prepares the network, calls the experiments, writes and logs the results."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -17,10 +17,11 @@ from pipeline.checks import refuse
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.processes import dvc_ancestor
+from pipeline.types import Dataset, Network
 from stages.command_line import command_line
 from stages.config import Config, typed
-from stages.experiments import Experiment, select
-from stages.networks import Candidate, candidate
+from stages.experiments import ACROSS, Experiment, select
+from stages.networks import ALL, Candidate, candidate, candidates
 from stages.results import write_results
 
 __all__ = ["main", "run_stage"]
@@ -36,23 +37,26 @@ def main(stage: str) -> None:
 
 
 def run_stage(stage: str, config: Config) -> None:
-    """Run the chosen experiments of ``stage`` on one network."""
+    """Run the chosen experiments of ``stage``: on one network, or on several together."""
     experiments = select(stage, config)
-    chosen = candidate(config)
-    chosen.probe(experiments)
+    chosen, notes = candidates(config) if stage in ACROSS else ([candidate(config)], [])
+    for each in chosen:
+        each.probe(experiments)
     executor = Executor(**config.executor, alive=_parent_watch())
     folder = output_folder(config)
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
-        network = chosen.network(stage, config, executor)
-        findings = {e.name: e.measure(network, chosen.data, executor) for e in experiments}
+        networks = {each.name: each.network(stage, config, executor) for each in chosen}
+        data = {each.name: each.data for each in chosen}
+        findings = {e.name: e.measure(networks, data, executor) for e in experiments}
+        for found in findings.values():
+            found.notes.extend(notes)
         if not executor.is_global_zero:
             return
-        header = {"network": network.name, "dataset": chosen.data.name, "seeds": sorted(network.models)}
         sections = {e.name: e.section for e in experiments}
-        write_results(folder, header, findings, sections)
+        write_results(folder, _header(stage, networks, data), findings, sections)
         if stage == "train":
-            chosen.save(network, folder / "tensors")
-        _log(run, chosen, network, findings, sections, folder)
+            chosen[0].save(networks[chosen[0].name], folder / "tensors")
+        _log(run, networks, data, findings, sections, folder)
 
 
 def output_folder(config: Config) -> Path:
@@ -60,40 +64,58 @@ def output_folder(config: Config) -> Path:
     return Path(config.output) if config.output else Path(HydraConfig.get().runtime.output_dir)
 
 
+def _name(stage: str, names: Sequence[str]) -> str:
+    return ALL if stage in ACROSS else names[0]
+
+
+def _header(stage: str, networks: Mapping[str, Network], data: Mapping[str, Dataset]) -> dict[str, Any]:
+    """What stands at the top of ``metrics.json``."""
+    header = {
+        "network": _name(stage, list(networks)),
+        "dataset": ", ".join(dict.fromkeys(each.name for each in data.values())),
+        "seeds": sorted({seed for network in networks.values() for seed in network.models}),
+    }
+    return header | ({"networks": list(networks)} if stage in ACROSS else {})
+
+
 def _log(
     run: tracking.Run,
-    chosen: Candidate,
-    network: Any,
+    networks: Mapping[str, Network],
+    data: Mapping[str, Dataset],
     findings: Mapping[str, Findings],
     sections: Mapping[str, str],
     folder: Path,
 ) -> None:
-    run.log_dataset(chosen.data)
+    for each in {id(each): each for each in data.values()}.values():
+        run.log_dataset(each)
     for name, found in findings.items():
         run.log_findings(name, found, sections[name])
     if "train_classifiers" in findings:
-        run.log_model(network.model, chosen.data.test.images[:2], network.name)
+        for name, network in networks.items():
+            run.log_model(network.model, data[name].test.images[:2], name)
     run.log_file(folder / "metrics.json")
 
 
 @contextmanager
 def _tracked(
-    stage: str, config: Config, chosen: Candidate, experiments: list[Experiment], executor: Executor
+    stage: str, config: Config, chosen: Sequence[Candidate], experiments: list[Experiment], executor: Executor
 ) -> Iterator[tracking.Run]:
     settings = typed(tracking.Settings, config.tracking, "tracking")
     if not executor.is_global_zero:
         settings = tracking.Settings(enabled=False)
+    name = _name(stage, [each.name for each in chosen])
+    specs = {each.name: asdict(each.spec) for each in chosen}
     parameters = {
         "suite": config.suite.name,
-        "network": chosen.name,
-        **asdict(chosen.spec),
+        "network": name,
+        **specs.get(name, specs),
         "seeds": config.seeds,
         "executor": {k: v for k, v in config.executor.items() if k not in ("progress", "work")},
         **{e.name: e.parameters() for e in experiments},
     }
     tags = {"thesis.section": "; ".join(dict.fromkeys(e.section for e in experiments))}
     with tracking.stage_run(
-        settings, stage=stage, network=chosen.name, suite=config.suite.name, parameters=parameters, tags=tags
+        settings, stage=stage, network=name, suite=config.suite.name, parameters=parameters, tags=tags
     ) as run:
         yield run
 

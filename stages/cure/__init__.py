@@ -1,0 +1,1 @@
+"""Chapter 8: curvature regularisation beside adversarial training."""

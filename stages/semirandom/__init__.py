@@ -1,0 +1,1 @@
+"""Chapter 5: perturbations between random noise and the worst case."""

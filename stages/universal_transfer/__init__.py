@@ -1,0 +1,1 @@
+"""Section 4.3.3: universal perturbations from network to network."""
