@@ -5,6 +5,7 @@ export DO_NOT_TRACK = true
 export DVC_NO_ANALYTICS = 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS = never
+unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compiles the libraries anew, 15 seconds each
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 

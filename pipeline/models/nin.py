@@ -34,7 +34,7 @@ def nin(
         classes: number of logits.
         mean: per-channel mean, in pixel units.
         std: per-channel standard deviation.
-        width: w; 192 in the paper, 32 gives a network of 30,000 weights.
+        width: w; 192 in the paper, 16 with batch norm makes 7,388 weights on digits.
         batch_norm: put batch normalisation, which then replaces the bias, before every ReLU.
         dropout: share of values dropped in training, 0 <= share < 1.
 

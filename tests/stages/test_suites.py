@@ -38,7 +38,7 @@ def fixture_data(name):
     return Dataset(name, split, split, tuple(map(str, range(classes))), (0.5,) * channels, (0.25,) * channels)
 
 
-@pytest.mark.parametrize(("name", "network"), networks())
+@pytest.mark.parametrize(("name", "network"), list(networks()))
 def test_every_network_takes_a_step(name, network):
     check_network(network, f"networks.{name}.")
     leaf = {**network.model, "checkpoint": "random"}
