@@ -220,7 +220,7 @@ class Search:
 
     def _enter(self, now: Tensor, logits: Logits) -> None:
         """Take labels, rivals and what counts as the boundary from the logits of clean images."""
-        as_logits(logits, self.given, self.targets)
+        as_logits(logits, *(None if given is None else given[now] for given in (self.given, self.targets)))
         if self.given is None:
             self.labels[now] = logits.argmax(dim=1)
         own = self.labels[now, None]

@@ -1,7 +1,8 @@
 """The orthogonal projection that keeps an attack inside a subspace of the image space (Algorithm 3)."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,10 +12,25 @@ from pipeline.checks import refuse
 from pipeline.randomness import normal
 from pipeline.types import Images
 
-__all__ = ["Projection", "Subspace", "projection_onto"]
+__all__ = ["OwnSubspaces", "Projection", "Subspace", "projection_onto"]
 
-Subspace: TypeAlias = Float[Tensor, "m d"] | Float[Tensor, "batch m d"] | Callable[[Tensor], Tensor]
-"""An orthonormal basis (m, d) for all images, one (N, m, d) for each, or an orthogonal projector of (..., C, H, W)."""
+
+@runtime_checkable
+class OwnSubspaces(Protocol):
+    """A subspace for each of N images, without their bases, such as :class:`pipeline.geometry.RandomSubspaces`."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def project(self, vectors: Tensor, indices: Tensor) -> Tensor:
+        """Project vectors (n, K, C, H, W) onto the subspaces of the images ``indices`` (n,)."""
+
+
+Subspace: TypeAlias = (
+    Float[Tensor, "m d"] | Float[Tensor, "batch m d"] | Callable[[Tensor], Tensor] | OwnSubspaces
+)
+"""An orthonormal basis (m, d) for all images, one (N, m, d) for each, an orthogonal projector of (..., C, H, W), or one
+that is told which images the vectors belong to."""
 
 Projection: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Projects vectors (n, K, C, H, W) that belong to the images of given indices (n,)."""
@@ -36,6 +52,8 @@ def projection_onto(subspace: Subspace | None, images: Images) -> Projection:
     """
     if subspace is None:
         return lambda vectors, _: vectors
+    if isinstance(subspace, OwnSubspaces) and not isinstance(subspace, Tensor):
+        return _own(subspace, images)
     if not isinstance(subspace, Tensor):
         _check_projector(subspace, images)
         return lambda vectors, _: subspace(vectors)
@@ -46,6 +64,16 @@ def projection_onto(subspace: Subspace | None, images: Images) -> Projection:
         return (vectors.flatten(2) @ rows.mT @ rows).view_as(vectors)
 
     return project
+
+
+def _own(subspaces: OwnSubspaces, images: Images) -> Projection:
+    """The projection of subspaces that know their images, checked on the first image."""
+    if len(subspaces) != len(images):
+        refuse("subspace", f"subspaces of {len(subspaces)} images", f"one for each of the {len(images)} images")
+    if len(images):
+        first = torch.zeros(1, dtype=torch.int64, device=images.device)
+        _check_projector(partial(subspaces.project, indices=first), images)
+    return subspaces.project
 
 
 def _tolerance(dtype: torch.dtype) -> float:

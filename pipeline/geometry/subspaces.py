@@ -4,6 +4,7 @@ A basis is a tensor (m, d) with orthonormal rows, d = channels * height * width 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,10 @@ from pipeline.checks import check_count, refuse
 from pipeline.randomness import seeded
 
 __all__ = [
+    "RandomSubspaces",
     "band_count",
     "band_dimension",
+    "beta_spread",
     "block_side",
     "dct_band",
     "expected_beta",
@@ -22,6 +25,9 @@ __all__ = [
     "project_onto_band",
     "random_subspace",
 ]
+
+DENSE = 4_000_000
+"""Entries m d up to which the frame of random subspaces is a dense matrix; its QR then takes well below a second."""
 
 
 def block_side(height: int, width: int) -> int:
@@ -117,6 +123,107 @@ def random_subspace(
     return basis.to(dtype).contiguous()
 
 
+class RandomSubspaces:
+    """A random m-dimensional subspace for each of N images: S_i = S G_i, with one frame S and a random G_i of its own.
+
+    G_i permutes the d coordinates and flips their signs, both uniformly. S is a uniformly random subspace, drawn once
+    from ``seed``, so that every S_i is uniform too; where a dense S would be large (d in the 100,000s), it is the
+    random rows of H D H, with H the orthonormal discrete cosine transform of an image and D random signs, which takes
+    no memory. Drawing costs one permutation an image, projecting two matrix products for the whole batch.
+
+    It is a ``subspace`` of :func:`pipeline.attacks.deepfool`.
+
+    Args:
+        shape: channels, height and width of the images.
+        m: 1 <= m <= d.
+        generators: one CPU generator an image.
+        seed: of the frame.
+        like: its type and device are those of the projections; None: float32 on the CPU.
+
+    Raises:
+        InputError: m is not in 1..d.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        m: int,
+        generators: Sequence[torch.Generator],
+        *,
+        seed: int = 0,
+        like: Tensor | None = None,
+    ) -> None:
+        d = math.prod(shape)
+        if not 1 <= m <= d:
+            refuse("m", m, f"a whole number from 1 to d = {d}")
+        like = torch.empty(0) if like is None else like
+        frame = seeded("random subspaces", *shape, m, seed)
+        self._frame = _DenseFrame(d, m, frame, like) if m * d <= DENSE else _CosineFrame(shape, m, frame, like)
+        drawn = [(torch.randperm(d, generator=g), torch.randint(2, (d,), generator=g)) for g in generators]
+        empty = torch.empty(0, d, dtype=torch.int64)
+        self._orders = torch.stack([order for order, _ in drawn]).to(like.device) if drawn else empty
+        signs = torch.stack([sign for _, sign in drawn]) if drawn else empty
+        self._signs = (2 * signs - 1).to(like)
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def project(self, vectors: Tensor, indices: Tensor) -> Tensor:
+        """The orthogonal projections of vectors (n, K, C, H, W) onto the subspaces of the images ``indices`` (n,)."""
+        flat = vectors.flatten(2)
+        signs = self._signs[indices][:, None]
+        orders = self._orders[indices][:, None].expand_as(flat)
+        kept = self._frame.project((flat * signs).gather(2, orders))
+        return (torch.empty_like(flat).scatter_(2, orders, kept) * signs).view_as(vectors)
+
+    def basis(self, index: int) -> Float[Tensor, "m d"]:
+        """An orthonormal basis of one image's subspace; for tests and pictures of small images."""
+        rows = self._frame.basis()
+        return torch.empty_like(rows).scatter_(1, self._orders[index].expand_as(rows), rows) * self._signs[index]
+
+
+class _DenseFrame:
+    """A uniformly random subspace, by its orthonormal basis."""
+
+    def __init__(self, d: int, m: int, generator: torch.Generator, like: Tensor) -> None:
+        self._rows = random_subspace(d, m, generator, dtype=torch.float64).to(like)
+
+    def project(self, vectors: Tensor) -> Tensor:
+        return vectors @ self._rows.T @ self._rows
+
+    def basis(self) -> Tensor:
+        return self._rows
+
+
+class _CosineFrame:
+    """The span of m random rows of H D H, with the separable cosine transform H over channels, rows and columns."""
+
+    def __init__(self, shape: tuple[int, int, int], m: int, generator: torch.Generator, like: Tensor) -> None:
+        d = math.prod(shape)
+        self._shape = shape
+        self._axes = [_dct_rows(side, 0, side, torch.float64).to(like) for side in shape]
+        self._signs = (2 * torch.randint(2, shape, generator=generator) - 1).to(like)
+        kept = torch.zeros(d, dtype=torch.bool)
+        kept[torch.randperm(d, generator=generator)[:m]] = True
+        self._kept = kept.view(shape).to(like)
+
+    def project(self, vectors: Tensor) -> Tensor:
+        spectra = self._transform(self._signs * self._transform(vectors.unflatten(-1, self._shape)))
+        return self._back(self._signs * self._back(self._kept * spectra)).flatten(-3)
+
+    def basis(self) -> Tensor:
+        rows = torch.eye(self._kept.numel()).to(self._kept)[self._kept.flatten() > 0]
+        return self._back(self._signs * self._back(rows.unflatten(-1, self._shape))).flatten(-3)
+
+    def _transform(self, images: Tensor) -> Tensor:
+        channels, rows, columns = self._axes
+        return torch.einsum("dc,...chw->...dhw", channels, rows @ images @ columns.T)
+
+    def _back(self, spectra: Tensor) -> Tensor:
+        channels, rows, columns = self._axes
+        return torch.einsum("dc,...dhw->...chw", channels, rows.T @ spectra @ columns)
+
+
 def orthonormalise(vectors: Float[Tensor, "k d"], *, tolerance: float = 1e-6) -> Float[Tensor, "rank d"]:
     """An orthonormal basis of the span of the rows of ``vectors``; rows that depend on others add nothing.
 
@@ -151,6 +258,19 @@ def expected_beta(dimension: int, m: int) -> float:
     logarithm = math.lgamma(dimension / 2) - math.lgamma((dimension - 1) / 2)
     logarithm += math.lgamma((m - 1) / 2) - math.lgamma(m / 2)
     return math.sqrt(m / dimension) * math.exp(logarithm)
+
+
+def beta_spread(dimension: int, m: int) -> float:
+    """The standard deviation of sqrt(m / d) ||r_S|| / ||r|| for an affine boundary; see :func:`expected_beta`.
+
+    E beta^2 = (m / d) (d - 2) / (m - 2) by the same Beta law; it is infinite for m <= 2, unless m = d.
+    """
+    mean = expected_beta(dimension, m)
+    if m == dimension:
+        return 0.0
+    if m <= 2:
+        return math.inf
+    return math.sqrt(max(m / dimension * (dimension - 2) / (m - 2) - mean**2, 0.0))
 
 
 def _indices(side: int, band: int, block: int) -> range:
