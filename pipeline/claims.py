@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.checks import check_choice, check_positive, number, refuse
 
-__all__ = ["CLAIMS_FILE", "THESIS_DATA", "Claim", "Claims", "Condition", "Experiment", "load_claims"]
+__all__ = ["ALL", "CLAIMS_FILE", "THESIS_DATA", "Claim", "Claims", "Condition", "Experiment", "load_claims"]
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 BOUNDS = ("at_least", "at_most", "above", "below")
@@ -25,6 +25,9 @@ RELATIONS = (
 )
 THESIS_DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN", "imagenet": "ImageNet"}
 """Our name of a data set -> the thesis' name; a subset such as mnist5k is not the thesis' data."""
+
+ALL = "all"
+"""The network's name that results across networks carry."""
 
 T = TypeVar("T")
 
@@ -57,8 +60,18 @@ class Experiment:
 
     @property
     def stage(self) -> str:
-        """The stage that runs it."""
+        """The stage that its file and its claims belong to."""
         return self.file.split("/")[1]
+
+    @property
+    def across(self) -> bool:
+        """Whether it measures several networks together."""
+        return self.name.endswith("_transfer")
+
+    @property
+    def run_by(self) -> str:
+        """The stage that runs it: its own, or across networks ``<stage>_transfer``."""
+        return f"{self.stage}_transfer" if self.across else self.stage
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,12 @@ class Claim:
         text = str(self.setting.get("dataset", "")).replace("ILSVRC", "ImageNet")
         return next((name for name in THESIS_DATA.values() if name in text), "")
 
+    def counterpart(self, model: str, counterparts: Mapping[str, str]) -> str | None:
+        """The suite's network that answers for a network of the thesis, on the claim's data first; None for none."""
+        chosen = {name.casefold(): network for name, network in counterparts.items()}
+        names = (f"{self.data} {model}".casefold(), model.casefold())
+        return next((chosen[name] for name in names if name in chosen), None)
+
 
 @dataclass(frozen=True)
 class Claims:
@@ -115,6 +134,20 @@ class Claims:
     value_tolerance: float
     changed_thresholds: tuple[Mapping[str, str], ...]
     symbols: Mapping[str, str]
+
+    def on(self, counterparts: Mapping[str, str]) -> "Claims":
+        """The claims with the suite's networks in the place of {source} and {target} in ``number``.
+
+        A claim for whose source or target the suite names no network has no such number here.
+        """
+        claims = []
+        for claim in self.claims:
+            models = {role: str(claim.setting.get(f"{role}_model", "")) for role in ("source", "target")}
+            networks = {role: claim.counterpart(model, counterparts) for role, model in models.items()}
+            wanted = [role for role in models if f"{{{role}}}" in claim.number]
+            known = all(networks[role] for role in wanted)
+            claims.append(replace(claim, number=claim.number.format(**networks) if known else "") if wanted else claim)
+        return replace(self, claims=tuple(claims))
 
 
 def load_claims(path: Path = CLAIMS_FILE) -> Claims:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.claims import Claim, Experiment
+from pipeline.claims import ALL, Claim, Experiment
 from pipeline.report.results import Measured, Results
 from pipeline.report.text import counts_text, estimate_text, label, printed
 from pipeline.report.verdicts import Verdict
@@ -41,12 +41,13 @@ class Row:
 
 @dataclass(frozen=True)
 class BesideTable:
-    """A table of the thesis with our rows beside its own."""
+    """A table of the thesis with our rows beside its own; ``across``: a row and a column a network."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     counts: str
+    across: bool = False
 
 
 def cell(measured: Measured | None, name: str) -> Cell:
@@ -62,14 +63,32 @@ def beside_tables(experiment: Experiment, material: Material) -> list[BesideTabl
     A table that several experiments fill stands, whole, with the one that fills most of it.
     """
     filled = [pair for pair in material.judged if pair[0].where.startswith("Table") and pair[0].number]
+    if experiment.across:  # what a table says of single pairs of networks
+        filled = [pair for pair in filled if {"source_model", "target_model"} <= set(pair[0].setting)]
     tables = []
     for where in dict.fromkeys(claim.where for claim, _ in filled if claim.experiment == experiment.id):
         entries = [pair for pair in filled if pair[0].where == where]
         owner = Counter(claim.experiment for claim, _ in entries).most_common(1)[0][0]
         if owner != experiment.id:
             entries = [pair for pair in entries if pair[0].experiment == experiment.id]
-        tables.append(_beside(where, entries, material))
+        tables.append((_across if experiment.across else _beside)(where, entries, material))
     return tables
+
+
+def _across(where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material) -> BesideTable:
+    """A table of pairs: a row for the network that a perturbation comes from, a column for the one it goes to."""
+    pairs = {(str(c.setting["source_model"]), str(c.setting["target_model"])): c for c, _ in entries}
+    found = material.results.get(entries[0][0].experiment.replace("-", "_"), {}).get(ALL)
+    targets = list(dict.fromkeys(target for _, target in pairs))
+    rows: list[Row] = []
+    for source in dict.fromkeys(source for source, _ in pairs):
+        claims = [pairs.get((source, target)) for target in targets]
+        rows.append(Row(source, "ours", tuple(cell(found, claim.number) if claim else Cell("–") for claim in claims)))
+        rows.append(Row(source, "thesis", tuple(Cell(thesis_value(claim) if claim else "–") for claim in claims)))
+    measured = found.numbers if found else {}
+    estimates = [measured[claim.number] for claim in pairs.values() if claim.number in measured]
+    counts = counts_text((estimate.n, estimate.seeds) for estimate in estimates)
+    return BesideTable(where, tuple(targets), tuple(rows), counts, across=True)
 
 
 def _beside(where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material) -> BesideTable:

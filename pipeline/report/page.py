@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.claims import Claims, load_claims
+from pipeline.claims import ALL, Claims, load_claims
 from pipeline.report.beside import Material
 from pipeline.report.results import Results, read_results
 from pipeline.report.text import estimate_text
@@ -68,7 +68,7 @@ def write_report(
     Raises:
         InputError: a results file is not what a stage writes.
     """
-    claims = claims or load_claims()
+    claims = (claims or load_claims()).on(counterparts)
     found = read_results(results / suite, networks)
     verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts)
     write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
@@ -160,10 +160,10 @@ def _missing(claims: Claims, results: Results, networks: Sequence[str]) -> list[
     tested = {claim.experiment for claim in claims.claims if claim.tests}
     wanted = [experiment for experiment in claims.experiments if experiment.id in tested]
     lines = []
-    for stage in dict.fromkeys(experiment.stage for experiment in wanted):
-        own = [experiment.name for experiment in wanted if experiment.stage == stage]
-        for network in networks:
-            absent = [name for name in own if network not in results.get(name, {})]
+    for stage in dict.fromkeys(experiment.run_by for experiment in wanted):
+        own = [experiment for experiment in wanted if experiment.run_by == stage]
+        for network in (ALL,) if own[0].across else networks:
+            absent = [each.name for each in own if network not in results.get(each.name, {})]
             if len(absent) == len(own):
                 lines.append(f"no results of stage {stage} for {network}")
             else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipeline.checks import refuse
+from pipeline.claims import ALL
 from pipeline.findings import Estimate
 
 __all__ = ["Measured", "Results", "read_results"]
@@ -18,7 +19,7 @@ class Measured:
     """One experiment on one network, as its stage wrote it.
 
     Attributes:
-        network: the network's name.
+        network: the network's name; ALL for what was measured across networks.
         dataset: the name of the data set that it was measured on.
         stage: the stage that ran the experiment.
         training_seeds: the seeds of the network's trainings.
@@ -45,7 +46,7 @@ Results: TypeAlias = Mapping[str, Mapping[str, Measured]]
 
 
 def read_results(folder: Path, networks: Iterable[str]) -> Results:
-    """Read every experiment that the stages of a suite left for the networks named.
+    """Read every experiment that the stages of a suite left for the networks named, and across networks.
 
     Args:
         folder: ``results/<suite>``; a folder that does not exist holds no results.
@@ -55,7 +56,7 @@ def read_results(folder: Path, networks: Iterable[str]) -> Results:
         InputError: a file is not what a stage writes.
     """
     found: dict[str, dict[str, Measured]] = {}
-    for network in networks:
+    for network in (*networks, ALL):
         for path in sorted(folder.glob(f"*/{network}/metrics.json")):
             for experiment, measured in _read_stage(path):
                 found.setdefault(experiment, {})[network] = measured

@@ -7,7 +7,7 @@ from pipeline.findings import Estimate
 
 __all__ = ["bounds_text", "counts_text", "estimate_text", "interval_text", "label", "printed", "unit"]
 
-SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_")
+SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool[")
 LABELS = {
     "test_error": "test error",
     "rho_df": "ρ̂ DeepFool",

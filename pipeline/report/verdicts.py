@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.claims import THESIS_DATA, Claim, Claims, Condition
+from pipeline.claims import ALL, THESIS_DATA, Claim, Claims, Condition
 from pipeline.findings import Estimate
 from pipeline.report.results import Measured, Results
 
@@ -107,9 +107,9 @@ def judge(
         counterparts: the thesis' name of a network ("NIN", or "CIFAR-10 LeNet" where the name alone is
             ambiguous) -> the suite's network that answers for it; "default" answers for the rest.
     """
-    chosen = {name.casefold(): network for name, network in counterparts.items()}
-    court = _Court(claims.value_tolerance, results, networks, chosen)
-    return [court.verdict(claim) for claim in claims.claims]
+    across = frozenset(experiment.id for experiment in claims.experiments if experiment.across)
+    court = _Court(claims.value_tolerance, results, networks, counterparts, across)
+    return [court.verdict(claim) for claim in claims.on(counterparts).claims]
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,16 @@ class _Court:
     results: Results
     networks: Sequence[str]
     counterparts: Mapping[str, str]
+    across: frozenset[str]
 
     def verdict(self, claim: Claim) -> Verdict:
         if not (claim.tests or claim.number or claim.lacks):
             return Verdict(claim.id, claim.stage, NOT_TESTED, "", f"the stage {claim.stage} is not built yet")
-        named = self.answering(claim)
-        deciding = [network for network in self.networks if claim.over or network in named]
+        across = claim.experiment in self.across
+        # Across networks there is one set of results, and a claim's own number only where the suite names its networks.
+        named = {ALL: bool(claim.number)} if across else self.answering(claim)
+        networks = [ALL] if across else self.networks
+        deciding = [network for network in networks if claim.over or network in named]
         if not deciding:
             why = (claim.lacks and f"lacks {claim.lacks}") or "no network of the suite answers for it"
             return Verdict(claim.id, claim.stage, NOT_TESTED, "", why)
@@ -134,7 +138,7 @@ class _Court:
         kinds = {judgement.kind for judgement in judged if judgement.kind}
         kind = "" if verdict == NOT_TESTED else "value" if kinds == {"value"} else "relation"
         reasons = [judgement.why for judgement in judged if judgement.verdict == NOT_TESTED == verdict]
-        shown = [n for n in self.networks if n not in deciding or claim.only_on]
+        shown = [n for n in networks if n not in deciding or claim.only_on]
         others = tuple(judgement for network in shown if (judgement := self.tested(claim, network)).tests)
         why = "; ".join(dict.fromkeys(reasons))
         return Verdict(claim.id, claim.stage, verdict, kind, why, any(named.values()), judged, others)
@@ -143,8 +147,7 @@ class _Court:
         """Network -> whether the suite names it for the claim (True) or it is the default (False)."""
         found: dict[str, bool] = {}
         for model in claim.models or ("",):
-            names = (f"{claim.data} {model}".casefold(), model.casefold())
-            network = next((self.counterparts[name] for name in names if name in self.counterparts), None)
+            network = claim.counterpart(model, self.counterparts)
             if network is not None:
                 found[network] = True
             elif "default" in self.counterparts:
@@ -177,10 +180,11 @@ class _Court:
 
     def absent(self, claim: Claim, network: str) -> str:
         """Why there is no measurement: the stage has not run, or this experiment has not."""
+        stage = f"{claim.stage}_transfer" if network == ALL else claim.stage
         there = [entry[network] for entry in self.results.values() if network in entry]
-        if any(measured.stage == claim.stage for measured in there):
+        if any(measured.stage == stage for measured in there):
             return f"{_file(claim)} has not run on {network}"
-        return f"no results of stage {claim.stage} for {network}"
+        return f"no results of stage {stage} for {network}"
 
 
 def _file(claim: Claim) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.claims import Claim, Experiment
+from pipeline.claims import ALL, Claim, Experiment
 from pipeline.report import files
 from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
 from pipeline.report.results import Measured
@@ -129,11 +129,12 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
     own = [(claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id]
     names = [each.name for each in material.experiments]
     found = material.results.get(experiment.name, {})
-    measured = tuple(found[network] for network in material.networks if network in found)
+    networks = (ALL,) if experiment.across else material.networks
+    measured = tuple(found[network] for network in networks if network in found)
     return ExperimentView(
         experiment=experiment,
         measured=measured,
-        absent=tuple(network for network in material.networks if network not in found),
+        absent=tuple(network for network in networks if network not in found),
         counts=counts_text((e.n, e.seeds) for m in measured for e in m.numbers.values()),
         beside=tuple(beside_tables(experiment, material)) if measured else (),
         figures=tuple(figure for m in measured for figure in files.figures(m, experiment.name, names)),

@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import zlib
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -338,3 +339,65 @@ def test_counts_and_units():
     assert counts_text([]) == "" == counts_text([(0, 0)])
     assert unit("t_lbfgs / t_df") == "" == unit("rho_df")
     assert label("median_first") == "median first"
+
+
+# Across networks
+
+PAIRS = ("vgg-f-to-caffenet", "caffenet-to-vgg-f", "vgg-f-to-googlenet")
+
+
+@pytest.fixture
+def across(tmp_path):
+    """The page of two networks that the suite names for VGG-F and CaffeNet, with a transfer between them."""
+    claims = load_claims()
+    changed = tuple(
+        replace(claim, number="fool[{source}][{target}]", lacks="ImageNet")
+        if claim.id.removeprefix("ch4-table42-") in PAIRS
+        else claim
+        for claim in claims.claims
+    )
+    claims = replace(claims, claims=changed)
+    results = tmp_path / "results" / "toy"
+    found = {"fool[a][b]": entry(0.72, 0.71, 0.73), "fool[b][a]": entry(0.2, 0.19, 0.21)}
+    content = {"section": "Table 4.2", "numbers": found, "curves": {}, "notes": ["Left out: c."]}
+    write_stage(results, "universal_transfer", "all", {"uap_transfer": content}, dataset="imagenet")
+    networks = {name: {"dataset": "imagenet", "model": "x"} for name in "ab"}
+    counterparts = {"default": "a", "VGG-F": "a", "CaffeNet": "b"}
+    page = write_report(
+        "toy", results.parent, tmp_path / "reports", networks=networks, counterparts=counterparts,
+        provenance={}, claims=claims,
+    )  # fmt: skip
+    verdicts = json.loads((results / "claims.json").read_text())["claims"]
+    return page.read_text(), {verdict["id"].removeprefix("ch4-table42-"): verdict for verdict in verdicts}
+
+
+def test_a_claim_on_two_networks_is_judged_by_the_number_of_their_pair(across):
+    _, verdicts = across
+    outcomes = [verdicts[name] for name in PAIRS]
+    assert [outcome["verdict"] for outcome in outcomes] == ["reproduced", "contradicted", "not tested here"]
+    assert [outcome["kind"] for outcome in outcomes] == ["value", "value", ""]
+    first = outcomes[0]["decided_by"][0]
+    assert (first["network"], first["tests"][0]["number"]) == ("all", "fool[a][b]")
+
+
+def test_results_across_networks_stand_beside_the_thesis(across):
+    text, _ = across
+    assert "From, to" in text
+    assert "71.8%" in text
+    assert "72.0%" in text
+    assert "Left out: c." in text
+    assert "python -m stages.universal_transfer suite=toy 'experiments=[uap_transfer]'" in unescape(text)
+    assert "dvc repro --force --single-item universal_transfer\n" in text
+
+
+def test_a_transfer_that_has_not_run_is_named_once(tmp_path):
+    claims = load_claims()
+    tested = next(claim for claim in claims.claims if claim.experiment == "attack-l2" and claim.tests)
+    changed = tuple(
+        replace(claim, tests=tested.tests) if claim.experiment == "sc-transfer" else claim for claim in claims.claims
+    )
+    page = write_report(
+        "toy", tmp_path, tmp_path / "reports", networks=NETWORKS, counterparts=COUNTERPARTS, provenance={},
+        claims=replace(claims, claims=changed),
+    )  # fmt: skip
+    assert page.read_text().count("<li>no results of stage curvature_transfer for all</li>") == 1
