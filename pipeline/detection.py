@@ -1,0 +1,247 @@
+"""Detecting perturbed images, and recovering their labels, by the boundary's curvature (Section 7.5, Algorithm 6)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.attacks.protocol import Number, as_logits
+from pipeline.checks import check_choice, check_positive, refuse
+from pipeline.evaluation import Statistic
+from pipeline.geometry.curvature import normal_curvatures
+from pipeline.geometry.second_differences import ClassCurvatures, class_curvatures
+from pipeline.randomness import Generators, normal
+from pipeline.types import Classifier, Images, Labels, Mask, PerImage
+
+__all__ = [
+    "Confidence",
+    "CurvatureScore",
+    "auc",
+    "auc_difference",
+    "balanced_accuracy",
+    "confidence",
+    "curvature_score",
+    "scored",
+    "threshold_at",
+]
+
+PerClass: TypeAlias = Float[Tensor, "batch classes"]
+
+
+@dataclass(frozen=True)
+class CurvatureScore:
+    """Algorithm 6 on a batch.
+
+    Attributes:
+        scores: (N,) rho; an image counts as perturbed where it is at least the threshold. NaN where an output was not
+            finite.
+        curvatures: (N, L) the mean over the directions of v' G_i v; NaN for the image's own class, and for classes that
+            took no part or have no gradient.
+        labels: (N,) the classifier's own labels k of the images.
+        recovered: (N,) the class of the largest curvature: the label of the original, if the image is perturbed.
+        resolved: (N,) whether any difference behind the score stands out of rounding; where none does, the sign of rho
+            means nothing.
+    """
+
+    scores: PerImage
+    curvatures: PerClass
+    labels: Labels
+    recovered: Labels
+    resolved: Mask
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What a single forward pass tells: the baseline of every detector.
+
+    Attributes:
+        scores: (N,) 1 - the largest probability, to full relative precision.
+        runner_up: (N,) the class of the second largest logit.
+    """
+
+    scores: PerImage
+    runner_up: Labels
+
+
+def curvature_score(
+    model: Classifier,
+    images: Images,
+    *,
+    h: Number,
+    directions: int = 10,
+    output: str = "softmax",
+    normalise: bool = True,
+    candidates: int | None = None,
+    by: str = "differences",
+    generator: Generators = None,
+) -> CurvatureScore:
+    """The mean curvature of the boundaries around each image, whose sign tells perturbed images from natural ones.
+
+    rho = 1 / (L T) sum_{i != k} sum_j v_j' G_i(x) v_j with F_i = f_i - f_k, k the label of x, G_i = P H_i P / ||grad
+    F_i||, P = I - n n', n = grad F_i / ||grad F_i||, H_i the Hessian of F_i and v_j uniform on the unit sphere. Section
+    7.5, Algorithm 6, whose else branch prints ``perturbed = false`` where ``true`` is meant. A curvature is positive
+    where the region of k is locally inside a ball. It is one of the scale h: piecewise linear networks have no other.
+
+    ``by="differences"`` is :func:`pipeline.geometry.second_differences.class_curvatures`: 2 T + 2 (L - 1) forward
+    passes and L - 1 gradients for an image. ``by="products"`` takes Hessian-vector products from differences of
+    gradients, class by class and direction by direction, 2 T (L - 1) gradients: a check, which agrees in the mean over
+    v.
+
+    Args:
+        model: a classifier in evaluation mode; logits f of shape (N, 1), whose sign decides, count as (0, f).
+        images: x, (N, C, H, W), natural or perturbed, of any finite values.
+        h: half the length of the central differences, l_2, in pixel units; :func:`pipeline.geometry.default_h` is a
+            start. The thesis states none.
+        directions: T >= 1.
+        output: f is the ``softmax`` or the ``logits``.
+        normalise: divide by ||grad F_i||, as Algorithm 6 does.
+        candidates: only that many classes take part, those of the largest logits, the label included; None: all.
+        by: ``differences`` or ``products``.
+        generator: one for the batch or one an image; None starts from seed 0.
+
+    Returns:
+        CurvatureScore, in float64.
+
+    Raises:
+        InputError: an option, an image or a logit that cannot be used, a model in training mode, or an h at which the
+            Hessian vanishes at every image: the network is affine on that scale, or rounding swallows the differences.
+
+    Example:
+        >>> found = curvature_score(model, images, h=0.1)
+        >>> perturbed = found.scores >= threshold_at(clean_scores, 0.05)
+    """
+    check_choice("by", by, ("differences", "products"))
+    measure = class_curvatures if by == "differences" else _by_products
+    (found,) = measure(
+        model, images, h=(h,), outputs=(output,), directions=directions, candidates=candidates, generator=generator
+    )
+    if len(images) and not bool(found.resolved.any()):
+        refuse("h", h, f"a step over which the {output} bend: at this one no difference stands out of rounding")
+    return scored(found, normalise=normalise)
+
+
+def scored(found: ClassCurvatures, *, normalise: bool) -> CurvatureScore:
+    """Lines 5 to 7 of Algorithm 6: the score and the recovered label from the curvatures of all classes.
+
+    Args:
+        found: from :func:`pipeline.geometry.second_differences.class_curvatures`.
+        normalise: divide by ||grad F_i||, as Algorithm 6 does.
+    """
+    taken = found.slopes > 0
+    parts = found.curvatures / found.slopes if normalise else found.curvatures
+    parts = parts.masked_fill(~taken, math.nan)
+    # The divisor counts the image's own class too, as L does; a class without a gradient adds nothing.
+    count = (~found.slopes.isnan()).sum(dim=1) + 1
+    scores = (parts.nansum(dim=1) / count).masked_fill((taken & ~parts.isfinite()).any(dim=1), math.nan)
+    recovered = parts.nan_to_num(nan=-math.inf).argmax(dim=1)
+    return CurvatureScore(scores, parts, found.labels, recovered, found.resolved)
+
+
+def _by_products(
+    model: Classifier,
+    images: Images,
+    *,
+    h: tuple[Number],
+    outputs: tuple[str],
+    directions: int,
+    candidates: int | None,
+    generator: Generators,
+) -> tuple[ClassCurvatures]:
+    """The same from Hessian-vector products along tangent vectors; E ||P v||^2 = (d - 1) / d is put in afterwards."""
+    (like,) = class_curvatures(model, images, h=h, outputs=outputs, directions=1, candidates=candidates)
+    vectors = normal(images.new_empty(len(images), directions, *images.shape[1:]), generator)
+    rivals = (~like.slopes.isnan()).nonzero()[:, 1].view(len(images), -1)
+    curvatures = torch.full_like(like.slopes, math.nan)
+    for rival in rivals.T:
+        pair = {"labels": like.labels, "targets": rival, "h": h[0], "output": outputs[0]}
+        along = normal_curvatures(model, images, vectors, **pair, normalised=False, tolerance=math.inf)
+        curvatures.scatter_(1, rival[:, None], along.mean(dim=1, keepdim=True).to(curvatures))
+    d = images.shape[1:].numel()
+    return (replace(like, curvatures=(d - 1) / d * curvatures),)
+
+
+def confidence(model: Classifier, images: Images) -> Confidence:
+    """1 - the largest probability, and the runner-up class, of each image (N, C, H, W)."""
+    with torch.no_grad():
+        logits = as_logits(model(images)).double()
+    first, second = logits.topk(2, dim=1).indices.unbind(dim=1)
+    others = logits.softmax(dim=1).scatter(1, first[:, None], 0.0)
+    return Confidence(others.sum(dim=1), second)
+
+
+def threshold_at(scores: PerImage, rate: Number) -> float:
+    """The lowest threshold at which at most a share ``rate`` of these clean images counts as perturbed.
+
+    Args:
+        scores: (n,) of held-out clean images, n >= 1; one that is NaN counts as perturbed at any threshold.
+        rate: the wanted false-positive rate, in [0, 1].
+
+    Raises:
+        InputError: another rate, or no score.
+    """
+    share = check_positive("rate", rate, zero=True)
+    if share > 1:
+        refuse("rate", rate, "a share in [0, 1]")
+    if not len(scores):
+        refuse("scores", "none", "the scores of at least one clean image")
+    ordered = scores.double().nan_to_num(nan=math.inf).sort(descending=True).values
+    allowed = math.floor(share * len(ordered) * (1 + 1e-12))
+    # Just above the largest score that must not count as perturbed.
+    return -math.inf if allowed >= len(ordered) else math.nextafter(float(ordered[allowed]), math.inf)
+
+
+def auc(clean: str, perturbed: str) -> Statistic:
+    """P(clean < perturbed) + P(clean = perturbed) / 2, the area under the ROC curve: the mean over training seeds.
+
+    Args:
+        clean: the quantity that holds the scores of the clean images.
+        perturbed: that of the perturbed ones; an image that is NaN in one of them is left out of both.
+    """
+    return Statistic((clean, perturbed), partial(_mean_over_seeds, _auc))
+
+
+def auc_difference(first: tuple[str, str], second: tuple[str, str]) -> Statistic:
+    """The :func:`auc` of the first two quantities, clean and perturbed, minus that of the second two."""
+
+    def reduce(*parts: Tensor) -> Tensor:
+        return _mean_over_seeds(_auc, *parts[:2]) - _mean_over_seeds(_auc, *parts[2:])
+
+    return Statistic((*first, *second), reduce)
+
+
+def balanced_accuracy(clean: str, perturbed: str) -> Statistic:
+    """max_t (P(clean < t) + P(perturbed >= t)) / 2: the share told apart at the best threshold for these very images.
+
+    The mean over training seeds, each with its own threshold. Arguments as for :func:`auc`.
+    """
+    return Statistic((clean, perturbed), partial(_mean_over_seeds, _best))
+
+
+def _mean_over_seeds(reduce: Callable[[Tensor, Tensor], Tensor], clean: Tensor, perturbed: Tensor) -> Tensor:
+    """``reduce`` maps scores (..., n) to (...); seeds without a case are left out."""
+    return reduce(clean, perturbed).nanmean(dim=-1)
+
+
+def _auc(clean: Tensor, perturbed: Tensor) -> Tensor:
+    kept = ~perturbed.isnan()
+    halves = _counts(clean, perturbed, right=False) + _counts(clean, perturbed, right=True)
+    return (halves * kept).sum(dim=-1) / (2 * (~clean.isnan()).sum(dim=-1) * kept.sum(dim=-1))
+
+
+def _best(clean: Tensor, perturbed: Tensor) -> Tensor:
+    """Only the scores of perturbed images need to be tried as thresholds, and one above them all."""
+    passed = _counts(clean, perturbed, right=False) / (~clean.isnan()).sum(dim=-1, keepdim=True)
+    missed = _counts(perturbed, perturbed, right=False) / (~perturbed.isnan()).sum(dim=-1, keepdim=True)
+    found = (passed + 1 - missed).masked_fill(perturbed.isnan(), -math.inf).amax(dim=-1) / 2
+    return found.clamp_min(0.5).masked_fill(perturbed.isnan().all(dim=-1), math.nan)
+
+
+def _counts(scores: Tensor, thresholds: Tensor, *, right: bool) -> Tensor:
+    """How many ``scores`` (..., n) lie below each threshold, or not above it."""
+    ordered = scores.nan_to_num(nan=math.inf).sort(dim=-1).values.contiguous()
+    return torch.searchsorted(ordered, thresholds.nan_to_num(nan=math.inf).contiguous(), right=right)
