@@ -56,6 +56,11 @@ def _covers(images: Sequence[int], kernel: Sequence[int], padding: tuple[int, in
     return images[2:] == kernel[2:] and padding == (0, 0)
 
 
+def _is_pointwise(kernel: Sequence[int], geometry: dict[str, Any]) -> bool:
+    """Whether every output pixel sees the one input pixel at its place, so that patches are the image itself."""
+    return tuple(kernel[2:]) == (1, 1) and geometry["stride"] == (1, 1) and geometry["padding"] == (0, 0)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -72,6 +77,8 @@ class _Convolution(torch.autograd.Function):
         rows = weight.flatten(1)
         if _covers(ctx.shape, weight.shape, ctx.geometry["padding"]):
             return (gradient.flatten(1) @ rows).view(ctx.shape), *[None] * 5
+        if _is_pointwise(weight.shape, ctx.geometry):
+            return _product(rows, gradient).view(ctx.shape), *[None] * 5
         size = max(1, ELEMENTS // (rows.shape[1] * gradient[0, 0].numel()))
         parts = [
             fold(_product(rows, part), ctx.shape[2:], weight.shape[2:], **ctx.geometry)

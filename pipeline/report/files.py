@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from pipeline.report.results import Measured
 __all__ = ["Figure", "Table", "figures", "tables"]
 
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+NUMBERED = re.compile(r"(figure|table)_(\d)_(\d+[a-z]?)_?(.*)")
+"""Files named after a figure or table of the thesis."""
+
 ROWS = 60
 """Rows of a table that the page shows; the file has them all."""
 
@@ -68,4 +72,13 @@ def _own(
     for path in sorted(measured.folder.glob(pattern)):
         owners = [name for name in known if path.stem == name or path.stem.startswith(f"{name}_")]
         if owners and max(owners, key=len) == experiment:
-            yield path.stem.removeprefix(experiment).strip("_").replace("_", " ") or experiment, path
+            yield _title(path.stem.removeprefix(experiment).strip("_") or experiment), path
+
+
+def _title(name: str) -> str:
+    """A file's name as a caption: ``figure_3_9_text`` is "Figure 3.9, text"."""
+    numbered = NUMBERED.fullmatch(name)
+    if numbered:
+        kind, chapter, number, rest = numbered.groups()
+        return f"{kind.capitalize()} {chapter}.{number}" + (f", {rest.replace('_', ' ')}" if rest else "")
+    return name.replace("_", " ").capitalize()

@@ -68,6 +68,8 @@ CONVOLUTIONS = {
     "covers the image": (nn.Conv2d(7, 5, 4), (7, 4, 4)),
     "covers the image, oblong": (nn.Conv2d(7, 5, (3, 4)), (7, 3, 4)),
     "wide": (nn.Conv2d(16, 4, 3, padding=1), (16, 6, 6)),
+    "pointwise": (nn.Conv2d(8, 5, 1), (8, 6, 5)),
+    "pointwise, stride": (nn.Conv2d(8, 5, 1, stride=2), (8, 7, 6)),
     "groups": (nn.Conv2d(4, 4, 3, groups=4), (4, 6, 6)),
     "padding by name": (nn.Conv2d(1, 4, 3, padding="same"), (1, 6, 6)),
     "reflected": (nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"), (1, 6, 6)),
