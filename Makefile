@@ -33,7 +33,7 @@ repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs
 	@dvc repro $(ARGS)
 
 test: .venv/ok             ## the whole test suite
-	@python -m pytest $(ARGS)
+	@python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: .venv/ok            ## lint and types
 	@ruff check .
