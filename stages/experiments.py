@@ -15,7 +15,7 @@ from pipeline.findings import Findings
 from pipeline.types import Dataset, Network
 from stages.config import Config, check_values, ready
 
-__all__ = ["ACROSS", "STAGES", "Experiment", "select"]
+__all__ = ["ACROSS", "STAGES", "Experiment", "experiments_of", "select"]
 
 STAGES = ("train", "attack", "finetune", "universal", "semirandom", "curvature", "topology", "detect", "cure")
 """The stages whose experiments run on one network."""
@@ -62,30 +62,28 @@ def select(stage: str, config: Config) -> list[Experiment]:
     Raises:
         InputError: an unknown experiment, an unknown key, a wrong type or a value out of range.
     """
-    known = {name for each in (*STAGES, *ACROSS) for name in _files(each)}
+    known = {name for each in (*STAGES, *ACROSS) for name in experiments_of(each)}
     if unknown := set(config.settings) - known:
         refuse(f"settings.{min(unknown)}", config.settings[min(unknown)], "one of " + ", ".join(sorted(known)))
-    available = _files(stage)
-    names = available if config.experiments is None else config.experiments
+    available = experiments_of(stage)
+    names = list(available) if config.experiments is None else config.experiments
     for name in names:
         if name not in available:
             refuse("experiments", name, "some of " + ", ".join(available))
-    modules = {name: importlib.import_module(f"stages.{_package(stage)}.{name}") for name in available}
+    modules = {name: importlib.import_module(module) for name, module in available.items()}
     _check_block(stage, _block(stage, config), modules)
     return [_experiment(stage, name, modules[name], config) for name in names]
 
 
-def _package(stage: str) -> str:
-    """The package that holds the stage's experiments."""
-    return stage.removesuffix(SUFFIX) if stage in ACROSS else stage
-
-
-def _files(stage: str) -> list[str]:
-    package = importlib.import_module(f"stages.{_package(stage)}")
-    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
-    if f"{_package(stage)}{SUFFIX}" not in ACROSS:
-        return names
-    return [name for name in names if name.endswith(SUFFIX) == (stage in ACROSS)]
+def experiments_of(stage: str) -> dict[str, str]:
+    """The stage's experiments by name, each with its module: the files of its package without leading underscore."""
+    across = stage in ACROSS
+    package = stage.removesuffix(SUFFIX) if across else stage
+    found = pkgutil.iter_modules(importlib.import_module(f"stages.{package}").__path__)
+    names = sorted(module.name for module in found if not module.name.startswith("_"))
+    if f"{package}{SUFFIX}" in ACROSS:
+        names = [name for name in names if name.endswith(SUFFIX) == across]
+    return {name: f"stages.{package}.{name}" for name in names}
 
 
 def _block(stage: str, config: Config) -> dict[str, Any]:
