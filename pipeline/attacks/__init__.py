@@ -6,5 +6,21 @@ from pipeline.attacks.fgsm import SmallestEps, fgsm, fgsm_smallest_eps
 from pipeline.attacks.lbfgs import lbfgs
 from pipeline.attacks.pgd import pgd
 from pipeline.attacks.random_noise import random_noise
+from pipeline.attacks.universal import Universal, fooled, universal_perturbation
+from pipeline.attacks.universal_files import load_universal, save_universal
 
-__all__ = ["SmallestEps", "ddn", "deepfool", "fgsm", "fgsm_smallest_eps", "lbfgs", "pgd", "random_noise"]
+__all__ = [
+    "SmallestEps",
+    "Universal",
+    "ddn",
+    "deepfool",
+    "fgsm",
+    "fgsm_smallest_eps",
+    "fooled",
+    "lbfgs",
+    "load_universal",
+    "pgd",
+    "random_noise",
+    "save_universal",
+    "universal_perturbation",
+]
