@@ -77,12 +77,12 @@ def hyperplane_step(gaps: PerImage, normals: Vectors, p: int | float = 2.0) -> V
     return (distance[:, None] * direction).view_as(normals)
 
 
-def project(vectors: Vectors, radius: int | float, p: int | float = 2.0) -> Vectors:
+def project(vectors: Vectors, radius: int | float | PerImage, p: int | float = 2.0) -> Vectors:
     """The Euclidean projection of each vector onto the l_p ball of ``radius``, for p in {1, 2, inf}.
 
     Args:
         vectors: (N, ...).
-        radius: of the ball, in the units of ``vectors``.
+        radius: of the ball, in the units of ``vectors``; (N,) for a ball of its own for each.
         p: 1, 2 or inf.
 
     Raises:
@@ -90,9 +90,12 @@ def project(vectors: Vectors, radius: int | float, p: int | float = 2.0) -> Vect
     """
     if p not in (1, 2, math.inf):
         refuse("norm", p, "1, 2 or inf for a projection")
-    if math.isinf(p):
-        return vectors.clamp(-radius, radius)
     flat = vectors.flatten(1)
+    if isinstance(radius, Tensor):
+        radius = radius[:, None]
+    if math.isinf(p):
+        largest = torch.as_tensor(radius).to(flat)
+        return flat.clamp(-largest, largest).view_as(vectors)
     if p == 2:
         size = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
         scale = (radius / size.clamp_min(torch.finfo(flat.dtype).tiny)).clamp(max=1.0)
@@ -100,7 +103,7 @@ def project(vectors: Vectors, radius: int | float, p: int | float = 2.0) -> Vect
     return _project_l1(flat, radius).view_as(vectors)
 
 
-def _project_l1(flat: Tensor, radius: float) -> Tensor:
+def _project_l1(flat: Tensor, radius: float | Tensor) -> Tensor:
     """Projection onto the l_1 ball by the sorted soft threshold (Duchi et al., 2008)."""
     sizes = flat.abs().sort(dim=1, descending=True).values
     excess = sizes.cumsum(dim=1) - radius

@@ -1,7 +1,7 @@
 """Projected gradient descent: the strong attack within a ball that chapter 8 judges defences by (Section 8.4)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,27 +22,32 @@ from pipeline.attacks.protocol import (
 from pipeline.checks import check_count, check_positive, number, refuse
 from pipeline.norms import norms, project
 from pipeline.randomness import Generators, normal, uniform
-from pipeline.types import Classifier, Images, Labels, Perturbed
+from pipeline.types import Classifier, Images, Labels, PerImage, Perturbed
 
 __all__ = ["pgd"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The checked options of :func:`pgd`."""
+    """The checked options of :func:`pgd`; ``eps`` and ``step_size`` are (N, 1, 1, 1) where images have their own."""
 
-    eps: float
+    eps: float | Tensor
     norm: float
     steps: int
-    step_size: float
+    step_size: float | Tensor
     clip: Clip
+
+    def of(self, rows: Tensor) -> "Options":
+        """The options of some of the images."""
+        eps, size = (v[rows] if isinstance(v, Tensor) else v for v in (self.eps, self.step_size))
+        return replace(self, eps=eps, step_size=size)
 
 
 def pgd(
     model: Classifier,
     images: Images,
     *,
-    eps: Number,
+    eps: Number | PerImage,
     norm: Number = math.inf,
     steps: int = 20,
     step_size: Number | None = None,
@@ -61,7 +66,7 @@ def pgd(
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
-        eps: radius of the ball, in pixel units.
+        eps: radius of the ball, in pixel units; (N,) for one of its own for each image.
         norm: 2 or inf.
         steps: gradient steps of each run; the last iterate of a run counts, not the best one on the way.
         step_size: a, in pixel units; None: 2.5 eps / steps, which crosses the ball with room to spare.
@@ -78,7 +83,7 @@ def pgd(
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
     """
-    options = _options(eps, norm, steps, step_size, clip)
+    options = _options(eps, norm, steps, step_size, clip, len(images))
     check_count("restarts", restarts)
     check_input(model, images, clip=options.clip, labels=labels, targets=targets)
     images = images.detach()
@@ -92,7 +97,7 @@ def pgd(
         # Drawn for all images, so that an image's start does not depend on which others are done.
         starts = _random_start(images, options, generator) if random_start else torch.zeros_like(images)
         goal = (labels if targets is None else targets)[waiting]
-        found = _run(model, images[waiting], starts[waiting], goal, options, targeted=targets is not None)
+        found = _run(model, images[waiting], starts[waiting], goal, options.of(waiting), targeted=targets is not None)
         perturbations[waiting] = found
         taken[waiting] += steps
         result = judge(model, images, perturbations, labels, taken, targets)
@@ -103,9 +108,9 @@ def pgd(
 
 
 def _options(
-    eps: Number, norm: Number, steps: int, step_size: Number | None, clip: Bounds | None
+    eps: Number | Tensor, norm: Number, steps: int, step_size: Number | None, clip: Bounds | None, count: int
 ) -> Options:
-    radius, p = check_positive("eps", eps), number("norm", norm)
+    radius, p = _radius(eps, count), number("norm", norm)
     if p not in (2, math.inf):
         refuse("norm", norm, "2 or inf")
     check_count("steps", steps)
@@ -113,10 +118,18 @@ def _options(
     return Options(radius, p, steps, length, check_clip(clip))
 
 
+def _radius(eps: Number | Tensor, count: int) -> float | Tensor:
+    if not isinstance(eps, Tensor):
+        return check_positive("eps", eps)
+    if eps.shape != (count,) or not bool((torch.isfinite(eps) & (eps > 0)).all()):
+        refuse("eps", f"a tensor {tuple(eps.shape)}", f"{count} finite numbers > 0, one an image")
+    return eps.view(-1, 1, 1, 1)
+
+
 def _random_start(images: Images, options: Options, generator: Generators) -> Images:
     """Uniform in the ball."""
     if math.isinf(options.norm):
-        return uniform(images, generator, -options.eps, options.eps)
+        return options.eps * uniform(images, generator, -1.0, 1.0)
     directions = normal(images, generator)
     # The radius of a uniform point of a d-dimensional ball is distributed as U^(1/d).
     radii = options.eps * uniform(images[:, :1, :1, :1], generator) ** (1 / images[0].numel())
@@ -130,8 +143,9 @@ def _run(
     """The perturbations after one run of steps from ``starts``."""
     moved = confine(images, starts, options.clip)
     length = -options.step_size if targeted else options.step_size
+    radius = options.eps.flatten() if isinstance(options.eps, Tensor) else options.eps
     for _ in range(options.steps):
         logits, pull = linearise(model, images + moved)
         ascent = unit_ascent(pull(loss_weights(logits, goal)), options.norm)
-        moved = confine(images, project(moved + length * ascent, options.eps, options.norm), options.clip)
+        moved = confine(images, project(moved + length * ascent, radius, options.norm), options.clip)
     return moved

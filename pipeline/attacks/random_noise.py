@@ -41,6 +41,7 @@ def random_noise(
     *,
     norm: Number = 2,
     directions: int = 1,
+    two_sided: bool = False,
     max_norm: Number | None = None,
     clip: Bounds | None = None,
     labels: Labels | None = None,
@@ -57,6 +58,7 @@ def random_noise(
         images: (N, C, H, W).
         norm: p, 1 <= p <= inf.
         directions: random directions an image, of which the one with the smallest norm is kept.
+        two_sided: try -v as well as v and keep the smaller norm: min |t|, the random-noise regime of Section 5.3.
         max_norm: the largest norm tried, in pixel units; None: 10 times the l_p norm of an image of ones.
         clip: lowest and highest pixel value; None does not clip.
         labels: (N,) the labels to leave; None: the classifier's own.
@@ -82,13 +84,14 @@ def random_noise(
     best = images.new_full((len(images),), torch.inf)
     perturbations = torch.zeros_like(images)
     for _ in range(directions):
-        unit = _unit(images, p, generator)
-        sizes = _smallest_sizes(model, images, unit, labels, largest, box)
-        better = sizes < best
-        best = torch.where(better, sizes, best)
-        scaled = confine(images, per_image(sizes.clamp_max(largest), images) * unit, box)
-        # Without a success so far, the last direction stands in.
-        perturbations = torch.where(per_image(better | best.isinf(), images), scaled, perturbations)
+        drawn = _unit(images, p, generator)
+        for unit in (drawn, -drawn) if two_sided else (drawn,):
+            sizes = _smallest_sizes(model, images, unit, labels, largest, box)
+            better = sizes < best
+            best = torch.where(better, sizes, best)
+            scaled = confine(images, per_image(sizes.clamp_max(largest), images) * unit, box)
+            # Without a success so far, the last direction stands in.
+            perturbations = torch.where(per_image(better | best.isinf(), images), scaled, perturbations)
     return judge(model, images, perturbations, labels, torch.zeros_like(labels))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.attacks.protocol import check_input, per_image
 from pipeline.checks import check_count, refuse
+from pipeline.geometry.crossings import crossings
 from pipeline.geometry.forward import leads, rows_at_once
 from pipeline.norms import norms
 from pipeline.types import Classifier, Images, Labels, PerImage, class_logits
@@ -18,8 +19,8 @@ __all__ = ["Section", "Stitched", "boundary_heights", "planar_curvature", "plane
 BRACKET = 8
 """Doublings of the height at which a boundary is looked for, up to the largest."""
 
-HALVINGS = 18
-"""Halvings of the bracket; from the largest one they leave a 260,000th of the reach."""
+SEARCH = 40
+"""Evaluations of the search between two heights, at most; some eight are usual."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ def boundary_heights(
     """The curve in which the boundary of two classes cuts a normal section, as heights over the tangent.
 
     For each offset s, the height t of smallest size, up to doubling, at which F = f_target - f_label vanishes on
-    origin + s tangent + t normal: the bracket is doubled until F changes sign, and then halved. Boundaries with other
-    classes, and so the junctions where they meet, play no part.
+    origin + s tangent + t normal. Heights are doubled until F changes its sign; then the crossing is searched for.
+    Boundaries with other classes, and so the junctions where they meet, play no part.
 
     Args:
         model: a classifier in evaluation mode.
@@ -176,33 +177,49 @@ def boundary_heights(
     """
     check_input(model, origins, labels=labels, targets=targets)
     images = torch.arange(len(origins), device=origins.device).repeat_interleave(offsets.shape[1])
-    steps = offsets.flatten().to(origins)
+    steps, farthest = offsets.flatten().to(origins), reach.to(origins)[images]
 
-    def signed(heights: Tensor) -> Tensor:
+    def gaps(heights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         def points(part: Tensor) -> tuple[Tensor, Tensor]:
-            image = images[part]
-            across = per_image(steps[part], origins) * tangents[image]
+            image = images[rows[part]]
+            across = per_image(steps[rows[part]], origins) * tangents[image]
             return origins[image] + across + per_image(heights[part], origins) * normals[image], labels[image]
 
-        return _gaps(model, points, len(images), origins, labels[images], targets[images])
+        return _gaps(model, points, labels[images[rows]], targets[images[rows]])
 
-    side = signed(torch.zeros_like(steps))
-    towards = torch.where(side < 0, 1.0, -1.0).to(steps)
-    low, high = torch.zeros_like(steps), torch.full_like(steps, torch.nan)
-    for doubling in range(BRACKET + 1):
-        tried = reach.to(steps)[images] * 2.0 ** (doubling - BRACKET)
-        crossed = high.isnan() & (signed(towards * tried) * side <= 0)
-        high = torch.where(crossed, tried, high)
-        low = torch.where(high.isnan(), tried, low)
-        if not bool(high.isnan().any()):
-            break
-    found = ~high.isnan()
-    for _ in range(HALVINGS):
-        middle = torch.where(found, (low + high) / 2, 0.0)
-        beyond = signed(towards * middle) * side <= 0
-        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
-    heights = torch.where(side == 0, 0.0, torch.where(found, towards * (low + high) / 2, torch.nan))
+    level, _ = gaps(torch.zeros_like(steps), torch.arange(len(steps), device=steps.device))
+    towards = torch.where(level < 0, 1.0, -1.0).to(steps)
+    low, high, below, above = _bracket(gaps, level, towards, farthest)
+    rows = high.isfinite().nonzero()[:, 0]
+
+    def along(places: Tensor, few: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = rows[few]
+        values, rounding = gaps(towards[chosen] * torch.lerp(low[chosen], high[chosen], places), chosen)
+        return towards[chosen] * values, rounding
+
+    places = crossings(along, -below[rows], above[rows], SEARCH)
+    heights = torch.where(level == 0, 0.0, torch.nan).to(steps)
+    heights[rows] = towards[rows] * torch.lerp(low[rows], high[rows], places)
     return heights.view(offsets.shape)
+
+
+def _bracket(
+    gaps: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], level: Tensor, towards: Tensor, farthest: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The last height before a change of sign, the first behind it (NaN where there is none), and |F| at both."""
+    low, high = torch.zeros_like(level), torch.full_like(level, torch.nan)
+    below, above = level.abs(), torch.zeros_like(level)
+    waiting = (level != 0).nonzero()[:, 0]
+    for doubling in range(BRACKET + 1):
+        if not len(waiting):
+            break
+        tried = farthest[waiting] * 2.0 ** (doubling - BRACKET)
+        found = towards[waiting] * gaps(towards[waiting] * tried, waiting)[0]
+        crossed = found >= 0
+        high[waiting[crossed]], above[waiting[crossed]] = tried[crossed], found[crossed]
+        low[waiting[~crossed]], below[waiting[~crossed]] = tried[~crossed], found[~crossed].abs()
+        waiting = waiting[~crossed]
+    return low, high, below, above
 
 
 def planar_curvature(
@@ -247,17 +264,13 @@ def _look(
 
 
 def _gaps(
-    model: Classifier,
-    points: Callable[[Tensor], tuple[Tensor, Tensor]],
-    count: int,
-    like: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-) -> Tensor:
-    """F = f_target - f_label at points that are made a few at a time."""
+    model: Classifier, points: Callable[[Tensor], tuple[Tensor, Tensor]], labels: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """F = f_target - f_label at points that are made a few at a time, and what rounding may do to it."""
     found = []
-    for part in torch.arange(count, device=like.device).split(rows_at_once(like.device)):
+    for part in torch.arange(len(labels), device=labels.device).split(rows_at_once(labels.device)):
         with torch.no_grad():
             logits = class_logits(model(points(part)[0]))
-        found.append((logits.gather(1, targets[part, None]) - logits.gather(1, labels[part, None]))[:, 0])
-    return torch.cat(found)
+        values = (logits.gather(1, targets[part, None]) - logits.gather(1, labels[part, None]))[:, 0]
+        found.append((values, 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)))
+    return torch.cat([values for values, _ in found]), torch.cat([rounding for _, rounding in found])

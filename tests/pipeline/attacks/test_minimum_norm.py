@@ -12,7 +12,7 @@ from pipeline.attacks import ddn, deepfool, lbfgs, random_noise
 from pipeline.attacks.quasi_newton import minimise
 from pipeline.checks import InputError
 from pipeline.norms import norms
-from pipeline.randomness import seeded
+from pipeline.randomness import per_image, seeded
 from pipeline.types import predict
 
 
@@ -202,3 +202,17 @@ def test_the_best_of_several_directions_is_kept(affine, points):
     many = random_noise(model, images, directions=6, generator=seeded(2))
     assert bool((norms(many.perturbations) <= norms(one.perturbations)).all())
     assert int(many.success.sum()) > int(one.success.sum())
+
+
+def test_two_sided_noise_keeps_the_nearer_side(affine, points):
+    model, images = affine(outputs=1), points(count=30)
+    generators = per_image(0, "noise", range(30))
+    one = random_noise(model, images, generator=generators, max_norm=1e4)
+    both = random_noise(model, images, generator=per_image(0, "noise", range(30)), max_norm=1e4, two_sided=True)
+    assert bool(both.success.all())
+    assert not bool(one.success.all())  # half of the directions lead away from the only boundary
+    torch.testing.assert_close(both.perturbations[one.success], one.perturbations[one.success])
+    with torch.no_grad():
+        distance = model(images)[:, 0].abs()
+    slope = (both.perturbations.flatten(1) / both.perturbations.flatten(1).norm(dim=1, keepdim=True)) @ model.weight[0]
+    torch.testing.assert_close(both.perturbations.flatten(1).norm(dim=1), distance / slope.abs(), rtol=1e-3, atol=0)

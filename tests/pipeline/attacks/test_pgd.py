@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.attacks import pgd
+from pipeline.checks import InputError
 from pipeline.norms import dual, norms
 from pipeline.types import predict
 
@@ -64,3 +65,19 @@ def test_random_starts_fill_the_ball(points):
     assert float(norms(starts).max()) <= 2
     square = _random_start(images, Options(2.0, math.inf, 1, 1.0, None), torch.Generator().manual_seed(0))
     assert float(square.abs().mean()) == pytest.approx(1.0, rel=0.03)
+
+
+@pytest.mark.parametrize("p", [2, math.inf])
+def test_every_image_may_have_a_ball_of_its_own(network, pictures, p):
+    radii = torch.linspace(0.1, 0.6, len(pictures))
+    result = pgd(network, pictures, eps=radii, norm=p, steps=5, restarts=3, clip=None)
+    assert bool((norms(result.perturbations, p) <= radii * (1 + 1e-5)).all())
+    same = pgd(network, pictures, eps=torch.full_like(radii, 0.3), norm=p, steps=5)
+    one = pgd(network, pictures, eps=0.3, norm=p, steps=5)
+    torch.testing.assert_close(same.perturbations, one.perturbations)
+
+
+@pytest.mark.parametrize("radii", [torch.zeros(12), torch.full((12,), math.nan)])
+def test_radii_that_cannot_be_used_are_refused(network, pictures, radii):
+    with pytest.raises(InputError, match="eps="):
+        pgd(network, pictures, eps=radii, norm=2)

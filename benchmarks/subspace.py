@@ -1,0 +1,73 @@
+"""What a step of DeepFool costs inside a random subspace, beside a plain step, and what drawing the subspaces costs."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from benchmarks.timing import paired_seconds, ratios, spread
+from pipeline.attacks import deepfool
+from pipeline.geometry import RandomSubspaces, random_subspace
+from pipeline.randomness import per_image
+
+__all__ = ["SHARES", "measure_subspaces"]
+
+SHARES = (4, 16, 100)
+"""d / m."""
+
+PLAIN = "plain"
+
+
+def measure_subspaces(model: nn.Module, images: Tensor, *, batch: int, repeats: int) -> dict[str, object]:
+    """Time one step of DeepFool on the whole space and in a random subspace of each image's own, in turns.
+
+    Args:
+        model: the network.
+        images: (N, C, H, W).
+        batch: images at once.
+        repeats: timed rounds.
+
+    Returns:
+        Seconds an image of a plain step, the ratio of a step in m of d dimensions to it, and the seconds an image that
+        drawing the subspaces takes, with those of a dense basis by QR beside them.
+    """
+    shape, d = tuple(images.shape[1:]), images[0].numel()
+    parts = images.split(batch)
+    drawn = {d // share: [_draw(shape, d // share, part) for part in parts] for share in SHARES}
+    contestants: dict[str, Callable[[], object]] = {PLAIN: partial(_step, model, parts, [None] * len(parts))}
+    contestants |= {f"m = {m}": partial(_step, model, parts, own) for m, own in drawn.items()}
+    contestants |= {f"drawing, m = {m}": partial(_drawing, shape, m, parts) for m in drawn}
+    contestants |= {f"drawing by QR, m = {m}": partial(_dense, d, m, min(len(images), 8)) for m in drawn}
+    seconds = paired_seconds(contestants, repeats, images.device)
+    each = {name: len(images) if "QR" not in name else min(len(images), 8) for name in seconds}
+    return {
+        "dimension": d,
+        "plain_seconds": spread([value / each[PLAIN] for value in seconds[PLAIN]]),
+        "step_over_plain": {f"m = {m}": spread(ratios(seconds[f"m = {m}"], seconds[PLAIN])) for m in drawn},
+        "drawing_seconds": {
+            name: spread([value / each[name] for value in values])
+            for name, values in seconds.items()
+            if name.startswith("drawing")
+        },
+    }
+
+
+def _step(model: nn.Module, parts: tuple[Tensor, ...], subspaces: Sequence[RandomSubspaces | None]) -> None:
+    for part, own in zip(parts, subspaces, strict=True):
+        deepfool(model, part, steps=1, subspace=own)
+
+
+def _draw(shape: tuple[int, ...], m: int, images: Tensor) -> RandomSubspaces:
+    channels, height, width = shape
+    generators = per_image(0, "benchmark", range(len(images)))
+    return RandomSubspaces((channels, height, width), m, generators, like=images[:0])
+
+
+def _drawing(shape: tuple[int, ...], m: int, parts: tuple[Tensor, ...]) -> None:
+    for part in parts:
+        _draw(shape, m, part)
+
+
+def _dense(d: int, m: int, count: int) -> None:
+    for generator in per_image(0, "benchmark", range(count)):
+        random_subspace(d, m, generator)
