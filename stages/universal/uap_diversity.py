@@ -1,0 +1,119 @@
+"""How different the universal perturbations of one network are (Section 4.3.1, Figure 4.5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count
+from pipeline.evaluation import maximum, mean, measured, minimum, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Findings
+from pipeline.plots import Panel, image_grid
+from pipeline.types import Dataset, Network
+from stages.universal._shared import Case, Common, cases, made_of, norm_name, random_vectors, stacked
+
+__all__ = ["SECTION", "Settings", "cosines", "uap_diversity"]
+
+SECTION = "Section 4.3.1, Figure 4.5"
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure; ``orders`` vectors are compared."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("orders", self.orders, minimum=2)
+
+
+def uap_diversity(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Make vectors from different shufflings of the same X and take their normalised inner products.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs Algorithm 4.
+
+    Returns:
+        ``largest |cosine|`` and ``mean |cosine|`` over the pairs of a network's vectors, the same of random vectors,
+        and the smallest and largest share of held-out images that one of the vectors fools.
+    """
+    found = cases(network, data, settings, executor)
+    made = [torch.cat([case.vector(settings.norm, k).perturbation for k in range(settings.orders)]) for case in found]
+    pairs = stacked([_pairs(vectors, settings.norm) for vectors in made])
+    statistics = {f"largest |{name}|": maximum(name) for name in pairs}
+    statistics |= {f"mean |{name}|": mean(name) for name in pairs}
+    numbers = paired_bootstrap(pairs, statistics, resamples=settings.resamples)
+    fooled = [case.fooled(case.unseen, vectors).mean(dim=0) for case, vectors in zip(found, made, strict=True)]
+    spread = {"smallest fool_val": minimum("fooled"), "largest fool_val": maximum("fooled")}
+    numbers |= paired_bootstrap({"fooled": torch.stack(fooled)}, spread, resamples=settings.resamples)
+    return Findings(
+        numbers=measured(numbers),
+        tables={"figure_4_5": _table(found, made, fooled)},
+        figures={"figure_4_5": _figure(found[0], made[0], fooled[0], network, settings)},
+        tensors={"vectors": torch.stack(made)},
+        notes=_notes(found, settings),
+    )
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """(K, K) normalised inner products of vectors (K, C, H, W), in float64; zero for a vector that is zero."""
+    flat = torch.nn.functional.normalize(vectors.double().flatten(1), dim=1)
+    return flat @ flat.T
+
+
+def _pairs(vectors: Tensor, norm: float) -> dict[str, Tensor]:
+    """Name -> (K (K - 1) / 2,) absolute cosines of the pairs of vectors, and of as many random ones."""
+    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
+    drawn = random_vectors(vectors.shape[1:], norm, 1.0, len(vectors))
+    sets = {"cosine": vectors, "random cosine": drawn}
+    return {name: cosines(shown)[rows, columns].abs() for name, shown in sets.items()}
+
+
+def _table(found: Sequence[Case], made: Sequence[Tensor], fooled: Sequence[Tensor]) -> pd.DataFrame:
+    """One row a pair of shufflings and training seed."""
+    rows: list[Mapping[str, float]] = []
+    for case, vectors, shares in zip(found, made, fooled, strict=True):
+        inner = cosines(vectors)
+        rows += [
+            {
+                "seed": case.seed,
+                "first": i,
+                "second": j,
+                "cosine": float(inner[i, j]),
+                "fool_val_first": float(shares[i]),
+                "fool_val_second": float(shares[j]),
+            }
+            for i, j in combinations(range(len(vectors)), 2)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _figure(case: Case, vectors: Tensor, shares: Tensor, network: Network, settings: Settings) -> Figure:
+    """Figure 4.5: the vectors side by side."""
+    panels: list[Panel | None] = [
+        Panel(v, f"fools {share:.0%}", perturbation=True) for v, share in zip(vectors, shares.tolist(), strict=True)
+    ]
+    return image_grid(
+        [panels],
+        title=f"Universal perturbations of {len(vectors)} orders of X ({norm_name(settings.norm)}), {network.name}, "
+        f"seed {case.seed}",
+        column_titles=[f"order {k}" for k in range(len(vectors))],
+    )
+
+
+def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
+    count = settings.orders * (settings.orders - 1) // 2
+    return [
+        *made_of(found),
+        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed, which differ by the order of X "
+        f"alone: {count} pairs each; intervals are over pairs and training seeds. The thesis does not name the norm.",
+        f"The images have {found[0].images[0].numel()} dimensions, the thesis' 150,528; 'random cosine' is what "
+        "vectors without anything in common have in so many.",
+    ]

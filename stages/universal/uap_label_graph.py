@@ -1,0 +1,282 @@
+"""Where a universal perturbation sends the labels: a directed graph (Section 4.3.4, Figures 4.7 and 4.8)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.evaluation import Statistic, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Findings
+from pipeline.plots import COLOURS, axes_grid, styled
+from pipeline.types import Dataset, Network
+from stages.universal._shared import Case, Common, cases, class_name, fooled_by, made_of, norm_name
+
+__all__ = ["SECTION", "Settings", "label_graph", "smallest_in_share", "uap_label_graph"]
+
+SECTION = "Section 4.3.4, Figures 4.7 and 4.8"
+
+NAMED = 40
+"""Labels of a component up to which its drawing names them."""
+
+COLUMNS = 3
+"""Components in a row of Figure 4.7."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure; the vector is the stage's for the attack's norm."""
+
+
+def uap_label_graph(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Link each label to the commonest wrong one that its images get from the universal perturbation.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs Algorithm 4.
+
+    Returns:
+        The smallest share, over the weak components, of a component's edges that lead to its most wanted label; the
+        share of labels that are anybody's target; components, edges, and the share of fooled images that get the
+        commonest new label.
+    """
+    found = cases(network, data, settings, executor)
+    moves = torch.stack([_moves(case, len(data.classes)) for case in found])
+    statistics = {name: Statistic(("move",), _Mean(function, len(data.classes))) for name, function in MEASURES.items()}
+    numbers = measured(paired_bootstrap({"move": moves}, statistics, resamples=settings.resamples))
+    graphs = [label_graph(row, len(data.classes)) for row in moves]
+    return Findings(
+        numbers=numbers,
+        tables={"edges": _edges(found, graphs, data), "components": _components(found, graphs, data)},
+        figures={
+            "figure_4_7": _whole(found, graphs, data, network),
+            "figure_4_8": _largest(found[0], graphs[0], data, network),
+        },
+        notes=_notes(found, moves, settings),
+    )
+
+
+def _moves(case: Case, classes: int) -> Tensor:
+    """(n,) old label * classes + new label of each held-out image; NaN where the label stays."""
+    labels = case.labels(case.unseen, case.vector(case.settings.norm).perturbation)
+    moves = (labels[:, 0] * classes + labels[:, 1]).double()
+    return moves.masked_fill(fooled_by(labels[:, 0], labels[:, 1]) == 0, math.nan)
+
+
+def label_graph(moves: Tensor, classes: int) -> nx.DiGraph:
+    """The graph with an edge i -> j where j is the commonest new label of the images of label i.
+
+    Labels without a fooled image have no edge out; isolated ones are left out. Of labels that are as common, the first
+    counts.
+
+    Args:
+        moves: (n,) i * classes + j of each image; NaN where the label stays.
+        classes: number of labels.
+
+    Returns:
+        Edges with ``images``, how many go from i to j, and ``share``, of the fooled images of i.
+    """
+    counts = _counts(moves, classes)
+    graph = nx.DiGraph()
+    for i, (total, most, j) in enumerate(zip(counts.sum(1).tolist(), *_ends(counts), strict=True)):
+        if total:
+            graph.add_edge(i, j, images=most, share=most / total)
+    return graph
+
+
+def _ends(counts: Tensor) -> tuple[list[int], list[int]]:
+    most, target = counts.max(dim=1)
+    return most.tolist(), target.tolist()
+
+
+def _counts(moves: Tensor, classes: int) -> Tensor:
+    codes = moves[~moves.isnan()].long()
+    return torch.bincount(codes, minlength=classes * classes).view(classes, classes)
+
+
+def smallest_in_share(graph: nx.DiGraph) -> float:
+    """The smallest, over the weak components, of largest in-degree over number of edges; NaN without edges."""
+    shares = []
+    for part in nx.weakly_connected_components(graph):
+        inside = [degree for _, degree in graph.in_degree(part)]
+        shares.append(max(inside) / sum(inside))
+    return min(shares, default=math.nan)
+
+
+def _component_share(moves: Tensor, classes: int) -> float:
+    return smallest_in_share(label_graph(moves, classes))
+
+
+def _target_share(moves: Tensor, classes: int) -> float:
+    counts = _counts(moves, classes)
+    moved = counts.sum(dim=1) > 0
+    return len(counts.argmax(dim=1)[moved].unique()) / classes if bool(moved.any()) else math.nan
+
+
+def _component_count(moves: Tensor, classes: int) -> float:
+    return float(nx.number_weakly_connected_components(label_graph(moves, classes)))
+
+
+def _dominance(moves: Tensor, classes: int) -> float:
+    counts = _counts(moves, classes)
+    return float(counts.sum(dim=0).max() / counts.sum()) if bool(counts.any()) else math.nan
+
+
+MEASURES = {
+    "smallest max_in_degree / edges": _component_share,
+    "targets / classes": _target_share,
+    "components": _component_count,
+    "share_to_commonest_target": _dominance,
+}
+"""Number -> what it is of one training seed's moves."""
+
+
+class _Mean:
+    """The mean over training seeds of a measure of each seed's moves (..., seeds, n)."""
+
+    def __init__(self, measure, classes: int) -> None:  # type: ignore[no-untyped-def]
+        self.measure, self.classes = measure, classes
+
+    def __call__(self, moves: Tensor) -> Tensor:
+        rows = moves.flatten(0, -2)
+        values = torch.tensor([self.measure(row, self.classes) for row in rows], dtype=torch.float64)
+        return values.view(moves.shape[:-1]).nanmean(dim=-1)
+
+
+def _parts(graph: nx.DiGraph) -> list[nx.DiGraph]:
+    """The weak components, the largest first."""
+    nodes = sorted(nx.weakly_connected_components(graph), key=lambda part: (-len(part), min(part)))
+    return [graph.subgraph(sorted(part)) for part in nodes]
+
+
+def _dominant(graph: nx.DiGraph) -> int:
+    """The label with most edges in; of several the first."""
+    return max(graph.nodes, key=lambda node: (graph.in_degree(node), -node))
+
+
+def _edges(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset) -> pd.DataFrame:
+    """One row an edge and training seed."""
+    return pd.DataFrame(
+        {
+            "seed": case.seed,
+            "label": class_name(data, i),
+            "becomes": class_name(data, j),
+            "images": edge["images"],
+            "share_of_fooled": edge["share"],
+        }
+        for case, graph in zip(found, graphs, strict=True)
+        for i, j, edge in graph.edges(data=True)
+    )
+
+
+def _components(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset) -> pd.DataFrame:
+    """One row a weak component and training seed."""
+    return pd.DataFrame(
+        {
+            "seed": case.seed,
+            "component": number,
+            "labels": len(part),
+            "edges": part.number_of_edges(),
+            "dominant": class_name(data, _dominant(part)),
+            "edges_to_dominant": part.in_degree(_dominant(part)),
+        }
+        for case, graph in zip(found, graphs, strict=True)
+        for number, part in enumerate(_parts(graph))
+    )
+
+
+def _whole(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset, network: Network) -> Figure:
+    """Figure 4.7: every component, of every training seed."""
+    panels = [(case.seed, part) for case, graph in zip(found, graphs, strict=True) for part in _parts(graph)]
+    columns = min(max(len(panels), 1), COLUMNS)
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure, grid = axes_grid(rows, columns, width=4.2 * columns, height=4.2 * rows + 0.5)
+    with styled():
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, (seed, part) in zip(grid.flat, panels, strict=False):
+            _draw(axes, part, data, f"seed {seed}: {part.in_degree(_dominant(part))} of {part.number_of_edges()} edges "
+                  f"to {class_name(data, _dominant(part))}")  # fmt: skip
+        figure.suptitle(f"Commonest wrong label of each class, {network.name}", fontsize=12.5, fontweight="bold")
+    return figure
+
+
+def _largest(case: Case, graph: nx.DiGraph, data: Dataset, network: Network) -> Figure:
+    """Figure 4.8: the two largest components of the first training seed, with the shares of the edges."""
+    parts = _parts(graph)[:2]
+    figure, grid = axes_grid(1, max(len(parts), 1), width=6.0 * max(len(parts), 1), height=6.4)
+    with styled():
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, part in zip(grid.flat, parts, strict=False):
+            _draw(axes, part, data, f"{len(part)} labels", shares=True)
+        title = f"Largest component{'s' if len(parts) > 1 else ''}, {network.name}, seed {case.seed}"
+        figure.suptitle(title, fontsize=12.5, fontweight="bold")
+        figure.supxlabel("percentages: of the class's fooled images", fontsize=9.5)
+    return figure
+
+
+def _draw(axes: Axes, graph: nx.DiGraph, data: Dataset, title: str, *, shares: bool = False) -> None:
+    """A component as rings around its dominant label."""
+    places, root = _rings(graph), _dominant(graph)
+    named = len(graph) <= NAMED
+    size = 620 if named else 60
+    for i, j, edge in graph.edges(data=True):
+        arrow = {"arrowstyle": "-|>", "color": "#7b8794", "linewidth": 1 + 2.5 * edge["share"], "mutation_scale": 15}
+        arrow |= {"shrinkA": size**0.5 / 2, "shrinkB": size**0.5 / 2, "connectionstyle": "arc3,rad=0.1"}
+        axes.annotate("", xy=places[j], xytext=places[i], arrowprops=arrow, zorder=1)
+        if shares and named:
+            x, y = (0.6 * a + 0.4 * b for a, b in zip(places[i], places[j], strict=True))
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            axes.text(x, y, f"{edge['share']:.0%}", ha="center", va="center", fontsize=9.5, bbox=box, zorder=2)
+    colours = [COLOURS[1] if node == root else COLOURS[0] for node in graph]
+    across, up = zip(*(places[node] for node in graph), strict=True)
+    axes.scatter(across, up, s=size, c=colours, zorder=3)
+    for node in graph if named else [root]:
+        name = data.classes[node] if node < len(data.classes) else str(node)
+        inside = len(name) <= 2 and named
+        x, y = places[node]
+        below = 0.0 if inside else 0.16
+        axes.text(x, y - below, name, ha="center", va="center" if inside else "top", zorder=4,
+                  fontsize=12 if inside else 9, color="white" if inside else "black")  # fmt: skip
+    axes.set_title(title, loc="center", fontsize=11)
+    axes.margins(0.16)
+    axes.set_aspect("equal")
+
+
+def _rings(graph: nx.DiGraph) -> dict[int, tuple[float, float]]:
+    """Places: the dominant label in the middle, the others at their distance from it, each within its parent's arc."""
+    tree = nx.bfs_tree(graph.to_undirected(), _dominant(graph))
+    leaves = dict.fromkeys(tree, 0)
+    for node in reversed(list(nx.topological_sort(tree))):
+        leaves[node] = max(1, sum(leaves[child] for child in tree.successors(node)))
+    places: dict[int, tuple[float, float]] = {}
+    arcs = [(_dominant(graph), 0, 0.0, 2 * math.pi)]
+    while arcs:
+        node, ring, start, stop = arcs.pop()
+        angle = (start + stop) / 2 + math.pi / 2
+        places[node] = (ring * math.cos(angle), ring * math.sin(angle))
+        width = (stop - start) / leaves[node]
+        for child in tree.successors(node):
+            arcs.append((child, ring + 1, start, start + width * leaves[child]))
+            start += width * leaves[child]
+    return places
+
+
+def _notes(found: Sequence[Case], moves: Tensor, settings: Settings) -> list[str]:
+    fooled = ", ".join(f"{int((~row.isnan()).sum())}" for row in moves)
+    return [
+        *made_of(found),
+        f"The graph is of the classifier's labels without and with the {norm_name(settings.norm)} vector, on the "
+        f"images that change theirs ({fooled} for the training seeds). An edge leads to the commonest new label, "
+        "whether or not most images of the class get it; the table has its share. The thesis does not name the norm.",
+        "Numbers are means over the training seeds; resampling draws images, so that rare edges come and go.",
+    ]

@@ -1,0 +1,151 @@
+"""How many images it takes to make a universal perturbation (Section 4.3.2, Figure 4.6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import estimate_line, line_figure
+from pipeline.types import Dataset, Network
+from stages.universal._shared import (
+    Case,
+    Common,
+    Plan,
+    cases,
+    columns,
+    made_of,
+    norm_name,
+    of_means,
+    random_vectors,
+    spearman,
+    stacked,
+)
+
+__all__ = ["SECTION", "Settings", "uap_set_size"]
+
+SECTION = "Section 4.3.2, Figure 4.6"
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure.
+
+    Attributes:
+        sizes: numbers of images in X; half the number of classes (at least 2) and ``train_samples`` are added, larger
+            ones than that are left out.
+        draws: choices of images for each size below the largest, as far as they do not overlap; their fooling is
+            averaged.
+    """
+
+    sizes: tuple[int, ...] = (500, 1000, 2000, 4000)
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("draws", self.draws)
+        for size in self.sizes:
+            check_count("sizes", size, minimum=2)
+
+
+def uap_set_size(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Make vectors of the same radius from fewer and fewer images and count whom they fool among unseen ones.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs Algorithm 4.
+
+    Returns:
+        ``fool_val_<size>``, ``fool_val_half`` for half as many images as classes, ``fool_random`` and Spearman's
+        correlation of size and fooling.
+    """
+    found = cases(network, data, settings, executor)
+    sizes = _sizes(settings, len(data.classes), len(found[0].images))
+    samples = stacked([_measure(case, sizes, settings) for case in found])
+    statistics = {f"fool_val_{size}": mean(str(size)) for size in sizes} | {
+        "fool_val_half": mean(str(_half(len(data.classes)))),
+        "fool_random": mean("random"),
+        "spearman": of_means([str(size) for size in sizes], partial(spearman, sizes)),
+    }
+    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    return Findings(
+        numbers=numbers,
+        tables={"figure_4_6": _table(sizes, numbers)},
+        figures={"figure_4_6": _figure(network, sizes, numbers, settings)},
+        notes=_notes(found, sizes, len(data.classes), settings),
+    )
+
+
+def _half(classes: int) -> int:
+    """Half as many images as classes: the thesis' 500 for 1,000."""
+    return max(2, classes // 2)
+
+
+def _sizes(settings: Settings, classes: int, largest: int) -> list[int]:
+    if largest <= _half(classes):
+        refuse("train_samples", largest, f"more than half the number of classes, {_half(classes)}")
+    return sorted({size for size in (*settings.sizes, _half(classes)) if size < largest} | {largest})
+
+
+def _measure(case: Case, sizes: Sequence[int], settings: Settings) -> dict[str, Tensor]:
+    """Size -> (n,) share of the draws whose vector fools each held-out image."""
+    xi = case.xi(settings.norm)
+    labels = case.labels(case.images, case.images[:0])[:, 0]
+    usable = [chosen for chosen in _choices(len(labels), sizes, settings.draws) if len(labels[chosen].unique()) > 1]
+    made = case.make([Plan(settings.norm, xi, members=chosen) for chosen in usable])
+    found = {}
+    for size in sizes[:-1]:
+        own = [v.perturbation for chosen, v in zip(usable, made, strict=True) if len(chosen) == size]
+        found[str(size)] = case.fooled(case.unseen, torch.cat([case.images[:0], *own])).mean(dim=1)  # NaN for none
+    found[str(sizes[-1])] = case.fooled(case.unseen, case.vector(settings.norm).perturbation)[:, 0]
+    noise = random_vectors(case.images.shape[1:], settings.norm, xi, 5)
+    return found | {"random": case.fooled(case.unseen, noise).mean(dim=1)}
+
+
+def _choices(images: int, sizes: Sequence[int], draws: int) -> list[Tensor]:
+    """Indices into X: for each size but the largest, stretches of X that do not overlap, as many as there are.
+
+    X stands in a stratified order, so that a stretch holds the classes in nearly the same proportions.
+    """
+    starts = {size: [size * draw for draw in range(draws) if size * (draw + 1) <= images] for size in sizes[:-1]}
+    return [torch.arange(start, start + size) for size, begins in starts.items() for start in begins]
+
+
+def _table(sizes: Sequence[int], numbers: dict[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for size in sizes:
+        fooled = numbers[f"fool_val_{size}"]
+        rows.append({"images_in_X": size, **columns("fool_val", fooled), "images_val": fooled.n, "seeds": fooled.seeds})
+    return pd.DataFrame(rows)
+
+
+def _figure(network: Network, sizes: Sequence[int], numbers: dict[str, Estimate], settings: Settings) -> Figure:
+    line = estimate_line(sizes, [numbers[f"fool_val_{size}"] for size in sizes])
+    return line_figure(
+        {f"one {norm_name(settings.norm)} vector": line},
+        xlabel="number of images in X",
+        ylabel="share of held-out images fooled",
+        title=f"Fooling over the size of X, {network.name}",
+        references={"random vectors": numbers["fool_random"].value},
+        log_x=True,
+        limits=(0, 1),
+    )
+
+
+def _notes(found: Sequence[Case], sizes: Sequence[int], classes: int, settings: Settings) -> list[str]:
+    return [
+        *made_of(found),
+        f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to {settings.draws} choice(s) of "
+        f"images, whose fooling is averaged. {_half(classes)} is half the number of classes, as the thesis' 500.",
+        "A choice to which the classifier gives one label alone makes no vector and is left out. The radius is that of "
+        "the largest X throughout; the thesis does not name the norm.",
+    ]

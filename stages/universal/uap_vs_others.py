@@ -1,0 +1,214 @@
+"""Universal perturbations beside other fixed directions, over a range of norms (Section 4.4, Figure 4.9)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks import fgsm
+from pipeline.checks import check_count, check_positive, refuse
+from pipeline.evaluation import Statistic, judged, mean, measured, median, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import estimate_line, line_figure
+from pipeline.randomness import seeded
+from pipeline.types import Dataset, Network
+from stages.universal._shared import (
+    Case,
+    Common,
+    cases,
+    columns,
+    made_of,
+    of_means,
+    random_vectors,
+    scaled,
+    share_ratio,
+    spearman,
+    stacked,
+)
+
+__all__ = ["SECTION", "Settings", "crossing", "uap_vs_others"]
+
+SECTION = "Section 4.4, Figure 4.9"
+
+TITLES = {
+    "uap": "universal",
+    "random": "random",
+    "adversarial_df": "DeepFool of one image",
+    "adversarial_fgs": "FGSM of one image",
+    "sum_adversarial": "sum of DeepFool's over X",
+    "mean_image": "mean image",
+}
+"""What numbers call a direction -> what the table and the figure call it."""
+
+MOST = 0.8
+"""The share of images that a vector has to fool to be called universal: the rate at which Algorithm 4 stops."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure; the norm is l_2, as in the thesis.
+
+    Attributes:
+        factors: norms of the scaled directions as multiples of xi, ascending, 1 among them.
+        directions: random vectors, and images of X whose own perturbations are taken; their fooling is averaged.
+    """
+
+    factors: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+    directions: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("directions", self.directions)
+        for factor in self.factors:
+            check_positive("factors", factor)
+        if 1.0 not in self.factors or list(self.factors) != sorted(set(self.factors)):
+            refuse("factors", list(self.factors), "ascending numbers, 1 among them")
+
+
+def uap_vs_others(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Scale each direction to a range of l_2 norms and count whom it fools.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        ``fool_<direction>`` at xi, their ratios to the universal vector's, Spearman's correlation of its norm and
+        fooling, the norm that random noise needs and its ratio to the norm at which the vector fools 80%.
+    """
+    found = cases(network, data, settings, executor)
+    samples = stacked([_measure(case, settings) for case in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(settings, samples), resamples=settings.resamples))
+    shares = {name: mean(name) for name in samples if name.count(" at ")}
+    curves = paired_bootstrap(samples, shares, resamples=settings.resamples)
+    return Findings(
+        numbers=numbers,
+        tables={"figure_4_9": _table(curves, settings, numbers)},
+        figures={"figure_4_9": _figure(network, curves, settings, numbers)},
+        notes=_notes(found, settings),
+    )
+
+
+def _measure(case: Case, settings: Settings) -> dict[str, Tensor]:
+    """Name -> one value a held-out image (the share of the directions of a kind that fool it), or one of X."""
+    xi = case.xi(2.0)
+    noise = case.noise()
+    found = {"noise": noise, "over xi": torch.full((len(case.unseen),), float(noise.nanquantile(0.5)) / xi)}
+    for name, directions in _directions(case, settings).items():
+        vectors = [scaled(v[None], 2.0, factor * xi) for factor in settings.factors for v in directions]
+        fooled = case.fooled(case.unseen, torch.cat(vectors)).unflatten(1, (len(settings.factors), len(directions)))
+        found |= {f"{name} at {factor}": fooled[:, k].mean(dim=1) for k, factor in enumerate(settings.factors)}
+    return found
+
+
+def _directions(case: Case, settings: Settings) -> dict[str, Tensor]:
+    """Kind -> vectors (K, C, H, W) of any norm."""
+    minimal = case.deepfool()
+    usable = minimal.success.nonzero()[:, 0]
+    order = torch.randperm(len(usable), generator=seeded("single images", case.seed))
+    picked = usable[order[: settings.directions]]
+    step = case.executor.cached(partial(judged, partial(fgsm, eps=1.0), case.model), case.images[picked]).value
+    return {
+        "uap": case.vector(2.0).perturbation,
+        "random": random_vectors(case.images.shape[1:], 2.0, 1.0, settings.directions),
+        "adversarial_df": minimal.perturbations[picked],
+        "adversarial_fgs": step.perturbations,
+        "sum_adversarial": minimal.perturbations[usable].sum(dim=0, keepdim=True),
+        "mean_image": case.images.mean(dim=0, keepdim=True),
+    }
+
+
+def _statistics(settings: Settings, samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
+    images = samples["uap at 1.0"].shape[-1]
+    statistics = {f"fool_{name}": mean(f"{name} at 1.0") for name in TITLES}
+    for name in list(TITLES)[1:]:
+        statistics[f"fool_{name} / fool_uap"] = share_ratio(f"{name} at 1.0", "uap at 1.0", images)
+    path = [f"uap at {factor}" for factor in settings.factors]
+    return statistics | {
+        "fool_uap / fool_random": share_ratio("uap at 1.0", "random at 1.0", images),
+        "fool_uap / 5 - fool_random": of_means(("uap at 1.0", "random at 1.0"), _excess),
+        "spearman": of_means(path, partial(spearman, settings.factors)),
+        "random_norm": median("noise"),
+        "random_norm / xi": mean("over xi"),
+        "random_norm / norm_80": of_means(("over xi", *path), partial(_over_crossing, settings.factors)),
+    }
+
+
+def _excess(universal: Tensor, random: Tensor) -> Tensor:
+    return universal / 5 - random
+
+
+def _over_crossing(factors: Sequence[float], ratio: Tensor, *shares: Tensor) -> Tensor:
+    return ratio / crossing(factors, torch.stack(shares, dim=-1))
+
+
+def crossing(factors: Sequence[float], shares: Tensor) -> Tensor:
+    """The smallest multiple of xi at which 80% are fooled, linear between grid points.
+
+    Args:
+        factors: (F,) ascending.
+        shares: (..., F) share fooled at each.
+
+    Returns:
+        (...); the largest multiple where none fools so many.
+    """
+    x = torch.tensor([0.0, *factors], dtype=shares.dtype)
+    y = torch.nn.functional.pad(shares, (1, 0))
+    reached = y >= MOST
+    at = reached.long().argmax(dim=-1).clamp_min(1)  # the first; nothing is fooled at norm 0
+    low, high = y.gather(-1, at[..., None] - 1)[..., 0], y.gather(-1, at[..., None])[..., 0]
+    inside = x[at - 1] + (x[at] - x[at - 1]) * (MOST - low) / (high - low)
+    return torch.where(reached.any(dim=-1), inside, x[-1])
+
+
+def _table(curves: Mapping[str, Estimate], settings: Settings, numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    xi = numbers["random_norm"].value / numbers["random_norm / xi"].value
+    rows = []
+    for name, title in TITLES.items():
+        for factor in settings.factors:
+            fooled = curves[f"{name} at {factor}"]
+            row = {"direction": title, "norm_over_xi": factor, "l2_norm": factor * xi, **columns("fool_val", fooled)}
+            rows.append(row | {"images": fooled.n, "seeds": fooled.seeds})
+    return pd.DataFrame(rows)
+
+
+def _figure(
+    network: Network, curves: Mapping[str, Estimate], settings: Settings, numbers: Mapping[str, Estimate]
+) -> Figure:
+    styles = {"random": ":", "mean_image": "--", "sum_adversarial": "-."}
+    lines = {}
+    for name, title in TITLES.items():
+        estimates = [curves[f"{name} at {factor}"] for factor in settings.factors]
+        lines[title] = estimate_line(settings.factors, estimates, style=styles.get(name, "-"))
+    xi = numbers["random_norm"].value / numbers["random_norm / xi"].value
+    return line_figure(
+        lines,
+        xlabel=rf"$\ell_2$ norm over $\xi$ ($\xi$ = {xi:.3g} in pixel units)",
+        ylabel="share of held-out images fooled",
+        title=f"One direction for all images, {network.name}",
+        limits=(0, 1),
+        width=8.0,
+        height=5.0,
+    )
+
+
+def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
+    failed = sum(int((~case.deepfool().success).sum()) for case in found)
+    return [
+        *made_of(found),
+        f"Directions: {settings.directions} random ones, DeepFool's and FGSM's of {settings.directions} images of X "
+        "(the thesis: one), the sum of DeepFool's over X, the mean of X, and the vector made for xi; each is scaled.",
+        f"DeepFool failed in {failed} cases, which are left out of its sum.",
+        "random_norm / xi is 10 by definition unless a radius is given. random_norm / norm_80 takes the norm at which "
+        f"the scaled vector fools 80%; where it never does, {max(settings.factors):g} xi, and the ratio is even less.",
+        "A share of none in a denominator counts as half an image.",
+    ]
+
+
