@@ -1,8 +1,61 @@
 """The geometry of the image space around a classifier's decision boundary."""
 
+from pipeline.geometry.boundary import Boundary, boundary_points
+from pipeline.geometry.bounds import (
+    Interval,
+    corollary1_bounds,
+    corollary1_excluded,
+    crosses_quadratic,
+    curvature_limit,
+    lemma2_bounds,
+    lemma4_bounds,
+    lemma7_gap,
+    lemma8_gap,
+    theorem1_bounds,
+    theorem2_bounds,
+    theorem3_radius,
+    theorem4_radius,
+    zeta_1,
+    zeta_2,
+)
+from pipeline.geometry.curvature import (
+    Curvatures,
+    MeanCurvature,
+    mean_curvature,
+    mean_hessian,
+    normal_curvatures,
+    principal_curvatures,
+)
+from pipeline.geometry.directions import (
+    PrincipalAngles,
+    SharedDirections,
+    curved_directions,
+    normal_directions,
+    principal_angles,
+    shared_directions,
+)
+from pipeline.geometry.hessian import default_h, hessian_vector_products
+from pipeline.geometry.leading import hessian_operator, leading_curvatures
+from pipeline.geometry.loss_bounds import LossBounds, quadratic_robustness, theorem5_bounds
+from pipeline.geometry.loss_curvature import LossCurvature, loss_curvature, loss_gradients, loss_hessian_products
+from pipeline.geometry.mixing import convex_mixtures, stays_in_region
+from pipeline.geometry.normals import normals, tangent_projection
+from pipeline.geometry.paths import Path, deviation, find_path, find_paths
+from pipeline.geometry.random_directions import random_directions
+from pipeline.geometry.sections import (
+    Section,
+    Stitched,
+    boundary_heights,
+    planar_curvature,
+    plane_sections,
+    stitched_section,
+)
+from pipeline.geometry.spheres import inscribed_radius, sphere_step
 from pipeline.geometry.subspaces import (
+    RandomSubspaces,
     band_count,
     band_dimension,
+    beta_spread,
     block_side,
     dct_band,
     expected_beta,
@@ -12,12 +65,71 @@ from pipeline.geometry.subspaces import (
 )
 
 __all__ = [
+    "Boundary",
+    "Curvatures",
+    "Interval",
+    "LossBounds",
+    "LossCurvature",
+    "MeanCurvature",
+    "Path",
+    "PrincipalAngles",
+    "RandomSubspaces",
+    "Section",
+    "SharedDirections",
+    "Stitched",
     "band_count",
     "band_dimension",
+    "beta_spread",
     "block_side",
+    "boundary_heights",
+    "boundary_points",
+    "convex_mixtures",
+    "corollary1_bounds",
+    "corollary1_excluded",
+    "crosses_quadratic",
+    "curvature_limit",
+    "curved_directions",
     "dct_band",
+    "default_h",
+    "deviation",
     "expected_beta",
+    "find_path",
+    "find_paths",
+    "hessian_operator",
+    "hessian_vector_products",
+    "inscribed_radius",
+    "leading_curvatures",
+    "lemma2_bounds",
+    "lemma4_bounds",
+    "lemma7_gap",
+    "lemma8_gap",
+    "loss_curvature",
+    "loss_gradients",
+    "loss_hessian_products",
+    "mean_curvature",
+    "mean_hessian",
+    "normal_curvatures",
+    "normal_directions",
+    "normals",
     "orthonormalise",
+    "planar_curvature",
+    "plane_sections",
+    "principal_angles",
+    "principal_curvatures",
     "project_onto_band",
+    "quadratic_robustness",
+    "random_directions",
     "random_subspace",
+    "shared_directions",
+    "sphere_step",
+    "stays_in_region",
+    "stitched_section",
+    "tangent_projection",
+    "theorem1_bounds",
+    "theorem2_bounds",
+    "theorem3_radius",
+    "theorem4_radius",
+    "theorem5_bounds",
+    "zeta_1",
+    "zeta_2",
 ]
