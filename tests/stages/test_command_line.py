@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.plots import dominant_share
+from stages.experiments import ACROSS, STAGES, experiments_of
 from stages.runner import main
 
 SMALL = ["suite=smoke", "executor.threads=1", "executor.progress=false", "tracking=none"]
@@ -51,16 +52,16 @@ def photos(tmp_path):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("stage", ["train", "attack", "finetune"])
+@pytest.mark.parametrize("stage", [stage for stage in (*STAGES, *ACROSS) if experiments_of(stage)])
 def test_a_stage_runs_and_writes_its_five_outputs(invoke, stage):
-    code, errors, out = invoke(stage, "network=mnist5k_lenet")
+    code, errors, out = invoke(stage, *(() if stage in ACROSS else ("network=mnist5k_lenet",)))
     assert code == 0, errors
     assert {p.name for p in out.iterdir()} >= {"metrics.json", "timings.json", "tables", "figures", "tensors"}
     figures = list((out / "figures").glob("*.png"))
     assert figures
     assert [path.name for path in figures if dominant_share(path) > 0.99] == []
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["network"] == "mnist5k_lenet"
+    assert metrics["network"] == ("all" if stage in ACROSS else "mnist5k_lenet")
     for name, experiment in metrics["experiments"].items():
         assert experiment["numbers"], name
         for number, estimate in experiment["numbers"].items():
@@ -78,6 +79,10 @@ BAD = [
     ("attack", ["attack=fgsm", "attack.eps=0"], ["eps", "0"]),
     ("attack", ["attack=pgd", "attack.eps=-8/255"], ["eps", "-8/255"]),
     ("attack", ["network=lenet"], ["network", "mnist5k_lenet"]),
+    ("attack", ["network=[mnist5k_lenet]"], ["network", "mnist5k_lenet", "one name"]),
+    ("universal", ["attack.radius=-1"], ["attack.radius", "-1"]),
+    ("universal", ["attack.fooling_rate=2"], ["attack.fooling_rate", "2"]),
+    ("universal", ["network=mnist5k_lenet", "universal.attack.passes=0"], ["attack.passes", "0"]),
     ("attack", ["experiments=[attack_l7]"], ["experiments", "attack_l7", "attack_l2"]),
     ("train", ["dataset=image_folder", "dataset.root=/nowhere"], ["root", "/nowhere"]),
     ("train", ["training.learning_rate=-1"], ["learning_rate", "-1"]),

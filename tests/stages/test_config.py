@@ -1,17 +1,27 @@
 """The schema refuses what it does not know, naming key, value and what is allowed."""
 
+import math
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipeline.checks import InputError
 from stages.config import check_network, read, ready
-from stages.experiments import select
+from stages.experiments import ACROSS, STAGES, experiments_of, select
+
+BUILT = [stage for stage in (*STAGES, *ACROSS) if experiments_of(stage)]
 
 
-def composed(root, *overrides):
+def composed(root, *overrides, name="base"):
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        return compose("base", list(overrides))
+        return compose(name, list(overrides))
+
+
+def direct(root, stage, *overrides):
+    """What `python -m stages.<stage>` composes."""
+    own = (root / "conf" / f"{stage}.yaml").exists()
+    return read(composed(root, *overrides, name=stage if own else "config"))
 
 
 @pytest.mark.parametrize("suite", ["embedded", "smoke"])
@@ -20,8 +30,44 @@ def test_every_suite_is_accepted(root, suite):
     assert config.suite.name == suite
     for name, network in config.networks.items():
         check_network(network, f"networks.{name}.")
-    for stage in ("train", "attack", "finetune"):
+    for stage in BUILT:
         assert select(stage, config)
+
+
+@pytest.mark.parametrize("stage", BUILT)
+def test_every_stage_runs_directly(root, stage):
+    assert select(stage, direct(root, stage))
+
+
+@pytest.mark.parametrize("stage", [*STAGES[1:], *ACROSS])
+def test_a_direct_run_works_with_the_attack_of_the_command_line(root, stage):
+    chosen = {"universal": "universal_perturbation", "universal_transfer": "universal_perturbation", "cure": "pgd"}
+    config = direct(root, stage, "attack.norm=inf")
+    block = getattr(config, stage)
+    attack = block if stage == "attack" else block.get("attack") or block["boundary_attack"]
+    assert attack["_target_"] == "pipeline.attacks." + chosen.get(stage, "deepfool")
+    assert attack["norm"] == math.inf
+    other = getattr(direct(root, stage, "attack=ddn"), stage)
+    assert "pipeline.attacks.ddn" in str(other)
+
+
+def test_a_change_of_the_attack_under_study_touches_no_other_stage(root):
+    before, after = (composed(root, *change) for change in ((), ("attack.steps=51",)))
+    assert [key for key in before if before[key] != after[key]] == ["attack"]
+
+
+def test_a_stage_across_networks_follows_its_own(root):
+    config = composed(root, "universal.attack.norm=inf", "curvature.boundary_attack.steps=51")
+    assert config.universal_transfer.attack.norm == math.inf
+    assert config.curvature_transfer.boundary_attack.steps == 51
+
+
+def test_a_radius_of_null_is_left_to_the_experiment():
+    leaf = {"_target_": "pipeline.attacks.universal_perturbation", "norm": 2, "radius": None}
+    assert "radius" not in ready(leaf, "attack").keywords
+    assert ready({**leaf, "radius": 3}, "attack").keywords["radius"] == 3
+    with pytest.raises(InputError, match=r"attack.eps"):
+        ready({"_target_": "pipeline.attacks.fgsm", "eps": None}, "attack")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +78,8 @@ def test_every_suite_is_accepted(root, suite):
         ("seeds=[0,0]", ["seeds"]),
         ("seeds=three", ["seeds", "three"]),
         ("network=lenet5000", ["network", "lenet5000", "mnist5k_lenet"]),
+        ("network=[mnist5k_lenet,lenet5000]", ["network", "lenet5000", "mnist5k_lenet"]),
+        ("network=3", ["network", "3", "mnist5k_lenet"]),
         ("executor.threads=two", ["executor.threads", "two"]),
         ("+executor.thread=2", ["executor.thread", "threads"]),
         ("tracking.enabled=perhaps", ["tracking.enabled", "perhaps"]),
