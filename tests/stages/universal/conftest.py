@@ -1,0 +1,68 @@
+"""Small data sets and classifiers with closed forms, and an executor with a temporary work folder."""
+
+import math
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.attacks.universal import universal_perturbation
+from pipeline.executor import Executor
+from pipeline.plots import dominant_share, save
+from pipeline.types import Dataset, Network, Split
+
+SHAPE = (1, 6, 6)
+
+
+def affine(outputs: int, seed: int = 0) -> nn.Module:
+    """x -> W x + b in float64 whose boundaries pass near the centre of the cube; one output: its sign decides."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(math.prod(SHAPE), outputs).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+        layer.bias.copy_(-layer.weight.sum(dim=1) / 2)
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+def split(count: int, classes: int, seed: int) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    images = 0.2 + 0.6 * torch.rand(count, *SHAPE, generator=generator, dtype=torch.float64)
+    return Split(images, torch.arange(count) % classes)
+
+
+def dataset(classes: int, train: int = 60, test: int = 48) -> Dataset:
+    names = tuple(str(index) for index in range(classes))
+    return Dataset("made up", split(train, classes, 0), split(test, classes, 1), names, (0.5,), (0.2,))
+
+
+def network(models: dict[int, nn.Module], name: str = "small") -> Network:
+    return Network(name, "made up", models)
+
+
+@pytest.fixture(scope="session")
+def small() -> SimpleNamespace:
+    """Networks and data sets small enough for tests, and Algorithm 4 with few passes."""
+    attack = partial(universal_perturbation, norm=2, radius=None, passes=2)
+    return SimpleNamespace(affine=affine, dataset=dataset, network=network, attack=attack, split=split)
+
+
+@pytest.fixture(scope="session")
+def executor(tmp_path_factory: pytest.TempPathFactory) -> Executor:
+    return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture
+def looked_at(tmp_path: Path):
+    """Saves every figure of some findings and refuses one that is all but blank."""
+
+    def look(findings) -> list[str]:
+        for name, figure in findings.figures.items():
+            path = tmp_path / f"{name}.png"
+            save(figure, path)
+            assert dominant_share(path) < 0.99, name
+        return sorted(findings.figures)
+
+    return look

@@ -1,0 +1,45 @@
+import pytest
+
+from pipeline.checks import InputError
+from stages.universal.uap_set_size import Settings, uap_set_size
+
+
+@pytest.fixture(scope="module")
+def found(small, executor):
+    settings = Settings(
+        attack=small.attack, train_samples=40, orders=2, samples=30, sizes=(10, 25, 500), draws=2, resamples=50
+    )
+    network = small.network({0: small.affine(4), 1: small.affine(4, 1)})
+    return uap_set_size(network, small.dataset(4), settings, executor.scope("uap_set_size"))
+
+
+def test_sizes_run_from_half_the_classes_to_x(found):
+    assert list(found.tables["figure_4_6"].images_in_X) == [2, 10, 25, 40]
+    assert found.numbers["fool_val_half"] == found.numbers["fool_val_2"]
+    assert found.numbers["fool_val_40"].n == 30
+    assert -1 <= found.numbers["spearman"].value <= 1
+
+
+def test_the_figure_and_the_notes(found, looked_at):
+    assert looked_at(found) == ["figure_4_6"]
+    assert any("2, 10, 25, 40" in note for note in found.notes)
+
+
+def test_choices_of_a_size_do_not_overlap():
+    from stages.universal.uap_set_size import _choices
+
+    chosen = _choices(40, [10, 25, 40], 3)
+    assert [len(each) for each in chosen] == [10, 10, 10, 25]
+    assert [int(each[0]) for each in chosen] == [0, 10, 20, 0]
+
+
+def test_x_must_be_larger_than_half_the_classes(small, executor):
+    settings = Settings(attack=small.attack, train_samples=2, samples=10, resamples=10)
+    with pytest.raises(InputError, match="train_samples=2"):
+        uap_set_size(small.network({0: small.affine(4)}), small.dataset(4), settings, executor)
+
+
+@pytest.mark.parametrize(("options", "key"), [({"sizes": (1,)}, "sizes"), ({"draws": 0}, "draws")])
+def test_settings_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=f"{key}="):
+        Settings(**options)

@@ -1,0 +1,176 @@
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from pipeline.attacks.universal import universal_perturbation
+from pipeline.checks import InputError
+from pipeline.evaluation import paired_bootstrap
+from pipeline.norms import norms
+from stages.universal._shared import (
+    Common,
+    Plan,
+    case,
+    of_means,
+    random_vectors,
+    scaled,
+    share_ratio,
+    spearman,
+    stacked,
+    xi_of,
+)
+
+
+@pytest.fixture(scope="module")
+def settings(small):
+    return Common(attack=small.attack, train_samples=40, orders=2, samples=30, resamples=50)
+
+
+@pytest.fixture(scope="module")
+def binary(small, settings, executor):
+    return case(small.affine(1), 0, small.dataset(2), settings, executor)
+
+
+def test_xi_is_the_thesis_2000_and_10():
+    noise = torch.tensor([1.0, 20_000.0, math.nan, 1e9])
+    assert xi_of(noise, 2.0, 150_528) == pytest.approx(2_000)
+    assert xi_of(noise, math.inf, 150_528) == pytest.approx(10, rel=2e-3)
+
+
+def test_xi_is_refused_where_it_is_not_known():
+    with pytest.raises(InputError, match=r"attack\.radius=null"):
+        xi_of(torch.ones(3), 1.0, 4)
+    with pytest.raises(InputError, match="fools no image"):
+        xi_of(torch.full((3,), math.nan), 2.0, 4)
+
+
+def test_the_noise_norm_of_an_affine_classifier_is_its_distance(binary):
+    layer = binary.model[1]
+    with torch.no_grad():
+        gaps = binary.model(binary.images)[:, 0].abs()
+    exact = 1.02 * 6 * gaps / layer.weight.detach().norm()
+    torch.testing.assert_close(binary.noise(), exact, rtol=1e-6, atol=0)
+    assert binary.xi(2.0) == pytest.approx(0.1 * float(exact.quantile(0.5)), rel=1e-6)
+
+
+def test_a_radius_of_ones_own_holds_for_its_norm_alone(small, binary):
+    attack = partial(universal_perturbation, norm="inf", radius="8/255")
+    own = replace(binary, settings=replace(binary.settings, attack=attack))
+    assert own.xi(math.inf) == pytest.approx(8 / 255)
+    assert own.xi(2.0) == binary.xi(2.0)
+    assert own.settings.norm == math.inf
+
+
+def test_options_spelled_out_or_not_give_the_same_vectors_key():
+    plain = Common(attack=partial(universal_perturbation, radius=None))
+    spelled = Common(attack=partial(universal_perturbation, norm="inf", radius=None, passes=10, batch_size=1, steps=10))
+    assert plain.algorithm.keywords == spelled.algorithm.keywords
+    assert "norm" not in plain.algorithm.keywords
+
+
+def test_vectors_are_made_together_and_lie_in_their_balls(binary):
+    for norm in (2.0, math.inf):
+        made = binary.vector(norm)
+        assert float(norms(made.perturbation, norm)) <= binary.xi(norm) * (1 + 1e-6)
+        assert float(binary.fooled(binary.images, made.perturbation).mean()) == pytest.approx(made.fooling_rate)
+    first, second = binary.vector(2.0, 0).perturbation, binary.vector(2.0, 1).perturbation
+    alone = binary.make([Plan(2.0, binary.xi(2.0), 1)])[0].perturbation
+    torch.testing.assert_close(second, alone)
+    assert not torch.equal(first, second) or float((first - second).abs().max()) == 0.0
+
+
+def test_a_mini_batch_variant_runs_one_vector_after_another(small, binary):
+    attack = partial(small.attack, batch_size=4)
+    batched = replace(binary, settings=replace(binary.settings, attack=attack))
+    plans = [Plan(2.0, binary.xi(2.0), 0), Plan(2.0, binary.xi(2.0), 1, members=torch.arange(20))]
+    made = batched.make(plans)
+    assert [float(norms(each.perturbation)) <= binary.xi(2.0) * (1 + 1e-6) for each in made] == [True, True]
+
+
+def test_labels_that_are_not_finite_fool_nobody(binary):
+    vectors = torch.stack([torch.full(binary.images.shape[1:], value).double() for value in (0.0, math.inf)])
+    labels = binary.labels(binary.unseen, vectors)
+    assert labels.shape == (30, 3)
+    assert (labels[:, 0] == labels[:, 1]).all()
+    assert (labels[:, 2] == -1).all()
+    assert binary.fooled(binary.unseen, vectors).sum() == 0
+
+
+def test_clipping_undoes_what_leaves_the_cube(binary):
+    towards = binary.model[1].weight.detach().view(1, 1, 6, 6)
+    assert binary.fooled(binary.unseen, 100 * towards).mean() > 0.3
+    far = 100 * torch.ones_like(towards)
+    same = binary.labels(binary.unseen, far, clip=(0.0, 1.0))[:, 1].unique()
+    assert len(same) == 1
+
+
+def test_without_training_images_the_held_out_ones_are_halved(small, settings, executor):
+    data = small.dataset(2)
+    bare = replace(data, train=data.train.first(0))
+    found = case(small.affine(1), 0, bare, settings, executor)
+    assert (len(found.images), len(found.unseen), found.held_out) == (24, 24, True)
+    both = torch.cat([found.images, found.unseen]).flatten(1)
+    assert len(both.unique(dim=0)) == 48
+
+
+def test_random_vectors_have_their_norm():
+    for norm in (2.0, math.inf):
+        drawn = random_vectors((3, 4, 4), norm, 0.7, 5)
+        torch.testing.assert_close(norms(drawn, norm), torch.full((5,), 0.7))
+    assert set(random_vectors((1, 8, 8), math.inf, 0.5, 1).unique().tolist()) == {-0.5, 0.5}
+
+
+def test_scaling_keeps_zero():
+    v = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
+    assert norms(scaled(v, 2.0, 2.0)).tolist() == pytest.approx([2.0])
+    assert scaled(0 * v, 2.0, 2.0).abs().sum() == 0
+
+
+def test_spearman_is_scipys_with_ties():
+    x, y = [1.0, 2.0, 5.0, 9.0, 10.0], torch.tensor([[0.0, 0.0, 0.3, 0.2, 0.9], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    wanted = [spearmanr(x, row).statistic for row in y.tolist()]
+    assert spearman(x, *y.T).tolist() == pytest.approx(wanted)
+
+
+def test_functions_of_means_take_each_quantity_over_its_own_images():
+    samples = stacked([{"a": torch.tensor([1.0, 1.0, 0.0, 0.0]), "b": torch.tensor([1.0, 0.0])}])
+    assert samples["b"].isnan().sum() == 2
+    statistics = {"gap": of_means(("a", "b"), torch.sub), "ratio": share_ratio("a", "b", 2)}
+    found = paired_bootstrap(samples, statistics, resamples=200)
+    assert found["gap"].value == 0.0
+    assert found["ratio"].value == 1.0
+    assert found["ratio"].high < math.inf
+
+
+def test_a_share_of_none_counts_as_half_an_image():
+    samples = {"a": torch.ones(10), "b": torch.zeros(10)}
+    assert paired_bootstrap(samples, {"r": share_ratio("a", "b", 10)}, resamples=20)["r"].value == 20.0
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"train_samples": 1}, "train_samples"),
+        ({"samples": 0}, "samples"),
+        ({"orders": 0}, "orders"),
+        ({"resamples": 0}, "resamples"),
+        ({"attack": partial(universal_perturbation, radius=0)}, r"attack\.radius"),
+        ({"attack": partial(universal_perturbation, radius=-1.0)}, r"attack\.radius"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=f"{key}="):
+        Common(**options)
+
+
+def test_a_constant_classifier_has_no_xi(small, settings, executor):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double().eval()
+    with torch.no_grad():
+        flat[1].weight.zero_()
+    found = case(flat, 0, small.dataset(2), settings, executor)
+    with pytest.raises(InputError, match="fools no image"):
+        found.vector(2.0)
