@@ -263,6 +263,20 @@ def test_installed_modules_count_by_their_own_file():
     assert sources.digest(["torch.nn.functional", "builtins"]) == sources.digest([])
 
 
+@pytest.mark.parametrize(
+    ("module", "used", "unused"),
+    [
+        ("stages.attack._shared", {"attacks.deepfool", "attacks.fgsm"}, {"attacks", "attacks.lbfgs"}),
+        ("stages.attack.dct_bands", {"geometry.subspaces"}, {"geometry", "geometry.curvature", "attacks.lbfgs"}),
+        ("pipeline.attacks.deepfool", {"attacks.gradients"}, {"attacks", "attacks.fgsm"}),
+    ],
+)
+def test_a_new_attack_leaves_the_keys_of_the_others_alone(module, used, unused):
+    closure = Sources().closure(module)
+    assert {f"pipeline.{name}" for name in used} <= closure
+    assert not {f"pipeline.{name}" for name in unused} & closure
+
+
 def test_the_executor_is_not_part_of_what_it_runs():
     assert Sources().closure("pipeline.executor") == set()
 

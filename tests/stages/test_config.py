@@ -3,10 +3,12 @@
 import math
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipeline.checks import InputError
+from pipeline.claims import load_claims
 from stages.config import check_network, read, ready
 from stages.experiments import ACROSS, STAGES, experiments_of, select
 
@@ -57,9 +59,9 @@ def test_a_change_of_the_attack_under_study_touches_no_other_stage(root):
 
 
 def test_a_stage_across_networks_follows_its_own(root):
-    config = composed(root, "universal.attack.norm=inf", "curvature.boundary_attack.steps=51")
-    assert config.universal_transfer.attack.norm == math.inf
-    assert config.curvature_transfer.boundary_attack.steps == 51
+    config = read(composed(root, "universal.attack.norm=inf", "+universal.samples=7", "+curvature.samples=8"))
+    assert config.universal_transfer["attack"]["norm"] == math.inf
+    assert (config.universal_transfer["samples"], config.curvature_transfer["samples"]) == (7, 8)
 
 
 def test_a_radius_of_null_is_left_to_the_experiment():
@@ -143,6 +145,14 @@ def test_a_leaf_becomes_the_function_with_its_options():
 def test_params_yaml_is_a_whole_configuration(root):
     config = read(OmegaConf.load(root / "params.yaml"))
     assert config.suite.name == "embedded"
+
+
+def test_every_preset_names_experiments_of_the_stage_that_it_says(root):
+    run_by = {each.name: each.run_by for each in load_claims().experiments}
+    for path in (root / "conf" / "experiment").glob("*.yaml"):
+        text = path.read_text()
+        (stage,) = {run_by[name] for name in yaml.safe_load(text)["experiments"]}
+        assert f"python -m stages.{stage} experiment={path.stem} " in text
 
 
 def test_every_model_has_a_recipe_of_its_name(root):
