@@ -64,7 +64,7 @@ def boundary_points(
     labels: Labels | None = None,
     targets: Labels | None = None,
     bisections: int = 60,
-    refinements: int = 10,
+    refinements: int = 20,
     angle: Number = 0.01,
     tolerance: Number | None = None,
 ) -> Boundary:

@@ -185,6 +185,21 @@ def test_relus_have_no_curvature_but_for_differences(jagged, pictures):
     assert bool((leading_curvatures(jagged, z.points, **options, exact=True, count=3).values == 0).all())
 
 
+def test_the_basis_matters_only_where_the_network_is_not_smooth(smooth, jagged, pictures):
+    for model, alike in ((smooth, True), (jagged, False)):
+        z = boundary_points(model, pictures[:1])
+        options = {"labels": z.labels, "targets": z.targets, "h": 1e-3 if alike else 0.3}
+        pixels = principal_curvatures(model, z.points, **options).values
+        spread = principal_curvatures(model, z.points, **options, basis="spread").values
+        drawn = mean_curvature(model, z.points, **options, samples=300)
+        error = 5 * drawn.standard_errors.item()
+        assert spread.mean().item() == pytest.approx(drawn.values.item(), abs=error)
+        assert (pixels.mean().item() == pytest.approx(drawn.values.item(), abs=error)) is alike
+        assert torch.allclose(pixels, spread, rtol=0, atol=1e-4 * float(pixels.abs().max())) is alike
+        both = [mean_hessian(model, z.points, **options, basis=basis) for basis in ("pixels", "spread")]
+        assert torch.allclose(*both, rtol=0, atol=1e-4 * float(both[0].abs().max())) is alike
+
+
 def test_a_linear_classifier_is_flat(pictures, pair):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).double().eval()
     for way in ({}, {"exact": True}):
@@ -240,8 +255,8 @@ def test_mean_hessian_is_the_mean_of_projected_hessians(smooth, pictures):
 def test_the_memory_of_the_mean_hessian_does_not_grow_with_the_images(quadric, image, pair, monkeypatch):
     plain, counter = Surface.hessian, {"now": 0, "most": 0}
 
-    def hessian(surface):
-        matrix = plain(surface)
+    def hessian(surface, basis):
+        matrix = plain(surface, basis)
         counter["now"] += 1
         counter["most"] = max(counter.values())
         weakref.finalize(matrix, lambda: counter.update(now=counter["now"] - 1))
@@ -317,6 +332,12 @@ def test_bad_options_are_refused(quadric, image, pair, measure, options, message
 def test_mean_curvature_refuses_bad_options(quadric, image, pair, options):
     with pytest.raises(InputError, match=next(iter(options))):
         mean_curvature(quadric([1.0, 1.0]), image(1, 0), **pair(), **options)
+
+
+@pytest.mark.parametrize("measure", [principal_curvatures, mean_hessian])
+def test_another_basis_is_refused(quadric, image, pair, measure):
+    with pytest.raises(InputError, match="basis="):
+        measure(quadric([1.0, 1.0]), image(1, 0), **pair(), basis="waves")
 
 
 def test_a_mean_over_nothing_is_refused(quadric, image, pair):
