@@ -7,16 +7,17 @@ import importlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-__all__ = ["Chunk", "concatenate", "flatten", "move", "read", "rebuild", "write"]
+__all__ = ["Chunk", "concatenate", "flatten", "move", "read", "rebuild", "whole", "write"]
 
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 
@@ -125,17 +126,24 @@ def move(value: Any, place: Callable[[Any], Any]) -> Any:
 
 
 def write(path: Path, chunk: Chunk) -> None:
-    """Write a chunk: its SHA-256 on the first line, then safetensors bytes.
-
-    The file appears whole or not at all: it is written beside its place, synchronised and renamed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a chunk, as a whole or not at all: its SHA-256 on the first line, then safetensors bytes."""
     notes = {"shape": json.dumps(chunk.shape), "seconds": repr(chunk.seconds)}
     body = save(chunk.tensors, metadata=notes)
+    with whole(path) as file:
+        file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that appears at ``path`` as a whole or not at all, in a folder that is made where it is missing.
+
+    It is written beside its place, synchronised and renamed; after an error nothing is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(beside).replace(path)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checks import check_count, check_positive, refuse
-from pipeline.training.loop import Recipe, snapshot, train
+from pipeline.training.loop import train
+from pipeline.training.recipe import Recipe
 from pipeline.types import Images, Split
 
 __all__ = ["UNKNOWN_RATE", "extra_epochs", "fine_tune", "perturbed_split"]
@@ -71,7 +72,7 @@ def extra_epochs(
     last = original.rate(original.epochs - 1) if training else UNKNOWN_RATE
     before = last if learning_rate is None else learning_rate
     rate = factor * check_positive("learning_rate", before)
-    return replace(original, epochs=epochs, learning_rate=rate, schedule="constant", milestones=())
+    return replace(original, epochs=epochs, learning_rate=rate, schedule="constant", milestones=(), final_rate=0.0)
 
 
 def fine_tune(model: nn.Module, data: Split, recipe: Recipe, *, seed: int = 0) -> list[dict[str, Tensor]]:
@@ -90,6 +91,4 @@ def fine_tune(model: nn.Module, data: Split, recipe: Recipe, *, seed: int = 0) -
         InputError: no images, or labels that the model has no logit for.
         TrainingDiverged: the loss or a weight became NaN or infinite.
     """
-    states: list[dict[str, Tensor]] = []
-    train(model, data, recipe, seed=seed, on_epoch=lambda _, current, __: states.append(snapshot(current)))
-    return states
+    return list(train(model, data, recipe, seed=seed, keep_states=True).states)

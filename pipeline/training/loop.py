@@ -1,27 +1,26 @@
 """Training a classifier: seeded, resumable, and the same bytes from the same seed."""
 
 import copy
-import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checks import check_choice, check_count, check_images, check_logits, check_positive, refuse
+from pipeline.checks import InputError, check_images, check_logits, refuse
 from pipeline.keys import Fingerprint, Sources
 from pipeline.randomness import seeded
+from pipeline.training.checkpoints import Checkpoint
+from pipeline.training.objectives import CrossEntropy, Step
+from pipeline.training.recipe import Recipe
 from pipeline.types import Classifier, Split, class_logits, predict
 
 __all__ = [
     "History",
     "OnEpoch",
-    "Recipe",
     "TrainResult",
     "TrainingDiverged",
     "crop_flip",
@@ -45,79 +44,19 @@ class TrainingDiverged(RuntimeError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train: the part of a training that configurations, keys and results name.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step; the last batch of an epoch is smaller where they do not divide.
-        optimiser: ``sgd`` (with ``momentum``) or ``adam`` (which ignores it).
-        learning_rate: at the start.
-        momentum: of SGD, in [0, 1).
-        weight_decay: the l2 penalty's coefficient.
-        schedule: ``constant``; ``step``: times ``decay`` from each of ``milestones`` on; ``cosine``: to 0.
-        milestones: epochs (counted from 0) at which ``step`` lowers the rate, ascending.
-        decay: factor of ``step``, in (0, 1].
-        augmentation: ``none``, or ``crop_flip``: random crops after padding by 4 pixels, and mirroring.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    epochs: int = 15
-    batch_size: int = 64
-    optimiser: str = "sgd"
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "constant"
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-    augmentation: str = "none"
-
-    def __post_init__(self) -> None:
-        check_count("training.epochs", self.epochs)
-        check_count("training.batch_size", self.batch_size)
-        check_choice("training.optimiser", self.optimiser, ("sgd", "adam"))
-        check_positive("training.learning_rate", self.learning_rate)
-        if check_positive("training.momentum", self.momentum, zero=True) >= 1:
-            refuse("training.momentum", self.momentum, "a number in [0, 1)")
-        check_positive("training.weight_decay", self.weight_decay, zero=True)
-        check_choice("training.schedule", self.schedule, ("constant", "step", "cosine"))
-        check_choice("training.augmentation", self.augmentation, ("none", "crop_flip"))
-        if check_positive("training.decay", self.decay) > 1:
-            refuse("training.decay", self.decay, "a number in (0, 1]")
-        object.__setattr__(self, "milestones", tuple(self.milestones))  # configurations give lists
-        for milestone in self.milestones:
-            check_count("training.milestones", milestone)
-        ascending = list(self.milestones) == sorted(set(self.milestones))
-        if not ascending or bool(self.milestones) != (self.schedule == "step"):
-            refuse(
-                "training.milestones",
-                list(self.milestones),
-                "ascending epochs for training.schedule=step, and none for the other schedules",
-            )
-
-    def rate(self, epoch: float) -> float:
-        """The learning rate after ``epoch`` epochs, which may be a fraction."""
-        if self.schedule == "cosine":
-            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        passed = sum(epoch >= milestone for milestone in self.milestones)
-        return self.learning_rate * self.decay**passed
-
-
-@dataclass(frozen=True)
 class TrainResult:
     """A finished training.
 
     Attributes:
         model: the trained copy, in evaluation mode.
-        history: ``train_loss`` and ``train_error``, averages over the epoch in training mode, and, where test
-            images were given, ``test_error``.
+        history: ``train_loss`` and ``train_error``, averages over the epoch in training mode, the parts of the
+            objective, and, where test images were given, ``test_error``.
+        states: the weights and buffers after each epoch, on the CPU, where they were asked for.
     """
 
     model: Classifier
     history: History
+    states: tuple[dict[str, Tensor], ...] = ()
 
     @property
     def state_dict(self) -> dict[str, Tensor]:
@@ -130,14 +69,16 @@ def train(
     data: Split,
     recipe: Recipe,
     *,
+    objective: CrossEntropy | None = None,
     seed: int = 0,
     test: Split | None = None,
     on_epoch: OnEpoch | None = None,
     checkpoints: str | Path | None = None,
+    keep_states: bool = False,
 ) -> TrainResult:
-    """Minimise the mean cross-entropy of a copy of ``model`` on ``data``, on the model's device.
+    """Minimise the mean cross-entropy, or another objective, of a copy of ``model`` on ``data``, on its device.
 
-    Order, augmentation and dropout are drawn from ``seed`` alone, so on a CPU the same call gives the same
+    Order, augmentation, attacks and dropout are drawn from ``seed`` alone, so on a CPU the same call gives the same
     bytes. Every parameter is trained, batch normalisation is in training mode, and the caller's model and
     random numbers stay as they are. Under the caller's ``torch.autocast`` in bfloat16 the training is mixed.
 
@@ -145,29 +86,37 @@ def train(
         model: the classifier to start from; logits (N, classes), or (N, 1) whose sign decides.
         data: the training images (N, C, H, W) and labels (N,).
         recipe: the options.
+        objective: what is minimised; None: the cross-entropy.
         seed: of all randomness.
         test: images on which the error is measured after each epoch.
         on_epoch: called after each epoch.
         checkpoints: a folder to keep the state after each epoch in. The file's name is a hash of all that the
             training depends on; a call that finds its file goes on from there and ends with the same bytes as
             an unbroken one.
+        keep_states: return the weights of every epoch; ``checkpoints`` then holds them too.
 
     Returns:
         The trained copy and its curves.
 
     Raises:
-        InputError: no training images, or labels that the model has no logit for.
+        InputError: no training images, labels that the model has no logit for, or an objective that does not fit
+            the recipe.
         TrainingDiverged: the loss or a weight became NaN or infinite; the last good checkpoint stays.
 
     Example:
         >>> result = train(model, dataset.train, Recipe(epochs=5), seed=1, test=dataset.test)
         >>> result.history["test_error"][-1]
     """
+    objective = CrossEntropy() if objective is None else objective
+    objective.check(recipe)
     device = next(model.parameters()).device
-    path = None if checkpoints is None else Path(checkpoints) / _name(model, data, recipe, seed, test)
+    checkpoint = None
+    if checkpoints is not None:
+        name = _name(model, data, recipe, objective, seed, test)
+        checkpoint = Checkpoint(Path(checkpoints), f"{name}-states" if keep_states else name)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _fresh_autocast(device):
         torch.manual_seed(seeded(seed, "training").initial_seed())  # dropout draws from the global generators
-        run = _Run(model, data, recipe, seeded(seed, "training order"), path)
+        run = _Run(model, data, recipe, objective, seeded(seed, "training order"), checkpoint, keep_states)
         for epoch in range(run.resume(), recipe.epochs):
             values = run.epoch(epoch)
             if test is not None:
@@ -175,7 +124,7 @@ def train(
             run.keep(epoch + 1, values)
             if on_epoch is not None:
                 on_epoch(epoch + 1, run.model, values)
-    return TrainResult(run.model.to(memory_format=torch.contiguous_format), run.history)
+    return TrainResult(run.model.to(memory_format=torch.contiguous_format), run.history, tuple(run.states))
 
 
 def error(model: Classifier, data: Split, *, batch_size: int = 500) -> float:
@@ -222,50 +171,65 @@ class _Run:
     """One training under way: the model, its optimiser, its generators, its curves and its checkpoint."""
 
     def __init__(
-        self, model: nn.Module, data: Split, recipe: Recipe, order: torch.Generator, path: Path | None
+        self,
+        model: nn.Module,
+        data: Split,
+        recipe: Recipe,
+        objective: CrossEntropy,
+        order: torch.Generator,
+        checkpoint: Checkpoint | None,
+        keep_states: bool,
     ) -> None:
         # Channels last halves the time of a step of convolutions and batch norm on a CPU.
         self.model = copy.deepcopy(model).requires_grad_(True).eval().to(memory_format=torch.channels_last)
         weight = next(self.model.parameters())
         self.device = weight.device
         self.images, self.labels = data.images.to(weight), data.labels.to(self.device)
-        self.recipe, self.order, self.path = recipe, order, path
+        self.recipe, self.objective, self.order = recipe, objective, order
+        self.checkpoint, self.keep_states = checkpoint, keep_states
         self.optimiser = _optimiser(self.model, recipe)
         self.history: History = {}
+        self.states: list[dict[str, Tensor]] = []
         _check(self.model, self.images, self.labels)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch; the model is in evaluation mode afterwards."""
+        images = self.objective.epoch_images(self.model, self.images, self.labels, self.order)
         self.model.train()
         batches = _batches(torch.randperm(len(self.labels), generator=self.order), self.recipe.batch_size)
-        losses, wrong = [], torch.zeros((), dtype=torch.long, device=self.device)
+        losses: list[dict[str, Tensor]] = []
+        wrong = torch.zeros((), dtype=torch.long, device=self.device)
         for step, batch in enumerate(batches):
+            passed = epoch + step / len(batches)
             for group in self.optimiser.param_groups:
-                group["lr"] = self.recipe.rate(epoch + step / len(batches))
-            loss, mistakes = self._step(batch.to(self.device))
+                group["lr"] = self.recipe.rate(passed)
+            try:
+                loss, mistakes = self._step(images, batch.to(self.device), passed)
+            except InputError:  # an attack refuses logits that are no longer finite
+                self._check_finite(epoch, losses)
+                raise
             losses.append(loss)
             wrong += mistakes
         self.model.eval()
-        # Looked at once an epoch: asking at each step would make an accelerator wait.
-        values = torch.stack(losses).double().cpu()
-        self._check_finite(epoch, values)
+        self._check_finite(epoch, losses)  # once an epoch: asking at each step would make an accelerator wait
         sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
-        mean = float((values * sizes).sum() / sizes.sum())
-        return {"train_loss": mean, "train_error": int(wrong) / len(self.labels)}
+        means = {name: float((_stacked(losses, name) * sizes).sum() / sizes.sum()) for name in losses[0]}
+        return means | {"train_error": int(wrong) / len(self.labels)}
 
-    def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = self.images[batch], self.labels[batch]
+    def _step(self, images: Tensor, batch: Tensor, passed: float) -> tuple[dict[str, Tensor], Tensor]:
+        chosen, labels = images[batch], self.labels[batch]
         if self.recipe.augmentation == "crop_flip":
-            images = crop_flip(images, self.order)
-        logits = class_logits(self.model(images))
-        loss = nn.functional.cross_entropy(logits, labels)
+            chosen = crop_flip(chosen, self.order)
+        loss = self.objective.loss(Step(self.model, chosen, labels, passed, self.order))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.total.backward()
         self.optimiser.step()
-        return loss.detach(), (logits.detach().argmax(dim=1) != labels).sum()
+        values = {name: value.detach() for name, value in {"train_loss": loss.total, **loss.parts}.items()}
+        return values, (loss.logits.detach().argmax(dim=1) != labels).sum()
 
-    def _check_finite(self, epoch: int, losses: Tensor) -> None:
-        kept = f"; the state after epoch {epoch} is kept in {self.path}" if self.path and epoch else ""
+    def _check_finite(self, epoch: int, steps: Sequence[Mapping[str, Tensor]]) -> None:
+        losses = _stacked(steps, "train_loss")
+        kept = f"; the state after epoch {epoch} is kept in {self.checkpoint.path}" if self.checkpoint and epoch else ""
         where = f"training diverged in epoch {epoch + 1}, step"
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
@@ -280,34 +244,29 @@ class _Run:
         """Extend the curves and write all that the next epoch depends on, wholly or not at all."""
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
-        if self.path is None:
+        if self.keep_states:
+            self.states.append(snapshot(self.model))
+        if self.checkpoint is None:
             return
-        state = {
-            "epochs": epochs,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "order": self.order.get_state(),
-            "generator": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "history": self.history,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=self.path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(beside).replace(self.path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        if self.keep_states:
+            self.checkpoint.save_weights(epochs, self.states[-1])
+        self.checkpoint.save(
+            {
+                "epochs": epochs,
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "order": self.order.get_state(),
+                "generator": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                "history": self.history,
+            }
+        )
 
     def resume(self) -> int:
         """Take up the checkpoint, if there is one; returns the number of finished epochs."""
-        if self.path is None or not self.path.exists():
+        state = self.checkpoint.load() if self.checkpoint else None
+        if self.checkpoint is None or state is None:
             return 0
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.order.set_state(state["order"])
@@ -315,7 +274,15 @@ class _Run:
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
         self.history = state["history"]
-        return int(state["epochs"])
+        epochs = int(state["epochs"])
+        if self.keep_states:
+            self.states = [self.checkpoint.load_weights(epoch) for epoch in range(1, epochs + 1)]
+        return epochs
+
+
+def _stacked(steps: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    """One value of each step, (steps,) in float64 on the CPU."""
+    return torch.stack([step[name] for step in steps]).double().cpu() if steps else torch.zeros(0)
 
 
 @contextmanager
@@ -361,11 +328,11 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         refuse("training labels", f"{low} to {high}", f"0 to {logits.shape[1] - 1}, the classes of the model")
 
 
-def _name(model: nn.Module, data: Split, recipe: Recipe, seed: int, test: Split | None) -> str:
-    """The checkpoint's file name: a hash of everything that the training depends on, its source included."""
+def _name(model: nn.Module, data: Split, recipe: Recipe, objective: CrossEntropy, seed: int, test: Split | None) -> str:
+    """The checkpoint's name: a hash of everything that the training depends on, its source included."""
     fingerprint = Fingerprint()
     device = next(model.parameters()).device
     mixed = torch.is_autocast_enabled(device.type)
     machine = (device, mixed, torch.get_num_threads(), str(torch.__version__))
-    key = fingerprint.of((train, model, data, recipe, seed, test, machine), "training")
-    return f"{key.hex()[:16]}-{Sources().digest(fingerprint.modules).hex()[:16]}.pt"
+    key = fingerprint.of((train, model, data, recipe, objective, seed, test, machine), "training")
+    return f"{key.hex()[:16]}-{Sources().digest(fingerprint.modules).hex()[:16]}"

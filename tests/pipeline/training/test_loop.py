@@ -322,6 +322,8 @@ def test_the_rates_of_the_schedules():
     assert [step.rate(e) for e in (0, 1.9, 2, 4.5)] == pytest.approx([0.2, 0.2, 0.02, 0.002])
     cosine = Recipe(learning_rate=0.2, schedule="cosine", epochs=10)
     assert [cosine.rate(e) for e in (0, 5, 10)] == pytest.approx([0.2, 0.1, 0.0])
+    adam = Recipe(learning_rate=1e-4, final_rate=1e-6, schedule="cosine", epochs=20)
+    assert [adam.rate(e) for e in (0, 10, 20)] == pytest.approx([1e-4, 5.05e-5, 1e-6])
 
 
 @pytest.mark.parametrize(
@@ -339,7 +341,11 @@ def test_the_rates_of_the_schedules():
         ({"milestones": (3,)}, r"training.milestones=\[3\]"),
         ({"schedule": "step", "milestones": (4, 2)}, r"training.milestones=\[4, 2\]"),
         ({"schedule": "step", "milestones": (0,)}, "training.milestones=0"),
+        ({"schedule": "step", "milestones": (5, 15)}, r"training.milestones=\[5, 15\]: allowed is epochs below .*=15"),
         ({"decay": 1.5}, "training.decay=1.5"),
+        ({"schedule": "cosine", "final_rate": -1e-6}, "training.final_rate=-1e-06"),
+        ({"schedule": "cosine", "final_rate": 0.05}, "training.final_rate=0.05"),
+        ({"final_rate": 1e-6}, "training.final_rate=1e-06"),
         ({"augmentation": "mixup"}, "training.augmentation=mixup"),
     ],
 )
