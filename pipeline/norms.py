@@ -94,7 +94,7 @@ def project(vectors: Vectors, radius: int | float | PerImage, p: int | float = 2
     if isinstance(radius, Tensor):
         radius = radius[:, None]
     if math.isinf(p):
-        largest = torch.as_tensor(radius).to(flat)
+        largest = torch.as_tensor(radius, dtype=flat.dtype, device=flat.device)
         return flat.clamp(-largest, largest).view_as(vectors)
     if p == 2:
         size = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
