@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline import attacks
-from pipeline.attacks import ddn, deepfool, fgsm, lbfgs, pgd, random_noise
+from pipeline.attacks import ddn, deepfool, fgsm, lbfgs, pgd, random_noise, spsa
 from pipeline.checks import InputError
 from pipeline.randomness import per_image, seeded
 from pipeline.types import Perturbed, predict
@@ -28,10 +28,12 @@ ATTACKS = {
     "pgd l2": partial(pgd, eps=0.5, norm=2, steps=4, restarts=3, clip=None),
     "random noise": random_noise,
     "random signs": partial(random_noise, norm=math.inf, directions=3, clip=(0.0, 1.0)),
+    "spsa": partial(spsa, eps=0.1, steps=4, directions=6),
+    "spsa l2": partial(spsa, eps=0.5, norm=2, steps=3, directions=3, clip=None),
     "ddn": partial(ddn, steps=20),
     "ddn clipped": partial(ddn, steps=20, clip=(0.0, 1.0)),
 }
-RANDOM = ["pgd", "pgd l2", "random noise", "random signs"]
+RANDOM = ["pgd", "pgd l2", "random noise", "random signs", "spsa", "spsa l2"]
 
 every = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 every_random = pytest.mark.parametrize("attack", [ATTACKS[name] for name in RANDOM], ids=RANDOM)
@@ -43,6 +45,7 @@ def test_every_exported_attack_is_in_the_table():
     # One vector for all images has a contract of its own.
     others |= {attacks.Universal, attacks.universal_perturbation, attacks.fooled}
     others |= {attacks.load_universal, attacks.save_universal}
+    others |= {attacks.autoattack}  # its images share random numbers; it has a contract of its own
     assert found == {getattr(attacks, name) for name in attacks.__all__} - others
 
 
@@ -185,6 +188,12 @@ REFUSED = [
     (pgd, {"eps": 0.1, "steps": 0}, "steps=0"),
     (pgd, {"eps": 0.1, "step_size": 0.0}, "step_size=0.0"),
     (pgd, {"eps": 0.1, "restarts": 0}, "restarts=0"),
+    (spsa, {"eps": 0}, "eps=0"),
+    (spsa, {"eps": 0.1, "norm": 1}, "norm=1: allowed is 2 or inf"),
+    (spsa, {"eps": 0.1, "steps": 0}, "steps=0"),
+    (spsa, {"eps": 0.1, "directions": 0}, "directions=0"),
+    (spsa, {"eps": 0.1, "delta": 0}, "delta=0"),
+    (spsa, {"eps": 0.1, "learning_rate": -1}, "learning_rate=-1"),
     (lbfgs, {"constants": 0}, "constants=0"),
     (lbfgs, {"steps": 0}, "steps=0"),
     (lbfgs, {"candidates": 0}, "candidates=0"),
