@@ -292,24 +292,45 @@ class _Search:
     def _add_in_turn(self, group: list[int], found: Perturbed) -> int:
         """Add and project the steps of a group in turn, each only if its image is not fooled yet; return how many.
 
-        At first no image is taken to be fooled by the steps of those before it. What v would be at each image is then
-        known, and all images are looked at together: up to the first that was taken wrongly, all was right. The
-        rest is taken to be as it was just seen, and looked at again.
+        Which images the steps before theirs fool is guessed at first. What v would be at each image is then known, and
+        all images are looked at together: up to the first that was guessed wrongly, all was right. The rest is taken
+        to be as it was just seen, and looked at again.
         """
         rows = [row for row, success in enumerate(found.success.tolist()) if success]
-        guess, updates = [True] * len(rows), 0
-        while rows:
-            vectors = [self.vector]
-            for row, unfooled in zip(rows, guess, strict=True):
-                step = found.perturbations[row : row + 1]
-                last = vectors[-1]
-                vectors.append(project(last + step, self.options.radius, self.options.norm) if unfooled else last)
-            seen = guess[:1] + self._unfooled([group[row] for row in rows[1:]], vectors[1:-1])
-            right = next((at for at, pair in enumerate(zip(guess, seen, strict=True)) if len(set(pair)) > 1), len(rows))
+        images, steps = [group[row] for row in rows], [found.perturbations[row : row + 1] for row in rows]
+        guess, updates = self._guess(steps), 0
+        while images:
+            vectors = self._course(steps, guess)
+            seen = guess[:1] + self._unfooled(images[1:], vectors[1:-1])
+            wrong = [at for at, pair in enumerate(zip(guess, seen, strict=True)) if len(set(pair)) > 1]
+            right = wrong[0] if wrong else len(images)
             self.vector = vectors[right]
             updates += sum(guess[:right])
-            rows, guess = rows[right:], seen[right:]
+            images, steps, guess = images[right:], steps[right:], seen[right:]
         return updates
+
+    def _guess(self, steps: list[Tensor]) -> list[bool]:
+        """Which images v does not fool when their turn comes, if the boundaries that the steps cross were planes.
+
+        A step r is 1 + overshoot times what leads to its plane, which a move dv of v has crossed once
+        (1 + overshoot) <dv, r> >= ||r||^2. The first image is known not to be fooled.
+        """
+        vector, guess = self.vector, list[bool]()
+        for step in steps:
+            along = ((vector - self.vector) * step).sum() * (1 + self.options.overshoot)
+            guess.append(not guess or bool(along < step.square().sum()))
+            vector = self._added(vector, step) if guess[-1] else vector
+        return guess
+
+    def _course(self, steps: list[Tensor], unfooled: list[bool]) -> list[Tensor]:
+        """What v is before each of the images and after the last, if those are the ones it does not fool."""
+        vectors = [self.vector]
+        for step, added in zip(steps, unfooled, strict=True):
+            vectors.append(self._added(vectors[-1], step) if added else vectors[-1])
+        return vectors
+
+    def _added(self, vector: Tensor, step: Tensor) -> Tensor:
+        return project(vector + step, self.options.radius, self.options.norm)
 
     def _unfooled(self, indices: list[int], vectors: list[Tensor]) -> list[bool]:
         """Which of the images are not fooled, each by its own vector."""
