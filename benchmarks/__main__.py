@@ -11,6 +11,7 @@ from benchmarks.comparison import OURS, Subject, compare, fastest_batches, measu
 from benchmarks.machine import describe, slug
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
+from benchmarks.universal import Setting, measure_universal
 from pipeline.checks import InputError, check_count, refuse
 from pipeline.datasets import mnist5k
 from pipeline.models import pretrained
@@ -19,6 +20,8 @@ __all__ = ["main"]
 
 RESULTS = Path(__file__).parent / "results"
 NETWORK = "mnist5k_lenet"
+UNIVERSAL_IMAGES = 200
+"""Training digits of which universal perturbations are made."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,8 +48,9 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     device = _device(device_text)
     torch.set_num_threads(check_count("threads", threads))
     torch.backends.cudnn.allow_tf32 = False  # as the project's attacks run
-    test = mnist5k().test.first(check_count("images", images))
-    subject = Subject.of(pretrained(NETWORK).to(device), test.images.to(device))
+    data, model = mnist5k(), pretrained(NETWORK).to(device)
+    test = data.test.first(check_count("images", images))
+    subject = Subject.of(model, test.images.to(device))
     machine = describe(device)
     check_count("repeats", repeats)
     _say("batch sizes")
@@ -55,6 +59,9 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     for title, clip in (("No clipping", False), ("Clipped to [0, 1]", True)):
         _say(title)
         rows[title] = compare(subject, batches, clip=clip, repeats=repeats)
+    _say("universal perturbations")
+    chosen = data.train.first(UNIVERSAL_IMAGES).images.to(device)
+    universal = measure_universal(Setting.of(model, chosen, data.test.images.to(device)), shufflings=repeats)
     _say("the bound")
     return {
         "network": NETWORK,
@@ -63,6 +70,7 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
         "missing": [peer.name for peer in PEERS if not peer.installed],
         "comparisons": {title: [row.as_dict() for row in found] for title, found in rows.items()},
         "bound": measure_bound(subject, batch=batches[OURS], repeats=repeats),
+        "universal": universal,
     }
 
 

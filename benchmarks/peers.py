@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata, util
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PEERS", "Peer", "Whole", "Widened"]
+__all__ = ["PEERS", "Peer", "Whole", "Widened", "art_classifier"]
 
 Box = tuple[float, float]
 WIDE: Box = (-1000.0, 1000.0)
@@ -103,17 +104,16 @@ def _adv_lib(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Te
     return widened.pixels(df(widened, widened.inputs(images), labels).detach())
 
 
-def _art(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Tensor:
+def art_classifier(model: nn.Module, images: Tensor, *, clip: bool) -> Any:
+    """ART's view of a network that takes such images; ``clip`` is whether its attacks stay inside [0, 1]."""
     import logging
 
-    import numpy as np
-    from art.attacks.evasion import DeepFool
     from art.estimators.classification import PyTorchClassifier
 
     logging.getLogger("art").setLevel(logging.ERROR)  # it warns of clip_values=None, which is what is wanted
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
-    classifier = PyTorchClassifier(
+    return PyTorchClassifier(
         Whole(model).eval(),
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(images.shape[1:]),
@@ -121,8 +121,15 @@ def _art(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Tensor
         clip_values=(0.0, 1.0) if clip else None,
         device_type=images.device.type.replace("cuda", "gpu"),
     )
+
+
+def _art(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Tensor:
+    import numpy as np
+    from art.attacks.evasion import DeepFool
+
+    classifier = art_classifier(model, images, clip=clip)
     # One image at a time, as is its default: in a batch every image waits for the slowest, 100 steps as a rule.
-    attack = DeepFool(classifier, epsilon=0.02, nb_grads=classes, batch_size=1, verbose=False)
+    attack = DeepFool(classifier, epsilon=0.02, nb_grads=classifier.nb_classes, batch_size=1, verbose=False)
     adversarial = attack.generate(np.ascontiguousarray(images.cpu().numpy()))
     return torch.as_tensor(adversarial, device=images.device)
 

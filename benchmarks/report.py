@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.universal import paragraphs
+
 __all__ = ["markdown"]
 
 Plain = Mapping[str, Any]
@@ -22,7 +24,8 @@ def markdown(results: Plain) -> str:
     for title, rows in results["comparisons"].items():
         lines += ["", f"## {title}", "", *_comparison(rows)]
     lines += ["", *[f"{name}: not installed: not measured." for name in results["missing"]]]
-    return "\n".join([*lines, "", "## Against the bound", "", *_bound(results["bound"]), ""])
+    lines += ["", "## Against the bound", "", *_bound(results["bound"]), "", *paragraphs(results["universal"]), ""]
+    return "\n".join(lines)
 
 
 def _machine(machine: Plain) -> str:

@@ -1,0 +1,248 @@
+"""Algorithm 4, with look-ahead and in mini-batches, beside the plain loop and beside ART's."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers import PEERS, art_classifier
+from benchmarks.timing import paired_seconds, ratios, spread
+from pipeline.attacks import Universal, deepfool, fooled, universal, universal_perturbation
+from pipeline.norms import norms
+from pipeline.randomness import seeded
+from pipeline.types import Perturbed
+
+__all__ = ["Setting", "measure_universal", "paragraphs"]
+
+Plain = Mapping[str, Any]
+Run = Callable[[], object]
+
+PLAIN, AHEAD, BATCHED = "one by one", "batch_size=1", "batch_size=32"
+WAYS: dict[str, dict[str, Any]] = {
+    PLAIN: {"look_ahead": 1},
+    AHEAD: {},
+    BATCHED: {"batch_size": 32},
+    "batch_size=32, candidates=4": {"batch_size": 32, "candidates": 4},
+}
+"""The ways to a vector, and their options."""
+
+FREE, BOUND = "DeepFool alone", "DeepFool and one look"
+ART = next(peer for peer in PEERS if peer.name == "ART")
+ART_IMAGES, ART_PASSES, ART_ROUNDS = 100, 2, 2
+"""ART is slow: it gets few images and rounds, beside this project on the same."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is fooled.
+
+    Attributes:
+        model: the network.
+        images: X, (N, C, H, W).
+        unseen: (M, C, H, W) other images, to judge the vectors.
+        radius: xi in l2, in pixel units.
+        passes: over X, at most.
+    """
+
+    model: nn.Module
+    images: Tensor
+    unseen: Tensor
+    radius: float
+    passes: int = 5
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor, unseen: Tensor) -> "Setting":
+        """With a tenth of what random noise needs as radius: sqrt(d) times the median l2 DeepFool norm, over ten."""
+        median = float(norms(deepfool(model, images).perturbations).median())
+        return cls(model, images, unseen, images[0].numel() ** 0.5 * median / 10)
+
+    def small(self) -> "Setting":
+        """The part of it on which ART is measured."""
+        return Setting(self.model, self.images[:ART_IMAGES], self.unseen, self.radius, ART_PASSES)
+
+    def ours(self, shuffling: int, options: Mapping[str, Any]) -> Universal:
+        """Our vector for one order of X."""
+        order = seeded(shuffling)
+        return universal_perturbation(
+            self.model, self.images, radius=self.radius, passes=self.passes, generator=order, **options
+        )
+
+    def arts(self, shuffling: int) -> Tensor:
+        """ART's vector for one order of X, (1, C, H, W); DeepFool with our 10 steps, overshoot 0.02 and all classes."""
+        from art.attacks.evasion import UniversalPerturbation
+
+        classifier = art_classifier(self.model, self.images, clip=False)
+        inner = {"max_iter": 10, "epsilon": 0.02, "nb_grads": classifier.nb_classes, "verbose": False}
+        attack = UniversalPerturbation(
+            classifier, attacker_params=inner, max_iter=self.passes, eps=self.radius, norm=2, verbose=False
+        )
+        random.seed(shuffling)  # the order of X
+        attack.generate(self.images.cpu().numpy())
+        return torch.as_tensor(attack.noise, device=self.images.device)
+
+    def share(self, images: Tensor, vector: Tensor) -> float:
+        """The share of images that a vector fools."""
+        return float(fooled(self.model, images, vector).double().mean())
+
+
+def measure_universal(setting: Setting, *, shufflings: int) -> dict[str, Any]:
+    """Time all ways on the same orders of X, and ART on few images where it is installed.
+
+    Returns:
+        X, the rows of all ways with their time as a share of the plain loop's, the bound, and the rows beside ART.
+    """
+    rounds = [_round(setting, shuffling) for shuffling in range(shufflings)]
+    seconds = {name: [found.seconds[name] for found in rounds] for name in rounds[0].seconds}
+    small = setting.small()
+    beside = [_round_beside_art(small, shuffling) for shuffling in range(ART_ROUNDS)] if ART.installed else []
+    return {
+        "images": len(setting.images),
+        "unseen": len(setting.unseen),
+        "radius": setting.radius,
+        "passes": setting.passes,
+        "shufflings": shufflings,
+        "ways": _rows(setting, rounds, PLAIN),
+        "bound": {
+            "visits": spread([float(found.visits) for found in rounds]),
+            "share": spread(ratios(seconds[BOUND], seconds[AHEAD])),
+            "share_of_free_looks": spread(ratios(seconds[FREE], seconds[AHEAD])),
+        },
+        "art": {
+            "images": len(small.images),
+            "passes": small.passes,
+            "rounds": len(beside),
+            "ways": _rows(small, beside, f"{ART.name} {ART.version}") if beside else [],
+        },
+    }
+
+
+@dataclass
+class _Round:
+    """All contestants on one order of X: seconds by name, vectors by name, DeepFool's calls of the plain algorithm."""
+
+    seconds: dict[str, float]
+    vectors: dict[str, Tensor]
+    visits: int = 0
+
+
+def _round(setting: Setting, shuffling: int) -> _Round:
+    calls, looks = _calls(setting, shuffling)
+    vectors: dict[str, Tensor] = {}
+    runs: dict[str, Run] = {name: partial(_keep_ours, vectors, name, setting, shuffling) for name in WAYS}
+    runs |= {FREE: partial(_again, setting, calls, 0), BOUND: partial(_again, setting, calls, looks)}
+    return _Round(_timed(runs, setting, shuffling), vectors, len(calls))
+
+
+def _round_beside_art(setting: Setting, shuffling: int) -> _Round:
+    vectors: dict[str, Tensor] = {}
+    runs: dict[str, Run] = {name: partial(_keep_ours, vectors, name, setting, shuffling) for name in (AHEAD, BATCHED)}
+    name = f"{ART.name} {ART.version}"
+    runs[name] = partial(_keep_arts, vectors, name, setting, shuffling)
+    return _Round(_timed(runs, setting, shuffling), vectors)
+
+
+def _keep_ours(vectors: dict[str, Tensor], name: str, setting: Setting, shuffling: int) -> None:
+    vectors[name] = setting.ours(shuffling, WAYS[name]).perturbation
+
+
+def _keep_arts(vectors: dict[str, Tensor], name: str, setting: Setting, shuffling: int) -> None:
+    vectors[name] = setting.arts(shuffling)
+
+
+def _timed(runs: Mapping[str, Run], setting: Setting, shuffling: int) -> dict[str, float]:
+    """Seconds of one round, which begins with another contestant each time."""
+    names = list(runs)
+    shift = shuffling % len(names)
+    turned = {name: runs[name] for name in names[shift:] + names[:shift]}
+    found = paired_seconds(turned, 1, setting.images.device, warm=True)
+    return {name: found[name][0] for name in names}
+
+
+def _rows(setting: Setting, rounds: Sequence[_Round], reference: str) -> list[dict[str, Any]]:
+    """A row for each way; ``gain`` is the reference's time over its own in the same round."""
+    return [
+        {
+            "name": name,
+            "seconds": spread([found.seconds[name] for found in rounds]),
+            "gain": spread([found.seconds[reference] / found.seconds[name] for found in rounds]),
+            "fooled": _mean([setting.share(setting.images, found.vectors[name]) for found in rounds]),
+            "unseen": _mean([setting.share(setting.unseen, found.vectors[name]) for found in rounds]),
+        }
+        for name in rounds[0].vectors
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+Call = tuple[Tensor, dict[str, Any]]
+
+
+def _calls(setting: Setting, shuffling: int) -> tuple[list[Call], int]:
+    """The points and options of DeepFool's calls in Algorithm 4, and the images that it has to look at."""
+    calls: list[Call] = []
+
+    def noted(model: nn.Module, images: Tensor, **options: Any) -> Perturbed:
+        calls.append((images, options))
+        return deepfool(model, images, **options)
+
+    with patch.object(universal, "deepfool", noted):
+        found = setting.ours(shuffling, WAYS[AHEAD])
+    return calls, 2 * found.passes * len(setting.images)  # on the way through a pass, and at its end
+
+
+def _again(setting: Setting, calls: Sequence[Call], looks: int) -> None:
+    """The same calls of DeepFool, and ``looks`` images through the network in batches."""
+    for points, options in calls:
+        deepfool(setting.model, points, **options)
+    with torch.no_grad():
+        for start in range(0, looks, len(setting.images)):
+            for part in setting.images[: looks - start].split(128):
+                setting.model(part)
+
+
+LEGEND = (
+    "X is {images} training digits, xi = {radius:.3g} in l2, {passes} passes at most, {shufflings} orders of X; "
+    "fooling rates are means over the orders, on X and on {unseen} unseen digits. Times are ratios of one round each."
+)
+
+
+def paragraphs(results: Plain) -> list[str]:
+    """The section of the report."""
+    bound, art = results["bound"], results["art"]
+    lines = ["## Universal perturbations (Algorithm 4)", "", LEGEND.format(**results), ""]
+    lines += _table(results["ways"], PLAIN)
+    lines += [
+        "",
+        f"batch_size=1 ran DeepFool from {bound['visits']['median']:.0f} images. It reaches "
+        f"**{_percent(bound['share'])}** of the speed of those same single-image runs with one batched look at each "
+        f"image in a pass and one at its end, and {_percent(bound['share_of_free_looks'])} of theirs alone.",
+        "",
+    ]
+    if not art["ways"]:
+        return [*lines, "ART: not installed: not measured."]
+    lines += [f"{art['images']} digits, {art['passes']} passes, {art['rounds']} orders, beside ART:", ""]
+    return lines + _table(art["ways"], art["ways"][-1]["name"])
+
+
+def _table(rows: Sequence[Plain], reference: str) -> list[str]:
+    lines = [f"| | seconds | times as fast as {reference} | fooled, X | fooled, unseen |", "|---|---|---|---|---|"]
+    return lines + [
+        f"| {row['name']} | {row['seconds']['median']:.2f} | {_ratio(row['gain'])} | {row['fooled']:.1%} "
+        f"| {row['unseen']:.1%} |"
+        for row in rows
+    ]
+
+
+def _ratio(values: Plain) -> str:
+    return f"{values['median']:.2f} ({values['min']:.2f} to {values['max']:.2f})"
+
+
+def _percent(values: Plain) -> str:
+    return f"{values['median']:.0%} ({values['min']:.0%} to {values['max']:.0%})"
