@@ -7,7 +7,7 @@ from pipeline.findings import Estimate
 
 __all__ = ["bounds_text", "counts_text", "estimate_text", "interval_text", "label", "printed", "unit"]
 
-SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool[")
+SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool_", "fool[", "random[")
 LABELS = {
     "test_error": "test error",
     "rho_df": "ρ̂ DeepFool",
@@ -20,6 +20,10 @@ LABELS = {
     "t_fgsm": "time FGSM",
     "t_lbfgs": "time L-BFGS",
     "steps_df": "steps DeepFool",
+    "fool_X_l2": "X, ℓ₂",
+    "fool_val_l2": "held out, ℓ₂",
+    "fool_X_linf": "X, ℓ∞",
+    "fool_val_linf": "held out, ℓ∞",
     "err_original": "error, original",
     "err_ft_deepfool": "error, on DeepFool examples",
     "err_ft_fgsm": "error, on FGSM examples",

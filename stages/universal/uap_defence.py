@@ -222,7 +222,7 @@ def _statistics(rounds: Sequence[str]) -> dict[str, Statistic]:
     return found | {
         "fool_original - fool_ft1": difference("fool original", "fool ft1"),
         "fool_ft2 - fool_ft1 + 0.02": of_means(["fool ft1", "fool ft2"], _no_gain),
-        "smallest fool_ft_k - fool_ft1 + 0.02": of_means(["fool ft1", *later], _no_gain),
+        "fool_ft_k - fool_ft1 + 0.02, smallest": of_means(["fool ft1", *later], _no_gain),
         "fool_ft_fixed - fool_ft1": difference(f"fool {FIXED}", "fool ft1"),
         "err_ft1 - err_original": difference("err ft1", "err original"),
         "err_ft_fixed - err_original": difference(f"err {FIXED}", "err original"),

@@ -51,7 +51,7 @@ def uap_diversity(network: Network, data: Dataset, settings: Settings, executor:
     statistics |= {f"mean |{name}|": mean(name) for name in pairs}
     numbers = paired_bootstrap(pairs, statistics, resamples=settings.resamples)
     fooled = [case.fooled(case.unseen, vectors).mean(dim=0) for case, vectors in zip(found, made, strict=True)]
-    spread = {"smallest fool_val": minimum("fooled"), "largest fool_val": maximum("fooled")}
+    spread = {"fool_val_smallest": minimum("fooled"), "fool_val_largest": maximum("fooled")}
     numbers |= paired_bootstrap({"fooled": torch.stack(fooled)}, spread, resamples=settings.resamples)
     return Findings(
         numbers=measured(numbers),

@@ -147,7 +147,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         statistics |= {
             f"fool_X_{name}": share(f"X {name}"),
             f"fool_val_{name}": share(f"val {name}"),
-            f"|fool_X_{name} - fool_val_{name}|": of_means(pair, _distance),
+            f"fool_X_{name} - fool_val_{name}, absolute": of_means(pair, _distance),
             f"fool_val_{name}_clipped": share(f"clipped {name}"),
             f"fool_val_{name}_at_4%": share(f"small {name}"),
             f"fool_random_{name}": mean(f"random {name}"),
@@ -157,7 +157,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
             f"image_norm_{name}_255": mean(f"size255 {name}"),
         }
     every = [f"X {norm_name(norm)}" for norm in settings.balls]
-    return statistics | {"smallest fool_X": of_means(every, _smallest)}
+    return statistics | {"fool_X_smallest": of_means(every, _smallest)}
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

@@ -139,9 +139,9 @@ def _over_random(fool: Tensor, random: Tensor) -> Tensor:
 
 
 COMPARISONS = {
-    "smallest fool[s][s] - fool[s][t]": _own_margin,
-    "smallest fool[s][t] - random[s][t]": _random_margin,
-    "best source's smallest fool[s][t]": _best_source,
+    "fool[s][s] - fool[s][t], smallest": _own_margin,
+    "fool[s][t] - random[s][t], smallest": _random_margin,
+    "fool[s][t], best source's smallest": _best_source,
     "smallest fool[s][t] / largest random": _over_random,
 }
 """Number -> what it is of the two matrices; s and t are different networks."""

@@ -100,7 +100,7 @@ def _measure(case: Case, settings: Settings) -> dict[str, Tensor]:
     """Name -> one value a held-out image (the share of the directions of a kind that fool it), or one of X."""
     xi = case.xi(2.0)
     noise = case.noise()
-    found = {"noise": noise, "over xi": torch.full((len(case.unseen),), float(noise.nanquantile(0.5)) / xi)}
+    found = {"noise": noise, "noise 255": 255 * noise, "over xi": torch.full((len(case.unseen),), float(noise.nanquantile(0.5)) / xi)}
     for name, directions in _directions(case, settings).items():
         vectors = [scaled(v[None], 2.0, factor * xi) for factor in settings.factors for v in directions]
         fooled = case.fooled(case.unseen, torch.cat(vectors)).unflatten(1, (len(settings.factors), len(directions)))
@@ -136,6 +136,7 @@ def _statistics(settings: Settings, samples: Mapping[str, Tensor]) -> dict[str, 
         "fool_uap / 5 - fool_random": of_means(("uap at 1.0", "random at 1.0"), _excess),
         "spearman": of_means(path, partial(spearman, settings.factors)),
         "random_norm": median("noise"),
+        "random_norm_255": median("noise 255"),
         "random_norm / xi": mean("over xi"),
         "random_norm / norm_80": of_means(("over xi", *path), partial(_over_crossing, settings.factors)),
     }

@@ -20,7 +20,7 @@ def test_vectors_of_a_binary_affine_classifier_are_parallel(small, executor, loo
     assert found.numbers["largest |cosine|"].value == pytest.approx(1.0)
     assert found.numbers["mean |cosine|"].n == 3
     assert found.numbers["largest |random cosine|"].value < 0.9
-    low, high = (found.numbers[f"{end} fool_val"].value for end in ("smallest", "largest"))
+    low, high = (found.numbers[f"fool_val_{end}"].value for end in ("smallest", "largest"))
     assert 0 <= low <= high <= 1
     assert len(found.tables["figure_4_5"]) == 3
     assert looked_at(found) == ["figure_4_5"]

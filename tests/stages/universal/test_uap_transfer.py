@@ -21,7 +21,7 @@ def found(small, settings, executor):
 def test_equal_networks_are_fooled_alike(found):
     table = found.tables["table_4_2"].set_index("from")
     assert table.loc["a", "b"] == table.loc["b", "b"] == table.loc["b", "a"]
-    assert found.numbers["smallest fool[s][s] - fool[s][t]"].value <= 0
+    assert found.numbers["fool[s][s] - fool[s][t], smallest"].value <= 0
     assert (found.numbers["fool[a][a]"].seeds, found.numbers["fool[a][b]"].seeds) == (2, 1)
     assert {f"{kind}[{s}][{t}]" for kind in ("fool", "random") for s in "abc" for t in "abc"} <= set(found.numbers)
 
