@@ -35,9 +35,7 @@ class Experiment:
     settings: Any
     across: bool = False
 
-    def measure(
-        self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor
-    ) -> Findings:
+    def measure(self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor) -> Findings:
         """Run the experiment: on all networks if it is one across networks, else on the only one."""
         scope = executor.scope(self.name)
         if self.across:

@@ -65,7 +65,7 @@ class Candidate:
         for experiment in experiments:
             for field, attack in experiment.attacks().items():
                 known = inspect.signature(attack).parameters
-                left = {name: 1 for name in OPEN if name in known and name not in attack.keywords}
+                left = {name: 1 for name in OPEN if name in known and attack.keywords.get(name) is None}
                 try:
                     attack(model, self.data.test.images[:0], **left)
                 except InputError as error:
