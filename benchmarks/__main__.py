@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.comparison import OURS, Subject, compare, fastest_batches, measure_bound
+from benchmarks.curvature import measure_curvature
 from benchmarks.machine import describe, slug
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
@@ -62,6 +63,8 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     _say("universal perturbations")
     chosen = data.train.first(UNIVERSAL_IMAGES).images.to(device)
     universal = measure_universal(Setting.of(model, chosen, data.test.images.to(device)), shufflings=repeats)
+    _say("curvature")
+    curvature = measure_curvature(model, subject.images, repeats=repeats)
     _say("the bound")
     return {
         "network": NETWORK,
@@ -71,6 +74,7 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
         "comparisons": {title: [row.as_dict() for row in found] for title, found in rows.items()},
         "bound": measure_bound(subject, batch=batches[OURS], repeats=repeats),
         "universal": universal,
+        "curvature": curvature,
     }
 
 

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.universal import paragraphs
+from benchmarks import curvature, universal
 
 __all__ = ["markdown"]
 
 Plain = Mapping[str, Any]
+SECTIONS = {"universal": universal.paragraphs, "curvature": curvature.paragraphs}
+"""What was measured beside the comparison -> how it is told."""
+
 LEGEND = (
     "All libraries take turns, round after round, after a round in which the passes are counted. A ratio is "
     "that of two times of one round on the same images: median (minimum to maximum) over the rounds. "
@@ -24,8 +27,10 @@ def markdown(results: Plain) -> str:
     for title, rows in results["comparisons"].items():
         lines += ["", f"## {title}", "", *_comparison(rows)]
     lines += ["", *[f"{name}: not installed: not measured." for name in results["missing"]]]
-    lines += ["", "## Against the bound", "", *_bound(results["bound"]), "", *paragraphs(results["universal"]), ""]
-    return "\n".join(lines)
+    lines += ["", "## Against the bound", "", *_bound(results["bound"])]
+    for name, paragraphs in SECTIONS.items():
+        lines += ["", *paragraphs(results[name])]
+    return "\n".join([*lines, ""])
 
 
 def _machine(machine: Plain) -> str:

@@ -49,6 +49,22 @@ RESULTS = {
         "bound": {"visits": SPREAD, "share": SPREAD, "share_of_free_looks": SPREAD},
         "art": {"images": 100, "passes": 2, "rounds": 0, "ways": []},
     },
+    "curvature": {
+        "profile": {
+            "dimension": 784,
+            "gradients": 1568,
+            "fastest_plain": "plain, 128 at once",
+            "seconds": {"Hessian": SPREAD, "eigenvalues": SPREAD},
+            "share_of_plain_rate": {"min": 0.91, "median": 0.97, "max": 1.1},
+        },
+        "leading": {
+            "dimension": 3072,
+            "count": 10,
+            "softplus": {"gradients": 256, "full_gradients": 6144, "share": 1 / 24, "largest_gap": 1e-6},
+            "relu": {"gradients": 256, "full_gradients": 6144, "share": 1 / 24, "largest_gap": 0.5},
+        },
+        "memory": {"images": [2, 6], "rise_mib": 0.25, "hessian_mib": 4.69},
+    },
 }
 
 
@@ -62,6 +78,8 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
     ]  # fmt: skip
     assert "ART: not installed: not measured." in lines
     assert any("**95%** (90% to 100%)" in line for line in lines)
+    assert any("**97%** (91% to 110%)" in line for line in lines)
+    assert any("256 gradients, **1/24.0** of the full profile's 6144" in line for line in lines)
     assert "| batch_size=32 | 4.00 | 4.00 (3.90 to 4.25) | 50.0% | 40.0% |" in lines
 
 
