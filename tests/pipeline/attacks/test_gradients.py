@@ -91,6 +91,24 @@ def test_convolutions_have_the_gradients_of_autograd(layer, shape, frozen, monke
     torch.testing.assert_close(found, plain(layer, images, weights), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_normalisation_has_the_gradients_of_autograd(training):
+    layer = nn.BatchNorm2d(3).double()
+    layer(torch.randn(20, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 + 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+        layer.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    layer.train(training)
+    images = torch.rand(5, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(5, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    leaf = images.clone().requires_grad_()
+    with FastInputGradients():
+        output = layer(leaf)
+    (found,) = torch.autograd.grad(output, leaf, weights)
+    torch.testing.assert_close(output, layer(images))
+    torch.testing.assert_close(found, plain(layer, images, weights), rtol=1e-10, atol=1e-12)
+
+
 def test_autocast_goes_the_usual_way():
     layer = nn.Conv2d(7, 5, 4)
     leaf = torch.rand(2, 7, 4, 4).requires_grad_()
