@@ -1,0 +1,166 @@
+"""The sign of the boundary's mean curvature near clean and near perturbed images (Section 7.5, Table 7.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.evaluation import Statistic, measured, median, paired_bootstrap, share, valid
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.norms import norms
+from pipeline.plots import histogram_figure
+from pipeline.types import Dataset, Images, Network, Perturbed
+from stages.detect._shared import (
+    BoundaryCurvature,
+    Common,
+    Study,
+    common_notes,
+    joined,
+    moved,
+    shown,
+    studies,
+)
+
+__all__ = ["SECTION", "Settings", "curvature_sign"]
+
+SECTION = "Section 7.5, Table 7.2"
+
+KINDS = {
+    "original": ("clean image x", 0.0),
+    "perturbed": ("perturbed image x + r", 1.0),
+    "doubled": ("x + 2r", 2.0),
+}
+"""Suffix of the numbers -> what tables and figures call the image, and how many r it is away from the clean one."""
+
+OUTPUT = "logits"
+"""F is a difference of logits: at the boundary a softmax has the same level set, and so the same curvature."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """The settings of the stage."""
+
+
+def curvature_sign(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Count at how many images the nearest boundary bends, on average, the way that Table 7.2 says.
+
+    The sign is that of F = f_other - f_own: after the text negative near clean images, positive near perturbed ones.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attack and the curvatures.
+
+    Returns:
+        The shares of images with the expected sign, the median curvatures, and how near the boundary points of a clean
+        and of its perturbed image are; the curvatures (seeds, images) as tensors.
+    """
+    found = studies(network, data, settings, executor)
+    trials = _trials(found[0])
+    h = float(trials.loc[trials["chosen"], "h"].iloc[0])
+    samples = joined([_quantities(study, h) for study in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    return Findings(
+        numbers=numbers,
+        tables={"table_7_2": _table(numbers), "steps": trials},
+        figures={"curvatures": _histogram(network, samples)},
+        tensors={f"kappa_{kind}": samples[f"kappa {kind}"].float() for kind in KINDS},
+        notes=_notes(found, h, numbers, samples),
+    )
+
+
+def _near(study: Study, images: Images, attacked: Perturbed, h: Sequence[float]) -> dict[str, BoundaryCurvature]:
+    """The boundary near the images of each kind."""
+    return {
+        kind: study.boundary(moved(images, attacked, scale), OUTPUT, h) for kind, (_, scale) in KINDS.items()
+    }
+
+
+def _trials(study: Study) -> pd.DataFrame:
+    """What every step h gives on the calibration images."""
+    attacked = study.attacked(study.calibration)
+    near = _near(study, study.calibration, attacked, study.steps)
+    rows = []
+    for index, (factor, h) in enumerate(zip(study.settings.h_factors, study.steps, strict=True)):
+        row = {"h": h, "h / default": factor, "images": int(attacked.success.sum())}
+        for kind, (title, _) in KINDS.items():
+            kappa = valid(near[kind].values[:, index], attacked.success)
+            row[f"negative at {title}"] = float(valid((kappa < 0).double(), ~kappa.isnan()).nanmean())
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    expected = table[f"negative at {KINDS['original'][0]}"] + 1 - table[f"negative at {KINDS['perturbed'][0]}"]
+    table["expected sign"] = expected / 2
+    table["chosen"] = table.index == expected.fillna(0).idxmax()
+    return table
+
+
+def _quantities(study: Study, h: float) -> dict[str, Tensor]:
+    """Name -> (n,) values of one training seed, NaN where the attack failed or no boundary point was found."""
+    attacked = study.attacked(study.report)
+    near = _near(study, study.report, attacked, (h,))
+    found: dict[str, Tensor] = {}
+    for kind in KINDS:
+        kappa = valid(near[kind].values[:, 0], attacked.success)
+        expected = kappa < 0 if kind == "original" else kappa > 0
+        found |= {f"kappa {kind}": kappa, f"sign {kind}": valid(expected.double(), ~kappa.isnan())}
+    first, second = near["original"], near["perturbed"]
+    both = ~(found["kappa original"].isnan() | found["kappa perturbed"].isnan())
+    apart = norms(first.points - second.points) / norms(attacked.perturbations)
+    return found | {
+        "apart": valid(apart, both),
+        "back": valid((second.targets == attacked.labels).double(), both),
+    }
+
+
+def _statistics() -> dict[str, Statistic]:
+    return {
+        "share_negative_original": share("sign original"),
+        "share_positive_perturbed": share("sign perturbed"),
+        "share_positive_doubled": share("sign doubled"),
+        **{f"median_kappa_{kind}": median(f"kappa {kind}") for kind in KINDS},
+        "share_back_to_original_label": share("back"),
+        "distance_of_boundary_points / norm_of_r": median("apart"),
+    }
+
+
+def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
+    """Table 7.2 for one network, with the control at twice the perturbation."""
+    rows = []
+    for (kind, (title, _)), sign in zip(KINDS.items(), ("negative", "positive", "positive"), strict=True):
+        found, size = numbers.get(f"share_{sign}_{kind}"), numbers.get(f"median_kappa_{kind}")
+        if found is None or size is None:
+            continue
+        row = {"boundary near": title, "sign": sign, "share": found.value, "low": found.low, "high": found.high}
+        rows.append(row | {"median kappa": size.value, "images": found.n, "seeds": found.seeds})
+    return pd.DataFrame(rows)
+
+
+def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    """Curvatures differ by orders of magnitude: asinh keeps their signs and shows both ends."""
+    size = samples["kappa original"].abs().nanmedian()
+    values = {title: (samples[f"kappa {kind}"] / size).asinh() for kind, (title, _) in KINDS.items()}
+    xlabel = r"asinh$(\bar\kappa\,/\,$median $|\bar\kappa|$ near clean images$)$"
+    return histogram_figure(values, xlabel=xlabel, title=f"Mean curvature of the nearest boundary, {network.name}")
+
+
+def _notes(found: Sequence[Study], h: float, numbers: dict[str, Estimate], samples: dict[str, Tensor]) -> list[str]:
+    failed = int(samples["apart"].isnan().sum())
+    notes = common_notes(found, failed)
+    notes += [
+        "kappa is the mean curvature of F = f_other - f_own (logits) where DeepFool's way out of the image's region "
+        f"crosses the boundary, over T = {found[0].settings.directions} random directions, at h = {h:.3g}: the step "
+        "with most expected signs on the calibration images (table steps). With this F the text of Section 7.5 expects "
+        "negative near clean and positive near perturbed images; Table 7.2's rows mean F with the opposite sign.",
+    ]
+    if "share_back_to_original_label" in numbers and "distance_of_boundary_points / norm_of_r" in numbers:
+        notes.append(
+            "Near x + r it is mostly the same boundary seen from its other side, which turns the sign by definition: "
+            f"the way out leads back to the original label for {shown(numbers['share_back_to_original_label'])} of the "
+            f"images, to a point {shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| (median) away from "
+            "that of the clean image. x + 2r, as far beyond the boundary as x is before it, is the control.",
+        )
+    return notes

@@ -1,0 +1,149 @@
+"""Recovering the label of perturbed images by the largest curvature (Section 7.5)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.detection import threshold_at
+from pipeline.evaluation import Statistic, difference, measured, paired_bootstrap, ratio_of_means, share, valid
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import bar_figure
+from pipeline.types import Dataset, Network
+from stages.detect._choice import Choice, choose
+from stages.detect._shared import Common, Option, Study, common_notes, joined, moved, shown, studies
+
+__all__ = ["SECTION", "Settings", "label_recovery"]
+
+SECTION = "Section 7.5, Algorithm 6"
+
+RULES = {
+    "": "largest curvature, score at least 0",
+    "_calibrated": "largest curvature, score at least the calibrated threshold",
+    "_named": "largest curvature, whatever the score",
+    "_of_detection": "largest curvature, score at least 0, option chosen for detection",
+    "_runner_up": "runner-up class",
+}
+"""Suffix of share_recovered -> what tables and figures call a rule."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """The settings of the stage."""
+
+
+def label_recovery(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure how often Algorithm 6 names the label that a perturbed image had before.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attack and the scores.
+
+    Returns:
+        The shares of perturbed images whose label is recovered by each rule, with their differences from the runner-up
+        class, and whether each image's is (seeds, images) as tensors.
+    """
+    found = studies(network, data, settings, executor)
+    choice = choose(found[0])
+    samples = joined([_quantities(study, choice) for study in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    return Findings(
+        numbers=numbers,
+        tables={"rules": _table(numbers)},
+        figures={"rules": _figure(network, numbers)},
+        tensors={f"recovered{rule}": samples[f"recovered{rule}"].float() for rule in RULES},
+        notes=_notes(found, choice, numbers, samples),
+    )
+
+
+def _quantities(study: Study, choice: Choice) -> dict[str, Tensor]:
+    """Name -> (n,) whether it holds for each image of one training seed."""
+    attacked = study.attacked(study.report)
+    perturbed = moved(study.report, attacked)
+    limit = threshold_at(
+        study.score(study.calibration, choice.recovery).scores, study.settings.false_positive_rate
+    )
+    scored = study.score(perturbed, choice.recovery)
+    named = scored.recovered == attacked.labels
+    detecting = _at_zero(study, perturbed, attacked.labels, choice.detection)
+    holds = {
+        "recovered": named & (scored.scores >= 0),
+        "recovered_calibrated": named & (scored.scores >= limit),
+        "recovered_named": named,
+        "recovered_of_detection": detecting,
+        "recovered_runner_up": study.confidence(perturbed).runner_up == attacked.labels,
+        "flagged": scored.scores >= 0,
+    }
+    found = {name: valid(values.double(), attacked.success) for name, values in holds.items()}
+    clean = study.score(study.report, choice.recovery).scores
+    return found | {"relabelled": (clean >= 0).double(), "relabelled_calibrated": (clean >= limit).double()}
+
+
+def _at_zero(study: Study, perturbed: Tensor, labels: Tensor, option: Option) -> Tensor:
+    found = study.score(perturbed, option)
+    return (found.recovered == labels) & (found.scores >= 0)
+
+
+def _statistics() -> dict[str, Statistic]:
+    found = {f"share_recovered{rule}": share(f"recovered{rule}") for rule in RULES}
+    return found | {
+        "share_recovered - share_recovered_runner_up": difference("recovered", "recovered_runner_up"),
+        "share_recovered_of_flagged": ratio_of_means("recovered", "flagged"),
+        "share_flagged_at_zero": share("flagged"),
+        "share_clean_relabelled": share("relabelled"),
+        "share_clean_relabelled_calibrated": share("relabelled_calibrated"),
+    }
+
+
+def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for rule, title in RULES.items():
+        if (found := numbers.get(f"share_recovered{rule}")) is not None:
+            row = {"rule": title, "share recovered": found.value, "low": found.low, "high": found.high}
+            rows.append(row | {"images": found.n, "seeds": found.seeds})
+    return pd.DataFrame(rows)
+
+
+def _figure(network: Network, numbers: dict[str, Estimate]) -> Figure:
+    names = {
+        "": "score ≥ 0",
+        "_calibrated": "score ≥\ncalibrated",
+        "_named": "any score",
+        "_runner_up": "runner-up\nclass",
+    }
+    groups = {
+        title: {"labels recovered": numbers[f"share_recovered{rule}"]}
+        for rule, title in names.items()
+        if f"share_recovered{rule}" in numbers
+    }
+    title = f"Recovering the label of perturbed images, {network.name}"
+    return bar_figure(groups, ylabel="share of perturbed images", title=title)
+
+
+def _notes(
+    found: Sequence[Study], choice: Choice, numbers: dict[str, Estimate], samples: dict[str, Tensor]
+) -> list[str]:
+    classes = found[0].score(found[0].report, choice.recovery).curvatures.shape[1]
+    notes = common_notes(found, int(samples["recovered"].isnan().sum()))
+    notes += [
+        "share_recovered: the class of the largest curvature is the label that the classifier gave to the clean image, "
+        "and the score is at least 0, over all perturbed images; guessing among the other classes would give "
+        f"{1 / max(1, classes - 1):.2f}. It uses {choice.recovery}: the option that recovers most on the calibration "
+        "images of the first training seed. share_recovered_of_detection uses the one chosen for detection, "
+        f"{choice.detection}.",
+        "share_clean_relabelled: clean images with a score of at least 0, whose label Algorithm 6 would replace.",
+    ]
+    gap = numbers.get("share_recovered - share_recovered_runner_up")
+    if gap is not None:
+        known = shown(numbers["share_recovered_runner_up"])
+        better = "more" if gap.low > 0 else "fewer" if gap.high < 0 else "neither clearly more nor fewer"
+        notes.append(
+            f"The curvature recovers {better} labels than the runner-up class, which is right for {known}: the "
+            f"difference is {shown(gap)}."
+        )
+    return notes

@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.attacks import deepfool
+from pipeline.checks import InputError
+from pipeline.types import Dataset, Network, Split
+from stages.detect._shared import boundary_curvature
+from stages.detect.curvature_sign import Settings, curvature_sign
+
+SMALL = {"calibration_samples": 10, "samples": 12, "directions": 3, "resamples": 50}
+
+
+class Ball(nn.Module):
+    """Logits (N, 1), positive outside of a ball round the centre of the cube."""
+
+    def __init__(self, radius):
+        super().__init__()
+        self.radius = nn.Parameter(torch.tensor(radius))
+        self.eval()
+
+    def forward(self, images):
+        return (images.flatten(1) - 0.5).square().sum(dim=1, keepdim=True) - self.radius**2
+
+
+def around_a_ball(count=24):
+    """Images outside of a ball of radius 0.5, whose boundary bends away from them."""
+    ways = torch.randn(count, 9, generator=torch.Generator().manual_seed(1))
+    images = (0.5 + 0.9 * ways / ways.norm(dim=1, keepdim=True)).view(count, 1, 3, 3).clamp(0, 1)
+    return Dataset("shell", Split(images[:0], torch.zeros(0).long()), Split(images, torch.arange(count) % 2), ("0", "1"),
+                   (0.5,), (0.2,))  # fmt: skip
+
+
+def test_signs_outside_of_a_ball_are_those_of_the_table(executor, looked_at):
+    network = Network("ball", "shell", {0: Ball(0.5), 1: Ball(0.4)})
+    found = curvature_sign(network, around_a_ball(), Settings(**SMALL), executor.scope("curvature_sign"))
+    # Seen from outside, F = f_inside - f_outside bends with -1 / R; seen from inside with +1 / R.
+    assert found.numbers["share_negative_original"].value == 1.0
+    assert found.numbers["share_positive_perturbed"].value == 1.0
+    assert found.numbers["share_positive_doubled"].value == 1.0
+    assert (found.numbers["share_negative_original"].n, found.numbers["share_negative_original"].seeds) == (12, 2)
+    assert found.numbers["share_back_to_original_label"].value == 1.0
+    assert found.numbers["distance_of_boundary_points / norm_of_r"].value < 0.01
+    tangents = 8 / 9  # a random direction has that share in the tangent space, on average
+    expected = tangents * (1 / 0.5 + 1 / 0.4) / 2
+    assert found.numbers["median_kappa_perturbed"].value == pytest.approx(expected, rel=0.15)
+    assert found.numbers["median_kappa_original"].value == pytest.approx(-expected, rel=0.15)
+    assert found.tables["steps"]["chosen"].sum() == 1
+    assert found.tables["table_7_2"]["sign"].tolist() == ["negative", "positive", "positive"]
+    assert looked_at(found) == ["curvatures"]
+
+
+def test_without_a_boundary_there_is_no_curvature():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.mul_(0).add_(torch.tensor([[1.0], [-1.0]]))
+        model[1].bias.copy_(torch.tensor([0.0, -1e9]))
+    found = boundary_curvature(
+        model, torch.rand(3, 1, 3, 3), attack=deepfool_of_one_step, output="logits", h=(0.1,), directions=2
+    )
+    assert found.values.isnan().all()
+    assert found.points.isfinite().all()
+
+
+def deepfool_of_one_step(model, images, **options):
+    found = deepfool(model, images, steps=1, **options)
+    return type(found)(0 * found.perturbations, *[getattr(found, f) for f in ("labels", "adversarial_labels", "success", "steps")])
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"samples": 1}, "samples=1"),
+        ({"calibration_samples": 0}, "calibration_samples=0"),
+        ({"directions": 0}, "directions=0"),
+        ({"resamples": 0}, "resamples=0"),
+        ({"h_factors": ()}, "h_factors="),
+        ({"h_factors": (0.1, 0.0)}, "h_factors=0"),
+        ({"h_factors": (-1.0,)}, "h_factors=-1"),
+        ({"candidates": 1}, "candidates=1"),
+        ({"false_positive_rate": 0.0}, "false_positive_rate=0"),
+        ({"false_positive_rate": 1.0}, "false_positive_rate=1"),
+        ({"false_positive_rate": math.nan}, "false_positive_rate=nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=f"^{key}"):
+        Settings(**options)
+
+
+def test_too_few_images_are_refused(network, data, executor):
+    few = Dataset("few", data.train, data.test.first(3), data.classes, data.mean, data.std)
+    with pytest.raises(InputError, match="dataset=3 test images"):
+        curvature_sign(network, few, Settings(**SMALL), executor)

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from stages.detect._choice import choose
+from stages.detect._shared import moved, studies
+from stages.detect.label_recovery import Settings, label_recovery
+
+SMALL = Settings(calibration_samples=14, samples=18, directions=3, h_factors=(0.3, 3.0), resamples=60)
+
+
+def test_recovered_labels_are_counted_against_the_runner_up(network, data, executor, looked_at):
+    found = label_recovery(network, data, SMALL, executor.scope("label_recovery"))
+    made = studies(network, data, SMALL, executor)
+    option = choose(made[0]).recovery
+    shares, second = [], []
+    for study in made:
+        attacked = study.attacked(study.report)
+        points = moved(study.report, attacked)
+        scored = study.score(points, option)
+        right = (scored.recovered == attacked.labels) & (scored.scores >= 0)
+        shares.append(right[attacked.success].double().mean())
+        with torch.no_grad():
+            order = study.model(points).topk(2, dim=1).indices
+        second.append((order[:, 1] == attacked.labels)[attacked.success].double().mean())
+    assert found.numbers["share_recovered"].value == pytest.approx(float(sum(shares) / 2), abs=0.02)
+    assert found.numbers["share_recovered_runner_up"].value == pytest.approx(float(sum(second) / 2), abs=0.02)
+    gap = found.numbers["share_recovered"].value - found.numbers["share_recovered_runner_up"].value
+    assert found.numbers["share_recovered - share_recovered_runner_up"].value == pytest.approx(gap)
+    assert found.numbers["share_recovered"].value <= found.numbers["share_recovered_named"].value
+    assert (found.numbers["share_recovered"].n, found.numbers["share_recovered"].seeds) == (18, 2)
+    assert 0 <= found.numbers["share_clean_relabelled"].value <= 1
+    assert len(found.tables["rules"]) == 5
+    assert any("runner-up class, which is right for" in note for note in found.notes)
+    assert any("guessing among the other classes would give 0.50" in note for note in found.notes)
+    assert looked_at(found) == ["rules"]
