@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.counting import count_passes
 from benchmarks.timing import paired_seconds, ratios, spread
 from pipeline.geometry import Boundary, boundary_points, leading_curvatures, mean_hessian, principal_curvatures
-from pipeline.geometry.surface import Surface
+from pipeline.geometry.surface import Surface, axes_of
 
 __all__ = ["measure_curvature", "measure_leading", "measure_memory", "measure_profile", "paragraphs"]
 
@@ -52,11 +52,12 @@ def measure_profile(model: nn.Module, image: Tensor, *, repeats: int) -> dict[st
     )  # fmt: skip
     axes = torch.eye(d, device=image.device).view(d, *image.shape[1:])
     around = torch.cat([point.points + surface.stencil.h * axes, point.points - surface.stencil.h * axes])
-    tangent = surface.hessian()[1:, 1:]
+    basis = axes_of("spread", image)
+    tangent = surface.hessian(basis)[1:, 1:]
     runs: dict[str, Callable[[], object]] = {
         f"plain, {batch} at once": partial(_plain, model, around, point, batch) for batch in BATCHES
     }
-    runs["Hessian"] = surface.hessian
+    runs["Hessian"] = partial(surface.hessian, basis)
     runs["eigenvalues"] = partial(torch.linalg.eigvalsh, tangent)
     seconds = paired_seconds(runs, repeats, image.device)
     fastest = min((name for name in runs if name.startswith("plain")), key=lambda name: spread(seconds[name])["median"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.attacks.protocol import Number
 from pipeline.checks import check_choice, check_count
 from pipeline.geometry.normals import Directions
-from pipeline.geometry.surface import BASES, Surface
+from pipeline.geometry.surface import Surface, axes_of
 from pipeline.randomness import Generators, normal
 from pipeline.types import Classifier, Images, Labels, PerImage
 
@@ -168,7 +168,7 @@ def principal_curvatures(
     exact: bool = False,
     output: str = "logits",
     directions: bool = False,
-    basis: str = "pixels",
+    basis: str = "spread",
     tolerance: Number | None = None,
     at_once: int | None = None,
 ) -> Curvatures:
@@ -178,8 +178,8 @@ def principal_curvatures(
     needs some 40 d^2 bytes; see :func:`pipeline.geometry.leading_curvatures` for large d.
 
     Where the network is not smooth, differences over a finite length are no linear function of the direction. The
-    spectrum then depends on the basis that the Hessian is multiplied with, its mean agrees with :func:`mean_curvature`
-    in a spread basis only, and its ends are larger than the curvatures along their own eigenvectors, which
+    spectrum then depends on the basis that the Hessian is multiplied with; in a spread one, its mean is that of
+    :func:`mean_curvature`. Its ends are larger than the curvatures along their own eigenvectors, which
     :func:`normal_curvatures` measures.
 
     Args:
@@ -191,8 +191,8 @@ def principal_curvatures(
         exact: differentiate twice instead; for smooth networks, as piecewise linear ones have no curvature then.
         output: ``logits``, or ``softmax`` for f the probabilities.
         directions: also return the principal directions.
-        basis: what the Hessian is multiplied with: ``pixels``, each moved by all of h, or ``spread``, orthonormal
-            vectors spread over all pixels, as random directions are.
+        basis: what the Hessian is multiplied with: ``spread``, orthonormal vectors that move all pixels, as random
+            directions do, or ``pixels``, each moved by all of h.
         tolerance: how far points may lie from the boundary, see :func:`normal_curvatures`.
         at_once: gradients in one pass; None: what suits the device.
 
@@ -202,11 +202,11 @@ def principal_curvatures(
     Raises:
         InputError: as :func:`normal_curvatures`.
     """
-    check_choice("basis", basis, BASES)
+    axes = axes_of(basis, points)
     surface = Surface.checked(
         model, points, labels, targets, h=h, exact=exact, output=output, tolerance=tolerance, at_once=at_once
     )
-    found = [_spectrum(surface.at(index), basis, directions) for index in range(len(points))]
+    found = [_spectrum(surface.at(index), axes, directions) for index in range(len(points))]
     d = surface.dimension
     if not found:
         empty = points.new_zeros(0, d - 1, dtype=torch.float64)
@@ -215,7 +215,7 @@ def principal_curvatures(
     return Curvatures(torch.stack([values for values, _ in found]), vectors)
 
 
-def _spectrum(surface: Surface, basis: str, directions: bool) -> tuple[Tensor, Tensor]:
+def _spectrum(surface: Surface, axes: Tensor | None, directions: bool) -> tuple[Tensor, Tensor]:
     """Principal curvatures (d - 1,) at the only point of ``surface``, largest first, and directions (d - 1, d) or (0,).
 
     The reflection Q = I - b u u^T takes the normal to the first axis; the others then span the tangent space, and
@@ -226,7 +226,7 @@ def _spectrum(surface: Surface, basis: str, directions: bool) -> tuple[Tensor, T
     u = normal_.clone()
     u[0] += 1.0 if u[0] >= 0 else -1.0
     b = 2 / (u @ u)
-    matrix = surface.hessian(basis)
+    matrix = surface.hessian(axes)
     product = matrix @ u
     product = b * product - (b * b / 2) * (u @ product) * u
     tangent = (matrix - torch.outer(u, product) - torch.outer(product, u))[1:, 1:] / surface.sizes.double()
@@ -248,7 +248,7 @@ def mean_hessian(
     output: str = "logits",
     projected: bool = True,
     normalised: bool = False,
-    basis: str = "pixels",
+    basis: str = "spread",
     tolerance: Number | None = None,
     at_once: int | None = None,
 ) -> Float[Tensor, "d d"]:
@@ -267,8 +267,8 @@ def mean_hessian(
         output: ``logits``, or ``softmax`` for f the probabilities.
         projected: put P on both sides of each Hessian; otherwise it stays as it is.
         normalised: divide each Hessian by ||grad F||, so that images count by curvature, not by the size of logits.
-        basis: what the Hessian is multiplied with: ``pixels``, each moved by all of h, or ``spread``, orthonormal
-            vectors spread over all pixels, as random directions are.
+        basis: what the Hessian is multiplied with: ``spread``, orthonormal vectors that move all pixels, as random
+            directions do, or ``pixels``, each moved by all of h.
         tolerance: how far points may lie from the boundary, see :func:`normal_curvatures`.
         at_once: gradients in one pass; None: what suits the device.
 
@@ -279,14 +279,14 @@ def mean_hessian(
         InputError: no points, or as :func:`normal_curvatures`.
     """
     check_count("len(points)", len(points))
-    check_choice("basis", basis, BASES)
+    axes = axes_of(basis, points)
     surface = Surface.checked(
         model, points, labels, targets, h=h, exact=exact, output=output, tolerance=tolerance, at_once=at_once
     )
     total = points.new_zeros(surface.dimension, surface.dimension, dtype=torch.float64)
     for index in range(len(points)):
         one = surface.at(index)
-        matrix = one.hessian(basis)
+        matrix = one.hessian(axes)
         matrix = _projected(matrix, one.normals) if projected else matrix
         total += matrix / one.sizes.double() if normalised else matrix
     return total / len(points)

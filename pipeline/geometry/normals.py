@@ -90,7 +90,7 @@ class Margin:
 
 def normals(
     model: Classifier, points: Images, labels: Labels, targets: Labels, *, output: str = "logits"
-) -> tuple[Images, PerImage, PerImage]:
+) -> Images:
     """The unit normals n = grad F / ||grad F|| of the boundaries F = f_target - f_label = 0 (Section 7.4).
 
     They point out of the region of ``labels``. The thesis leaves the normalisation out of P = I - n n^T.
@@ -103,18 +103,17 @@ def normals(
         output: ``logits``, or ``softmax`` for f the probabilities.
 
     Returns:
-        The normals (N, C, H, W), ||grad F|| (N,), and the signed distances F / ||grad F|| (N,) of the points to the
-        linearised boundary, in pixel units.
+        (N, C, H, W), of length one.
 
     Raises:
         InputError: input that cannot be used, or logits that do not depend on the input at a point.
     """
     margin = Margin.checked(model, points, labels, targets, output)
-    return normals_of(margin, points.detach())
+    return normals_of(margin, points.detach())[0]
 
 
 def normals_of(margin: Margin, points: Images, *, at_once: int | None = None) -> tuple[Images, PerImage, PerImage]:
-    """As :func:`normals`, for input that has been checked."""
+    """The normals n of checked input, ||grad F|| (N,), and F / ||grad F|| (N,), the distances to the tangent planes."""
     rows = torch.arange(len(points), device=points.device)
     size = passes_at_once(points, at_once)
     parts = [margin.gradients(points[part], part) for part in rows.split(size)] if len(points) else []

@@ -8,17 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.attacks.protocol import Number
-from pipeline.checks import number, refuse
+from pipeline.checks import check_choice, number, refuse
 from pipeline.geometry.hessian import Stencil, default_h
 from pipeline.geometry.normals import Directions, Margin, normals_of, tangent_projection
 from pipeline.geometry.subspaces import dct_band
 from pipeline.randomness import seeded
 from pipeline.types import Classifier, Images, Labels, PerImage
 
-__all__ = ["BASES", "Surface", "allowed_distance"]
+__all__ = ["Surface", "allowed_distance", "axes_of"]
 
 BASES = ("pixels", "spread")
-"""What the Hessian is multiplied with: single pixels, or orthonormal vectors spread over all of them."""
+"""What Hessians are multiplied with: single pixels, or orthonormal vectors spread over all of them."""
 
 ON_BOUNDARY = 1e-3
 """How far from the boundary a point may be by default, as a share of the default h."""
@@ -104,21 +104,28 @@ class Surface:
         """The Hessian's products with vectors (N, K, C, H, W)."""
         return self.stencil.products(self.margin, self.points, vectors)
 
-    def hessian(self, basis: str = "pixels") -> Float[Tensor, "d d"]:
-        """The Hessian of F at the only point, from its products with a basis; float64.
+    def hessian(self, axes: Float[Tensor, "d d"] | None = None) -> Float[Tensor, "d d"]:
+        """The Hessian of F at the only point, from its products with orthonormal rows (None: single pixels); float64.
 
         It is symmetrised, as differences over a length h are not symmetric.
         """
         d = self.dimension
-        axes = torch.eye(d) if basis == "pixels" else _spread_axes(d)
-        axes = axes.to(self.points)
-        rows = self.products(axes.view(1, d, *self.points.shape[1:])).view(d, d).double()
-        if basis != "pixels":
-            rows = axes.double().T @ rows
-        return (rows + rows.T) / 2
+        rows = torch.eye(d, dtype=self.points.dtype, device=self.points.device) if axes is None else axes
+        products = self.products(rows.view(1, d, *self.points.shape[1:])).view(d, d)
+        matrix = (products if axes is None else axes.T @ products).double()
+        return (matrix + matrix.T) / 2
 
 
-def _spread_axes(dimension: int) -> Float[Tensor, "d d"]:
-    """An orthonormal basis whose vectors are spread over all pixels: cosines with one set of random signs."""
-    signs = 2 * torch.randint(2, (dimension,), generator=seeded("axes", dimension)).double() - 1
-    return dct_band((1, dimension, 1), 0, dimension, dtype=torch.float64) * signs
+def axes_of(basis: str, points: Images) -> Float[Tensor, "d d"] | None:
+    """The rows that Hessians are multiplied with; None for ``pixels``.
+
+    ``spread``: cosines with one set of random signs, each of which moves all pixels by about as much.
+
+    Raises:
+        InputError: another basis.
+    """
+    if check_choice("basis", basis, BASES) == "pixels":
+        return None
+    d = points.shape[1:].numel()
+    signs = 2 * torch.randint(2, (d,), generator=seeded("axes", d)).double() - 1
+    return (dct_band((1, d, 1), 0, d, dtype=torch.float64) * signs).to(points)
