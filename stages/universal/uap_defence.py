@@ -40,6 +40,7 @@ class Settings(Common):
         pool: vectors that a training set is perturbed with.
         judges: new vectors whose fooling is averaged when a network is judged; the thesis: one.
         pool_samples: of X, the images that these vectors are made of; None takes all.
+        pool_passes: the most passes that Algorithm 4 makes for them; None: as for the stage's other vectors.
         share: probability that a training image is perturbed.
         cap: the largest multiple of a vector that is tried; an image that none fools stays clean.
         steps: multiples that are tried, evenly spaced up to the cap.
@@ -53,6 +54,7 @@ class Settings(Common):
     pool: int = 10
     judges: int = 1
     pool_samples: int | None = None
+    pool_passes: int | None = None
     share: float = 0.5
     cap: float = 2.0
     steps: int = 20
@@ -66,7 +68,7 @@ class Settings(Common):
         for name in ("pool", "judges", "steps", "epochs"):
             check_count(name, getattr(self, name))
         check_count("rounds", self.rounds, minimum=2)
-        for name in ("pool_samples", "tune_samples"):
+        for name in ("pool_samples", "pool_passes", "tune_samples"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.ball not in (2, math.inf):
@@ -138,6 +140,8 @@ class Arm:
 def _arms(case: Case, tune: Split, recipe: Recipe, settings: Settings) -> dict[str, Arm]:
     """Name -> the original network, the rounds, and the arm of unscaled vectors, for one training seed."""
     few = replace(case, images=case.images[: settings.pool_samples])
+    if settings.pool_passes is not None:
+        few = replace(few, settings=replace(settings, attack=partial(settings.attack, passes=settings.pool_passes)))
     arms = {"original": Arm(few, case.xi(settings.ball), settings.pool)}
     last = arms["original"]
     for number in range(1, settings.rounds + 1):
@@ -273,12 +277,14 @@ def _notes(
 ) -> list[str]:
     rounds = [name for name in arms[0] if name not in ("original", FIXED)]
     beyond = {name: sum(own[name].beyond for own in arms) / len(arms) for name in rounds}
-    made = len(arms[0]["original"].case.images)
+    first = arms[0]["original"].case
+    made, passes = len(first.images), getattr(first.settings.algorithm, "keywords", {}).get("passes")
     lost = ", ".join(f"{value:.1%}" for value in beyond.values())
     return [
         *made_of(found),
-        f"{norm_name(settings.ball)} vectors of {made} images of X, their radius the original network's xi throughout; "
-        f"a pool of {settings.pool} a round, and {settings.judges} new one(s) to judge each network.",
+        f"{norm_name(settings.ball)} vectors of {made} images of X and at most {passes} passes, their radius the "
+        f"original network's xi throughout; a pool of {settings.pool} a round, and {settings.judges} new one(s) to judge "
+        "each network.",
         f"{recipe.epochs} extra epochs a round on {images} training images at a learning rate of "
         f"{recipe.learning_rate:.4g} (the thesis names none); each image carries a vector with probability "
         f"{settings.share:g}, the same one in every epoch, with its true label.",

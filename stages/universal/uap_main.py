@@ -68,9 +68,8 @@ class Settings(Common):
         super().__post_init__()
         for name in ("curve_samples", "random_vectors", "shown"):
             check_count(name, getattr(self, name))
-        for name in ("factors", "anew"):
-            for value in getattr(self, name):
-                check_positive(name, value)
+        for name in ("factors", "anew"):  # configurations give whole numbers as well
+            object.__setattr__(self, name, tuple(check_positive(name, value) for value in getattr(self, name)))
 
     @property
     def balls(self) -> list[float]:
@@ -186,7 +185,8 @@ def _curve_shares(case: Case, norm: float, settings: Settings) -> dict[str, Tens
     noise = random_vectors(v.shape[1:], norm, case.xi(norm), 1)
     multiples = torch.cat([v * factor for factor in settings.factors])
     drawn = torch.cat([noise * factor for factor in settings.factors])
-    made = case.make([Plan(p, factor * case.xi(p)) for p in settings.balls for factor in settings.anew])
+    plans = [Plan(p, factor * case.xi(p)) for p in settings.balls for factor in settings.anew]
+    made = case.make(plans) if plans else []
     at = settings.balls.index(norm) * len(settings.anew)
     anew = [each.perturbation for each in made[at : at + len(settings.anew)]]
     sets = {

@@ -64,8 +64,8 @@ class Settings(Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("directions", self.directions)
-        for factor in self.factors:
-            check_positive("factors", factor)
+        # Configurations give whole numbers as well.
+        object.__setattr__(self, "factors", tuple(check_positive("factors", factor) for factor in self.factors))
         if 1.0 not in self.factors or list(self.factors) != sorted(set(self.factors)):
             refuse("factors", list(self.factors), "ascending numbers, 1 among them")
 
@@ -100,7 +100,8 @@ def _measure(case: Case, settings: Settings) -> dict[str, Tensor]:
     """Name -> one value a held-out image (the share of the directions of a kind that fool it), or one of X."""
     xi = case.xi(2.0)
     noise = case.noise()
-    found = {"noise": noise, "noise 255": 255 * noise, "over xi": torch.full((len(case.unseen),), float(noise.nanquantile(0.5)) / xi)}
+    ratio = float(noise.nanquantile(0.5)) / xi
+    found = {"noise": noise, "noise 255": 255 * noise, "over xi": torch.full((len(case.unseen),), ratio)}
     for name, directions in _directions(case, settings).items():
         vectors = [scaled(v[None], 2.0, factor * xi) for factor in settings.factors for v in directions]
         fooled = case.fooled(case.unseen, torch.cat(vectors)).unflatten(1, (len(settings.factors), len(directions)))

@@ -102,7 +102,7 @@ def split(text, pattern):
 
 def bounds_of(expression):
     """The bounds that an expression's comparisons amount to, as (kind, threshold), with the number's name."""
-    text = re.sub(r" within \w+$", "", expression.split("#")[0].strip())
+    text = re.sub(r" (within|for one fixed) \w+$", "", expression.split("#")[0].strip())
     wrapped = re.fullmatch(r"any_\w+\((.*)\)", text)
     found = []
     for part in split(wrapped.group(1) if wrapped else text, r" and ")[::2]:

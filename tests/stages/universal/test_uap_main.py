@@ -33,7 +33,8 @@ def test_a_vector_fools_one_side_of_a_binary_affine_classifier(found, small):
 def test_the_numbers_of_both_norms_agree_with_each_other(found):
     for name in ("l2", "linf"):
         fool_x, fool_val = (found.numbers[f"fool_{part}_{name}"].value for part in ("X", "val"))
-        assert found.numbers[f"fool_X_{name} - fool_val_{name}, absolute"].value == pytest.approx(abs(fool_x - fool_val))
+        distance = found.numbers[f"fool_X_{name} - fool_val_{name}, absolute"].value
+        assert distance == pytest.approx(abs(fool_x - fool_val))
         relative = found.numbers[f"xi_{name}"].value / found.numbers[f"image_norm_{name}"].value
         assert found.numbers[f"xi_{name} / image_norm"].value == pytest.approx(relative)
     both = [found.numbers[f"fool_X_{name}"].value for name in ("l2", "linf")]
