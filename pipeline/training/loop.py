@@ -25,6 +25,7 @@ __all__ = [
     "TrainingDiverged",
     "crop_flip",
     "error",
+    "optimiser_of",
     "snapshot",
     "train",
 ]
@@ -187,7 +188,8 @@ class _Run:
         self.images, self.labels = data.images.to(weight), data.labels.to(self.device)
         self.recipe, self.objective, self.order = recipe, objective, order
         self.checkpoint, self.keep_states = checkpoint, keep_states
-        self.optimiser = _optimiser(self.model, recipe)
+        self.weights = list(self.model.parameters())
+        self.optimiser = optimiser_of(self.model, recipe)
         self.history: History = {}
         self.states: list[dict[str, Tensor]] = []
         _check(self.model, self.images, self.labels)
@@ -222,7 +224,7 @@ class _Run:
             chosen = crop_flip(chosen, self.order)
         loss = self.objective.loss(Step(self.model, chosen, labels, passed, self.order))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.total.backward()
+        loss.total.backward(inputs=self.weights)  # by nothing else: images that an objective differentiated by
         self.optimiser.step()
         values = {name: value.detach() for name, value in {"train_loss": loss.total, **loss.parts}.items()}
         return values, (loss.logits.detach().argmax(dim=1) != labels).sum()
@@ -300,7 +302,8 @@ def _fresh_autocast(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over all weights of ``model``."""
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimiser == "adam":
         return torch.optim.Adam(model.parameters(), rate, weight_decay=decay, fused=True)

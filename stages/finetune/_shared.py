@@ -18,7 +18,18 @@ from pipeline.norms import norms, relative_norms
 from pipeline.training import Recipe, extra_epochs, fine_tune, perturbed_split
 from pipeline.types import Attack, Classifier, Dataset, Network, Perturbed, Split
 
-__all__ = ["TITLES", "Common", "Study", "columns", "notes", "recipe_of", "stacked", "strategies", "studies"]
+__all__ = [
+    "TITLES",
+    "Common",
+    "Study",
+    "columns",
+    "notes",
+    "recipe_of",
+    "some_images",
+    "stacked",
+    "strategies",
+    "studies",
+]
 
 TITLES = {
     "original": "original network",
@@ -154,7 +165,7 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
     """
     if len(data.train) == 0:
         refuse("dataset", f"{data.name} without training images", "a data set with training images")
-    clean = _chosen(data.train, settings.train_samples)
+    clean = some_images(data.train, settings.train_samples)
     test = held_out(data, settings.samples)
     return [
         Study(model, seed, clean, test, settings, executor.scope("finetune", seed))
@@ -205,7 +216,8 @@ def notes(found: Sequence[Study], recipe: Recipe) -> list[str]:
     return lines
 
 
-def _chosen(data: Split, count: int | None) -> Split:
+def some_images(data: Split, count: int | None) -> Split:
+    """``count`` training images, a stratified choice that is the same everywhere; None or too many: all of them."""
     if count is None or count >= len(data):
         return data
     order = stratified_order(data.labels, "fine-tuning")[:count]
