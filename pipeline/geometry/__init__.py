@@ -35,6 +35,7 @@ from pipeline.geometry.directions import (
     shared_directions,
 )
 from pipeline.geometry.hessian import default_h, hessian_vector_products
+from pipeline.geometry.krylov import RitzPairs, extreme_curvatures, mean_hessian_ends, ritz_pairs
 from pipeline.geometry.leading import hessian_operator, leading_curvatures
 from pipeline.geometry.loss_bounds import LossBounds, quadratic_robustness, theorem5_bounds
 from pipeline.geometry.loss_curvature import LossCurvature, loss_curvature, loss_gradients, loss_hessian_products
@@ -74,6 +75,7 @@ __all__ = [
     "Path",
     "PrincipalAngles",
     "RandomSubspaces",
+    "RitzPairs",
     "Section",
     "SharedDirections",
     "Stitched",
@@ -93,6 +95,7 @@ __all__ = [
     "default_h",
     "deviation",
     "expected_beta",
+    "extreme_curvatures",
     "find_path",
     "find_paths",
     "hessian_operator",
@@ -108,6 +111,7 @@ __all__ = [
     "loss_hessian_products",
     "mean_curvature",
     "mean_hessian",
+    "mean_hessian_ends",
     "normal_curvatures",
     "normal_directions",
     "normals",
@@ -120,6 +124,7 @@ __all__ = [
     "quadratic_robustness",
     "random_directions",
     "random_subspace",
+    "ritz_pairs",
     "shared_directions",
     "sphere_step",
     "stays_in_region",

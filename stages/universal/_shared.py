@@ -35,6 +35,7 @@ __all__ = [
     "fooled_by",
     "made_of",
     "norm_name",
+    "norm_sign",
     "of_means",
     "random_vectors",
     "scaled",
@@ -244,6 +245,11 @@ def norm_name(norm: float) -> str:
     return "linf" if math.isinf(norm) else f"l{norm:g}"
 
 
+def norm_sign(norm: float) -> str:
+    """How figures write an l_p norm."""
+    return r"$\ell_\infty$" if math.isinf(norm) else rf"$\ell_{norm:g}$"
+
+
 def class_name(data: Dataset, label: Tensor | int) -> str:
     """The name of a label, in quotes."""
     index = int(label)
@@ -298,10 +304,12 @@ def made_of(found: Sequence[Case]) -> list[str]:
     first, options = found[0], getattr(found[0].settings.algorithm, "keywords", {})
     failed, size = sum(int(one.noise().isnan().sum()) for one in found), options.get("batch_size")
     exact = "Algorithm 4 exactly" if size == 1 else "a mini-batch variant of Algorithm 4"
+    few = options.get("candidates")
+    among = f", among the {few} likeliest classes" if few else ""
     return [
         f"X: {len(first.images)} {'held-out' if first.held_out else 'training'} images, a stratified choice (the "
         "thesis: 10,000), none of them among those that judge; at most "
-        f"{options.get('passes')} passes, DeepFool on {size} image(s) at a time ({exact}).",
+        f"{options.get('passes')} passes, DeepFool on {size} image(s) at a time ({exact}){among}.",
         f"Judged on {len(first.unseen)} unseen images; to fool is to change the classifier's label, right or wrong.",
         "xi is a tenth of the norm that random noise needs, sqrt(d) times the median l2 DeepFool norm on X, and in "
         f"l_inf that over 0.515 sqrt(d), as in the thesis; DeepFool failed in {failed} cases, left out of the median.",

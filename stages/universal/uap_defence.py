@@ -21,7 +21,18 @@ from pipeline.plots import bar_figure
 from pipeline.randomness import seeded
 from pipeline.training import Recipe, extra_epochs, fine_tune
 from pipeline.types import Classifier, Dataset, Network, Split, predict
-from stages.universal._shared import Case, Common, Plan, cases, columns, made_of, norm_name, of_means, stacked
+from stages.universal._shared import (
+    Case,
+    Common,
+    Plan,
+    cases,
+    columns,
+    made_of,
+    norm_name,
+    norm_sign,
+    of_means,
+    stacked,
+)
 
 __all__ = ["SECTION", "Settings", "smallest_multiples", "uap_defence"]
 
@@ -244,7 +255,8 @@ def _no_gain(first: Tensor, *later: Tensor) -> Tensor:
 def _title(name: str) -> str:
     if name == FIXED:
         return "one round, vectors unscaled"
-    return name if name == "original" else f"{name.removeprefix('ft')} round(s)"
+    number = name.removeprefix("ft")
+    return name if name == "original" else f"{number} round{'' if number == '1' else 's'}"
 
 
 def _table(numbers: Mapping[str, Estimate], arms: Mapping[str, Arm]) -> pd.DataFrame:
@@ -267,7 +279,7 @@ def _figure(
     return bar_figure(
         bars,
         ylabel="share of held-out images",
-        title=f"Fine-tuning on universally perturbed images ({norm_name(settings.ball)}), {network.name}",
+        title=f"Fine-tuning on universally perturbed images ({norm_sign(settings.ball)}), {network.name}",
         width=8.5,
     )
 
@@ -283,8 +295,8 @@ def _notes(
     return [
         *made_of(found),
         f"{norm_name(settings.ball)} vectors of {made} images of X and at most {passes} passes, their radius the "
-        f"original network's xi throughout; a pool of {settings.pool} a round, and {settings.judges} new one(s) to judge "
-        "each network.",
+        f"original network's xi throughout; a pool of {settings.pool} a round, and {settings.judges} new one(s) to "
+        "judge each network, whose fooling is averaged.",
         f"{recipe.epochs} extra epochs a round on {images} training images at a learning rate of "
         f"{recipe.learning_rate:.4g} (the thesis names none); each image carries a vector with probability "
         f"{settings.share:g}, the same one in every epoch, with its true label.",

@@ -15,7 +15,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Panel, image_grid
 from pipeline.types import Dataset, Network
-from stages.universal._shared import Case, Common, cases, made_of, norm_name, random_vectors, stacked
+from stages.universal._shared import Case, Common, cases, made_of, norm_name, norm_sign, random_vectors, stacked
 
 __all__ = ["SECTION", "Settings", "cosines", "uap_diversity"]
 
@@ -102,7 +102,7 @@ def _figure(case: Case, vectors: Tensor, shares: Tensor, network: Network, setti
     ]
     return image_grid(
         [panels],
-        title=f"Universal perturbations of {len(vectors)} orders of X ({norm_name(settings.norm)}), {network.name}, "
+        title=f"Universal perturbations of {len(vectors)} orders of X ({norm_sign(settings.norm)}), {network.name}, "
         f"seed {case.seed}",
         column_titles=[f"order {k}" for k in range(len(vectors))],
     )

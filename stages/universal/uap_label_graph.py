@@ -198,14 +198,14 @@ def _whole(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset, n
     panels = [(case.seed, part) for case, graph in zip(found, graphs, strict=True) for part in _parts(graph)]
     columns = min(max(len(panels), 1), COLUMNS)
     rows = max(1, math.ceil(len(panels) / columns))
-    figure, grid = axes_grid(rows, columns, width=4.2 * columns, height=4.2 * rows + 0.5)
+    figure, grid = axes_grid(rows, columns, width=max(4.2 * columns, 5.5), height=4.2 * rows + 0.7)
     with styled():
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, (seed, part) in zip(grid.flat, panels, strict=False):
             _draw(axes, part, data, f"seed {seed}: {part.in_degree(_dominant(part))} of {part.number_of_edges()} edges "
                   f"to {class_name(data, _dominant(part))}")  # fmt: skip
-        figure.suptitle(f"Commonest wrong label of each class, {network.name}", fontsize=12.5, fontweight="bold")
+        figure.suptitle(f"Commonest wrong label of each class,\n{network.name}", fontsize=12.5, fontweight="bold")
     return figure
 
 

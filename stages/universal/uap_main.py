@@ -27,6 +27,7 @@ from stages.universal._shared import (
     columns,
     made_of,
     norm_name,
+    norm_sign,
     of_means,
     random_vectors,
     scaled,
@@ -264,10 +265,9 @@ def _curve_figure(
     for curve, (x, estimates) in lines.items():
         style, marker = styles.get(curve, ("-", "o"))
         drawn[curve] = estimate_line(x, estimates, style=style, marker=marker)
-    shown = norm_name(norm).replace("l2", r"$\ell_2$").replace("linf", r"$\ell_\infty$")
     return line_figure(
         drawn,
-        xlabel=rf"{shown} norm of the vector over $\xi$",
+        xlabel=rf"{norm_sign(norm)} norm of the vector over $\xi$",
         ylabel="share of held-out images fooled",
         title=f"Fooling over the norm of one vector, {network.name}",
         limits=(0, 1),
@@ -278,12 +278,13 @@ def _examples(case: Case, data: Dataset, network: Network, settings: Settings) -
     """Figure 4.3: held-out images, and the same images with the vector of each norm, labelled by the classifier."""
     images = case.unseen[: settings.shown]
     vectors = torch.cat([_vector(case, norm) for norm in settings.balls])
-    labels = case.labels(images, vectors, clip=CLIP)
+    labels, clipped = case.labels(images, vectors), case.labels(images, vectors, clip=CLIP)
     rows: list[list[Panel | None]] = []
-    for v, column in zip([torch.zeros_like(vectors[0]), *vectors], labels.T, strict=True):
-        pairs = zip(images, column, strict=True)
-        rows.append([Panel((x + v).clamp(*CLIP), class_name(data, label)) for x, label in pairs])
-    titles = ["original", *(f"with the {norm_name(norm)} vector" for norm in settings.balls)]
+    for v, plain, shown in zip([torch.zeros_like(vectors[0]), *vectors], labels.T, clipped.T, strict=True):
+        named = [class_name(data, a) + (f", clipped {class_name(data, b)}" if a != b else "")
+                 for a, b in zip(plain, shown, strict=True)]  # fmt: skip
+        rows.append([Panel((x + v).clamp(*CLIP), name) for x, name in zip(images, named, strict=True)])
+    titles = ["original", *(f"with the {norm_sign(norm)} vector" for norm in settings.balls)]
     return image_grid(rows, title=f"Held-out images and their labels, {network.name}", row_titles=titles, side=1.6)
 
 
@@ -295,9 +296,10 @@ def _vectors(found: Sequence[Case], network: Network, settings: Settings) -> Fig
     ]
     return image_grid(
         rows,
-        title=f"Universal perturbations, {network.name}",
-        row_titles=[norm_name(norm) for norm in settings.balls],
+        title=f"Universal perturbations,\n{network.name}",
+        row_titles=[norm_sign(norm) for norm in settings.balls],
         column_titles=[f"training seed {case.seed}" for case in found],
+        side=2.1 if len(found) > 1 else 4.2,
     )
 
 
@@ -308,7 +310,9 @@ def _notes(found: Sequence[Case], numbers: Mapping[str, Estimate], settings: Set
         *made_of(found),
         f"xi over the mean norm of an image: {', '.join(shares)}; in the thesis 0.04 in both. Where it is larger than "
         "there, the vector can be seen plainly; 'at_4%' is the same vector scaled to the thesis' share.",
-        "Algorithm 4 does not clip x + v; the numbers that end in _clipped do, and so does Figure 4.3.",
+        "Algorithm 4 does not clip x + v; the numbers that end in _clipped do. Figure 4.3 shows clipped pictures, and "
+        "where clipping changes the label both labels.",
         f"The curve is over {min(settings.curve_samples, len(first.unseen))} held-out images: the vector made for xi, "
-        "scaled, without and with clipping; squares are vectors made anew for their norm.",
+        "scaled, without and with clipping; squares are vectors made anew for their norm, which end at the fooling "
+        "rate that Algorithm 4 is asked for.",
     ]

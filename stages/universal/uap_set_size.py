@@ -22,7 +22,7 @@ from stages.universal._shared import (
     cases,
     columns,
     made_of,
-    norm_name,
+    norm_sign,
     of_means,
     random_vectors,
     spearman,
@@ -130,8 +130,8 @@ def _table(sizes: Sequence[int], numbers: dict[str, Estimate]) -> pd.DataFrame:
 
 def _figure(network: Network, sizes: Sequence[int], numbers: dict[str, Estimate], settings: Settings) -> Figure:
     line = estimate_line(sizes, [numbers[f"fool_val_{size}"] for size in sizes])
-    return line_figure(
-        {f"one {norm_name(settings.norm)} vector": line},
+    figure = line_figure(
+        {f"one {norm_sign(settings.norm)} vector": line},
         xlabel="number of images in X",
         ylabel="share of held-out images fooled",
         title=f"Fooling over the size of X, {network.name}",
@@ -139,6 +139,10 @@ def _figure(network: Network, sizes: Sequence[int], numbers: dict[str, Estimate]
         log_x=True,
         limits=(0, 1),
     )
+    axes = figure.axes[0]
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    return figure
 
 
 def _notes(found: Sequence[Case], sizes: Sequence[int], classes: int, settings: Settings) -> list[str]:

@@ -14,7 +14,7 @@ from pipeline.checks import check_count, check_positive, refuse
 from pipeline.evaluation import Statistic, judged, mean, measured, median, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
-from pipeline.plots import estimate_line, line_figure
+from pipeline.plots import estimate_line, line_figure, styled
 from pipeline.randomness import seeded
 from pipeline.types import Dataset, Network
 from stages.universal._shared import (
@@ -190,15 +190,18 @@ def _figure(
         estimates = [curves[f"{name} at {factor}"] for factor in settings.factors]
         lines[title] = estimate_line(settings.factors, estimates, style=styles.get(name, "-"))
     xi = numbers["random_norm"].value / numbers["random_norm / xi"].value
-    return line_figure(
+    figure = line_figure(
         lines,
         xlabel=rf"$\ell_2$ norm over $\xi$ ($\xi$ = {xi:.3g} in pixel units)",
         ylabel="share of held-out images fooled",
         title=f"One direction for all images, {network.name}",
         limits=(0, 1),
-        width=8.0,
+        width=9.5,
         height=5.0,
     )
+    with styled():
+        figure.axes[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
 
 
 def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
