@@ -74,7 +74,7 @@ def test_different_values_have_different_fingerprints():
     assert len(digests) == len(DISTINCT)
 
 
-@pytest.mark.parametrize("value", DISTINCT, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize("value", DISTINCT, ids=[type(value).__name__ + str(k) for k, value in enumerate(DISTINCT)])
 def test_equal_values_have_equal_fingerprints(value):
     assert of(value) == of(value)
 
