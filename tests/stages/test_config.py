@@ -59,7 +59,7 @@ def test_a_change_of_the_attack_under_study_touches_no_other_stage(root):
 
 
 def test_a_stage_across_networks_follows_its_own(root):
-    config = read(composed(root, "universal.attack.norm=inf", "+universal.samples=7", "+curvature.samples=8"))
+    config = read(composed(root, "universal.attack.norm=inf", "++universal.samples=7", "++curvature.samples=8"))
     assert config.universal_transfer["attack"]["norm"] == math.inf
     assert (config.universal_transfer["samples"], config.curvature_transfer["samples"]) == (7, 8)
 
