@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.comparison import OURS, Subject, compare, fastest_batches, measure_bound
 from benchmarks.curvature import measure_curvature
+from benchmarks.detection import measure_detection
 from benchmarks.machine import describe, slug
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
@@ -65,6 +66,8 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     universal = measure_universal(Setting.of(model, chosen, data.test.images.to(device)), shufflings=repeats)
     _say("curvature")
     curvature = measure_curvature(model, subject.images, repeats=repeats)
+    _say("detection")
+    detection = measure_detection(model, data.test.images.to(device), repeats=repeats)
     _say("the bound")
     return {
         "network": NETWORK,
@@ -75,6 +78,7 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
         "bound": measure_bound(subject, batch=batches[OURS], repeats=repeats),
         "universal": universal,
         "curvature": curvature,
+        "detection": detection,
     }
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import curvature, universal
+from benchmarks import curvature, detection, universal
 
 __all__ = ["markdown"]
 
 Plain = Mapping[str, Any]
-SECTIONS = {"universal": universal.paragraphs, "curvature": curvature.paragraphs}
+SECTIONS = {"universal": universal.paragraphs, "curvature": curvature.paragraphs, "detection": detection.paragraphs}
 """What was measured beside the comparison -> how it is told."""
 
 LEGEND = (

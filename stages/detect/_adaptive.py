@@ -10,7 +10,7 @@ from pipeline.detection import scored
 from pipeline.geometry.second_differences import class_curvatures
 from pipeline.norms import norms, project
 from pipeline.randomness import Generators, normal
-from pipeline.types import Classifier, Images, Labels, Perturbed, class_logits, predict
+from pipeline.types import Classifier, Images, Labels, PerImage, Perturbed, class_logits, predict
 from stages.detect._shared import Option
 
 __all__ = ["evade"]
@@ -36,11 +36,11 @@ def evade(
 ) -> Perturbed:
     """Lower the curvature score of misclassified images inside a ball, without giving up the wrong label.
 
-    From a perturbation r that fools, each step follows the score downwards where the label is wrong, and the logits
-    back across the boundary where it is right again, and is projected onto the ball of radius scale ||r||. A step's
-    score takes one new random tangent vector for each class and holds the normals and the gradients of the logits
-    fixed. Every few steps the score itself is computed, along random directions of the attacker's own; the lowest one
-    with a wrong label counts.
+    From scale r, where r fools, each step follows the score downwards where the label is wrong, and the logits back
+    across the boundary where it is right again, and is projected onto the ball of radius scale ||r||. A step's score
+    takes one new random tangent vector for each class and holds the normals and the gradients of the logits fixed.
+    Every few steps, and at r itself, the whole score is computed, along random directions of the attacker's own; the
+    lowest one with a wrong label counts.
 
     Args:
         model: a classifier in evaluation mode.
@@ -57,25 +57,29 @@ def evade(
         Perturbed.
     """
     own = predict(model, images)
-    radii, moved, best = scale * norms(starts), starts, starts
-    lowest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+    radii, moved, best = scale * norms(starts), scale * starts, starts
+
+    def score(perturbations: Images) -> PerImage:
+        """Infinite where the label is right."""
+        (measured,) = class_curvatures(
+            model,
+            images + perturbations,
+            h=(option.h,),
+            outputs=(option.output,),
+            directions=directions,
+            candidates=candidates,
+            generator=generator,
+        )
+        seen = scored(measured, normalise=option.normalise)
+        return torch.where(seen.labels != own, seen.scores.nan_to_num(nan=torch.inf), torch.inf)
+
+    lowest = score(starts)
     for step in range(steps + 1):
-        points = images + moved
         if step % LOOK == 0 or step == steps:
-            (measured,) = class_curvatures(
-                model,
-                points,
-                h=(option.h,),
-                outputs=(option.output,),
-                directions=directions,
-                candidates=candidates,
-                generator=generator,
-            )
-            seen = scored(measured, normalise=option.normalise)
-            better = (seen.labels != own) & (seen.scores < lowest)
-            lowest = torch.where(better, seen.scores, lowest)
-            best = torch.where(per_image(better, best), moved, best)
-        way = _way(model, points, own, option, candidates, generator)
+            found = score(moved)
+            best = torch.where(per_image(found < lowest, best), moved, best)
+            lowest = torch.minimum(lowest, found)
+        way = _way(model, images + moved, own, option, candidates, generator)
         lengths = STRIDE * (1 - step / (steps + 1)) * radii / norms(way).clamp_min(torch.finfo(way.dtype).tiny)
         moved = project(moved + per_image(lengths, way) * way, radii)
     return judge(model, images, best, own, torch.full_like(own, steps))

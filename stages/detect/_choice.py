@@ -65,13 +65,11 @@ class Choice:
         trials: all that was tried.
         detection: the option of the largest area under the ROC curve.
         recovery: the option that recovers most labels at threshold 0.
-        other: the best option for detection with the other output.
     """
 
     trials: tuple[Trial, ...]
     detection: Option
     recovery: Option
-    other: Option
 
 
 def choose(study: Study) -> Choice:
@@ -93,10 +91,8 @@ def choose(study: Study) -> Choice:
     usable = [trial for trial in trials if trial.resolved >= 0.5 and not math.isnan(trial.auc)]
     if not usable:
         refuse("h_factors", study.settings.h_factors, "steps at which the network bends: at these its Hessian vanishes")
-    best = max(usable, key=lambda trial: trial.auc).option
-    others = [trial for trial in usable if trial.option.output != best.output]
-    other = max(others, key=lambda trial: trial.auc).option if others else best
-    return Choice(tuple(trials), best, max(usable, key=lambda trial: trial.recovery).option, other)
+    best, naming = (max(usable, key=key) for key in (lambda trial: trial.auc, lambda trial: trial.recovery))
+    return Choice(tuple(trials), best.option, naming.option)
 
 
 def _trial(

@@ -18,7 +18,16 @@ from pipeline.types import Attack, Perturbed
 from stages.detect._adaptive import evade
 from stages.detect._shared import Option, Study, moved
 
-__all__ = ["ATTACKS", "EVASIONS", "Unforeseen", "quantities", "statistics", "table_of_attacks", "table_of_evasions"]
+__all__ = [
+    "ATTACKS",
+    "EVADED",
+    "EVASIONS",
+    "Unforeseen",
+    "quantities",
+    "statistics",
+    "table_of_attacks",
+    "table_of_evasions",
+]
 
 ATTACKS = {"linf_deepfool": "l_inf DeepFool", "fgsm": "FGSM", "pgd": "PGD", "knowing": "attack on the detector"}
 """Suffix of the numbers -> what tables and figures call an attack."""
@@ -29,6 +38,14 @@ EVASIONS = {
     "knowing": "attack on the detector, within the radius",
 }
 """Suffix of the numbers -> what tables call a way to evade the detector."""
+
+EVADED = {
+    "zero": "curvature at 0",
+    "curvature": "curvature, calibrated",
+    "confidence": "confidence, calibrated",
+    "both": "either, calibrated",
+}
+"""Part of the numbers' names -> what tables call a detector."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,7 @@ def _seen(study: Study, option: Option, result: Perturbed, scale: float) -> dict
         "flagged": (~passes).double(),
         "wrong": wrong.double(),
         "evades curvature": (wrong & passes).double(),
+        "evades zero": (wrong & (scored.scores < 0)).double(),
         "evades confidence": (wrong & believed).double(),
         "evades both": (wrong & passes & believed).double(),
     }
@@ -124,7 +142,7 @@ def statistics() -> dict[str, Statistic]:
         }
     for name in EVASIONS:
         found[f"share_wrong_{name}"] = share(f"wrong {name}")
-        for detector in ("curvature", "confidence", "both"):
+        for detector in EVADED:
             found[f"share_evading_{detector}_{name}"] = share(f"evades {detector} {name}")
     return found | {"norm_knowing / norm_attack": median("size knowing")}
 
@@ -153,8 +171,8 @@ def table_of_evasions(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     for name, title in EVASIONS.items():
         row: dict[str, object] = {"perturbation": title}
         names = {"wrong label": f"share_wrong_{name}"}
-        for detector in ("curvature", "confidence", "both"):
-            names[f"wrong and not flagged by {detector}"] = f"share_evading_{detector}_{name}"
+        for detector, words in EVADED.items():
+            names[f"wrong, not flagged by {words}"] = f"share_evading_{detector}_{name}"
         for column, number in names.items():
             if (found := numbers.get(number)) is not None:
                 row |= {column: found.value, f"{column}, low": found.low, f"{column}, high": found.high}

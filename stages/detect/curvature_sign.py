@@ -73,26 +73,26 @@ def curvature_sign(network: Network, data: Dataset, settings: Settings, executor
     )
 
 
-def _near(study: Study, images: Images, attacked: Perturbed, h: Sequence[float]) -> dict[str, BoundaryCurvature]:
-    """The boundary near the images of each kind."""
-    return {
-        kind: study.boundary(moved(images, attacked, scale), OUTPUT, h) for kind, (_, scale) in KINDS.items()
-    }
+def _near(
+    study: Study, images: Images, attacked: Perturbed, h: Sequence[float], kinds: Sequence[str]
+) -> dict[str, BoundaryCurvature]:
+    """The boundary near the images of some kinds."""
+    return {kind: study.boundary(moved(images, attacked, KINDS[kind][1]), OUTPUT, h) for kind in kinds}
 
 
 def _trials(study: Study) -> pd.DataFrame:
     """What every step h gives on the calibration images."""
     attacked = study.attacked(study.calibration)
-    near = _near(study, study.calibration, attacked, study.steps)
+    near = _near(study, study.calibration, attacked, study.steps, ("original", "perturbed"))
     rows = []
     for index, (factor, h) in enumerate(zip(study.settings.h_factors, study.steps, strict=True)):
         row = {"h": h, "h / default": factor, "images": int(attacked.success.sum())}
-        for kind, (title, _) in KINDS.items():
-            kappa = valid(near[kind].values[:, index], attacked.success)
-            row[f"negative at {title}"] = float(valid((kappa < 0).double(), ~kappa.isnan()).nanmean())
+        for kind, found in near.items():
+            kappa = valid(found.values[:, index], attacked.success)
+            row[f"negative near {KINDS[kind][0]}"] = float(valid((kappa < 0).double(), ~kappa.isnan()).nanmean())
         rows.append(row)
     table = pd.DataFrame(rows)
-    expected = table[f"negative at {KINDS['original'][0]}"] + 1 - table[f"negative at {KINDS['perturbed'][0]}"]
+    expected = table[f"negative near {KINDS['original'][0]}"] + 1 - table[f"negative near {KINDS['perturbed'][0]}"]
     table["expected sign"] = expected / 2
     table["chosen"] = table.index == expected.fillna(0).idxmax()
     return table
@@ -101,7 +101,7 @@ def _trials(study: Study) -> pd.DataFrame:
 def _quantities(study: Study, h: float) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed, NaN where the attack failed or no boundary point was found."""
     attacked = study.attacked(study.report)
-    near = _near(study, study.report, attacked, (h,))
+    near = _near(study, study.report, attacked, (h,), tuple(KINDS))
     found: dict[str, Tensor] = {}
     for kind in KINDS:
         kappa = valid(near[kind].values[:, 0], attacked.success)

@@ -228,7 +228,7 @@ def _share(holds: Tensor, values: Tensor) -> float:
 
 
 def _role(choice: Choice, trial: Trial) -> str:
-    roles = {"detection": choice.detection, "recovery": choice.recovery, "comparison": choice.other}
+    roles = {"detection": choice.detection, "recovery": choice.recovery}
     return ", ".join(role for role, option in roles.items() if option == trial.option)
 
 

@@ -19,6 +19,8 @@ from stages.detect._choice import Choice, choose
 from stages.detect._shared import Common, Study, common_notes, joined, moved, roc_figure, shown, studies
 from stages.detect._unforeseen import (
     ATTACKS,
+    EVADED,
+    EVASIONS,
     Unforeseen,
     quantities,
     statistics,
@@ -29,10 +31,6 @@ from stages.detect._unforeseen import (
 __all__ = ["SECTION", "Settings", "detect_scaled"]
 
 SECTION = "Section 7.5, Figure 7.9 (right), and beyond the thesis"
-
-DETECTORS = ("curvature", "other", "confidence")
-"""The option chosen for detection, the best one with the other output, and 1 - the largest probability."""
-
 
 @dataclass(frozen=True)
 class Settings(Common):
@@ -109,7 +107,6 @@ def _quantities(study: Study, choice: Choice, alphas: Sequence[float]) -> dict[s
     attacked, images = study.attacked(study.report), study.report
     found = {
         "curvature clean": study.score(images, choice.detection).scores,
-        "other clean": study.score(images, choice.other).scores,
         "confidence clean": study.confidence(images).scores,
     }
     for alpha in alphas:
@@ -117,7 +114,6 @@ def _quantities(study: Study, choice: Choice, alphas: Sequence[float]) -> dict[s
         scored = study.score(points, choice.detection)
         values = {
             "curvature": scored.scores,
-            "other": study.score(points, choice.other).scores,
             "confidence": study.confidence(points).scores,
             "wrong": (scored.labels != attacked.labels).double(),
         }
@@ -127,26 +123,25 @@ def _quantities(study: Study, choice: Choice, alphas: Sequence[float]) -> dict[s
 
 def _statistics(alphas: Sequence[float]) -> dict[str, Statistic]:
     found: dict[str, Statistic] = {}
-    pairs = {(d, a): (f"{d} clean", f"{d} {a:g}") for d in DETECTORS for a in alphas}
     for alpha in alphas:
-        curvature, other, confidence = (pairs[detector, alpha] for detector in DETECTORS)
+        curvature, confidence = (
+            (f"{detector} clean", f"{detector} {alpha:g}") for detector in ("curvature", "confidence")
+        )
         found |= {
             f"auc_alpha_{alpha:g}": auc(*curvature),
-            f"auc_other_alpha_{alpha:g}": auc(*other),
             f"auc_confidence_alpha_{alpha:g}": auc(*confidence),
             f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(curvature, confidence),
-            f"auc_other_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(other, confidence),
             f"share_wrong_alpha_{alpha:g}": share(f"wrong {alpha:g}"),
         }
     for less, more in pairwise(alphas):
-        pair = pairs["curvature", less], pairs["curvature", more]
-        found[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(*pair)
+        pairs = [("curvature clean", f"curvature {alpha:g}") for alpha in (less, more)]
+        found[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(pairs[0], pairs[1])
     return found
 
 
 def _table(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> pd.DataFrame:
     """One row a factor."""
-    names = {"auc curvature": "auc", "auc other output": "auc_other", "auc confidence": "auc_confidence"}
+    names = {"auc curvature": "auc", "auc confidence": "auc_confidence"}
     rows = []
     for alpha in alphas:
         row: dict[str, object] = {"alpha": alpha}
@@ -167,13 +162,8 @@ def _curves(network: Network, samples: Mapping[str, Tensor], alphas: Sequence[fl
 
 
 def _lines(network: Network, numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> Figure:
-    titles = {
-        "curvature": ("auc", "curvature"),
-        "other": ("auc_other", "curvature, best option of the other output"),
-        "confidence": ("auc_confidence", "1 − largest probability"),
-    }
     lines = {}
-    for name, title in titles.values():
+    for name, title in (("auc", "curvature"), ("auc_confidence", "1 − largest probability")):
         found = {alpha: numbers[f"{name}_alpha_{alpha:g}"] for alpha in alphas if f"{name}_alpha_{alpha:g}" in numbers}
         lines[title] = estimate_line(list(found), list(found.values()))
     return line_figure(
@@ -207,16 +197,17 @@ def _notes(
     first = f"curvature {settings.alphas[0]:g}"
     notes = common_notes(found, int(samples[first].isnan().sum()))
     notes += [
-        f"Curvature: {choice.detection}; the other output: {choice.other}; T = {settings.directions}. Both were chosen "
-        "at alpha = 1 on the calibration images of the first training seed and serve every factor and attack.",
+        f"Curvature: {choice.detection}, T = {settings.directions}: chosen at alpha = 1 on the calibration images of "
+        "the first training seed, for every factor and attack.",
         "A scaled perturbation counts where the unscaled one fooled; 'wrong label' says how many still fool. Scaled "
         "images are not clipped.",
         f"Other attacks on the first {few} training seed{'s' if few > 1 else ''}, each on the images that it fools: "
         f"l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} times the median norm of its perturbations.",
-        f"The attack on the detector starts from the attack under study and takes {settings.knowing_steps} steps in "
-        f"the l2 ball of {settings.knowing_radius:g} times its norm: down the score while the label is wrong, and back "
-        "across the boundary while it is right. It knows all but the directions that the detector then draws. Evading: "
-        f"a wrong label that the threshold calibrated to {settings.false_positive_rate:.0%} false positives lets pass.",
+        f"The attack on the detector starts from the attack under study, scaled by {settings.knowing_radius:g}, and "
+        f"takes {settings.knowing_steps} steps in the l2 ball of that norm: down the score while the label is wrong, "
+        "and back across the boundary while it is right. It knows all but the directions that the detector then draws. "
+        "Evading: a wrong label that is not flagged, by the curvature at threshold 0 or at the one calibrated to "
+        f"{settings.false_positive_rate:.0%} false positives, by confidence at its own calibrated one, or by both.",
     ]
     return [*notes, *_said(numbers, settings.alphas), *_said_of_evasion(numbers)]
 
@@ -235,10 +226,11 @@ def _said(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> list[str]
 
 
 def _said_of_evasion(numbers: Mapping[str, Estimate]) -> list[str]:
-    before, after = (numbers.get(f"share_evading_curvature_{name}") for name in ("as_it_is", "knowing"))
-    if before is None or after is None:
-        return []
-    return [
-        f"Of the fooled images {shown(before)} evade the curvature as they are, and {shown(after)} after the attack "
-        "on the detector."
-    ]
+    words = []
+    for detector, title in EVADED.items():
+        found = [numbers.get(f"share_evading_{detector}_{name}") for name in EVASIONS]
+        if all(found):
+            values = ", ".join(shown(estimate) for estimate in found if estimate)
+            words.append(f"{title} {values}")
+    scaled = "as they are, scaled, and after the attack on the detector"
+    return [f"Wrong labels that are not flagged, {scaled}: {'; '.join(words)}."] if words else []

@@ -45,9 +45,9 @@ RESULTS = {
         "radius": 3.9474,
         "passes": 5,
         "shufflings": 5,
-        "ways": [{"name": "batch_size=32", "seconds": SPREAD, "gain": SPREAD, "fooled": 0.5, "unseen": 0.4}],
+        "ways": [{"name": "batch_size=32", "seconds": SPREAD, "gain": {"x": SPREAD}, "fooled": 0.5, "unseen": 0.4}],
         "bound": {"visits": SPREAD, "share": SPREAD, "share_of_free_looks": SPREAD},
-        "art": {"images": 100, "passes": 2, "rounds": 0, "ways": []},
+        "art": {"images": 100, "passes": 2, "rounds": 0, "version": None, "ways": []},
     },
     "curvature": {
         "profile": {
@@ -65,6 +65,17 @@ RESULTS = {
         },
         "memory": {"images": [2, 6], "rise_mib": 0.25, "hessian_mib": 4.69},
     },
+    "detection": {
+        "images": 1000,
+        "directions": 10,
+        "forward": 39.0,
+        "backward": 9.0,
+        "passes_needed": 50,
+        "fastest_plain": "256 at once",
+        "seconds": SPREAD,
+        "plain_seconds": SPREAD,
+        "ratio": {"min": 0.97, "median": 1.03, "max": 1.2},
+    },
 }
 
 
@@ -80,6 +91,7 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
     assert any("**95%** (90% to 100%)" in line for line in lines)
     assert any("**97%** (91% to 110%)" in line for line in lines)
     assert any("256 gradients, **1/24.0** of the full profile's 6144" in line for line in lines)
+    assert any("**1.03** (0.97 to 1.20) times the 50 plain forward passes" in line for line in lines)
     assert "| batch_size=32 | 4.00 | 4.00 (3.90 to 4.25) | 50.0% | 40.0% |" in lines
 
 

@@ -12,13 +12,13 @@ from pipeline.types import Dataset, Network, Split
 
 
 class Distances(nn.Module):
-    """Softmax logits -a |x - c_k|^2 + b_k |x - c_k|^4: quadratic for b = 0, with curved boundaries for other b."""
+    """Logits -4 b_k |x - c_k|^2, of another b_k for each class, so that the boundaries are spheres."""
 
-    def __init__(self, classes=3, pixels=16, seed=0, bend=1.0):
+    def __init__(self, classes=3, pixels=16, seed=0):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.centres = nn.Parameter(torch.rand(classes, pixels, generator=generator))
-        self.bends = nn.Parameter(bend * torch.arange(1, classes + 1) / classes)
+        self.bends = nn.Parameter(torch.arange(1, classes + 1) / classes)
         self.eval()
 
     def forward(self, images):

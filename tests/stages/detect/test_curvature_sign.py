@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ def around_a_ball(count=24):
     """Images outside of a ball of radius 0.5, whose boundary bends away from them."""
     ways = torch.randn(count, 9, generator=torch.Generator().manual_seed(1))
     images = (0.5 + 0.9 * ways / ways.norm(dim=1, keepdim=True)).view(count, 1, 3, 3).clamp(0, 1)
-    return Dataset("shell", Split(images[:0], torch.zeros(0).long()), Split(images, torch.arange(count) % 2), ("0", "1"),
-                   (0.5,), (0.2,))  # fmt: skip
+    labels = torch.arange(count) % 2
+    return Dataset("shell", Split(images[:0], labels[:0]), Split(images, labels), ("0", "1"), (0.5,), (0.2,))
 
 
 def test_signs_outside_of_a_ball_are_those_of_the_table(executor, looked_at):
@@ -58,15 +59,15 @@ def test_without_a_boundary_there_is_no_curvature():
         model[1].weight.mul_(0).add_(torch.tensor([[1.0], [-1.0]]))
         model[1].bias.copy_(torch.tensor([0.0, -1e9]))
     found = boundary_curvature(
-        model, torch.rand(3, 1, 3, 3), attack=deepfool_of_one_step, output="logits", h=(0.1,), directions=2
+        model, torch.rand(3, 1, 3, 3), attack=standing_still, output="logits", h=(0.1,), directions=2
     )
     assert found.values.isnan().all()
     assert found.points.isfinite().all()
 
 
-def deepfool_of_one_step(model, images, **options):
+def standing_still(model, images, **options):
     found = deepfool(model, images, steps=1, **options)
-    return type(found)(0 * found.perturbations, *[getattr(found, f) for f in ("labels", "adversarial_labels", "success", "steps")])
+    return replace(found, perturbations=torch.zeros_like(images))
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_an_affine_network_has_no_curvature_of_the_logits_and_some_of_the_softma
     choice = choose(study)
     logits = [trial for trial in choice.trials if trial.option.output == "logits"]
     assert all(trial.resolved < 0.5 for trial in logits)
-    assert choice.detection.output == choice.other.output == "softmax"
+    assert choice.detection.output == choice.recovery.output == "softmax"
 
 
 def test_steps_at_which_nothing_bends_are_refused(affine, data, executor):
