@@ -60,7 +60,7 @@ class Common:
     calibration_samples: int = 500
     samples: int = 1000
     directions: int = 10
-    h_factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    h_factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 6.0)
     candidates: int | None = None
     false_positive_rate: float = 0.05
     resamples: int = 2000
