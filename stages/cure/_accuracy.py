@@ -50,7 +50,8 @@ def by_autoattack(found: Sequence[Study], count: int, resamples: int) -> dict[st
 def _statistics(measure: str) -> dict[str, Statistic]:
     original, cure, advtrain = (f"{measure}_{name}" for name in NETWORKS)
     single = {name: share(name) for name in (original, cure, advtrain)}
-    pairs = [(original, cure), (original, advtrain)] if measure == "clean" else [(cure, original), (advtrain, cure)]
+    pairs = [(cure, original), (original, cure), (original, advtrain)] if measure == "clean" else []
+    pairs += [(cure, original), (advtrain, cure)]
     return single | {f"{first} - {second}": difference(first, second) for first, second in pairs}
 
 

@@ -58,7 +58,7 @@ def advft_attacks(network: Network, data: Dataset, settings: Settings, executor:
     Returns:
         ``acc_<network>_<attack>`` for the networks ``original`` and ``deepfool`` and the attacks ``fgsm``, ``linf_df``,
         ``pgd<steps>``; the differences between neighbouring attacks, and between the networks; ``gap_<network>``, from
-        FGSM to the longer PGD, and ``gap_deepfool - gap_original / 4``.
+        FGSM to the longer PGD, and their ratio.
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
@@ -133,11 +133,11 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         pair = (f"deepfool {attack}", f"original {attack}")
         found[f"acc_deepfool_{attack} - acc_original_{attack}"] = difference(*pair)
     ends = ("deepfool fgsm", f"deepfool {attacks[-1]}", "original fgsm", f"original {attacks[-1]}")
-    return found | {"gap_deepfool - gap_original / 4": Statistic(ends, _over, of_means=_shrunk)}
+    return found | {"gap_deepfool / gap_original": Statistic(ends, _over, of_means=_shrunk)}
 
 
 def _shrunk(weak: Tensor, strong: Tensor, weak_before: Tensor, strong_before: Tensor) -> Tensor:
-    return weak - strong - (weak_before - strong_before) / 4
+    return (weak - strong) / (weak_before - strong_before)
 
 
 def _over(*values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checks import check_count
-from pipeline.evaluation import difference, measured, median, median_of_ratios, paired_bootstrap, share
+from pipeline.evaluation import Statistic, difference, measured, median, median_of_ratios, paired_bootstrap, share
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import bar_figure
@@ -65,6 +65,8 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
     statistics = {name: share(name) for name in samples}
     for first, second in (("adv_cure", "adv_fgsm"), ("adv_cure_gradient", "adv_cure"), ("adv_cure", "adv_advtrain")):
         statistics[f"{first} - {second}"] = difference(first, second)
+    pair = ("adv_cure_gradient", "adv_cure")
+    statistics["|adv_cure_gradient - adv_cure|"] = Statistic(pair, _apart_over, of_means=_apart)
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     numbers |= _counted(settings.adversary_steps)
     timings = _timed(found[0], settings)
@@ -81,6 +83,14 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
             "back through both of its gradients.",
         ],
     )
+
+
+def _apart(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).abs()
+
+
+def _apart_over(first: Tensor, second: Tensor) -> Tensor:
+    return _apart(first.nanmean(dim=(-2, -1)), second.nanmean(dim=(-2, -1)))
 
 
 def _judged(study: Study) -> dict[str, Tensor]:

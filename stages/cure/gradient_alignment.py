@@ -63,7 +63,7 @@ def gradient_alignment(network: Network, data: Dataset, settings: Settings, exec
 
     Returns:
         ``alignment_*`` for ``original``, ``deepfool``, ``cure`` and ``random`` (pairs of random unit vectors), and
-        times sqrt(d), the inverse of what random vectors have.
+        what claims compare: with the original's, and with multiples of 1 / sqrt(d), the size of random vectors'.
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
@@ -101,19 +101,27 @@ def _alignments(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
 
 def _statistics(d: int, names: Sequence[str]) -> dict[str, Statistic]:
     found = {f"alignment_{name}": mean(name) for name in names}
-    scaled = {f"sqrt(d) alignment_{name}": _scaled(name, math.sqrt(d)) for name in names}
-    pairs = {
-        f"alignment_{name} - alignment_original": difference(name, "original") for name in names if name in NETWORKS[1:]
-    }
-    return found | scaled | pairs
+    for name in (name for name in names if name in NETWORKS[1:]):
+        found[f"alignment_{name} - alignment_original"] = difference(name, "original")
+    usual = 1 / math.sqrt(d)
+    if "original" in names:
+        found["alignment_original - 5 / sqrt(d)"] = _less("original", 5 * usual, 1.0)
+    if "random" in names:
+        found["2 / sqrt(d) - alignment_random"] = _less("random", 2 * usual, -1.0)
+    return found
 
 
-def _scaled(name: str, factor: float) -> Statistic:
-    return Statistic((name,), partial(_times, factor), of_means=partial(torch.mul, torch.tensor(factor)))
+def _less(name: str, level: float, sign: float) -> Statistic:
+    """The mean minus a level, or with ``sign`` = -1 the level minus the mean."""
+    return Statistic((name,), partial(_over, level, sign), of_means=partial(_shifted, level, sign))
 
 
-def _times(factor: float, values: Tensor) -> Tensor:
-    return factor * values.nanmean(dim=(-2, -1))
+def _shifted(level: float, sign: float, value: Tensor) -> Tensor:
+    return sign * (value - level)
+
+
+def _over(level: float, sign: float, values: Tensor) -> Tensor:
+    return _shifted(level, sign, values.nanmean(dim=(-2, -1)))
 
 
 def _random(d: int, pairs: int) -> Tensor:

@@ -16,8 +16,7 @@ from pipeline.detection import Confidence, CurvatureScore, confidence, scored
 from pipeline.evaluation import attack_name, held_out, judged, takes_generator, valid
 from pipeline.executor import Executor
 from pipeline.findings import Estimate
-from pipeline.geometry import boundary_points, default_h
-from pipeline.geometry.second_differences import ClassCurvatures, class_curvatures
+from pipeline.geometry import ClassCurvatures, boundary_points, class_curvatures, default_h
 from pipeline.plots import Line, line_figure
 from pipeline.randomness import Generators
 from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed

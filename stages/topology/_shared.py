@@ -18,7 +18,7 @@ from pipeline.randomness import seeded
 from pipeline.types import Attack, Classifier, Dataset, Images, Labels, predict
 from stages.attack._shared import deepfool_of
 
-__all__ = ["SCENARIOS", "Common", "Joined", "columns", "endpoints", "joined_pairs", "search"]
+__all__ = ["SCENARIOS", "Common", "Joined", "columns", "endpoints", "joined_pairs", "own_labels", "search"]
 
 SCENARIOS = {
     1: "two images",
@@ -101,7 +101,7 @@ def joined_pairs(
     model: Classifier, data: Dataset, settings: Common, scenario: int, seed: int, executor: Executor
 ) -> Joined:
     """The pairs of one scenario and their paths, computed once for all experiments that ask alike."""
-    starts, others, labels = endpoints(model, data, scenario, settings.pairs, seed)
+    starts, others, labels = endpoints(model, data, scenario, settings.pairs, seed, executor)
     join = search(settings, model, targeted=scenario != 1)
     return executor.cached(join, starts, others, labels, chunk=CHUNK).value
 
@@ -178,8 +178,14 @@ def connect(
     )
 
 
+def own_labels(model: Classifier, data: Dataset, executor: Executor) -> tuple[Images, Labels]:
+    """All held-out images in the order of :func:`pipeline.evaluation.held_out`, and the labels that the model gives."""
+    images = held_out(data, len(data.test)).images
+    return images, executor.cached(partial(predict, model), images).value
+
+
 def endpoints(
-    model: Classifier, data: Dataset, scenario: int, count: int, seed: int
+    model: Classifier, data: Dataset, scenario: int, count: int, seed: int, executor: Executor
 ) -> tuple[Images, Images, Labels]:
     """The first points of pairs, the others before they are moved into the region, and the labels of the first.
 
@@ -193,13 +199,12 @@ def endpoints(
         scenario: 1, 2 or 3.
         count: pairs.
         seed: the training seed, so that each network gets pairs of its own.
+        executor: keeps the labels of all held-out images.
 
     Returns:
         Starts and others (N, C, H, W), and labels (N,), -1 for an image that has no partner.
     """
-    images = held_out(data, len(data.test)).images
-    like = next(iter(model.parameters()), images)
-    found = torch.cat([predict(model, part.to(like)) for part in images.split(500)]).cpu()
+    images, found = own_labels(model, data, executor)
     generator = seeded("pairs", scenario, seed)
     first = torch.arange(count) % len(images)
     labels = found[first].clone()

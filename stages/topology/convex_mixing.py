@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, difference, held_out, measured, paired_bootstrap, share, valid
+from pipeline.evaluation import Statistic, difference, measured, paired_bootstrap, share, valid
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.geometry import stays_in_region
 from pipeline.plots import estimate_line, line_figure
 from pipeline.randomness import seeded
-from pipeline.types import Classifier, Dataset, Images, Labels, Mask, Network, predict
-from stages.topology._shared import Common, Joined, columns, joined_pairs
+from pipeline.types import Classifier, Dataset, Images, Labels, Mask, Network
+from stages.topology._shared import Common, Joined, columns, joined_pairs, own_labels
 from stages.universal._shared import of_means, spearman, stacked
 
 __all__ = ["SECTION", "Settings", "convex_mixing"]
@@ -100,9 +100,7 @@ def _mixed(
     model: Classifier, data: Dataset, settings: Settings, size: int, seed: int, executor: Executor
 ) -> Tensor:
     """Whether each mixture of ``size`` images stays in its region, (mixtures,)."""
-    images = held_out(data, len(data.test)).images
-    like = next(iter(model.parameters()), images)
-    found = torch.cat([predict(model, part.to(like)) for part in images.split(500)]).cpu()
+    images, found = own_labels(model, data, executor)
     counts = torch.bincount(found)
     usable = (counts[found] >= size).nonzero()[:, 0]
     if not len(usable):

@@ -115,7 +115,7 @@ def _audit(
         return 0, 0
     seed, wrong, total = min(network.models), 0, 0
     for scenario, quick in found.items():
-        starts, others, labels = endpoints(network.model, data, scenario, settings.audited, seed)
+        starts, others, labels = endpoints(network.model, data, scenario, settings.audited, seed, executor)
         join = search(settings, network.model, targeted=scenario != 1, full=True)
         full = executor.scope("path_connectivity", seed).map(join, starts, others, labels, chunk=CHUNK).value
         same = (full.found == quick.found[: len(starts)]) & (full.straight == quick.straight[: len(starts)])

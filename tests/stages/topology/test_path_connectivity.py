@@ -55,7 +55,7 @@ def test_skipped_samples_are_audited(plane, executor):
 @pytest.mark.parametrize("scenario", [1, 2, 3])
 def test_endpoints_are_what_the_scenario_says(plane, executor, scenario):
     network, data = plane.network(plane.half), plane.dataset(40)
-    starts, others, labels = endpoints(network.model, data, scenario, 50, 0)
+    starts, others, labels = endpoints(network.model, data, scenario, 50, 0, executor)
     assert torch.equal(predict(network.model, starts), labels)
     assert torch.equal(starts[:10], starts[40:])
     alike = predict(network.model, others) == labels
