@@ -120,20 +120,23 @@ def bounds_of(expression):
     return found
 
 
+def parted(text):
+    """What is left of "a + t", and t."""
+    shifted = re.fullmatch(r"(.*\S) ([+-]) ([\d.]+)", text)
+    return (shifted.group(1), float(shifted.group(2) + shifted.group(3))) if shifted else (text, 0.0)
+
+
 def compared(left, sign, right):
     coefficient = re.match(r"(-?[\d.]+(?:e-?\d+)?)\s*(?:\*|$)", right)
-    # "a > b + t" is "a - b above t", and "a - t <= b" is "b - a at_least -t".
-    for one, other in ((left, right), (right, left)):
-        shifted = re.fullmatch(r"(.*\S) ([+-]) ([\d.]+)", one)
-        if shifted and not coefficient and sign != "==":
-            threshold = float(shifted.group(2) + shifted.group(3))
-            greater = (sign[0] == ">") == (one is right)
-            kind = {True: ("above", "at_least"), False: ("below", "at_most")}[greater][len(sign) - 1]
-            return [(kind, threshold, f"{other} - {shifted.group(1)}")]
-    if not coefficient:  # "a < b" is "b - a above 0"; "a == max(a, b)" is "a - b at_least 0"
-        assert sign != "==" or right.startswith("max_")
-        kind = {"<": "above", "<=": "at_least", ">": "above", ">=": "at_least", "==": "at_least"}[sign]
-        return [(kind, 0.0, f"{right} - {left}" if sign[0] == "<" else f"{left} - {right}")]
+    if not coefficient and sign != "==":  # "a > b + t" is "a - b above t", "a - t <= b" is "b - a at_least -t"
+        (first, up), (second, down) = parted(left), parted(right)
+        kind = "above" if len(sign) == 1 else "at_least"
+        if sign[0] == "<":
+            return [(kind, up - down, f"{second} - {first}")]
+        return [(kind, down - up, f"{first} - {second}")]
+    if not coefficient:  # "a == max(a, b)" is "a - b at_least 0"
+        assert right.startswith("max_")
+        return [("at_least", 0.0, f"{left} - {right}")]
     threshold = float(coefficient.group(1))
     centred = re.fullmatch(r"abs\(.* - ([\d.]+)\)", left)
     if centred:  # "|x - c| <= t"
