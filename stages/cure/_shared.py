@@ -277,8 +277,8 @@ def left_out(network: Network, settings: Common) -> Findings | None:
     """What an experiment returns on a network that the suite spends no time on; None where it does."""
     if settings.networks is None or network.name in settings.networks:
         return None
-    named = ", ".join(settings.networks)
-    return Findings(notes=[f"Not measured on {network.name}: this suite's fine-tunings are those of {named}."])
+    named = ", ".join(settings.networks) or "no network"
+    return Findings(notes=[f"Not measured on {network.name}: this suite fine-tunes {named}."])
 
 
 def notes(found: Sequence[Study]) -> list[str]:

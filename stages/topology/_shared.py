@@ -50,7 +50,7 @@ class Common:
     """
 
     boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
-    overshoot: float = 0.5
+    overshoot: float = 1.0
     pairs: int = 1000
     spacing: float = 1e-4
     depth: int = 12

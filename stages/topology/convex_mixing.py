@@ -175,4 +175,6 @@ def _notes(samples: Mapping[str, Tensor], settings: Settings) -> list[str]:
         "the weights are uniform on the simplex, Dirichlet(1), as the thesis does not say how it draws them.",
         f"Straight segments and paths: {pairs} pairs of images of one predicted label, those of scenario 1 of "
         f"path_connectivity; straight segments leave the region in {straight} cases.",
+        "A mixture of many images is close to the mean of their class: where that is itself clearly of the class, as it is "
+        "with centred digits, P_in grows with k.",
     ]

@@ -31,7 +31,7 @@ def test_a_ring_needs_detours(plane, executor, looked_at):
     assert found.numbers["share_straight_1"].value < found.numbers["share_connected_1"].value
     assert found.numbers["deviation_1"].value > 1.01
     assert found.numbers["anchors_1"].value > 0.2
-    assert any("overshoot of 0.5" in note for note in found.notes)
+    assert any("overshoot of 1" in note for note in found.notes)
     looked_at(found)
 
 
