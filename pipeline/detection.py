@@ -13,8 +13,7 @@ from torch import Tensor
 from pipeline.attacks.protocol import Number, as_logits
 from pipeline.checks import check_choice, check_positive, refuse
 from pipeline.evaluation import Statistic
-from pipeline.geometry.curvature import normal_curvatures
-from pipeline.geometry.second_differences import ClassCurvatures, class_curvatures
+from pipeline.geometry import ClassCurvatures, class_curvatures, normal_curvatures
 from pipeline.randomness import Generators, normal
 from pipeline.types import Classifier, Images, Labels, Mask, PerImage
 
@@ -87,10 +86,9 @@ def curvature_score(
     7.5, Algorithm 6, whose else branch prints ``perturbed = false`` where ``true`` is meant. A curvature is positive
     where the region of k is locally inside a ball. It is one of the scale h: piecewise linear networks have no other.
 
-    ``by="differences"`` is :func:`pipeline.geometry.second_differences.class_curvatures`: 2 T + 2 (L - 1) forward
-    passes and L - 1 gradients for an image. ``by="products"`` takes Hessian-vector products from differences of
-    gradients, class by class and direction by direction, 2 T (L - 1) gradients: a check, which agrees in the mean over
-    v.
+    ``by="differences"`` is :func:`pipeline.geometry.class_curvatures`: 2 T + 2 (L - 1) forward passes and L - 1
+    gradients for an image. ``by="products"`` takes Hessian-vector products from differences of gradients, class by
+    class and direction by direction, 2 T (L - 1) gradients: a check, which agrees in the mean over v.
 
     Args:
         model: a classifier in evaluation mode; logits f of shape (N, 1), whose sign decides, count as (0, f).
@@ -129,7 +127,7 @@ def scored(found: ClassCurvatures, *, normalise: bool) -> CurvatureScore:
     """Lines 5 to 7 of Algorithm 6: the score and the recovered label from the curvatures of all classes.
 
     Args:
-        found: from :func:`pipeline.geometry.second_differences.class_curvatures`.
+        found: from :func:`pipeline.geometry.class_curvatures`.
         normalise: divide by ||grad F_i||, as Algorithm 6 does.
     """
     taken = found.slopes > 0

@@ -190,6 +190,14 @@ class Search:
         self._test(now)
         return now[moving & ~self.success[now] & (self.steps[now] < self.options.steps)]
 
+    def restart(self, place: int, image: Tensor, label: Tensor) -> None:
+        """Put another image (C, H, W) with the label to leave in the place of one that is done."""
+        self.images[place], self.labels[place] = image, label
+        self.sums[place], self.perturbations[place] = 0.0, 0.0
+        self.steps[place], self.success[place] = 0, False
+        if self.given is not None:
+            self.given[place] = label
+
     def result(self) -> Perturbed:
         """The outcome, with success as seen on the tensors that are returned."""
         if self.options.variant == "thesis":  # which tested the sums

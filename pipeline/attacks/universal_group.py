@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks._look_ahead import FIRST, keeps_label, moved
-from pipeline.attacks.deepfool import deepfool
+from pipeline.attacks.deepfool import Options as DeepFoolOptions
+from pipeline.attacks.deepfool import Search
 from pipeline.attacks.protocol import Bounds, Clip, Number, check_clip, check_input, clean_labels, is_reached, labels_at
+from pipeline.attacks.subspaces import projection_onto
 from pipeline.attacks.universal import Universal, check_ball
 from pipeline.checks import check_count, check_positive, number, refuse
 from pipeline.norms import project
@@ -54,8 +56,8 @@ def universal_perturbations(
     """Find several universal perturbations, each as :func:`pipeline.attacks.universal_perturbation` finds one.
 
     Every vector goes through its own X in its own orders, one image at a time: Algorithm 4 of Section 4.2. What the
-    vectors need at the same moment, logits and the DeepFool step of one image each, is computed together, so that K
-    vectors cost far less than K times one. Each is that of the single call but for the rounding of batches.
+    vectors need at the same moment, logits and one DeepFool step each, is computed together, so that K vectors cost
+    far less than K times one. Each is that of the single call but for the rounding of batches.
 
     Args:
         model: a classifier in evaluation mode.
@@ -91,22 +93,8 @@ def universal_perturbations(
     images = images.detach()
     labels = clean_labels(model, images, None) if len(images) else torch.zeros(0, dtype=torch.int64)
     courses = [_Course(images, labels, each, options) for each in wanted]
-    active = courses
-    while active := _at_next_image(model, images, labels, active, options):
-        now = [course.current for course in active]
-        points = torch.cat([course.moved([index]) for course, index in zip(active, now, strict=True)])
-        found = deepfool(
-            model,
-            points,
-            steps=options.steps,
-            overshoot=options.overshoot,
-            candidates=options.candidates,
-            clip=options.clip,
-            labels=labels[now],
-        )
-        for row, (course, success) in enumerate(zip(active, found.success.tolist(), strict=True)):
-            if success:
-                course.add(found.perturbations[row : row + 1])
+    if courses:
+        _run(model, images, labels, courses, options)
     return [course.result() for course in courses]
 
 
@@ -121,24 +109,49 @@ class _Options:
     look_ahead: int
 
 
+def _run(model: Classifier, images: Images, labels: Labels, courses: Sequence["_Course"], options: _Options) -> None:
+    """Take all courses to their ends, one DeepFool step of each at a time.
+
+    None waits for another: a course whose image is done goes on to its next one while others are still at theirs.
+    """
+    at = DeepFoolOptions(2.0, options.overshoot, options.steps, options.candidates, "clean", options.clip)
+    places = torch.zeros(len(courses), *images.shape[1:], dtype=images.dtype, device=images.device)
+    search = Search(model, places, at, projection_onto(None, places), labels.new_zeros(len(courses)), None)
+    busy: set[int] = set()
+    while True:
+        for place in _at_next_image(model, labels, courses, [k for k in range(len(courses)) if k not in busy]):
+            course = courses[place]
+            search.restart(place, course.moved([course.current])[0], labels[course.current])
+            busy.add(place)
+        if not busy:
+            return
+        left = set(search.advance(torch.tensor(sorted(busy), device=images.device)).tolist())
+        success = search.success.tolist()
+        for place in sorted(busy - left):
+            if success[place]:
+                courses[place].add(search.perturbations[place : place + 1].clone())
+        busy = left
+
+
 def _at_next_image(
-    model: Classifier, images: Images, labels: Labels, courses: Sequence["_Course"], options: _Options
-) -> list["_Course"]:
-    """Take each course to the next image that its vector does not fool; return those that are not over."""
-    looking = list(courses)
+    model: Classifier, labels: Labels, courses: Sequence["_Course"], idle: Sequence[int]
+) -> list[int]:
+    """Take the ``idle`` courses to the next image that their vector does not fool; return those that are not over."""
+    looking = [place for place in idle if not courses[place].done]
     while looking:
-        for course in looking:
-            if course.is_pass_over:
-                course.end_pass(model)
-        looking = [course for course in looking if not course.done]
-        blocks = [course.upcoming() for course in looking]
+        for place in looking:
+            if courses[place].is_pass_over:
+                courses[place].end_pass(model)
+        looking = [place for place in looking if not courses[place].done]
+        blocks = [courses[place].upcoming() for place in looking]
         if not blocks:
             break
-        points = torch.cat([course.moved(block) for course, block in zip(looking, blocks, strict=True)])
+        points = torch.cat([courses[place].moved(block) for place, block in zip(looking, blocks, strict=True)])
         kept, _ = keeps_label(model, points, labels[[index for block in blocks for index in block]])
         answers = kept.split([len(block) for block in blocks])
-        looking = [c for c, answer in zip(looking, answers, strict=True) if not c.look(answer.tolist())]
-    return [course for course in courses if not course.done]
+        pairs = zip(looking, answers, strict=True)
+        looking = [place for place, answer in pairs if not courses[place].look(answer.tolist())]
+    return [place for place in idle if not courses[place].done]
 
 
 class _Course:

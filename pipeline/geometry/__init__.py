@@ -43,6 +43,7 @@ from pipeline.geometry.mixing import convex_mixtures, stays_in_region
 from pipeline.geometry.normals import normals, tangent_projection
 from pipeline.geometry.paths import Path, deviation, find_path, find_paths
 from pipeline.geometry.random_directions import random_directions
+from pipeline.geometry.second_differences import ClassCurvatures, class_curvatures
 from pipeline.geometry.sections import (
     Section,
     Stitched,
@@ -67,6 +68,7 @@ from pipeline.geometry.subspaces import (
 
 __all__ = [
     "Boundary",
+    "ClassCurvatures",
     "Curvatures",
     "Interval",
     "LossBounds",
@@ -85,6 +87,7 @@ __all__ = [
     "block_side",
     "boundary_heights",
     "boundary_points",
+    "class_curvatures",
     "convex_mixtures",
     "corollary1_bounds",
     "corollary1_excluded",

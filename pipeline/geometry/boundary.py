@@ -108,7 +108,7 @@ def boundary_points(
     given = {name: value for name, value in (("labels", labels), ("targets", targets)) if value is not None}
     outward = (attack or deepfool)(model, images, **given).perturbations
     parts = []
-    for rows in torch.arange(len(images), device=images.device).split(passes_at_once(images)):
+    for rows in torch.arange(len(images), device=images.device).split(passes_at_once(images, None, model)):
         search = _Search(model, images[rows], own[rows], None if targets is None else targets[rows], bisections)
         parts.append(search.run(outward[rows], refinements, parallel, allowed))
     found = Boundary(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Boundary)})
@@ -125,7 +125,7 @@ def _nothing(images: Images) -> Boundary:
 
 def _check_dependence(model: Classifier, images: Images) -> None:
     """Hold that some logit depends on the input at some image."""
-    for part in images.split(passes_at_once(images)):
+    for part in images.split(passes_at_once(images, None, model)):
         logits, pull = linearise(model, part)
         classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
         if any(bool(pull(row.expand_as(logits)).any()) for row in classes):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.attacks.protocol import Number
 from pipeline.checks import check_choice, check_count
 from pipeline.geometry.normals import Directions
-from pipeline.geometry.surface import Surface, axes_of
+from pipeline.geometry.surface import SpreadAxes, Surface, axes_of
 from pipeline.randomness import Generators, normal
 from pipeline.types import Classifier, Images, Labels, PerImage
 
@@ -59,6 +59,7 @@ def normal_curvatures(
     exact: bool = False,
     output: str = "logits",
     normalised: bool = True,
+    rescaled: bool = True,
     tolerance: Number | None = None,
     at_once: int | None = None,
 ) -> Float[Tensor, "batch count"]:
@@ -76,12 +77,14 @@ def normal_curvatures(
         exact: differentiate twice instead; for smooth networks.
         output: ``logits``, or ``softmax`` for f the probabilities.
         normalised: divide by ||grad F||; Equation 6.4 does not.
+        rescaled: give P v the length one. Equations 7.3 and 7.4 give it to v, for values ||P v||^2 / ||v||^2 times
+            as large.
         tolerance: how far, |F| / ||grad F|| in pixel units, points may lie from the boundary; None: 1e-3 of the default
             h; ``inf`` for points elsewhere.
         at_once: gradients in one pass; None: what suits the device.
 
     Returns:
-        (N, K) in 1 / pixel units; NaN for a vector along the normal.
+        (N, K) in 1 / pixel units; NaN for a vector along the normal, or 0 if not rescaled.
 
     Raises:
         InputError: h <= 0, a point off the boundary (by how much), a target that equals its label, or logits that do
@@ -92,17 +95,21 @@ def normal_curvatures(
     )
     shared = vectors.ndim == points.ndim
     every = vectors.expand(len(points), *vectors.shape) if shared else vectors
-    return _along(surface, every.detach().to(points), normalised=normalised)
+    return _along(surface, every.detach().to(points), normalised=normalised, rescaled=rescaled)
 
 
-def _along(surface: Surface, vectors: Directions, *, normalised: bool) -> Float[Tensor, "batch count"]:
+def _along(
+    surface: Surface, vectors: Directions, *, normalised: bool = True, rescaled: bool = True
+) -> Float[Tensor, "batch count"]:
     tangent = surface.project(vectors)
     before, after = vectors.flatten(2).norm(dim=2), tangent.flatten(2).norm(dim=2)
     unit = tangent / after[..., None, None, None]
     values = (unit * surface.products(unit)).flatten(2).sum(dim=2)
-    found: Tensor = values / surface.sizes[:, None] if normalised else values
+    values = values / surface.sizes[:, None] if normalised else values
+    values = values if rescaled else values * (after / before).square()
     # What is left of a vector along the normal is rounding, whose direction means nothing.
-    return found.masked_fill(after <= torch.finfo(vectors.dtype).eps ** 0.5 * before, torch.nan)
+    lost = after <= torch.finfo(vectors.dtype).eps ** 0.5 * before
+    return values.masked_fill(lost, torch.nan if rescaled else 0.0)
 
 
 def mean_curvature(
@@ -152,7 +159,7 @@ def mean_curvature(
     )
     vectors = normal(points.new_empty(len(points), samples, *points.shape[1:]), generator)
     scale = 1.0 if over == "tangent" else (surface.dimension - 1) / surface.dimension
-    found = scale * _along(surface, vectors, normalised=True)
+    found = scale * _along(surface, vectors)
     mean = found.mean(dim=1)
     squares = (found - mean[:, None]).square().sum(dim=1)
     return MeanCurvature(mean, (squares / (samples - 1) / samples).sqrt())
@@ -215,7 +222,7 @@ def principal_curvatures(
     return Curvatures(torch.stack([values for values, _ in found]), vectors)
 
 
-def _spectrum(surface: Surface, axes: Tensor | None, directions: bool) -> tuple[Tensor, Tensor]:
+def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tuple[Tensor, Tensor]:
     """Principal curvatures (d - 1,) at the only point of ``surface``, largest first, and directions (d - 1, d) or (0,).
 
     The reflection Q = I - b u u^T takes the normal to the first axis; the others then span the tangent space, and

@@ -28,6 +28,7 @@ class Stencil:
     """How Hessian-vector products are taken.
 
     Args:
+        model: a classifier, for the size of its activations.
         points: (N, C, H, W), for their size and device.
         h: half the length of the central difference, in pixel l2 units; None: :func:`default_h`.
         exact: differentiate twice instead, which sees nothing of a network of ReLUs.
@@ -38,43 +39,56 @@ class Stencil:
     """
 
     def __init__(
-        self, points: Images, h: Number | None = None, *, exact: bool = False, at_once: int | None = None
+        self,
+        model: Classifier,
+        points: Images,
+        h: Number | None = None,
+        *,
+        exact: bool = False,
+        at_once: int | None = None,
     ) -> None:
         self.h = default_h(points.shape[1:].numel()) if h is None else check_positive("h", h)
         self.exact = exact
-        self.pairs = passes_at_once(points, at_once) // 2
+        self.pairs = passes_at_once(points, at_once, model) // 2
 
     def products(self, margin: Margin, points: Images, vectors: Directions) -> Directions:
         """H v at each point for each of its vectors (N, K, C, H, W), a few of all N K at once."""
         count = vectors.shape[1]
-        found = [
-            self._few(margin, points[rows], vectors[rows, part % count], rows)
-            for part in torch.arange(len(points) * count, device=points.device).split(self.pairs)
-            for rows in [part // count]
-        ]
-        return torch.cat(found).view(vectors.shape) if len(points) * count else torch.zeros_like(vectors)
+        found = points.new_empty(len(points) * count, *points.shape[1:])
+        for start in range(0, len(found), self.pairs):
+            stop = min(start + self.pairs, len(found))
+            part = torch.arange(start, stop, device=points.device)
+            rows, first = part // count, start // count
+            if first == (stop - 1) // count:  # one image: views instead of copies
+                place = points[first].expand(stop - start, -1, -1, -1)
+                some = vectors[first, start - first * count : stop - first * count]
+            else:
+                place, some = points[rows], vectors[rows, part % count]
+            product = _twice if self.exact else self._difference
+            found[start:stop] = product(margin, place, some, rows)
+        return found.view(vectors.shape)
 
-    def _few(self, margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
-        if self.exact:
-            return _twice(margin, points, vectors, rows)
+    def _difference(self, margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
         lengths = norms(vectors)[:, None, None, None]
-        steps = self.h * vectors / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
-        _, gradients = margin.gradients(torch.cat([points + steps, points - steps]), torch.cat([rows, rows]))
-        ahead, behind = gradients.chunk(2)
-        return (ahead - behind) * (lengths / (2 * self.h))
+        scale = self.h / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
+        around = points.new_empty(2, *vectors.shape)
+        for side, sign in zip(around, (1, -1), strict=True):
+            torch.addcmul(points, vectors, scale, value=sign, out=side)
+        ahead, behind = margin.gradients(around.flatten(0, 1), torch.cat([rows, rows]))[1].chunk(2)
+        return (ahead - behind).mul_(lengths / (2 * self.h))
 
 
 def _twice(margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
     """H v as the gradient of <grad F, v>, without touching the model's parameters."""
     with torch.enable_grad():
-        leaf = points.detach().requires_grad_()
+        leaf = points.clone().requires_grad_()
         values = margin.with_graph(leaf, rows)
         if not values.requires_grad:
-            return torch.zeros_like(points)
+            return torch.zeros_like(vectors)
         grad = partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
         (gradient,) = grad(values.sum(), leaf, create_graph=True)
         if not gradient.requires_grad:
-            return torch.zeros_like(points)
+            return torch.zeros_like(vectors)
         (product,) = grad((gradient * vectors).sum(), leaf)
     return product
 
@@ -115,7 +129,7 @@ def hessian_vector_products(
         InputError: h <= 0, a target that equals its label, or anything else that cannot be used.
     """
     margin = Margin.checked(model, points, labels, targets, output)
-    stencil = Stencil(points, h, exact=exact, at_once=at_once)
+    stencil = Stencil(model, points, h, exact=exact, at_once=at_once)
     points = points.detach()
     shared = vectors.ndim == points.ndim
     vectors = vectors.expand(len(points), *vectors.shape) if shared else vectors

@@ -44,22 +44,19 @@ def stays_in_region(
 
     Args:
         model: a classifier in evaluation mode.
-        images: (N, k, C, H, W), each group of one label.
-        labels: (N,) the labels that the model gives to the groups' points.
+        images: (N, k, C, H, W), each group of points to which the model gives one label.
+        labels: (N,) these labels.
         generator: one for the batch or one a group; None starts from seed 0.
 
     Returns:
         (N,).
 
     Raises:
-        InputError: input that cannot be used, or a group with points of different labels.
+        InputError: input that cannot be used.
     """
-    check_input(model, images.flatten(0, 1))
-    if not len(images):
+    mixed = convex_mixtures(images, generator)
+    check_input(model, mixed, labels=labels)
+    if not len(mixed):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
-    found, _ = labels_at(model, images.flatten(0, 1))
-    odd = (found.view(images.shape[:2]) != labels[:, None]).any(dim=1).nonzero()[:, 0].tolist()
-    if odd:
-        refuse(f"images[{odd[0]}]", "points of different labels", f"points of label {int(labels[odd[0]])}")
-    mixed, finite = labels_at(model, convex_mixtures(images, generator))
-    return finite & (mixed == labels)
+    found, finite = labels_at(model, mixed)
+    return finite & (found == labels)

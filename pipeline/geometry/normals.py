@@ -22,7 +22,13 @@ Directions: TypeAlias = Float[Tensor, "batch count channels height width"]
 """Several vectors of the image space for each image."""
 
 CACHED, HELD = 1 << 17, 1 << 23
-"""Pixels of a batch of gradients: on a CPU, what keeps the activations in the cache; on a GPU, what fits."""
+"""Pixels of a batch of gradients: on a CPU, what keeps most activations in the cache; on a GPU, what fits."""
+
+ACTIVATIONS = 6 << 20
+"""Activations of a batch on a CPU: above it, those of a LeNet and of a NIN leave the cache."""
+
+FEWEST, MOST = 8, 512
+"""Gradients in one pass, where memory and cache allow more or less."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def normals(
 def normals_of(margin: Margin, points: Images, *, at_once: int | None = None) -> tuple[Images, PerImage, PerImage]:
     """The normals n of checked input, ||grad F|| (N,), and F / ||grad F|| (N,), the distances to the tangent planes."""
     rows = torch.arange(len(points), device=points.device)
-    size = passes_at_once(points, at_once)
+    size = passes_at_once(points, at_once, margin.model)
     parts = [margin.gradients(points[part], part) for part in rows.split(size)] if len(points) else []
     values = torch.cat([value for value, _ in parts]) if parts else points.new_zeros(0)
     gradients = torch.cat([gradient for _, gradient in parts]) if parts else torch.zeros_like(points)
@@ -141,9 +147,36 @@ def tangent_projection(vectors: Directions, unit_normals: Images) -> Directions:
     return (flat - (flat @ normal) * normal.mT).view_as(vectors)
 
 
-def passes_at_once(points: Images, wanted: int | None = None) -> int:
-    """How many gradients to take in one pass: ``wanted``, or as many as suit the device; at least two."""
+def passes_at_once(points: Images, wanted: int | None = None, model: Classifier | None = None) -> int:
+    """How many gradients to take in one pass: ``wanted``, or as many as suit the device, at least 8.
+
+    Args:
+        points: (N, C, H, W).
+        wanted: 2 or more; None: found here.
+        model: a classifier; on a CPU the activations that its backward pass needs are then kept in the cache, where
+            otherwise only the images' size is known.
+    """
     if wanted is not None:
         return check_count("at_once", wanted, minimum=2)
-    room = CACHED if points.device.type == "cpu" else HELD
-    return max(8, room // max(1, points[0].numel() if len(points) else 1))
+    if not len(points):
+        return FEWEST
+    if points.device.type != "cpu":
+        return max(FEWEST, HELD // points[0].numel())
+    if model is None:
+        return max(FEWEST, CACHED // points[0].numel())
+    return min(MOST, max(FEWEST, ACTIVATIONS // _activations(model, points[:1])))
+
+
+def _activations(model: Classifier, point: Images) -> int:
+    """The number of values that a gradient at one point (1, C, H, W) keeps, its parameters aside; at least 1."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        linearise(model, point)
+    for parameter in (*model.parameters(), *model.buffers()):
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return max(1, sum(kept.values()))

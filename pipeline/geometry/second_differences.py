@@ -119,6 +119,7 @@ class _Batch:
         labels: (n,) k.
         rivals: (n, K) the classes that take part.
         vectors: (n, T, C, H, W) unit directions.
+        eps: of the coarser of the points' and the logits' types.
     """
 
     model: Classifier
@@ -128,11 +129,12 @@ class _Batch:
     labels: Labels
     rivals: Tensor
     vectors: Directions
+    eps: float
 
     @property
     def rounding(self) -> PerImage:
         """What rounding may do to a difference of the image's logits."""
-        return ROUNDING * torch.finfo(self.points.dtype).eps * self.base.abs().amax(dim=1)
+        return ROUNDING * self.eps * self.base.abs().amax(dim=1)
 
     def around(self, vectors: Directions, h: float) -> Tensor:
         """The logits (2, n, M, L), in float64, at x + hv and x - hv for every vector v (n, M, ...)."""
@@ -175,7 +177,8 @@ def _batch(
     if rivals is None:
         count = min(candidates or logits.shape[1], logits.shape[1]) - 1
         rivals = logits.scatter(1, own[:, None], -torch.inf).topk(count).indices
-    return _Batch(model, images, logits.double(), pull, own, rivals, vectors)
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in (images, logits))
+    return _Batch(model, images, logits.double(), pull, own, rivals, vectors, eps)
 
 
 def _unit_vectors(images: Images, count: int, generator: Generators) -> Directions:

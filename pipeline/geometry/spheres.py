@@ -37,8 +37,8 @@ def sphere_step(offset: Tensor, cosine: Tensor, radius: Tensor | float) -> Tenso
         The distances, infinite where the subspace does not meet the sphere.
     """
     root = (radius**2 - offset.square() * (1 - cosine.square())).sqrt()  # NaN where no line of S meets the sphere
-    inside = offset < radius
-    step = torch.where(inside, root - offset * cosine, offset * cosine - root)
+    # The difference of root and a c, without the cancellation that a large sphere would bring.
+    step = (radius - offset).abs() * (radius + offset) / (root + offset * cosine)
     return step.nan_to_num(nan=math.inf)
 
 

@@ -15,7 +15,7 @@ from pipeline.geometry.subspaces import dct_band
 from pipeline.randomness import seeded
 from pipeline.types import Classifier, Images, Labels, PerImage
 
-__all__ = ["Surface", "allowed_distance", "axes_of"]
+__all__ = ["SpreadAxes", "Surface", "allowed_distance", "axes_of"]
 
 BASES = ("pixels", "spread")
 """What Hessians are multiplied with: single pixels, or orthonormal vectors spread over all of them."""
@@ -72,7 +72,7 @@ class Surface:
             InputError: an option or a point that cannot be used, or a point off the boundary, and how far off.
         """
         margin = Margin.checked(model, points, labels, targets, output)
-        stencil = Stencil(points, h, exact=exact, at_once=at_once)
+        stencil = Stencil(model, points, h, exact=exact, at_once=at_once)
         allowed = allowed_distance(points, tolerance)
         points = points.detach()
         normals, sizes, distances = normals_of(margin, points, at_once=at_once)
@@ -104,28 +104,47 @@ class Surface:
         """The Hessian's products with vectors (N, K, C, H, W)."""
         return self.stencil.products(self.margin, self.points, vectors)
 
-    def hessian(self, axes: Float[Tensor, "d d"] | None = None) -> Float[Tensor, "d d"]:
-        """The Hessian of F at the only point, from its products with orthonormal rows (None: single pixels); float64.
+    def hessian(self, axes: "SpreadAxes | None" = None) -> Float[Tensor, "d d"]:
+        """The Hessian of F at the only point, from its products with ``axes`` (None: single pixels); float64.
 
         It is symmetrised, as differences over a length h are not symmetric.
         """
         d = self.dimension
-        rows = torch.eye(d, dtype=self.points.dtype, device=self.points.device) if axes is None else axes
+        rows = torch.eye(d, dtype=self.points.dtype, device=self.points.device) if axes is None else axes.rows
         products = self.products(rows.view(1, d, *self.points.shape[1:])).view(d, d)
-        matrix = (products if axes is None else axes.T @ products).double()
-        return (matrix + matrix.T) / 2
+        matrix = (products if axes is None else axes.combine(products)).double()
+        return (matrix + matrix.T).div_(2)
 
 
-def axes_of(basis: str, points: Images) -> Float[Tensor, "d d"] | None:
-    """The rows that Hessians are multiplied with; None for ``pixels``.
+class SpreadAxes:
+    """An orthonormal basis of the image space, each vector of which moves all pixels by about as much.
 
-    ``spread``: cosines with one set of random signs, each of which moves all pixels by about as much.
+    They are the products of cosines of rows and of columns, all with one set of random signs, so that sums over them
+    need no product of large matrices.
+
+    Attributes:
+        rows: a_j, (d, d).
+    """
+
+    def __init__(self, points: Images) -> None:
+        channels, height, width = points.shape[1:]
+        sides = (channels * height, width)
+        self._factors = [dct_band((1, side, 1), 0, side, dtype=torch.float64).to(points) for side in sides]
+        drawn = torch.randint(2, (sides[0] * sides[1],), generator=seeded("axes", *sides))
+        self._signs = (2 * drawn - 1).to(points)
+        self.rows = torch.kron(*self._factors) * self._signs
+
+    def combine(self, products: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """sum_j a_j p_j^T for the rows p_j of ``products``."""
+        first, second = self._factors
+        half = torch.einsum("ar,abx->rbx", first, products.view(len(first), len(second), -1))
+        return torch.einsum("bc,rbx->rcx", second, half).reshape(products.shape) * self._signs[:, None]
+
+
+def axes_of(basis: str, points: Images) -> SpreadAxes | None:
+    """What the Hessians at ``points`` are multiplied with: nothing but pixels, or spread vectors.
 
     Raises:
         InputError: another basis.
     """
-    if check_choice("basis", basis, BASES) == "pixels":
-        return None
-    d = points.shape[1:].numel()
-    signs = 2 * torch.randint(2, (d,), generator=seeded("axes", d)).double() - 1
-    return (dct_band((1, d, 1), 0, d, dtype=torch.float64) * signs).to(points)
+    return None if check_choice("basis", basis, BASES) == "pixels" else SpreadAxes(points)

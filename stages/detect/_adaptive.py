@@ -7,7 +7,7 @@ from pipeline.attacks.convolutions import FastInputGradients
 from pipeline.attacks.gradients import class_gradients
 from pipeline.attacks.protocol import judge, per_image
 from pipeline.detection import scored
-from pipeline.geometry.second_differences import class_curvatures
+from pipeline.geometry import class_curvatures
 from pipeline.norms import norms, project
 from pipeline.randomness import Generators, normal
 from pipeline.types import Classifier, Images, Labels, PerImage, Perturbed, class_logits, predict

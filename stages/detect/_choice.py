@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.checks import refuse
 from pipeline.detection import scored
 from pipeline.evaluation import attack_name, valid
-from pipeline.geometry.second_differences import ClassCurvatures
+from pipeline.geometry import ClassCurvatures
 from pipeline.types import Perturbed
 from stages.detect._shared import OUTPUTS, Option, Study, moved
 

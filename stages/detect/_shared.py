@@ -16,11 +16,10 @@ from pipeline.detection import Confidence, CurvatureScore, confidence, scored
 from pipeline.evaluation import attack_name, held_out, judged, takes_generator, valid
 from pipeline.executor import Executor
 from pipeline.findings import Estimate
-from pipeline.geometry import boundary_points, default_h
-from pipeline.geometry.second_differences import ClassCurvatures, class_curvatures
+from pipeline.geometry import ClassCurvatures, boundary_points, class_curvatures, default_h
 from pipeline.plots import Line, line_figure
 from pipeline.randomness import Generators
-from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed
+from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed, predict
 
 __all__ = [
     "OUTPUTS",
@@ -60,7 +59,7 @@ class Common:
     calibration_samples: int = 500
     samples: int = 1000
     directions: int = 10
-    h_factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    h_factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 6.0)
     candidates: int | None = None
     false_positive_rate: float = 0.05
     resamples: int = 2000
@@ -155,16 +154,16 @@ class Study:
         return self.executor.cached(partial(confidence, self.model), images).value
 
     def boundary(self, images: Images, output: str, h: Sequence[float]) -> "BoundaryCurvature":
-        """The mean curvature of the boundary nearest to each image."""
+        """The mean curvature of the boundary where DeepFool's way out of each image's region crosses it."""
         work = partial(
             boundary_curvature,
             self.model,
-            attack=self.deepfool,
             output=output,
             h=tuple(h),
             directions=self.settings.directions,
         )
-        return self.executor.cached(work, images, randomness=True).value
+        outward = self.attacked(images, self.deepfool).perturbations
+        return self.executor.cached(work, images, outward, randomness=True).value
 
 
 def studies(network: Network, data: Dataset, settings: Common, executor: Executor) -> list[Study]:
@@ -204,15 +203,17 @@ class BoundaryCurvature:
 def boundary_curvature(
     model: Classifier,
     images: Images,
+    outward: Images,
     *,
-    attack: Attack,
     output: str,
     h: Sequence[float],
     directions: int,
     generator: Generators = None,
 ) -> BoundaryCurvature:
-    """The mean curvature of F = f_other - f_own where the way that ``attack`` takes out of the region crosses F = 0."""
-    found = boundary_points(model, images, attack=attack, refinements=0)
+    """The mean curvature of F = f_other - f_own where ``images + t outward`` crosses F = 0, 0 < t <= 1."""
+    own = predict(model, images)
+    ready = Perturbed(outward, own, own, torch.ones_like(own).bool(), torch.zeros_like(own))
+    found = boundary_points(model, images, attack=lambda *_: ready, refinements=0)
     points = torch.where(found.success.view(-1, 1, 1, 1), found.points, images)
     # A failed image needs some other class to be looked at; its value is dropped.
     rivals = torch.where(found.success, found.targets, (found.labels == 0).long())

@@ -256,7 +256,7 @@ def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -
                 for trial, found in zip(choice.trials, swept, strict=True)
                 if (trial.option.output, trial.option.normalise) == (output, normalise) and found.n
             ]
-            name = f"{output}, {'divided' if normalise else 'not divided'} by the gradient's norm"
+            name = f"{output}, over the gradient's norm" if normalise else output
             lines[name] = estimate_line([h for h, _ in shown_here], [e for _, e in shown_here], style=style)
     return line_figure(
         lines,
@@ -265,7 +265,7 @@ def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -
         title=f"Options on the calibration images, {network.name}",
         references={"chance": 0.5},
         log_x=True,
-        limits=(0.0, 1.05),
+        limits=(0.0, 1.45),  # room for the legend
     )
 
 
@@ -276,10 +276,11 @@ def _notes(
     failed = int(samples["curvature perturbed"].isnan().sum())
     lost = int(samples["kappa z"].isnan().sum())
     notes = common_notes(found, failed)
+    edge = option.h in (min(found[0].steps), max(found[0].steps)) and len(found[0].steps) > 1
     notes += [
         f"Algorithm 6 with {option}, T = {settings.directions} random directions: the option of the largest area under "
         f"the ROC curve on the calibration images of the first training seed, out of {len(choice.trials)} (table "
-        "options). Everything else in this experiment uses it.",
+        "options)." + (" Its h is at an end of the steps that were tried." if edge else ""),
         f"Flagged: at or above the threshold that flags at most {settings.false_positive_rate:.0%} of the clean "
         "calibration images, one for each training seed; 'at zero' is the thesis' threshold for the sign. "
         "accuracy_best is at the best threshold for the reported images themselves, as in the thesis.",
@@ -296,12 +297,14 @@ def _verdict(numbers: dict[str, Estimate]) -> list[str]:
     if not all(name in numbers for name in needed):
         return ["No perturbed image counts: nothing can be said about detection."]
     first, second, both, gain = (numbers[name] for name in needed)
+    found = {name: numbers[f"share_flagged_perturbed_{name}"] for name in ("curvature", "confidence")}
     said = (
         f"AUC {shown(first)} for the curvature, {shown(second)} for 1 − the largest probability, {shown(both)} for "
-        "both together."
+        f"both together. At the calibrated thresholds the curvature flags {shown(found['curvature'])} of the perturbed "
+        f"images, the probability {shown(found['confidence'])}."
     )
     if gain.low > 0:
-        return [f"{said} The curvature adds to the probabilities: {shown(gain)}."]
+        return [f"{said} The curvature adds to the probabilities: {shown(gain)} of area."]
     if gain.high < 0:
-        return [f"{said} Adding the curvature to the probabilities makes detection worse: {shown(gain)}."]
-    return [f"{said} No gain from adding the curvature to the probabilities can be seen: {shown(gain)}."]
+        return [f"{said} Adding the curvature to the probabilities makes detection worse: {shown(gain)} of area."]
+    return [f"{said} No gain from adding the curvature to the probabilities can be seen: {shown(gain)} of area."]

@@ -107,7 +107,7 @@ def _measure(case: Case, sizes: Sequence[int], settings: Settings) -> dict[str, 
         own = [v.perturbation for chosen, v in zip(usable, made, strict=True) if len(chosen) == size]
         found[str(size)] = case.fooled(case.unseen, torch.cat([case.images[:0], *own])).mean(dim=1)  # NaN for none
     found[str(sizes[-1])] = case.fooled(case.unseen, case.vector(settings.norm).perturbation)[:, 0]
-    noise = random_vectors(case.images.shape[1:], settings.norm, xi, 5)
+    noise = random_vectors(case.images.shape[1:], settings.norm, xi, 2)
     return found | {"random": case.fooled(case.unseen, noise).mean(dim=1)}
 
 

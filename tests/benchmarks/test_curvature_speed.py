@@ -14,9 +14,9 @@ def test_figures_and_report():
     profile = measure_profile(network(), images[:1], repeats=1)
     assert profile["gradients"] == 128
     assert profile["share_of_plain_rate"]["min"] > 0
-    leading = measure_leading(torch.device("cpu"), side=11)
-    assert leading["dimension"] == 363
-    assert leading["softplus"]["full_gradients"] == 2 * 363 + 1
+    leading = measure_leading(torch.device("cpu"), side=7)
+    assert leading["dimension"] == 147
+    assert leading["softplus"]["full_gradients"] == 2 * 147 + 1
     # At d = 3,072 that is a twentieth.
     assert leading["softplus"]["gradients"] <= 2 * 3072 / 20
     assert leading["softplus"]["largest_gap"] < 0.01
@@ -26,5 +26,5 @@ def test_figures_and_report():
     lines = paragraphs({"profile": profile, "leading": leading, "memory": memory})
     assert lines[0] == "## Curvature"
     assert "128 gradients" in lines[2]
-    assert "d = 363" in lines[4]
+    assert "d = 147" in lines[4]
     assert "From 2 to 4 images" in lines[6]

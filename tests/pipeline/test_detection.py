@@ -21,7 +21,7 @@ from pipeline.detection import (
     threshold_at,
 )
 from pipeline.evaluation import paired_bootstrap
-from pipeline.geometry.second_differences import class_curvatures
+from pipeline.geometry import class_curvatures
 from pipeline.randomness import per_image, seeded
 
 WAYS = ("differences", "products")

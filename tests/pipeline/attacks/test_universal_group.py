@@ -26,11 +26,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.rand(40, *SHAPE, generator=seeded("group"), dtype=torch.float64)
+    return torch.rand(20, *SHAPE, generator=seeded("group"), dtype=torch.float64)
 
 
 def test_each_vector_is_that_of_the_single_call(model, images):
-    balls = [(2, 0.4, 0), (2, 0.4, 1), (math.inf, 0.1, 0), (1, 2.0, 2)]
+    balls = [(2, 0.4, 1), (math.inf, 0.1, 0), (1, 2.0, 2)]
     wanted = [Wanted(radius, norm, generator=seeded(order)) for norm, radius, order in balls]
     together = universal_perturbations(model, images, wanted, passes=2)
     for (norm, radius, order), found in zip(balls, together, strict=True):
@@ -43,7 +43,7 @@ def test_each_vector_is_that_of_the_single_call(model, images):
 
 
 def test_parts_of_the_images_stand_for_themselves(model, images):
-    members = [3, 5, 8, 13, 21, 34, 1, 2]
+    members = [3, 5, 8, 13, 19, 1, 2]
     wanted = [Wanted(0.4, members=members), Wanted(0.4)]
     part, _ = universal_perturbations(model, images, wanted, passes=2, fooling_rate=0.99, clip=(0, 1), candidates=3)
     alone = universal_perturbation(
@@ -53,8 +53,8 @@ def test_parts_of_the_images_stand_for_themselves(model, images):
 
 
 def test_a_vector_that_is_done_leaves_the_others_alone(model, images):
-    small, large = universal_perturbations(model, images, [Wanted(1e-6), Wanted(3.0)], passes=3, fooling_rate=0.3)
-    assert (small.passes, bool(small.reached)) == (3, False)
+    small, large = universal_perturbations(model, images, [Wanted(1e-6), Wanted(3.0)], passes=2, fooling_rate=0.3)
+    assert (small.passes, bool(small.reached)) == (2, False)
     assert (large.passes, bool(large.reached)) == (1, True)
 
 

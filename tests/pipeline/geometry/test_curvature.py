@@ -21,7 +21,7 @@ from pipeline.geometry import (
     principal_curvatures,
     tangent_projection,
 )
-from pipeline.geometry.surface import Surface
+from pipeline.geometry.surface import SpreadAxes, Surface
 from pipeline.randomness import per_image
 
 WAYS = {"differences": ({"h": 1e-3}, 1e-4), "autodiff": ({"exact": True}, 1e-8)}
@@ -90,12 +90,17 @@ def test_curvature_along_a_direction_is_that_of_its_tangent_part(quadric, image,
     near(normal_curvatures(model, z, along, **pair(), h=1e-3), expected, 1e-6)
     # Equation 6.4 keeps the scale of the logits: ||grad F|| = 2.
     near(normal_curvatures(model, z, along, **pair(), h=1e-3, normalised=False), 2 * expected, 1e-6)
+    # Equation 7.3 leaves P v as short as it is.
+    share = (y**2 + w**2) / along.square().sum().item()
+    near(normal_curvatures(model, z, along, **pair(), h=1e-3, rescaled=False), share * expected, 1e-6)
 
 
 def test_a_direction_along_the_normal_has_no_curvature(quadric, image, pair):
     both = torch.cat([image(1, 0, 0), image(0, 1, 0)])
     found = normal_curvatures(quadric([1.0, 4.0, 0.25]), image(1, 0, 0), both, **pair(), h=1e-3)
     assert found.isnan().tolist() == [[True, False]]
+    found = normal_curvatures(quadric([1.0, 4.0, 0.25]), image(1, 0, 0), both, **pair(), h=1e-3, rescaled=False)
+    near(found, torch.tensor([[0.0, 4.0]]), 1e-6)
 
 
 def test_mean_curvature_with_both_divisors(quadric, image, pair):
@@ -264,6 +269,14 @@ def test_the_memory_of_the_mean_hessian_does_not_grow_with_the_images(quadric, i
     mean_hessian(quadric([1.0, 1.0]), image(1, 0).expand(30, -1, -1, -1), **pair(30))
     assert counter["now"] == 0
     assert counter["most"] <= 2
+
+
+def test_spread_axes_are_orthonormal_and_spread():
+    axes = SpreadAxes(torch.zeros(1, 3, 4, 6, dtype=torch.float64))
+    close(axes.rows @ axes.rows.T, torch.eye(72, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert float(axes.rows.abs().max()) <= 2 / math.sqrt(72) + 1e-12
+    products = torch.randn(72, 72, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    close(axes.combine(products), axes.rows.T @ products)
 
 
 # Bad input.

@@ -45,7 +45,7 @@ def network(models: dict[int, nn.Module], name: str = "small") -> Network:
 @pytest.fixture(scope="session")
 def small() -> SimpleNamespace:
     """Networks and data sets small enough for tests, and Algorithm 4 with few passes."""
-    attack = partial(universal_perturbation, norm=2, radius=None, passes=2)
+    attack = partial(universal_perturbation, norm=2, radius=None, passes=1)
     return SimpleNamespace(affine=affine, dataset=dataset, network=network, attack=attack, split=split)
 
 

@@ -11,8 +11,8 @@ from stages.universal.uap_defence import Settings, smallest_multiples, uap_defen
 @pytest.fixture(scope="module")
 def found(small, executor):
     settings = Settings(
-        attack=small.attack, train_samples=40, orders=2, samples=30, resamples=60,
-        pool=3, judges=2, pool_samples=20, rounds=2, epochs=1, tune_samples=30,
+        attack=small.attack, train_samples=24, orders=2, samples=30, resamples=60,
+        pool=2, judges=1, pool_samples=20, rounds=2, epochs=1, tune_samples=30,
     )  # fmt: skip
     network = small.network({0: small.affine(3), 1: small.affine(3, 1)})
     return uap_defence(network, small.dataset(3), settings, executor.scope("uap_defence"))

@@ -14,7 +14,7 @@ def test_cosines_of_known_vectors():
 
 
 def test_vectors_of_a_binary_affine_classifier_are_parallel(small, executor, looked_at):
-    settings = Settings(attack=small.attack, train_samples=40, orders=3, samples=40, resamples=50)
+    settings = Settings(attack=small.attack, train_samples=24, orders=3, samples=40, resamples=50)
     data = small.dataset(2)
     found = uap_diversity(small.network({0: small.affine(1)}), data, settings, executor.scope("uap_diversity"))
     assert found.numbers["largest |cosine|"].value == pytest.approx(1.0)

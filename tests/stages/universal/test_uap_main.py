@@ -8,13 +8,13 @@ from pipeline.attacks.universal import universal_perturbation
 from pipeline.checks import InputError
 from stages.universal.uap_main import Settings, uap_main
 
-COMMON = {"train_samples": 40, "orders": 2, "samples": 40, "resamples": 100}
+COMMON = {"train_samples": 24, "orders": 2, "samples": 40, "resamples": 100}
 
 
 @pytest.fixture(scope="module")
 def found(small, executor):
     """A binary affine classifier, balanced, with a radius that is far enough for all."""
-    attack = partial(universal_perturbation, norm=2, radius=3.0, passes=2)
+    attack = partial(universal_perturbation, norm=2, radius=3.0, passes=1)
     settings = Settings(attack=attack, factors=(0.5, 1.0), anew=(1.5,), curve_samples=20, shown=3, **COMMON)
     network = small.network({0: small.affine(1), 1: small.affine(1, 1)})
     return uap_main(network, small.dataset(2), settings, executor.scope("uap_main"))

@@ -7,7 +7,7 @@ from stages.universal.uap_transfer import COMPARISONS, Settings, uap_transfer
 
 @pytest.fixture(scope="module")
 def settings(small):
-    return Settings(attack=small.attack, train_samples=40, orders=2, samples=30, random_vectors=2, resamples=60)
+    return Settings(attack=small.attack, train_samples=24, orders=2, samples=30, random_vectors=2, resamples=60)
 
 
 @pytest.fixture(scope="module")

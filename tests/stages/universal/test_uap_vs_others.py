@@ -8,7 +8,7 @@ from stages.universal.uap_vs_others import Settings, crossing, uap_vs_others
 @pytest.fixture(scope="module")
 def found(small, executor):
     settings = Settings(
-        attack=small.attack, train_samples=40, orders=2, samples=40, factors=(0.5, 1.0, 4.0), directions=2, resamples=60
+        attack=small.attack, train_samples=24, orders=2, samples=40, factors=(0.5, 1.0, 4.0), directions=2, resamples=60
     )
     network = small.network({0: small.affine(1), 1: small.affine(1, 1)})
     return uap_vs_others(network, small.dataset(2), settings, executor.scope("uap_vs_others"))

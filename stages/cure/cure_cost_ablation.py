@@ -1,0 +1,170 @@
+"""What a step of CURE costs, what its direction z matters, and single-step adversarial training (Sections 8.4, 8.5)."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.checks import check_count
+from pipeline.evaluation import Statistic, difference, measured, median, median_of_ratios, paired_bootstrap, share
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import bar_figure
+from pipeline.training import CrossEntropy, Recipe, train
+from pipeline.types import Classifier, Dataset, Network, Split
+from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.finetune._shared import columns, stacked
+
+__all__ = ["SECTION", "Settings", "cure_cost_ablation"]
+
+SECTION = "Sections 8.4 and 8.5"
+
+NETWORKS = ("original", "cure", "cure_gradient", "fgsm", "advtrain")
+TIMED = ("original", "cure", "fgsm", "advtrain")
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure.
+
+    Attributes:
+        timed_steps: steps of an epoch that is timed, after one that is not.
+        rounds: in which every training takes its turn.
+    """
+
+    timed_steps: int = 10
+    rounds: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("timed_steps", self.timed_steps)
+        check_count("rounds", self.rounds, minimum=2)
+
+
+def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure the cost of a step of each training, and accuracies with other directions and weaker adversaries.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs trainings and attacks.
+
+    Returns:
+        ``adv_*`` and their differences; ``gradients_*``, the gradients by the images that a step takes; ``t_*``, the
+        seconds of a step, and ``t_cure / t_*`` over the rounds.
+    """
+    if (absent := left_out(network, settings)) is not None:
+        return absent
+    found = studies(network, data, settings, executor)
+    samples = stacked([_judged(study) for study in found])
+    statistics = {name: share(name) for name in samples}
+    for first, second in (("adv_cure", "adv_fgsm"), ("adv_cure_gradient", "adv_cure"), ("adv_cure", "adv_advtrain")):
+        statistics[f"{first} - {second}"] = difference(first, second)
+    pair = ("adv_cure_gradient", "adv_cure")
+    statistics["|adv_cure_gradient - adv_cure|"] = Statistic(pair, _apart_over, of_means=_apart)
+    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    numbers |= _counted(settings.adversary_steps)
+    timings = _timed(found[0], settings)
+    return Findings(
+        numbers=numbers,
+        timings=timings,
+        tables={"ablation": _table(numbers)},
+        figures={"ablation": bar_figure(_bars(numbers), ylabel="accuracy", title=f"Choices of CURE, {network.name}")},
+        notes=[
+            *notes(found),
+            f"Seconds are those of a step on {settings.training.batch_size} images with its optimiser, over "
+            f"{settings.rounds} rounds in turns; PGD training takes {settings.adversary_steps} steps an image.",
+            "Gradients counted are those by the images; every step also takes one by the weights, which for CURE goes "
+            "back through both of its gradients.",
+        ],
+    )
+
+
+def _apart(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).abs()
+
+
+def _apart_over(first: Tensor, second: Tensor) -> Tensor:
+    return _apart(first.nanmean(dim=(-2, -1)), second.nanmean(dim=(-2, -1)))
+
+
+def _judged(study: Study) -> dict[str, Tensor]:
+    values: dict[str, Tensor] = {}
+    for name in NETWORKS:
+        model = study.tuned(name).model
+        values[f"clean_{name}"], values[f"adv_{name}"] = study.right(model), study.right(model, study.judge())
+    return values
+
+
+def _counted(steps: int) -> dict[str, Estimate]:
+    """How many gradients by the images a step takes: known, not measured."""
+    known = {
+        "gradients_cure": 2.0,
+        "gradients_advtrain": float(steps),
+        "gradients_cure / gradients_advtrain": 2 / steps,
+    }
+    return {name: Estimate(value, value, value, 1) for name, value in known.items()}
+
+
+def _timed(study: Study, settings: Settings) -> dict[str, Estimate]:
+    """Seconds of a step of each training, and their ratios within a round."""
+    count = settings.timed_steps * settings.training.batch_size
+    rows = torch.arange(count) % len(study.clean)
+    data = Split(study.clean.images[rows], study.clean.labels[rows])
+    recipe = replace(settings.training, epochs=1)
+    objectives = {name: _at_full_strength(study, name) for name in TIMED}
+    work = partial(_seconds, study.original, data, recipe, objectives, settings.rounds)
+    seconds = study.executor.task(work, name="the cost of a step").value
+    samples = {name: values / settings.timed_steps for name, values in seconds.items()}
+    statistics = {f"t_{name}": median(name) for name in samples}
+    statistics |= {f"t_cure / t_{name}": median_of_ratios("cure", name) for name in samples if name != "cure"}
+    return paired_bootstrap(samples, statistics, resamples=settings.resamples)
+
+
+def _at_full_strength(study: Study, name: str) -> CrossEntropy:
+    """The objective of a training, with h as it is after the ramp."""
+    if name == "original":
+        return CrossEntropy()
+    return replace(study.settings.cure(study.std), ramp=0) if name == "cure" else study.objective(name)
+
+
+def _seconds(
+    model: Classifier, data: Split, recipe: Recipe, objectives: Mapping[str, CrossEntropy], rounds: int
+) -> dict[str, Tensor]:
+    """(rounds,) seconds of an epoch of each training, in turns, after a short one that is thrown away."""
+    device = next(model.parameters()).device
+    found: dict[str, list[float]] = {name: [] for name in objectives}
+    for round_ in range(-1, rounds):
+        part = data.first(recipe.batch_size) if round_ < 0 else data
+        for name, objective in objectives.items():
+            start = time.perf_counter()
+            train(model, part, recipe, objective=objective)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if round_ >= 0:
+                found[name].append(time.perf_counter() - start)
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+
+
+def _bars(numbers: Mapping[str, Estimate]) -> dict[str, dict[str, Estimate]]:
+    measures = {"clean": "clean images", "adv": "under attack"}
+    return {
+        TITLES[name]: {
+            title: numbers[f"{measure}_{name}"] for measure, title in measures.items() if f"{measure}_{name}" in numbers
+        }
+        for name in NETWORKS
+    }
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows: Sequence[dict[str, object]] = [
+        {"training": title, "measured_on": measure, "accuracy": estimate.value, **columns(estimate)}
+        for title, bars in _bars(numbers).items()
+        for measure, estimate in bars.items()
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,124 @@
+"""Accuracy under PGD(20) against the size of the perturbation (Figure 8.6)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.checks import check_positive, refuse
+from pipeline.evaluation import Statistic, measured, paired_bootstrap, share
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import estimate_line, line_figure
+from pipeline.types import Dataset, Network
+from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.finetune._shared import columns, stacked
+
+__all__ = ["SECTION", "Settings", "cure_eps_curve"]
+
+SECTION = "Section 8.5, Figure 8.6"
+
+NETWORKS = ("original", "cure", "advtrain")
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure.
+
+    Attributes:
+        factors: the radii, as multiples of eps, ascending.
+    """
+
+    samples: int = 2000
+    factors: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for factor in self.factors:
+            check_positive("factors", factor)
+        if len(self.factors) < 2 or list(self.factors) != sorted(set(self.factors)):
+            refuse("factors", self.factors, "two or more numbers, ascending")
+
+
+def cure_eps_curve(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure accuracy under the attack that judges at several radii.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs trainings and attacks.
+
+    Returns:
+        ``adv_<network>_<k>`` at the k-th radius (k = 0: no attack), and ``largest_rise_<network>``: the largest change
+        from one radius to the next, at most 0 where accuracy never rises.
+    """
+    if (absent := left_out(network, settings)) is not None:
+        return absent
+    found = studies(network, data, settings, executor)
+    samples = stacked([_judged(study, settings) for study in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    radii = [factor * found[0].eps for factor in (0.0, *settings.factors)]
+    lines = {TITLES[name]: estimate_line(radii, _curve(numbers, name, len(radii))) for name in NETWORKS}
+    return Findings(
+        numbers=numbers,
+        curves={f"adv_{name}": [e.value for e in _curve(numbers, name, len(radii))] for name in NETWORKS},
+        tables={"figure_8_6": _table(numbers, radii)},
+        figures={
+            "figure_8_6": line_figure(
+                lines,
+                xlabel="eps, in pixel units of [0, 1]",
+                ylabel="accuracy under attack",
+                title=f"Accuracy against the size of the perturbation, {network.name}",
+                limits=(0.0, 1.0),
+            )
+        },
+        notes=[
+            *notes(found),
+            f"Accuracies on {len(found[0].test)} held-out images; the same random starts at every eps.",
+        ],
+    )
+
+
+def _judged(study: Study, settings: Settings) -> dict[str, Tensor]:
+    values: dict[str, Tensor] = {}
+    for name in NETWORKS:
+        model = study.tuned(name).model
+        values[f"{name} 0"] = study.right(model)
+        for index, factor in enumerate(settings.factors, 1):
+            values[f"{name} {index}"] = study.right(model, study.judge(eps=factor * study.eps))
+    return values
+
+
+def _statistics(settings: Settings) -> dict[str, Statistic]:
+    count = len(settings.factors) + 1
+    found = {f"adv_{name}_{index}": share(f"{name} {index}") for name in NETWORKS for index in range(count)}
+    for name in NETWORKS:
+        names = tuple(f"{name} {index}" for index in range(count))
+        found[f"largest_rise_{name}"] = Statistic(names, partial(_over, _rise), of_means=_rise)
+    return found
+
+
+def _rise(*means: Tensor) -> Tensor:
+    """The largest of the differences from one value to the next."""
+    return torch.stack(means, dim=-1).diff(dim=-1).amax(dim=-1)
+
+
+def _over(function, *values: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    return function(*(each.nanmean(dim=(-2, -1)) for each in values))
+
+
+def _curve(numbers: Mapping[str, Estimate], name: str, count: int) -> Sequence[Estimate]:
+    return [numbers[f"adv_{name}_{index}"] for index in range(count)]
+
+
+def _table(numbers: Mapping[str, Estimate], radii: Sequence[float]) -> pd.DataFrame:
+    rows = [
+        {"training": TITLES[name], "eps": radius, "accuracy": estimate.value, **columns(estimate)}
+        for name in NETWORKS
+        for radius, estimate in zip(radii, _curve(numbers, name, len(radii)), strict=True)
+    ]
+    return pd.DataFrame(rows)

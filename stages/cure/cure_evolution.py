@@ -1,0 +1,168 @@
+"""Curvature and robustness while CURE trains (Figure 8.10)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pipeline.checks import check_count, check_positive
+from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap, share
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import loss_gradients, loss_hessian_products
+from pipeline.norms import norms
+from pipeline.plots import COLOURS, axes_grid, styled
+from pipeline.randomness import Generators, normal
+from pipeline.types import Classifier, Dataset, Images, Labels, Network
+from stages.cure._shared import Common, Study, left_out, notes, studies
+from stages.finetune._shared import columns
+
+__all__ = ["SECTION", "Settings", "cure_evolution", "curvature_norms"]
+
+SECTION = "Section 8.5.2, Figure 8.10"
+
+QUANTITIES = {
+    "frobenius": r"$\|H\|_F$, estimated",
+    "hz": r"$\|Hz\|_2$, z along the sign of the gradient",
+    "adversarial": "accuracy under attack",
+}
+"""Name of the numbers -> what the figure calls it."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, on the first training seed.
+
+    Attributes:
+        draws: of z behind each image's Frobenius norm, 100 in the thesis.
+        curvature_h: step of the differences, in pixel l2 units; None: CURE's own h.
+    """
+
+    draws: int = 100
+    curvature_h: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("draws", self.draws)
+        if self.curvature_h is not None:
+            check_positive("curvature_h", self.curvature_h)
+
+
+def cure_evolution(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure ||H||_F, ||H z|| and accuracy under attack before CURE and after each of its epochs.
+
+    Args:
+        network: the trained classifiers; the first training seed is looked at.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs trainings and attacks.
+
+    Returns:
+        ``frobenius_<epoch>``, ``hz_<epoch>`` and ``adversarial_<epoch>``, means over the images, and the rank
+        correlations ``spearman_*`` of those means with the epoch.
+    """
+    if (absent := left_out(network, settings)) is not None:
+        return absent
+    study = studies(network, data, settings, executor)[0]
+    h = settings.curvature_h or study.settings.cure(study.std).h
+    models = [study.original, *study.tuned("cure").epochs]
+    samples = {
+        f"{name} {epoch}": values
+        for epoch, model in enumerate(models)
+        for name, values in _measured(study, model, h, settings.draws).items()
+    }
+    numbers = measured(paired_bootstrap(samples, _statistics(len(models)), resamples=settings.resamples))
+    curves = {name: _curve(numbers, name, len(models)) for name in QUANTITIES}
+    return Findings(
+        numbers=numbers,
+        curves={name: [e.value for e in curve] for name, curve in curves.items()},
+        tables={"figure_8_10": _table(curves)},
+        figures={"figure_8_10": _figure(network, curves)},
+        notes=[
+            *notes([study]),
+            f"One training seed, {len(study.test)} held-out images, {settings.draws} draws of z; differences over "
+            f"h = {h:.4g} in pixel l2. Epoch 0 is the network before CURE.",
+        ],
+    )
+
+
+def curvature_norms(
+    model: Classifier, images: Images, labels: Labels, *, h: float, draws: int, generator: Generators = None
+) -> dict[str, Tensor]:
+    """Two sizes of the loss's Hessian H at each image, by differences of gradients over ``h``.
+
+    Returns:
+        ``frobenius`` (N,): sqrt(mean ||H z||^2) over normal z (Equation 8.5); ``hz`` (N,): ||H z|| for z the unit
+        vector along the sign of the gradient.
+    """
+    vectors = normal(images.new_empty(len(images), draws, *images.shape[1:]), generator)
+    products = loss_hessian_products(model, images, labels, vectors, h=h)
+    signs = loss_gradients(model, images, labels)[1].sign()
+    unit = signs / norms(signs).clamp_min(1)[:, None, None, None]
+    along = loss_hessian_products(model, images, labels, unit[:, None], h=h)
+    return {"frobenius": products.flatten(2).square().sum(dim=2).mean(dim=1).sqrt(), "hz": norms(along[:, 0])}
+
+
+def _measured(study: Study, model: Classifier, h: float, draws: int) -> dict[str, Tensor]:
+    work = partial(curvature_norms, model, h=h, draws=draws)
+    found = study.executor.cached(work, study.test.images, study.test.labels, randomness=True).value
+    return {
+        **{name: values.double() for name, values in found.items()},
+        "adversarial": study.right(model, study.judge()),
+    }
+
+
+def _statistics(count: int) -> dict[str, Statistic]:
+    found: dict[str, Statistic] = {}
+    for name in QUANTITIES:
+        names = tuple(f"{name} {epoch}" for epoch in range(count))
+        single = share if name == "adversarial" else mean
+        found |= {f"{name}_{epoch}": single(each) for epoch, each in enumerate(names)}
+        found[f"spearman_{name}"] = Statistic(names, _of_means, of_means=_spearman)
+    return found
+
+
+def _of_means(*values: Tensor) -> Tensor:
+    return _spearman(*(each.nanmean(dim=(-2, -1)) for each in values))
+
+
+def _spearman(*means: Tensor) -> Tensor:
+    """The rank correlation of values, one an epoch, with the epoch; equal values share their mean rank."""
+    values = torch.stack(means, dim=-1)
+    above = (values[..., None] > values[..., None, :]).double()
+    equal = (values[..., None] == values[..., None, :]).double()
+    ranks = (above + equal / 2).sum(dim=-1)
+    epochs = torch.arange(values.shape[-1], dtype=torch.float64)
+    a, b = ranks - ranks.mean(dim=-1, keepdim=True), epochs - epochs.mean()
+    return (a * b).sum(dim=-1) / (a.square().sum(dim=-1) * b.square().sum()).sqrt()
+
+
+def _curve(numbers: Mapping[str, Estimate], name: str, count: int) -> Sequence[Estimate]:
+    return [numbers[f"{name}_{epoch}"] for epoch in range(count)]
+
+
+def _table(curves: Mapping[str, Sequence[Estimate]]) -> pd.DataFrame:
+    rows = [
+        {"quantity": name, "epoch": epoch, "value": estimate.value, **columns(estimate)}
+        for name, curve in curves.items()
+        for epoch, estimate in enumerate(curve)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _figure(network: Network, curves: Mapping[str, Sequence[Estimate]]) -> Figure:
+    figure, grid = axes_grid(1, len(curves), width=12.0, height=3.6)
+    with styled():
+        for axes, (name, curve), colour in zip(grid[0], curves.items(), COLOURS, strict=False):
+            epochs = range(len(curve))
+            axes.plot(epochs, [e.value for e in curve], marker="o", color=colour)
+            axes.fill_between(epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.18)
+            axes.set(xlabel="epochs of CURE", title=QUANTITIES[name], ylim=(0, None))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.suptitle(f"While CURE trains, {network.name}", fontsize=12.5, fontweight="bold")
+    return figure

@@ -1,0 +1,141 @@
+"""The loss's gradient and the top eigenvector of its Hessian (Section 8.3, Remark 3)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.checks import check_choice, check_count, check_positive
+from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import histogram_figure
+from pipeline.randomness import seeded
+from pipeline.types import Dataset, Network
+from stages.cure._profile import profile
+from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.finetune._shared import columns
+
+__all__ = ["SECTION", "Settings", "gradient_alignment"]
+
+SECTION = "Section 8.3, Remark 3"
+
+NETWORKS = ("original", "deepfool", "cure")
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure.
+
+    Attributes:
+        profile_seeds: training seeds whose Hessians are taken.
+        curvature_h: step of the differences, in pixel l2 units; None: :func:`pipeline.geometry.default_h`.
+        scheme: ``forward`` or ``central``.
+        pairs: of random unit vectors.
+    """
+
+    profile_seeds: int = 3
+    curvature_h: float | None = None
+    scheme: str = "forward"
+    pairs: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("profile_seeds", self.profile_seeds)
+        check_count("pairs", self.pairs, minimum=2)
+        check_choice("scheme", self.scheme, ("forward", "central"))
+        if self.curvature_h is not None:
+            check_positive("curvature_h", self.curvature_h)
+
+
+def gradient_alignment(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure the mean of |g.u| / ||g|| for the gradient g and the eigenvector u of the largest eigenvalue.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs trainings and Hessians.
+
+    Returns:
+        ``alignment_*`` for ``original``, ``deepfool``, ``cure`` and ``random`` (pairs of random unit vectors), and
+        what claims compare: with the original's, and with multiples of 1 / sqrt(d), the size of random vectors'.
+    """
+    if (absent := left_out(network, settings)) is not None:
+        return absent
+    found = studies(network, data, settings, executor)
+    few = found[: settings.profile_seeds]
+    samples = {name: _alignments(few, name, settings) for name in NETWORKS}
+    d = few[0].test.images[0].numel()
+    numbers = measured(paired_bootstrap(samples, _statistics(d, NETWORKS), resamples=settings.resamples))
+    random = {"random": _random(d, settings.pairs)}
+    numbers |= paired_bootstrap(random, _statistics(d, ("random",)), resamples=settings.resamples)
+    missing = int(sum(values.isnan().sum() for values in samples.values()))
+    return Findings(
+        numbers=numbers,
+        tables={"remark_3": _table(numbers)},
+        figures={
+            "remark_3": histogram_figure(
+                {TITLES[name]: values for name, values in samples.items()} | {"random vectors": random["random"]},
+                xlabel=r"$|g\cdot u|\,/\,\|g\|$",
+                title=f"Gradient and top eigenvector, {network.name}",
+            )
+        },
+        notes=[
+            *notes(few),
+            f"{samples['cure'].shape[1]} held-out images, {len(few)} training seed(s); the gradient vanished in "
+            f"{missing} cases, which are left out. Random vectors: {settings.pairs} pairs in {d} dimensions.",
+        ],
+    )
+
+
+def _alignments(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
+    """(seeds, n), NaN where the gradient vanishes."""
+    found = [profile(study, name, h=settings.curvature_h, scheme=settings.scheme) for study in few]
+    return torch.stack([each["alignment"] for each in found])
+
+
+def _statistics(d: int, names: Sequence[str]) -> dict[str, Statistic]:
+    found = {f"alignment_{name}": mean(name) for name in names}
+    for name in (name for name in names if name in NETWORKS[1:]):
+        found[f"alignment_{name} - alignment_original"] = difference(name, "original")
+    usual = 1 / math.sqrt(d)
+    if "original" in names:
+        found["alignment_original - 5 / sqrt(d)"] = _less("original", 5 * usual, 1.0)
+    if "random" in names:
+        found["2 / sqrt(d) - alignment_random"] = _less("random", 2 * usual, -1.0)
+    return found
+
+
+def _less(name: str, level: float, sign: float) -> Statistic:
+    """The mean minus a level, or with ``sign`` = -1 the level minus the mean."""
+    return Statistic((name,), partial(_over, level, sign), of_means=partial(_shifted, level, sign))
+
+
+def _shifted(level: float, sign: float, value: Tensor) -> Tensor:
+    return sign * (value - level)
+
+
+def _over(level: float, sign: float, values: Tensor) -> Tensor:
+    return _shifted(level, sign, values.nanmean(dim=(-2, -1)))
+
+
+def _random(d: int, pairs: int) -> Tensor:
+    """(pairs,) |a.b| of random unit vectors."""
+    vectors = torch.randn(2, pairs, d, generator=seeded("random alignment", d), dtype=torch.float64)
+    first, second = vectors / vectors.norm(dim=2, keepdim=True)
+    return (first * second).sum(dim=1).abs()
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for name in (*NETWORKS, "random"):
+        estimate = numbers.get(f"alignment_{name}")
+        if estimate is not None:
+            title = TITLES.get(name, "random vectors")
+            rows.append({"network": title, "alignment": estimate.value, **columns(estimate)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,183 @@
+"""Eigenvalues of the loss's Hessian before and after fine-tuning (Figures 8.2 and 8.9)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_choice, check_count, check_positive
+from pipeline.evaluation import Statistic, difference, maximum, mean, measured, paired_bootstrap, ratio_of_means
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import default_h, hessian_vector_products
+from pipeline.plots import COLOURS, axes_grid, styled
+from pipeline.randomness import Generators, normal
+from pipeline.types import Classifier, Dataset, Images, Network, class_logits
+from stages.cure._profile import profile
+from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.finetune._shared import columns, stacked
+
+__all__ = ["SECTION", "Settings", "logit_curvatures", "loss_hessian_profile"]
+
+SECTION = "Section 8.2, Figures 8.2 and 8.9"
+
+NETWORKS = ("original", "deepfool", "cure")
+LARGE = 0.1
+"""An eigenvalue counts as large from this share of the largest one's size on."""
+
+DRAWS = 16
+"""Random directions behind the Frobenius norm of a logit difference's Hessian."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure.
+
+    Attributes:
+        profile_seeds: training seeds whose Hessians are taken, which needs as many gradients an image as it has pixels.
+        curvature_h: step of the differences, in pixel l2 units; None: :func:`pipeline.geometry.default_h`.
+        scheme: ``forward`` (Equation 8.1) or ``central``.
+        logit_samples: images on which the exact Hessian of a logit difference is compared with the one at h = 1.
+    """
+
+    samples: int = 100
+    profile_seeds: int = 3
+    curvature_h: float | None = None
+    scheme: str = "forward"
+    logit_samples: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("profile_seeds", self.profile_seeds)
+        check_count("logit_samples", self.logit_samples, minimum=2)
+        check_choice("scheme", self.scheme, ("forward", "central"))
+        if self.curvature_h is not None:
+            check_positive("curvature_h", self.curvature_h)
+
+
+def loss_hessian_profile(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure the sorted eigenvalues of the loss's Hessian in the input, averaged over images.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs trainings and Hessians.
+
+    Returns:
+        ``lambda_max_*`` and ``squares_*`` (the sum of the squared eigenvalues), means over the images of ``original``,
+        ``deepfool`` and ``cure``, with their ratios; ``share_large_*``: the share of eigenvalues of at least a tenth
+        of the largest size; ``exact_logit_hessian`` (the largest) and ``finite_logit_hessian`` (the mean): Frobenius
+        norms of the Hessian of a logit difference, exactly and over h = 1.
+    """
+    if (absent := left_out(network, settings)) is not None:
+        return absent
+    found = studies(network, data, settings, executor)
+    few = found[: settings.profile_seeds]
+    spectra = {name: _spectra(few, name, settings) for name in NETWORKS}
+    samples = {key: values for name in NETWORKS for key, values in _sizes(name, spectra[name]).items()}
+    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    numbers |= _logits(few, settings)
+    curves = {name: values.mean(dim=(0, 1)) for name, values in spectra.items()}
+    h = settings.curvature_h or default_h(found[0].test.images[0].numel())
+    return Findings(
+        numbers=numbers,
+        tables={"profile": _table(numbers), "eigenvalues": _eigenvalues(curves)},
+        figures={"figure_8_9": _figure(network, curves)},
+        notes=[
+            *notes(few),
+            f"Hessians of the cross-entropy at the true label on {spectra['cure'].shape[1]} held-out images, by "
+            f"{settings.scheme} differences over h = {h:.4g} in pixel l2, of {len(few)} training seed(s).",
+            "The loss of an image that a network is sure of hardly bends: the means hang on few images, see the "
+            "standard deviations.",
+            f"The exact Hessian of the next minus the predicted logit is taken on {settings.logit_samples} images "
+            f"along {DRAWS} random directions.",
+        ],
+    )
+
+
+def _spectra(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
+    """(seeds, n, d) eigenvalues, the largest first."""
+    found = [profile(study, name, h=settings.curvature_h, scheme=settings.scheme) for study in few]
+    return torch.stack([each["eigenvalues"] for each in found])
+
+
+def _sizes(name: str, spectra: Tensor) -> dict[str, Tensor]:
+    sizes = spectra.abs()
+    return {
+        f"lambda_max {name}": spectra[..., 0],
+        f"squares {name}": spectra.square().sum(dim=-1),
+        f"share_large {name}": (sizes >= LARGE * sizes.amax(dim=-1, keepdim=True)).double().mean(dim=-1),
+    }
+
+
+def _statistics() -> dict[str, Statistic]:
+    found: dict[str, Statistic] = {}
+    for name in NETWORKS:
+        found |= {f"{size}_{name}": mean(f"{size} {name}") for size in ("lambda_max", "squares", "share_large")}
+    for first, second in (("deepfool", "original"), ("cure", "original"), ("cure", "deepfool")):
+        pair = (f"lambda_max {first}", f"lambda_max {second}")
+        found[f"lambda_max_{first} / lambda_max_{second}"] = ratio_of_means(*pair)
+    for name in NETWORKS[1:]:
+        found[f"squares_original - squares_{name}"] = difference("squares original", f"squares {name}")
+    return found
+
+
+def logit_curvatures(model: Classifier, images: Images, *, h: float, generator: Generators = None) -> dict[str, Tensor]:
+    """The Frobenius norm of the Hessian of the next minus the predicted logit, exactly and over a length ``h``.
+
+    Returns:
+        ``exact`` and ``finite`` (N,): sqrt(mean ||H z||^2) over normal z.
+    """
+    with torch.no_grad():
+        labels, targets = class_logits(model(images)).topk(2, dim=1).indices.unbind(dim=1)
+    vectors = normal(images.new_empty(len(images), DRAWS, *images.shape[1:]), generator)
+    products = partial(hessian_vector_products, model, images, vectors, labels=labels, targets=targets)
+    exact, finite = products(exact=True), products(h=h)
+    both = {"exact": exact, "finite": finite}
+    return {name: each.flatten(2).square().sum(dim=2).mean(dim=1).sqrt() for name, each in both.items()}
+
+
+def _logits(few: Sequence[Study], settings: Settings) -> dict[str, Estimate]:
+    rows = []
+    for study in few:
+        images = study.test.first(settings.logit_samples).images
+        work = partial(logit_curvatures, study.original, h=1.0)
+        rows.append(study.executor.cached(work, images, randomness=True).value)
+    statistics = {"exact_logit_hessian": maximum("exact"), "finite_logit_hessian": mean("finite")}
+    return measured(paired_bootstrap(stacked(rows), statistics, resamples=settings.resamples))
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows: Sequence[dict[str, object]] = [
+        {"network": TITLES[name], "quantity": size, "mean": e.value, "std": e.std, **columns(e)}
+        for name in NETWORKS
+        for size in ("lambda_max", "squares", "share_large")
+        for e in [numbers[f"{size}_{name}"]]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _eigenvalues(curves: Mapping[str, Tensor]) -> pd.DataFrame:
+    count = len(next(iter(curves.values())))
+    return pd.DataFrame({"index": range(1, count + 1), **{name: curve.tolist() for name, curve in curves.items()}})
+
+
+def _figure(network: Network, curves: Mapping[str, Tensor]) -> Figure:
+    """All sorted eigenvalues, and the largest ones by themselves."""
+    figure, grid = axes_grid(1, 2, width=11.0, height=4.2)
+    with styled():
+        for axes, count in zip(grid[0], (None, 30), strict=True):
+            for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
+                values = curve[:count]
+                axes.plot(range(1, len(values) + 1), values, color=colour, label=TITLES[name], linewidth=1.8)
+            axes.set(xlabel="eigenvalue, the largest first", ylabel="mean eigenvalue, per squared pixel unit")
+        grid[0, 0].set_title("all of them")
+        grid[0, 1].set_title("the largest 30")
+        grid[0, 1].legend()
+        figure.suptitle(f"Curvature profile of the loss, {network.name}", fontsize=12.5, fontweight="bold")
+    return figure

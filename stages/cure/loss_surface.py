@@ -1,0 +1,213 @@
+"""The loss on the plane of a boundary's normal and a random direction (Figures 8.3 and 8.8)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks import deepfool
+from pipeline.attacks.protocol import per_image
+from pipeline.checks import check_count, check_positive
+from pipeline.evaluation import Statistic, median, median_difference, median_of_ratios, paired_bootstrap, valid
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import random_directions
+from pipeline.norms import norms
+from pipeline.plots import axes_grid, styled
+from pipeline.randomness import Generators
+from pipeline.types import Classifier, Dataset, Images, Labels, Network, class_logits
+from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.finetune._shared import columns, stacked
+
+__all__ = ["SECTION", "Settings", "loss_surface", "surfaces"]
+
+SECTION = "Sections 8.2 and 8.5.2, Figures 8.3 and 8.8"
+
+NETWORKS = ("original", "deepfool", "cure")
+BATCH = 2048
+"""Points of one forward pass."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure.
+
+    Attributes:
+        reach: half the side of the squares, as a multiple of the original network's median distance to the boundary.
+        grid: points along a side, odd.
+        shown: images in the figure.
+    """
+
+    samples: int = 200
+    reach: float = 1.5
+    grid: int = 21
+    shown: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("reach", self.reach)
+        check_count("grid", self.grid, minimum=3)
+        check_count("shown", self.shown)
+
+
+def loss_surface(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure how far the loss on such planes is from a linear function of the place.
+
+    r is the direction of the l2 DeepFool perturbation of each network itself, v a random direction orthogonal to it;
+    the square is the same for all networks.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs trainings and networks.
+
+    Returns:
+        ``residual_*``: the median over the images of the root mean square distance of the loss from its best linear
+        fit, for ``original``, ``deepfool`` and ``cure``, and their differences; ``curved_*``: the same as a share of
+        the loss's own spread, 0 where it is linear.
+    """
+    if (absent := left_out(network, settings)) is not None:
+        return absent
+    found = studies(network, data, settings, executor)
+    measured_ = [_measured(study, settings) for study in found]
+    samples = stacked([values for values, _, _ in measured_])
+    numbers = paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
+    reach = [half for _, half, _ in measured_]
+    missing = int(sum(values.isnan().sum() for values in samples.values())) // 2
+    return Findings(
+        numbers=numbers,
+        tables={"linearity": _table(numbers)},
+        figures={"figure_8_3": _figure(network, measured_[0][2], reach[0], settings)},
+        notes=[
+            *notes(found),
+            f"The cross-entropy at the true label on {settings.grid} x {settings.grid} points around "
+            f"{len(found[0].test)} held-out images, up to {', '.join(f'{half:.3g}' for half in reach)} in pixel l2 "
+            f"to each side (one value a training seed); DeepFool found no direction in {missing} cases, which are "
+            "left out.",
+        ],
+    )
+
+
+def surfaces(
+    model: Classifier, images: Images, labels: Labels, *, reach: float, grid: int, generator: Generators = None
+) -> dict[str, Tensor]:
+    """The cross-entropy on a square around each image, along DeepFool's direction and a random one.
+
+    Returns:
+        ``losses`` (N, grid, grid): rows along the random direction, columns along DeepFool's; ``residual`` (N,): the
+        root mean square distance from the best linear fit; ``curved`` (N,): that over the loss's standard deviation;
+        ``success`` (N,): whether DeepFool found a direction.
+    """
+    result = deepfool(model, images)
+    sizes = norms(result.perturbations)
+    success = result.success & torch.isfinite(sizes) & (sizes > 0)
+    across = torch.where(
+        per_image(success, images), result.perturbations / per_image(sizes, images), images.new_ones(())
+    )
+    across = across / per_image(norms(across), across)
+    upward = random_directions(images, generator, normals=across)
+    places = torch.linspace(-reach, reach, grid, dtype=images.dtype, device=images.device)
+    y, x = (each.flatten() for each in torch.meshgrid(places, places, indexing="ij"))
+    rows = torch.arange(len(images), device=images.device).repeat_interleave(grid * grid)
+    column, row = x.repeat(len(images)), y.repeat(len(images))
+    parts = []
+    for part in torch.arange(len(rows), device=images.device).split(BATCH):
+        own = rows[part]
+        moved = images[own] + per_image(column[part], images) * across[own] + per_image(row[part], images) * upward[own]
+        with torch.no_grad():
+            logits = class_logits(model(moved))
+        parts.append(torch.nn.functional.cross_entropy(logits, labels[own], reduction="none"))
+    losses = torch.cat(parts).view(len(images), grid, grid)
+    residual = linear_residual(losses)
+    return {
+        "losses": losses,
+        "residual": residual,
+        "curved": residual / losses.flatten(1).std(dim=1, correction=0),
+        "success": success,
+    }
+
+
+def linear_residual(losses: Tensor) -> Tensor:
+    """(N,) the root mean square distance of values on a square (N, K, K) from their best linear fit.
+
+    The grid is symmetric, so that a constant, the column's and the row's place are orthogonal.
+    """
+    count = losses.shape[1]
+    places = torch.linspace(-1, 1, count, dtype=torch.float64, device=losses.device)
+    values = losses.double()
+    scale = count * places.square().sum()
+    columns_ = (values * places).sum(dim=(1, 2)) / scale
+    rows = (values * places[:, None]).sum(dim=(1, 2)) / scale
+    fit = (
+        values.mean(dim=(1, 2))[:, None, None]
+        + columns_[:, None, None] * places
+        + rows[:, None, None] * places[:, None]
+    )
+    found: Tensor = (values - fit).square().mean(dim=(1, 2)).sqrt()
+    return found
+
+
+def _measured(study: Study, settings: Settings) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
+    """Per-image values, the half side of the squares, and the losses of the first images."""
+    half = settings.reach * _distance(study)
+    values: dict[str, Tensor] = {}
+    shown: dict[str, Tensor] = {}
+    for name in NETWORKS:
+        work = partial(surfaces, study.tuned(name).model, reach=half, grid=settings.grid)
+        found = study.executor.cached(work, study.test.images, study.test.labels, randomness=True).value
+        for key in ("residual", "curved"):
+            values[f"{key} {name}"] = valid(found[key], found["success"])
+        shown[name] = found["losses"][: settings.shown]
+    return values, half, shown
+
+
+def _distance(study: Study) -> float:
+    """The median l2 norm of DeepFool's perturbations of the original network, in pixel units."""
+    found = study.executor.cached(partial(deepfool, study.original), study.test.images).value
+    return float(norms(found.perturbations)[found.success].median())
+
+
+def _statistics() -> dict[str, Statistic]:
+    found = {f"{key}_{name}": median(f"{key} {name}") for key in ("residual", "curved") for name in NETWORKS}
+    for name in NETWORKS[1:]:
+        for key in ("residual", "curved"):
+            found[f"{key}_original - {key}_{name}"] = median_difference(f"{key} original", f"{key} {name}")
+        found[f"residual_{name} / residual_original"] = median_of_ratios(f"residual {name}", "residual original")
+    return found
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows: Sequence[dict[str, object]] = [
+        {"network": TITLES[name], "quantity": key, "median": estimate.value, **columns(estimate)}
+        for name in NETWORKS
+        for key in ("residual", "curved")
+        for estimate in [numbers[f"{key}_{name}"]]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _figure(network: Network, shown: Mapping[str, Tensor], half: float, settings: Settings) -> Figure:
+    """-l on the squares, one row an image, all on one scale of colours."""
+    count = len(shown["original"])
+    figure, grid = axes_grid(count, len(NETWORKS), width=10.0, height=0.6 + 3.0 * count)
+    highest = max(float(losses.max()) for losses in shown.values())
+    places = np.linspace(-half, half, settings.grid)
+    with styled():
+        for column, name in enumerate(NETWORKS):
+            for row, losses in enumerate(shown[name]):
+                axes = grid[row, column]
+                drawn = axes.contourf(places, places, -losses.numpy(), levels=np.linspace(-highest, 0, 13), cmap="RdBu")
+                axes.plot([0], [0], "o", color="black", markersize=4)
+                axes.set_aspect("equal")
+                axes.set(xlabel="along r, in pixel l2", ylabel="along v" if column == 0 else "")
+                if row == 0:
+                    axes.set_title(TITLES[name], fontsize=10.5)
+        figure.colorbar(drawn, ax=grid, label="minus the cross-entropy", shrink=0.8)
+        figure.suptitle(f"The loss around {count} images, {network.name}", fontsize=12.5, fontweight="bold")
+    return figure

@@ -1,0 +1,279 @@
+"""All principal curvatures of the decision boundary near images (Section 7.4, Figure 7.5b, Equation 7.4)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count
+from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import COLOURS, axes_grid, styled
+from pipeline.randomness import seeded
+from pipeline.types import Dataset, Network
+from stages.curvature._measures import profiles
+from stages.curvature._shared import Common, Study, named, notes, sign_shares, studies
+from stages.semirandom._shared import columns
+from stages.universal._shared import of_means, stacked
+
+__all__ = ["SECTION", "Settings", "flat_share", "principal_curvatures", "profile"]
+
+SECTION = "Section 7.4, Figure 7.5b, Equation 7.4"
+
+FLAT = 0.05
+"""A curvature below this share of the largest one counts as near zero, as the claims have it."""
+
+ERRORS = 3
+"""Standard errors within which Equation 7.4 has to hold."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        profile_samples: held-out images whose whole spectrum is computed; 1,000 in the thesis.
+        full_dimension: the largest d for which it is; beyond, both ends are found and the mean is estimated.
+        directions: random tangent directions an image.
+        draws: random vectors of Equation 7.4 an image.
+    """
+
+    profile_samples: int = 1000
+    full_dimension: int = 4000
+    directions: int = 20
+    draws: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("profile_samples", "full_dimension"):
+            check_count(name, getattr(self, name))
+        for name in ("directions", "draws"):
+            check_count(name, getattr(self, name), minimum=2)
+
+
+def principal_curvatures(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Compute the sorted principal curvatures of the boundary at points near held-out images, and their balance.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``share_flat`` of the mean profile, ``mean_curvature``, shares of negative curvatures, how far Equation 7.4 is
+        from its standard errors; and curvatures along random directions over a range of h. The profiles as tensors.
+    """
+    found = studies(network, data, settings, executor)
+    full = found[0].d <= settings.full_dimension
+    every = [profile(study, settings.profile_samples) for study in found] if full else []
+    parts = [_quantities(study, settings, every[i] if full else None) for i, study in enumerate(found)]
+    samples = stacked(parts)
+    numbers = measured(paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples))
+    tables = {"summary": _table(numbers), "sweep": _sweep(found[0], settings)}
+    figures = {"extremes": _extremes_figure(network, parts[0])}
+    if full:
+        tables["figure_7_5b"] = _profile_table(every)
+        figures["figure_7_5b"] = _figure(network, every)
+    return Findings(
+        numbers=named(numbers, settings),
+        tables=tables,
+        figures=figures,
+        tensors={"principal_curvatures": _joined(every)} if full else {},
+        notes=[*notes(found), *_notes(found, numbers, settings, full)],
+    )
+
+
+def profile(study: Study, count: int) -> Tensor:
+    """(n, d - 1) the principal curvatures at the points of the first ``count`` held-out images, the largest first."""
+    points = study.unseen_points(count)
+    work = partial(profiles, study.model, study.h, study.settings.output)
+    return study.executor.cached(work, points.points, points.labels, points.targets, chunk=10).value
+
+
+def flat_share(profiles: Tensor) -> Tensor:
+    """(...,) the share of curvatures (..., K) whose size is at most 5% of the largest size."""
+    sizes = profiles.abs()
+    return (sizes <= FLAT * sizes.amax(dim=-1, keepdim=True)).double().mean(dim=-1)
+
+
+def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[str, Tensor]:
+    """Name -> one value a boundary point."""
+    points = study.unseen_points(settings.profile_samples)
+    direct = study.at_random(points, settings.directions).double()
+    ends = study.extremes(points).values
+    found = {
+        "direct": direct.mean(dim=1),
+        "direct negative": (direct < 0).double().mean(dim=1),
+        "largest": ends[:, 0],
+        "smallest": ends[:, -1],
+        "largest + smallest": ends[:, 0] + ends[:, -1],
+    }
+    if full is None:
+        return found
+    mean_, error = drawn_mean(full, settings.draws, study.seed)
+    bent = full.abs() > FLAT * full.abs().amax(dim=1, keepdim=True)
+    return found | {
+        "mean": full.mean(dim=1),
+        "flat": flat_share(full),
+        "negative": (full < 0).double().mean(dim=1),
+        "bent negative": ((full < 0) & bent).sum(dim=1) / bent.sum(dim=1),
+        "excess": (mean_ - full.sum(dim=1) / study.d).abs() - ERRORS * error,
+        "largest full": full[:, 0],
+        "smallest full": full[:, -1],
+        **{f"rank {rank}": values for rank, values in enumerate(full.T)},
+    }
+
+
+def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The mean of v'Gv over random unit v, and its standard error, for matrices of known principal curvatures.
+
+    v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the eigenvalue 0.
+
+    Args:
+        curvatures: (n, d - 1).
+        draws: T.
+        seed: of the draws.
+    """
+    generator = seeded("equation 7.4", seed)
+    found = []
+    for row in curvatures:
+        squares = torch.randn(draws, len(row) + 1, generator=generator, dtype=torch.float64).square()
+        found.append(squares[:, 1:] @ row / squares.sum(dim=1))
+    values = torch.stack(found)
+    return values.mean(dim=1), values.std(dim=1) / math.sqrt(draws)
+
+
+def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statistic]:
+    statistics = {
+        "mean_curvature": mean("mean" if full else "direct"),
+        "mean_curvature_direct": mean("direct"),
+        "share_negative_direct": mean("direct negative"),
+        "largest": mean("largest"),
+        "smallest": mean("smallest"),
+        "largest + smallest": mean("largest + smallest"),
+    }
+    if not full:
+        return statistics
+    ranks = [name for name in samples if name.startswith("rank ")]
+    return statistics | {
+        "share_flat": of_means(ranks, _flat_of_means),
+        "share_flat, mean over images": mean("flat"),
+        "share_negative": mean("negative"),
+        "share_negative_bent": mean("bent negative"),
+        "equation 7.4, difference - 3 standard errors": mean("excess"),
+        "largest, full profile": mean("largest full"),
+        "smallest, full profile": mean("smallest full"),
+    }
+
+
+def _flat_of_means(*means: Tensor) -> Tensor:
+    return flat_share(torch.stack(means, dim=-1))
+
+
+def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
+    """Curvature along random tangent directions, and both ends of the spectrum, over a range of h."""
+    rows = []
+    points = study.unseen_points(settings.sweep_samples)
+    for factor, h in study.heights.items():
+        values, ends = study.at_random(points, settings.directions, h=h), study.extremes(points, h=h).values
+        row: dict[str, float] = {"h_factor": factor, "h": h, **sign_shares(values)}
+        row["share_of_points_with_negative_mean"] = float((values.mean(dim=1) < 0).double().mean())
+        rows.append(row | {"largest": float(ends[:, 0].mean()), "smallest": float(ends[:, -1].mean())})
+    return pd.DataFrame(rows)
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"number": name, **columns("value", e), "std": e.std, "points": e.n, "seeds": e.seeds}
+            for name, e in numbers.items()
+        ]
+    )
+
+
+def _profile_table(every: Sequence[Tensor]) -> pd.DataFrame:
+    """Figure 7.5b: mean and standard deviation of each rank over points and training seeds."""
+    values = torch.cat(list(every))
+    table = {"rank": range(1, values.shape[1] + 1), "mean": values.mean(dim=0).tolist(), "points": len(values)}
+    return pd.DataFrame(table | {"std": values.std(dim=0).tolist()})
+
+
+def _joined(every: Sequence[Tensor]) -> Tensor:
+    """(seeds, n, d - 1) in float32, NaN for what a seed lacks."""
+    longest = max(len(values) for values in every)
+    pad = torch.nn.functional.pad
+    return torch.stack([pad(v.float(), (0, 0, 0, longest - len(v)), value=math.nan) for v in every])
+
+
+def _figure(network: Network, every: Sequence[Tensor]) -> Figure:
+    values = torch.cat(list(every))
+    mean_, spread = values.mean(dim=0), values.std(dim=0)
+    index = torch.arange(1, len(mean_) + 1)
+    figure, grid = axes_grid(1, 2, width=11.0, height=4.2)
+    shown = min(25, len(mean_) // 2)
+    with styled():
+        for axes, part, title in (
+            (grid[0, 0], slice(None), "all principal curvatures"),
+            (grid[0, 1], None, f"the {shown} at either end"),
+        ):
+            if part is None:
+                ends = ((mean_[:shown], spread[:shown], "most positive"),
+                        (mean_.flip(0)[:shown], spread.flip(0)[:shown], "most negative"))  # fmt: skip
+                for colour, (y, s, label) in zip(COLOURS, ends, strict=False):
+                    axes.plot(index[:shown], y, "-o", color=colour, label=label, markersize=3.5)
+                    axes.fill_between(index[:shown], y - s, y + s, color=colour, alpha=0.18, linewidth=0)
+                axes.legend()
+            else:
+                axes.plot(index, mean_, color=COLOURS[0])
+                axes.fill_between(index, mean_ - spread, mean_ + spread, color=COLOURS[0], alpha=0.18, linewidth=0)
+            axes.axhline(0, color="#6b7580", linewidth=1)
+            axes.set(xlabel="rank", ylabel=r"$\kappa_i$ (1 / pixel unit)", title=title)
+        figure.suptitle(
+            f"Principal curvatures near {len(values)} images, mean and standard deviation, {network.name}",
+            fontsize=12.5,
+            fontweight="bold",
+        )
+    return figure
+
+
+def _extremes_figure(network: Network, found: Mapping[str, Tensor]) -> Figure:
+    """Largest against smallest curvature, one dot a boundary point."""
+    figure, grid = axes_grid(width=5.2, height=4.6)
+    axes = grid[0, 0]
+    with styled():
+        axes.plot(-found["smallest"], found["largest"], "o", color=COLOURS[0], alpha=0.7)
+        top = 1.05 * float(torch.cat([-found["smallest"], found["largest"]]).max())
+        axes.plot([0, top], [0, top], "--", color="#6b7580", linewidth=1.2, label="as much to either side")
+        axes.set(xlabel=r"$-\kappa$ of the most negative direction", ylabel=r"$\kappa$ of the most positive one")
+        axes.set_title(f"Both ends of each spectrum,\n{network.name}, first training seed")
+        axes.legend()
+    return figure
+
+
+def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings, full: bool) -> list[str]:
+    study = found[0]
+    lines = [
+        f"Random directions: {settings.directions} an image, each a difference of gradients of its own; "
+        f"{numbers['share_negative_direct'].value:.0%} of these curvatures are negative. 'largest' and 'smallest' come "
+        f"from {min(3 * settings.leading, study.d - 1)} products with each Hessian.",
+    ]
+    if not full:
+        return [*lines, f"With d = {study.d} the whole spectrum is not computed; mean_curvature is that of the draws."]
+    matrix, direct = numbers["mean_curvature"].value, numbers["mean_curvature_direct"].value
+    return [
+        *lines,
+        f"Whole spectra of {settings.profile_samples} images a training seed (the thesis: 1,000), by differences along "
+        f"every pixel. Over a finite h the Hessian of a network of ReLUs depends on the directions that it is measured "
+        f"along: the mean curvature is {matrix:.3g} from pixels and {direct:.3g} from random directions, the largest "
+        f"curvature {numbers['largest, full profile'].value:.3g} and {numbers['largest'].value:.3g}, the smallest "
+        f"{numbers['smallest, full profile'].value:.3g} and {numbers['smallest'].value:.3g}.",
+        f"Equation 7.4 is tested on the measured spectra with {settings.draws} random v an image; its constant is 1/d, "
+        "where 1/(d - 1) is printed, which is too close to tell apart here.",
+    ]

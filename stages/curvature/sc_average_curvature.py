@@ -1,0 +1,193 @@
+"""The curvature of the decision boundary along the shared curved directions (Section 6.4.1, Figure 6.9a)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import Line, estimate_line, line_figure
+from pipeline.types import Dataset, Network
+from stages.curvature._shared import Common, Study, named, notes, sign_shares, spread_margin, studies, within
+from stages.semirandom._shared import columns
+from stages.universal._shared import of_means, spearman, stacked
+
+__all__ = ["KINDS", "SECTION", "Settings", "bases", "sc_average_curvature"]
+
+SECTION = "Section 6.4.1, Figure 6.9a"
+
+KINDS = {
+    "sc": "$S_c$, most positive eigenvectors",
+    "negative": "most negative eigenvectors",
+    "sf": "$S_f$, normals",
+}
+"""What numbers call a subspace -> what figures call it."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        dimensions: the m of the subspaces, ascending.
+        small: one of them, which stands for the thesis' small m.
+        directions: random directions of each subspace, the same for all images of a training seed.
+    """
+
+    dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
+    small: int = 10
+    directions: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("directions", self.directions)
+        check_dimensions(self.dimensions, self.small)
+
+
+def check_dimensions(dimensions: Sequence[int], small: int) -> None:
+    """Hold that ``dimensions`` are two or more ascending whole numbers above 0, ``small`` among them."""
+    for m in dimensions:
+        check_count("dimensions", m)
+    if len(dimensions) < 2 or list(dimensions) != sorted(set(dimensions)):
+        refuse("dimensions", dimensions, "two or more ascending numbers")
+    if small not in dimensions:
+        refuse("small", small, f"one of dimensions = {dimensions}")
+
+
+def sc_average_curvature(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure kappa_S(x) = E (Pv)' H (Pv) / ||Pv||^2 over random v of S_c at unseen boundary points (Equation 6.4).
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        For each m ``kappa_S_<m>``, the mean over images, and ``kappa_<control>_<m>`` for the subspace of the most
+        negative eigenvectors, S_f and random directions; the mean less the standard deviation, and the rank correlation
+        with m.
+    """
+    found = studies(network, data, settings, executor)
+    samples = stacked([_measure(study, settings) for study in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    table = _table(numbers, settings)
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={"figure_6_9a": table, "sweep": sweep(found[0], settings.small, settings.directions)},
+        figures={"figure_6_9a": _figure(network, numbers, settings)},
+        notes=[*notes(found), *_notes(found, numbers, settings)],
+    )
+
+
+def bases(study: Study, m: int) -> dict[str, Tensor]:
+    """Name of KINDS -> orthonormal rows (m, d)."""
+    return {"sc": study.curved(m), "negative": study.curved(m, negative=True), "sf": study.normal_basis(m)}
+
+
+def _measure(study: Study, settings: Settings) -> dict[str, Tensor]:
+    """Name -> kappa_S(x) of each held-out image; ``positive`` the share of the directions along which it is above 0."""
+    points, found = study.unseen_points(), {}
+    for m in settings.dimensions:
+        for kind, basis in bases(study, m).items():
+            vectors = within(basis, study.known, settings.directions, 1.0, kind, m, study.seed)
+            values = study.along(points, vectors, normalised=False)
+            found[f"{kind} {m}"] = study.placed(values.double().nanmean(dim=1))
+            found[f"{kind} {m} positive"] = study.placed((values > 0).double().mean(dim=1))
+    values = study.at_random(points, settings.directions, normalised=False)
+    found["random"] = study.placed(values.double().mean(dim=1))
+    return found | {"random positive": study.placed((values > 0).double().mean(dim=1))}
+
+
+def _statistics(settings: Settings) -> dict[str, Statistic]:
+    statistics: dict[str, Statistic] = {}
+    for kind in KINDS:
+        prefix = "kappa_S" if kind == "sc" else f"kappa_{kind}"
+        for m in settings.dimensions:
+            statistics[f"{prefix}_{m}"] = mean(f"{kind} {m}")
+            statistics[f"share_positive_{kind}_{m}"] = mean(f"{kind} {m} positive")
+        every = [f"{kind} {m}" for m in settings.dimensions]
+        statistics[f"spearman_{kind}"] = of_means(every, partial(spearman, settings.dimensions))
+    small = f"sc {settings.small}"
+    return statistics | {
+        "kappa_S": mean(small),
+        "kappa_S - std": spread_margin(small),
+        "kappa_random": mean("random"),
+        "share_positive_random": mean("random positive"),
+    }
+
+
+def sweep(study: Study, m: int, directions: int) -> pd.DataFrame:
+    """S_c and its negative control made and measured at other h: curvatures and signs along them, at unseen points."""
+    rows = []
+    points = study.unseen_points(study.settings.sweep_samples)
+    for factor, h in study.heights.items():
+        ends = study.swept(factor)
+        taken = min(m, len(ends.vectors[0]) // 2)
+        for kind in ("sc", "negative"):
+            basis = study.curved(taken, negative=kind == "negative", ends=ends)
+            vectors = within(basis, study.known, directions, 1.0, kind, taken, study.seed)
+            values = study.along(points, vectors, h=h)
+            rows.append({"h_factor": factor, "h": h, "direction": kind, "m": taken, **sign_shares(values)})
+        values = study.at_random(points, directions, h=h)
+        rows.append({"h_factor": factor, "h": h, "direction": "random", "m": study.d, **sign_shares(values)})
+    return pd.DataFrame(rows)
+
+
+def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    for kind in KINDS:
+        for m in settings.dimensions:
+            value = numbers[f"{'kappa_S' if kind == 'sc' else f'kappa_{kind}'}_{m}"]
+            row = {"subspace": kind, "m": m, **columns("kappa", value), "std": value.std}
+            positive = numbers[f"share_positive_{kind}_{m}"].value
+            rows.append(row | {"share_positive": positive, "images": value.n, "seeds": value.seeds})
+    value = numbers["kappa_random"]
+    row = {"subspace": "random", "m": "", **columns("kappa", value), "std": value.std}
+    row["share_positive"] = numbers["share_positive_random"].value
+    return pd.DataFrame([*rows, row | {"images": value.n, "seeds": value.seeds}])
+
+
+def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Settings) -> Figure:
+    """Figure 6.9a: mean and standard deviation over the images, and the controls."""
+    m = list(settings.dimensions)
+    lines = {}
+    for kind, title in KINDS.items():
+        shown = [numbers[f"{'kappa_S' if kind == 'sc' else f'kappa_{kind}'}_{each}"] for each in m]
+        lines[title] = estimate_line(m, shown, style="-" if kind == "sc" else "--")
+        if kind == "sc":
+            y = [e.value for e in shown]
+            low, high = [e.value - e.std for e in shown], [e.value + e.std for e in shown]
+            lines["$S_c$, one standard deviation"] = Line(m, y, low, high, style="", marker="", errorbars=True)
+    return line_figure(
+        lines,
+        xlabel="dimension m of the subspace",
+        ylabel=r"mean curvature $\kappa_S$ (not divided by $\|\nabla F\|$)",
+        title=f"Curvature at unseen boundary points, {network.name}",
+        references={"random directions": numbers["kappa_random"].value, "0": 0.0},
+        log_x=True,
+        width=8.0,
+    )
+
+
+def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
+    small, ends = settings.small, found[0].ends()
+    negative = numbers[f"kappa_negative_{small}"].value
+    return [
+        f"S_c is spanned by the eigenvectors with the largest eigenvalues of the mean tangent-projected Hessian at "
+        f"{settings.train_samples} training images, found by {ends.values.shape[1]} products with it; the largest and "
+        f"smallest eigenvalues are {float(ends.values[0, 0]):.3g} and {float(ends.values[0, -1]):.3g} (first training "
+        f"seed), up to {float(ends.residuals[0, 0]):.2g} and {float(ends.residuals[0, -1]):.2g}: over a finite h the "
+        "Hessian of a network of ReLUs is not quite linear.",
+        f"At m = {small} the mean curvature along S_c on unseen images is {numbers['kappa_S'].value:.3g} (standard "
+        f"deviation {numbers['kappa_S'].std:.3g}), along the most negative eigenvectors {negative:.3g}, along random "
+        f"directions {numbers['kappa_random'].value:.3g}; the thesis has it well above 0 for S_c.",
+        f"{settings.directions} random directions of each subspace; curvatures as in Equation 6.4, in logits and not "
+        "divided by the gradient's norm. The sweep makes S_c anew from fewer images at each h and divides by it.",
+    ]

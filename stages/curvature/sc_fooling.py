@@ -1,0 +1,206 @@
+"""Random vectors of the shared curved directions as universal perturbations (Section 6.4.1, Figure 6.9b)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import estimate_line, line_figure
+from pipeline.types import Dataset, Network
+from stages.curvature._shared import (
+    Study,
+    WithUniversal,
+    fooled_shares,
+    named,
+    noise_norm,
+    notes,
+    sign_shares,
+    studies,
+    universal_case,
+    within,
+)
+from stages.curvature.sc_average_curvature import KINDS, bases, check_dimensions
+from stages.universal._shared import Case, Plan, columns, made_of, of_means, random_vectors, stacked
+
+__all__ = ["SECTION", "Settings", "sc_fooling", "sweep"]
+
+SECTION = "Section 6.4.1, Figure 6.9b"
+
+
+@dataclass(frozen=True)
+class Settings(WithUniversal):
+    """What to measure, beyond what :class:`WithUniversal` says.
+
+    Attributes:
+        dimensions: the m of the subspaces, ascending.
+        small: one of them, which stands for the thesis' small m.
+        noise_share: norm of the vectors over that which random noise needs; the thesis: a fifth.
+        algorithm_samples: training images of Algorithm 4's vector, beside the ``train_samples`` of S_c.
+    """
+
+    dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
+    small: int = 10
+    noise_share: float = 0.2
+    algorithm_samples: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_dimensions(self.dimensions, self.small)
+        check_count("algorithm_samples", self.algorithm_samples, minimum=2)
+        if not 0 < self.noise_share <= 1:
+            refuse("noise_share", self.noise_share, "a share in (0, 1]")
+
+
+def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Count whom random vectors of S_c, of S_f, of the controls and of Algorithm 4 fool, all of one norm.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``fool_sc_<m>``, ``fool_sf_<m>``, ``fool_negative_<m>`` (random vectors of the most negative eigenvectors),
+        ``fool_random``, ``fool_uap``, and what the claims compare; ``fool_sc`` is that of the small m.
+    """
+    options = replace(settings, universal_samples=settings.algorithm_samples)
+    found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
+    samples = stacked([_measure(study, case, settings) for study, case in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    first, case = found[0]
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={
+            "figure_6_9b": _table(numbers, settings),
+            "sweep": sweep(first, case, settings.small, settings.vectors, noise_norm(case, settings.noise_share)),
+        },
+        figures={"figure_6_9b": _figure(network, numbers, settings)},
+        notes=[*notes([study for study, _ in found]), *_notes(found, numbers, settings)],
+    )
+
+
+def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
+    """Name -> the share of a kind's vectors that fool each held-out image."""
+    radius, count = noise_norm(case, settings.noise_share), settings.vectors
+    sets = {
+        "uap": case.make([Plan(2.0, radius)])[0].perturbation,
+        "random": random_vectors(study.known.shape[1:], 2.0, radius, count),
+    }
+    for m in settings.dimensions:
+        for kind, basis in bases(study, m).items():
+            sets[f"{kind} {m}"] = within(basis, study.known, count, radius, kind, m, study.seed)
+    return fooled_shares(case, sets)
+
+
+def _statistics(settings: Settings) -> dict[str, Statistic]:
+    small, large = f"sc {settings.small}", f"sc {settings.dimensions[-1]}"
+    sc, sf = ([f"{kind} {m}" for m in settings.dimensions] for kind in ("sc", "sf"))
+    statistics = {f"fool_{kind}_{m}": mean(f"{kind} {m}") for kind in KINDS for m in settings.dimensions}
+    return statistics | {
+        "fool_sc": mean(small),
+        "fool_uap": mean("uap"),
+        "fool_random": mean("random"),
+        "fool_negative": mean(f"negative {settings.small}"),
+        "fool_sc - 0.9 fool_uap": of_means([small, "uap"], _nearly),
+        "fool_sc - fool_uap, absolute": of_means([small, "uap"], _distance),
+        "fool_sc - fool_uap": difference(small, "uap"),
+        "fool_sc - fool_random": difference(small, "random"),
+        "fool_sc - fool_negative": difference(small, f"negative {settings.small}"),
+        "fool_sf, largest": of_means(sf, _largest),
+        "fool_sc - fool_sf, largest": of_means([*sc, *sf], partial(_between, len(sc))),
+        "fool_sc_small - fool_sc_large": difference(small, large),
+    }
+
+
+def _nearly(vectors: Tensor, universal: Tensor) -> Tensor:
+    return vectors - 0.9 * universal
+
+
+def _distance(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).abs()
+
+
+def _largest(*shares: Tensor) -> Tensor:
+    return torch.stack(shares).amax(dim=0)
+
+
+def _between(count: int, *shares: Tensor) -> Tensor:
+    return _largest(*shares[:count]) - _largest(*shares[count:])
+
+
+def sweep(study: Study, case: Case, m: int, count: int, radius: float) -> pd.DataFrame:
+    """S_c and its negative control made at other h: whom their vectors fool, and the signs of curvature along them."""
+    rows = []
+    points = study.unseen_points(study.settings.sweep_samples)
+    for factor, h in study.heights.items():
+        ends = study.swept(factor)
+        taken = min(m, len(ends.vectors[0]) // 2)
+        for kind in ("sc", "negative"):
+            basis = study.curved(taken, negative=kind == "negative", ends=ends)
+            vectors = within(basis, study.known, count, radius, kind, taken, study.seed)
+            fooled = float(case.fooled(case.unseen, vectors).mean())
+            row: dict[str, object] = {"h_factor": factor, "h": h, "direction": kind, "m": taken}
+            row |= {"fooled": fooled, "images": len(case.unseen)}
+            rows.append(row | sign_shares(study.along(points, vectors, h=h)))
+    return pd.DataFrame(rows)
+
+
+def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
+    cases = [(kind, str(m), f"fool_{kind}_{m}") for kind in KINDS for m in settings.dimensions]
+    cases += [("random", "", "fool_random"), ("Algorithm 4", "", "fool_uap")]
+    return pd.DataFrame(
+        [
+            {
+                "vectors": kind,
+                "m": m,
+                **columns("fooled", numbers[name]),
+                "images": numbers[name].n,
+                "seeds": numbers[name].seeds,
+            }
+            for kind, m, name in cases
+        ]
+    )
+
+
+def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Settings) -> Figure:
+    m = list(settings.dimensions)
+    lines = {
+        title: estimate_line(m, [numbers[f"fool_{kind}_{each}"] for each in m], style="-" if kind == "sc" else "--")
+        for kind, title in KINDS.items()
+    }
+    return line_figure(
+        lines,
+        xlabel="dimension m of the subspace",
+        ylabel="share of held-out images fooled",
+        title=f"Random vectors of each subspace, {network.name}",
+        references={"Algorithm 4": numbers["fool_uap"].value, "random vectors": numbers["fool_random"].value},
+        log_x=True,
+        limits=(0, 1),
+        width=8.0,
+    )
+
+
+def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
+    first, case = found[0]
+    radius, size = noise_norm(case, settings.noise_share), float(case.unseen.flatten(1).norm(dim=1).mean())
+    gap = numbers["fool_sc - fool_negative"]
+    verdict = "does make a difference here" if gap.low > 0 else "cannot be credited with the fooling here"
+    return [
+        *made_of([case for _, case in found]),
+        f"Here, other than there, all vectors have {settings.noise_share:g} of the norm that random noise needs (the "
+        f"thesis: a fifth): {radius:.3g} for the first training seed, {radius / size:.2g} of an image's mean norm.",
+        f"Control: at m = {settings.small} random vectors of S_c fool {numbers['fool_sc'].value:.2f}, those of the "
+        f"most negative eigenvectors {numbers['fool_negative'].value:.2f}, random ones "
+        f"{numbers['fool_random'].value:.2f}: the sign of the curvature {verdict}.",
+        f"{settings.vectors} random vectors of each subspace and training seed; their mean counts. S_c and S_f are "
+        f"made of {len(first.known)} training images; in the sweep S_c is made of {settings.sweep_samples} of them.",
+    ]

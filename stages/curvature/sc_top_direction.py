@@ -1,0 +1,174 @@
+"""The most curved shared direction as a universal perturbation (Section 6.4.1, Figure 6.10)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count
+from pipeline.evaluation import difference, mean, measured, paired_bootstrap, share
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.plots import Panel, bar_figure, image_grid
+from pipeline.types import Dataset, Network
+from stages.curvature._shared import (
+    Study,
+    WithUniversal,
+    fooled_shares,
+    named,
+    notes,
+    studies,
+    universal_case,
+    within,
+)
+from stages.curvature.sc_fooling import sweep
+from stages.universal._shared import CLIP, Case, class_name, columns, made_of, random_vectors, stacked
+
+__all__ = ["SECTION", "Settings", "sc_top_direction"]
+
+SECTION = "Section 6.4.1, Figure 6.10"
+
+TITLES = {
+    "top": "most positive eigenvector, both signs",
+    "top_best": "most positive eigenvector, better sign",
+    "negative": "most negative eigenvector, both signs",
+    "negative_best": "most negative eigenvector, better sign",
+    "sf": "random vectors of $S_f$",
+    "random": "random vectors",
+    "uap": "Algorithm 4",
+}
+"""What numbers call a direction -> what the table and the figure call it."""
+
+SHOWN = 5
+"""Images of Figure 6.10."""
+
+
+@dataclass(frozen=True)
+class Settings(WithUniversal):
+    """What to measure, beyond what :class:`WithUniversal` says.
+
+    Attributes:
+        dimension: m of S_f to compare with, 100 in the thesis; all of their span where the normals span less.
+    """
+
+    dimension: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("dimension", self.dimension)
+
+
+def sc_top_direction(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Scale the leading eigenvector of the mean Hessian to xi and count whom it fools.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``fool_top``, the mean of both signs, ``fool_top_best``, the better one of them on the images that judge, the
+        same of the most negative eigenvector, ``fool_sf``, ``fool_random`` and ``fool_uap``; xi is a tenth of the norm
+        that random noise needs.
+    """
+    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
+    samples = stacked([_measure(study, case, settings) for study, case in found])
+    statistics = {f"fool_{name}": share(name) if name.endswith("best") else mean(name) for name in TITLES}
+    statistics |= {
+        "fool_top - fool_sf": difference("top", "sf"),
+        "fool_uap - fool_top": difference("uap", "top"),
+        "fool_top - fool_negative": difference("top", "negative"),
+        "fool_top - fool_random": difference("top", "random"),
+    }
+    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    first, case = found[0]
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={
+            "fooling": _table(numbers),
+            "sweep": sweep(first, case, 1, 2, case.xi(2.0)),
+        },
+        figures={"fooling": _bars(network, numbers), "figure_6_10": _examples(first, case, data, network)},
+        tensors={"top": torch.cat([_signs(study, 1.0)[:1] for study, _ in found])},
+        notes=[*notes([study for study, _ in found]), *_notes(found, numbers)],
+    )
+
+
+def _signs(study: Study, radius: float, *, negative: bool = False) -> Tensor:
+    """The eigenvector at one end of the spectrum and its opposite, (2, C, H, W) of norm ``radius``."""
+    vector = study.curved(1, negative=negative).view(1, *study.known.shape[1:])
+    return radius * torch.cat([vector, -vector])
+
+
+def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
+    xi = case.xi(2.0)
+    found = fooled_shares(
+        case,
+        {
+            "top": _signs(study, xi),
+            "negative": _signs(study, xi, negative=True),
+            "sf": within(
+                study.normal_basis(settings.dimension), study.known, settings.vectors, xi, "top", study.seed
+            ),
+            "random": random_vectors(study.known.shape[1:], 2.0, xi, settings.vectors),
+            "uap": case.vector(2.0).perturbation,
+        },
+    )
+    for kind in ("top", "negative"):
+        both = case.fooled(case.unseen, _signs(study, xi, negative=kind == "negative"))
+        found[f"{kind}_best"] = both[:, int(both.mean(dim=0).argmax())]
+    return found
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for name, title in TITLES.items():
+        estimate = numbers[f"fool_{name}"]
+        row: dict[str, object] = {"vector": title.replace("$", ""), **columns("fooled", estimate)}
+        rows.append(row | {"images": estimate.n, "seeds": estimate.seeds})
+    return pd.DataFrame(rows)
+
+
+def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
+    names = ("top", "negative", "sf", "random", "uap")
+    titles = {name: TITLES[name].replace(", ", ",\n").replace(" of ", "\nof ") for name in names}
+    return bar_figure(
+        {titles[name]: {"fooled": numbers[f"fool_{name}"]} for name in names},
+        ylabel="share of held-out images fooled",
+        title=rf"One direction of norm $\xi$, {network.name}",
+        width=9.0,
+    )
+
+
+def _examples(study: Study, case: Case, data: Dataset, network: Network) -> Figure:
+    """Figure 6.10: the better sign of the most curved direction, and images that it fools."""
+    both = _signs(study, case.xi(2.0))
+    fooled = case.fooled(case.unseen, both)
+    sign = int(fooled.mean(dim=0).argmax())
+    chosen = fooled[:, sign].nonzero()[:SHOWN, 0]
+    images, v = case.unseen[chosen], both[sign : sign + 1]
+    labels = case.labels(images, v)
+    top: list[Panel | None] = [Panel(v[0], "the vector", perturbation=True)]
+    bottom: list[Panel | None] = [None]
+    for image, (before, after) in zip(images, labels.tolist(), strict=True):
+        top.append(Panel((image + v[0]).clamp(*CLIP), class_name(data, after)))
+        bottom.append(Panel(image, class_name(data, before)))
+    title = f"The most curved shared direction, {network.name}"
+    return image_grid([top, bottom], title=title, row_titles=["perturbed", "original"], side=1.7)
+
+
+def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate]) -> list[str]:
+    values = {name: numbers[f"fool_{name}"].value for name in TITLES}
+    return [
+        *made_of([case for _, case in found]),
+        f"S_c is made of {len(found[0][0].known)} training images (the thesis: 200), m = 1. An eigenvector has no "
+        "sign: the mean of both counts, and the better one, chosen on the images that judge, is shown beside it.",
+        f"The most positive eigenvector fools {values['top']:.2f} (better sign {values['top_best']:.2f}), the most "
+        f"negative one, the control, {values['negative']:.2f} ({values['negative_best']:.2f}), random vectors of S_f "
+        f"{values['sf']:.2f}, random ones {values['random']:.2f}, Algorithm 4 {values['uap']:.2f}.",
+        "The pictures are clipped to [0, 1]; their labels are those without clipping.",
+    ]

@@ -1,0 +1,281 @@
+"""The shared curved subspaces of different networks (Section 6.5, Figures 6.12 and 6.13)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations, product
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import Statistic, mean, measured, median, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import principal_angles, random_subspace
+from pipeline.plots import Line, line_figure
+from pipeline.randomness import seeded
+from pipeline.types import Dataset, Network
+from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies, within
+from stages.curvature.uap_sections import draw_sections
+from stages.semirandom._shared import columns
+from stages.universal._shared import of_means, stacked
+
+__all__ = ["SECTION", "Settings", "sc_transfer"]
+
+SECTION = "Section 6.5, Figures 6.12 and 6.13"
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        dimension: m of the subspaces whose angles are taken; None: 200 of d = 3,072, in proportion where d is smaller.
+        small: m of the subspaces along whose random vectors the other network is cut.
+        directions: random vectors of each, and random directions an image.
+        pictures: images in the figure.
+        grid: points a side of each picture.
+    """
+
+    dimension: int | None = None
+    small: int = 10
+    directions: int = 5
+    pictures: int = 4
+    grid: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("small", "directions", "pictures"):
+            check_count(name, getattr(self, name))
+        check_count("grid", self.grid, minimum=2)
+        if self.dimension is not None:
+            check_count("dimension", self.dimension)
+
+
+def sc_transfer(
+    networks: Mapping[str, Network], data: Mapping[str, Dataset], settings: Settings, executor: Executor
+) -> Findings:
+    """Take the principal angles between the S_c of every two networks, and cut each network along the other's S_c.
+
+    Args:
+        networks: name -> trained classifiers.
+        data: name -> the data set of that network, all of one shape.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``cos_1[a][b]``, the cosine of the smallest angle, with that of random subspaces and of one network's training
+        seeds; ``share_positive[s][t]`` and ``kappa[s][t]``, the curvature of t's boundary along the S_c of s; and what
+        the claims ask of all pairs at once.
+
+    Raises:
+        InputError: fewer than two networks, or images of different shapes.
+    """
+    shapes = {name: each.shape for name, each in data.items()}
+    if len(networks) < 2 or len(set(shapes.values())) != 1:
+        refuse("network", str(shapes), "two or more networks that take images of one shape")
+    found = {name: studies(network, data[name], settings, executor) for name, network in networks.items()}
+    d = next(iter(found.values()))[0].d
+    m = settings.dimension or dimension_of(200, d)
+    angles = _angles(found, m)
+    numbers = measured(paired_bootstrap(_firsts(angles), _angle_statistics(angles), resamples=settings.resamples))
+    cuts = _cuts(found, settings)
+    numbers |= measured(paired_bootstrap(cuts, _cut_statistics(list(found)), resamples=settings.resamples))
+    source, target = next(iter(found)), list(found)[-1]
+    first = next(iter(data.values()))
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={
+            "angles": _angle_table(angles, numbers),
+            "figure_6_12": _cosine_table(angles),
+            "curvature": _cut_table(list(found), numbers),
+            "sweep": _sweep(found[source][0], found[target][0], source, target, settings),
+        },
+        figures={
+            "figure_6_12": _figure(angles, m),
+            "figure_6_13": _pictures(found[source][0], found[target][0], source, target, first, settings),
+        },
+        notes=[*notes([study for each in found.values() for study in each]), *_notes(found, settings, m, d)],
+    )
+
+
+def _angles(found: Mapping[str, Sequence[Study]], m: int) -> dict[str, Tensor]:
+    """``[a][b]`` -> (pairs of training seeds, m) cosines; ``[a][a]`` for different seeds; ``[random]``."""
+    bases = {name: [study.curved(m) for study in each] for name, each in found.items()}
+    cosines = {}
+    for a, b in combinations(bases, 2):
+        cosines[f"[{a}][{b}]"] = torch.stack([_cosines(u, v) for u, v in product(bases[a], bases[b])])
+    most = max(len(values) for values in cosines.values())
+    for a, own in bases.items():
+        pairs = list(combinations(own, 2))
+        if pairs:
+            cosines[f"[{a}][{a}]"] = torch.stack([_cosines(u, v) for u, v in pairs])
+    d = next(iter(bases.values()))[0].shape[1]
+    drawn = [random_subspace(d, m, seeded("random subspaces of S_c", k)) for k in range(2 * most)]
+    random = torch.stack([_cosines(u, v) for u, v in zip(drawn[::2], drawn[1::2], strict=True)])
+    return cosines | {"[random]": random}
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    return principal_angles(first, second).angles.cos()
+
+
+def _firsts(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name -> the cosine of the smallest angle of each pair of training seeds, padded with NaN."""
+    return stacked([{name: values[:, 0] for name, values in _longest_first(angles).items()}])
+
+
+def _longest_first(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return dict(sorted(angles.items(), key=lambda item: -len(item[1])))
+
+
+def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
+    between = [name for name in angles if name.count("[") == 2 and len(set(name.strip("[]").split("]["))) == 2]
+    statistics = {f"cos_1{name}": mean(name) for name in angles}
+    return statistics | {"cos_1 - cos_1[random], smallest": of_means([*between, "[random]"], _margin)}
+
+
+def _margin(*cosines: Tensor) -> Tensor:
+    return torch.stack(cosines[:-1]).amin(dim=0) - cosines[-1]
+
+
+def _cuts(found: Mapping[str, Sequence[Study]], settings: Settings) -> dict[str, Tensor]:
+    """What happens to t's boundary along S_c of s: name -> (seeds, n), NaN for a seed that one of them lacks."""
+    seeds = sorted({study.seed for each in found.values() for study in each})
+    longest = max(len(study.unseen) for each in found.values() for study in each)
+    rows: dict[str, list[Tensor]] = {}
+    for s, t in product(found, repeat=2):
+        pairs = {a.seed: (a, b) for a in found[s] for b in found[t] if a.seed == b.seed}
+        for seed in seeds:
+            values = _cut(*pairs[seed], settings) if seed in pairs else {}
+            for name in ("median", "positive", "random"):
+                own = values.get(name, torch.full((longest,), math.nan, dtype=torch.float64))
+                padded = torch.nn.functional.pad(own, (0, longest - len(own)), value=math.nan)
+                rows.setdefault(f"{name} [{s}][{t}]", []).append(padded)
+    return {name: torch.stack(values) for name, values in rows.items()}
+
+
+def _cut(source: Study, target: Study, settings: Settings) -> dict[str, Tensor]:
+    """Curvatures of the target's boundary along random vectors of the source's S_c, one value an image."""
+    points = target.unseen_points()
+    vectors = within(source.curved(settings.small), source.known, settings.directions, 1.0, "transfer", source.seed)
+    along = target.along(points, vectors)
+    random = target.at_random(points, settings.directions)
+    return {
+        "median": target.placed(along.median(dim=1).values),
+        "positive": target.placed((along > 0).double().mean(dim=1)),
+        "random": target.placed(random.abs().median(dim=1).values),
+    }
+
+
+def _cut_statistics(names: Sequence[str]) -> dict[str, Statistic]:
+    statistics: dict[str, Statistic] = {}
+    for s, t in product(names, repeat=2):
+        pair = f"[{s}][{t}]"
+        statistics[f"kappa{pair}"] = median(f"median {pair}")
+        statistics[f"share_positive{pair}"] = mean(f"positive {pair}")
+        if s == t:
+            statistics[f"kappa_random[{t}]"] = median(f"random {pair}")
+    others = [f"[{s}][{t}]" for s, t in permutations(names, 2)]
+    shares = [f"positive {pair}" for pair in others]
+    sizes = [f"{what} {pair}" for pair in others for what in ("median", "random")]
+    return statistics | {
+        "share_positive, smallest": of_means(shares, _smallest),
+        "kappa - kappa_random, smallest": Statistic(tuple(sizes), _smallest_excess, joint=False),
+    }
+
+
+def _smallest(*shares: Tensor) -> Tensor:
+    return torch.stack(shares).amin(dim=0)
+
+
+def _smallest_excess(*values: Tensor) -> Tensor:
+    middle = median("kappa").reduce
+    return torch.stack([middle(a) - middle(b) for a, b in zip(values[::2], values[1::2], strict=True)]).amin(dim=0)
+
+
+def _sweep(source: Study, target: Study, s: str, t: str, settings: Settings) -> pd.DataFrame:
+    """The target cut along the source's S_c, made of few images, at each h."""
+    rows = []
+    points = target.unseen_points(settings.sweep_samples)
+    for factor, h in target.heights.items():
+        ends = source.swept(factor)
+        taken = min(settings.small, len(ends.vectors[0]) // 2)
+        basis = source.curved(taken, ends=ends)
+        vectors = within(basis, source.known, settings.directions, 1.0, "transfer", source.seed)
+        sets = {f"S_c of {s}": target.along(points, vectors, h=h)}
+        sets["random"] = target.at_random(points, settings.directions, h=h)
+        rows += [
+            {"h_factor": factor, "h": h, "boundary_of": t, "direction": name, **sign_shares(values)}
+            for name, values in sets.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _angle_table(angles: Mapping[str, Tensor], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for name, values in angles.items():
+        estimate = numbers[f"cos_1{name}"]
+        row: dict[str, object] = {"subspaces": name, **columns("cos_1", estimate)}
+        rows.append(row | {"mean_of_all": float(values.mean()), "pairs_of_seeds": estimate.n})
+    return pd.DataFrame(rows)
+
+
+def _cosine_table(angles: Mapping[str, Tensor]) -> pd.DataFrame:
+    count = next(iter(angles.values())).shape[1]
+    return pd.DataFrame({"index": range(1, count + 1)} | {n: v.mean(dim=0).tolist() for n, v in angles.items()})
+
+
+def _cut_table(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    rows = []
+    for s, t in product(names, repeat=2):
+        kappa, positive = numbers[f"kappa[{s}][{t}]"], numbers[f"share_positive[{s}][{t}]"]
+        row: dict[str, object] = {"S_c_of": s, "boundary_of": t, **columns("kappa", kappa)}
+        row |= columns("share_positive", positive) | columns("kappa_random_size", numbers[f"kappa_random[{t}]"])
+        rows.append(row | {"images": kappa.n, "seeds": kappa.seeds})
+    return pd.DataFrame(rows)
+
+
+def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
+    index = list(range(1, m + 1))
+    lines = {}
+    for name, values in angles.items():
+        pair = name.strip("[]").split("][")
+        title = "random subspaces" if pair == ["random"] else " and ".join(pair)
+        title = f"{pair[0]}, two training seeds" if len(set(pair)) == 1 and len(pair) == 2 else title
+        style = ":" if pair == ["random"] else "-" if len(set(pair)) == 2 else "--"
+        lines[title] = Line(index, values.mean(dim=0).tolist(), style=style, marker="")
+    return line_figure(
+        lines,
+        xlabel="index of the principal angle",
+        ylabel="cosine of the angle",
+        title=f"Angles between the $S_c$ of different networks (m = {m})",
+        limits=(0, 1.02),
+        width=8.5,
+    )
+
+
+def _pictures(source: Study, target: Study, s: str, t: str, data: Dataset, settings: Settings) -> Figure:
+    """Figure 6.13: sections of the target along one direction of the source's S_c, and along random ones."""
+    points = target.near(target.unseen)
+    rows = points.success.nonzero()[: settings.pictures, 0]
+    images = target.unseen[rows]
+    v = within(source.curved(settings.small), source.known, 1, 1.0, "transfer", source.seed)
+    drawn = torch.randn(images.shape, generator=seeded("transfer", target.seed))
+    directions = {f"$S_c$ of {s}": v.expand_as(images), "random direction": drawn}
+    title = f"Normal sections of {t}"
+    return draw_sections(target.model, data, images, points.select(rows), directions, grid=settings.grid, title=title)
+
+
+def _notes(found: Mapping[str, Sequence[Study]], settings: Settings, m: int, d: int) -> list[str]:
+    return [
+        f"S_c of {m} of d = {d} dimensions for the angles (the thesis does not give its m), of {settings.small} for "
+        f"the sections, of which {settings.directions} random vectors cut every other network.",
+        "cos_1 is the cosine of the smallest principal angle, its mean over pairs of training seeds; '[a][a]' are two "
+        "training seeds of one network, '[random]' random subspaces of as many dimensions.",
+        f"'smallest' is over all pairs of the {len(found)} networks: the thesis' relations are asked of all of them at "
+        "once. Curvature is divided by the gradient's norm; networks of the same training seed meet.",
+    ]

@@ -1,0 +1,134 @@
+"""Random vectors among the normals of the decision boundary (Section 6.3.1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count, refuse
+from pipeline.datasets.sampling import stratified_order
+from pipeline.evaluation import difference, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import orthonormalise
+from pipeline.plots import estimate_line, line_figure
+from pipeline.types import Dataset, Network
+from stages.curvature._shared import Study, WithUniversal, fooled_shares, named, studies, universal_case, within
+from stages.curvature.normals_svd import unit_normals
+from stages.universal._shared import Case, columns, made_of, random_vectors, share_ratio, stacked
+
+__all__ = ["SECTION", "Settings", "sf_fooling"]
+
+SECTION = "Section 6.3.1"
+
+
+@dataclass(frozen=True)
+class Settings(WithUniversal):
+    """What to measure, beyond what :class:`WithUniversal` says.
+
+    Attributes:
+        normal_samples: training images whose normals span S_f.
+        dimension: m of S_f; 100 in the thesis.
+        dimensions: other m, for the curve.
+    """
+
+    normal_samples: int = 1000
+    dimension: int = 100
+    dimensions: tuple[int, ...] = (1, 5, 10, 20, 50)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("normal_samples", self.normal_samples, minimum=2)
+        for m in (self.dimension, *self.dimensions):
+            check_count("dimensions", m)
+        if self.dimension > self.normal_samples:
+            refuse("dimension", self.dimension, f"at most normal_samples = {self.normal_samples}")
+
+    @property
+    def every(self) -> list[int]:
+        """All m in ascending order, each once."""
+        return sorted({self.dimension, *self.dimensions})
+
+
+def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Draw random vectors of norm xi in the span of the leading normals and count whom they fool.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        ``fool_sf``, ``fool_random`` and ``fool_uap`` on held-out images, their ratios and differences, and the fooling
+        of S_f against its dimension; xi is a tenth of the random-noise norm, as for Algorithm 4.
+    """
+    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
+    samples = stacked([_measure(study, case, data, settings) for study, case in found])
+    images = next(iter(samples.values())).shape[-1]
+    statistics = {
+        "fool_sf": mean(f"S_f {settings.dimension}"),
+        "fool_random": mean("random"),
+        "fool_uap": mean("universal"),
+        "fool_sf / fool_random": share_ratio(f"S_f {settings.dimension}", "random", images),
+        "fool_sf - fool_random": difference(f"S_f {settings.dimension}", "random"),
+        "fool_uap - fool_sf": difference("universal", f"S_f {settings.dimension}"),
+        **{f"fool_sf_{m}": mean(f"S_f {m}") for m in settings.every},
+    }
+    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={"fooling": _table(numbers, settings)},
+        figures={"fooling": _figure(network, numbers, settings)},
+        notes=_notes(found, settings),
+    )
+
+
+def _measure(study: Study, case: Case, data: Dataset, settings: Settings) -> dict[str, Tensor]:
+    """Name -> the share of a kind's vectors that fool each held-out image."""
+    order = stratified_order(data.train.labels, "curvature")[: settings.normal_samples]
+    normals = unit_normals(study, data.train.images[order] if len(order) else study.known)
+    basis = orthonormalise(normals)
+    xi, count = case.xi(2.0), settings.vectors
+    sets = {
+        "universal": case.vector(2.0).perturbation,
+        "random": random_vectors(study.known.shape[1:], 2.0, xi, count),
+        **{f"S_f {m}": within(basis[:m], study.known, count, xi, "S_f", m, study.seed) for m in settings.every},
+    }
+    return fooled_shares(case, sets)
+
+
+def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
+    rows: list[dict[str, object]] = [{"vector": f"random, S_f of {m} dimensions"} for m in settings.every]
+    names = [f"fool_sf_{m}" for m in settings.every]
+    rows += [{"vector": "random"}, {"vector": "Algorithm 4"}]
+    for row, name in zip(rows, [*names, "fool_random", "fool_uap"], strict=True):
+        estimate = numbers[name]
+        row |= columns("fooled", estimate) | {"images": estimate.n, "seeds": estimate.seeds}
+    return pd.DataFrame(rows)
+
+
+def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Settings) -> Figure:
+    shown = [numbers[f"fool_sf_{m}"] for m in settings.every]
+    return line_figure(
+        {"random vectors of $S_f$": estimate_line(settings.every, shown)},
+        xlabel="dimension m of $S_f$",
+        ylabel="share of held-out images fooled",
+        title=f"Random vectors among the normals, {network.name}",
+        references={"Algorithm 4": numbers["fool_uap"].value, "random vectors": numbers["fool_random"].value},
+        log_x=True,
+        limits=(0, 1),
+    )
+
+
+def _notes(found: Sequence[tuple[Study, Case]], settings: Settings) -> list[str]:
+    d = found[0][0].d
+    return [
+        *made_of([case for _, case in found]),
+        f"S_f: the leading singular vectors of the unit r of {settings.normal_samples} training images, none of which "
+        f"judges. {settings.vectors} random vectors of norm xi for each kind and training seed; their mean counts.",
+        f"The thesis takes m = {settings.dimension} of 150,528 dimensions; here it is {settings.dimension} of {d}, a "
+        "much larger share, and the curve shows smaller m. Where the normals span less, all of their span is taken.",
+    ]

@@ -1,0 +1,201 @@
+"""Directions along which the boundary bends near many images (Section 7.4, Figure 7.6)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count, refuse
+from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import Boundary
+from pipeline.plots import Panel, estimate_line, image_grid, line_figure
+from pipeline.types import Dataset, Network
+from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies
+from stages.semirandom._shared import columns
+from stages.universal._shared import stacked
+
+__all__ = ["SECTION", "Settings", "relative_curvatures", "shared_directions"]
+
+SECTION = "Section 7.4, Figure 7.6"
+
+SHOWN = 10
+"""Directions of Figure 7.6b."""
+
+GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+"""Ranks i at which rho_i is measured, of d = 3,072; in proportion where d is smaller."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        middle: the second of the ranks that are compared, of d = 3,072; in proportion where d is smaller.
+        last: the third one.
+        directions: random directions an image, for the mean curvature that rho_i is relative to.
+    """
+
+    middle: int = 100
+    last: int = 1000
+    directions: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("middle", "last", "directions"):
+            check_count(name, getattr(self, name))
+        if not 1 < self.middle < self.last:
+            refuse("middle", self.middle, f"a whole number above 1 and below last = {self.last}")
+
+
+def shared_directions(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure rho_i(z) = |u_i' PHP u_i| / E |v' PHP v| at boundary points of unseen images (Equation 7.3).
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``rho_<i>`` over a range of ranks; ``rho_first``, ``rho_middle`` and ``rho_last`` and their differences; the
+        directions as tensors.
+    """
+    found = studies(network, data, settings, executor)
+    d = found[0].d
+    ranks = ranks_of(settings, d, len(found[0].known))
+    middle, last = (_nearest(ranks, dimension_of(i, d)) for i in (settings.middle, settings.last))
+    samples = stacked([_measure(study, ranks, settings) for study in found])
+    statistics: dict[str, Statistic] = {f"rho_{i}": mean(f"rho {i}") for i in ranks}
+    statistics |= {
+        "rho_first": mean("rho 1"),
+        "rho_middle": mean(f"rho {middle}"),
+        "rho_last": mean(f"rho {last}"),
+        "rho_first - rho_middle": difference("rho 1", f"rho {middle}"),
+        "rho_middle - rho_last": difference(f"rho {middle}", f"rho {last}"),
+        "share_negative_1": mean("negative 1"),
+    }
+    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    first = found[0]
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={"figure_7_6a": _table(numbers, ranks), "sweep": _sweep(first, settings)},
+        figures={
+            "figure_7_6a": _figure(network, numbers, ranks),
+            "figure_7_6b": _pictures(network, first, min(SHOWN, max(ranks)), numbers),
+        },
+        tensors={"directions": first.shared(min(2 * SHOWN, max(ranks))).view(-1, *first.known.shape[1:])},
+        notes=[*notes(found), *_notes(found, numbers, settings, (middle, last))],
+    )
+
+
+def ranks_of(settings: Settings, d: int, images: int) -> list[int]:
+    """The ranks i at which rho_i is measured, ascending, as far as there are so many directions."""
+    most = min(images * min(settings.leading, d - 1), d)
+    wanted = {dimension_of(i, d) for i in (*GRID, settings.middle, settings.last)} | {1, 2}
+    return sorted(i for i in wanted if i <= most)
+
+
+def _nearest(ranks: Sequence[int], wanted: int) -> int:
+    return min(ranks, key=lambda rank: abs(rank - wanted))
+
+
+def relative_curvatures(
+    study: Study, points: Boundary, directions: Tensor, count: int, *, h: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """rho_i(z) (n, K) for directions (K, d), and the signed u' PHP u / ||grad F|| (n, K) themselves.
+
+    Both numerator and denominator keep the length of the tangent part, as in Equation 7.3; for v uniform on the whole
+    sphere it is nearly 1, and the curvatures along random tangent directions are taken, times (d - 1) / d.
+    """
+    vectors = directions.view(-1, *study.known.shape[1:])
+    along = study.along(points, vectors, h=h).double()
+    flat, normals = directions.double(), points.normals.flatten(1).double()
+    tangent = (flat.square().sum(dim=1) - (normals @ flat.T).square()).clamp_min(0)
+    values = along.nan_to_num() * tangent  # no curvature was found along the normal itself, whose tangent part is zero
+    random = study.at_random(points, count, h=h).double().abs().mean(dim=1) * (study.d - 1) / study.d
+    return values.abs() / random[:, None], values
+
+
+def _measure(study: Study, ranks: Sequence[int], settings: Settings) -> dict[str, Tensor]:
+    """Name -> one value a held-out image."""
+    chosen = study.shared(max(ranks))[[rank - 1 for rank in ranks]]
+    rho, values = relative_curvatures(study, study.unseen_points(), chosen, settings.directions)
+    found = {f"rho {rank}": study.placed(rho[:, k]) for k, rank in enumerate(ranks)}
+    return found | {"negative 1": study.placed((values[:, 0] < 0).double())}
+
+
+def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
+    """The foremost shared directions made of a few images and measured at other ones, at each h."""
+    rows = []
+    points, known = study.unseen_points(settings.sweep_samples), study.known_points(settings.sweep_samples)
+    for factor, h in study.heights.items():
+        count = min(SHOWN, len(known) * min(settings.leading, study.d - 1))
+        directions = study.shared(count, points=known, h=h)
+        rho, values = relative_curvatures(study, points, directions, settings.directions, h=h)
+        sets = {"u_1": (rho[:, :1], values[:, :1]), f"u_1 to u_{count}": (rho, values)}
+        for name, (relative, signed) in sets.items():
+            row: dict[str, object] = {"h_factor": factor, "h": h, "direction": name, "rho": float(relative.mean())}
+            rows.append(row | sign_shares(signed))
+        values = study.at_random(points, settings.directions, h=h)
+        row = {"h_factor": factor, "h": h, "direction": "random", "rho": 1.0}
+        rows.append(row | sign_shares(values))
+    return pd.DataFrame(rows)
+
+
+def _table(numbers: Mapping[str, Estimate], ranks: Sequence[int]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "i": rank,
+                **columns("rho", numbers[f"rho_{rank}"]),
+                "std": numbers[f"rho_{rank}"].std,
+                "images": numbers[f"rho_{rank}"].n,
+                "seeds": numbers[f"rho_{rank}"].seeds,
+            }
+            for rank in ranks
+        ]
+    )
+
+
+def _figure(network: Network, numbers: Mapping[str, Estimate], ranks: Sequence[int]) -> Figure:
+    return line_figure(
+        {r"$\rho_i$": estimate_line(ranks, [numbers[f"rho_{rank}"] for rank in ranks])},
+        xlabel="index i of the shared direction",
+        ylabel=r"mean of $\rho_i$ at unseen boundary points",
+        title=f"Curvature along shared directions, {network.name}",
+        references={"random directions": 1.0},
+        log_x=True,
+        log_y=True,
+    )
+
+
+def _pictures(network: Network, study: Study, count: int, numbers: Mapping[str, Estimate]) -> Figure:
+    """Figure 7.6b: the foremost directions, scaled to the same largest value."""
+    directions = study.shared(count).view(-1, *study.known.shape[1:])
+    known = {1: "rho_1", 2: "rho_2"} | {i: f"rho_{i}" for i in range(3, count + 1) if f"rho_{i}" in numbers}
+    panels: list[Panel | None] = []
+    for i, u in enumerate(directions, 1):
+        caption = f"$u_{{{i}}}$" + (f", rho {numbers[known[i]].value:.1f}" if i in known else "")
+        panels.append(Panel(u, caption, perturbation=True))
+    half = (len(panels) + 1) // 2
+    title = f"Shared curved directions, {network.name}, first training seed"
+    return image_grid([panels[:half], panels[half:]] if len(panels) > 1 else [panels], title=title, side=1.8)
+
+
+def _notes(
+    found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings, ranks: tuple[int, int]
+) -> list[str]:
+    d, known = found[0].d, found[0].known_points()
+    return [
+        f"The u_i are the leading singular vectors of the {settings.leading} principal directions of largest size of "
+        f"each of {len(known)} training images, found by {min(3 * settings.leading, d - 1)} products with each "
+        "Hessian. The thesis does not say how many an image gives.",
+        f"The thesis' ranks 100 and 1,000 of d = 3,072 are {ranks[0]} and {ranks[1]} of d = {d} here.",
+        f"Along u_1 the boundary bends away from the image at {numbers['share_negative_1'].value:.0%} of the unseen "
+        "points; rho_i itself has no sign.",
+        f"E |v' PHP v| is the mean over {settings.directions} random directions an image.",
+    ]

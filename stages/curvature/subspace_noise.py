@@ -1,0 +1,230 @@
+"""Noise inside and outside the shared curved directions (Section 7.4, Figure 7.7)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks.protocol import labels_at
+from pipeline.checks import check_count, check_positive, refuse
+from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import random_subspace
+from pipeline.norms import norms
+from pipeline.plots import estimate_line, line_figure
+from pipeline.randomness import normal, seeded
+from pipeline.types import Classifier, Dataset, Images, Network, predict
+from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies, unseen_images
+from stages.semirandom._shared import columns
+from stages.universal._shared import of_means, spearman, stacked
+
+__all__ = ["SECTION", "Settings", "changed_by_noise", "subspace_noise"]
+
+SECTION = "Section 7.4, Figure 7.7"
+
+TITLES = {
+    "S": "noise in $S$",
+    "S_perp": r"noise orthogonal to $S$",
+    "isotropic": "noise in all directions",
+    "random": "noise in a random subspace of as many dimensions",
+}
+"""What numbers call a kind of noise -> what the figure calls it."""
+
+SWEEP_IMAGES = 100
+"""Held-out images that noise is added to in the sweep over h."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        dimension: m of S; None: 200 of d = 3,072, in proportion where d is smaller.
+        magnitudes: norms of the noise over the mean norm of an image, ascending.
+        noise_samples: held-out images that noise is added to.
+        draws: of the noise for each image and magnitude; the share that changes the label counts.
+    """
+
+    dimension: int | None = None
+    magnitudes: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+    noise_samples: int = 10_000
+    draws: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("noise_samples", "draws"):
+            check_count(name, getattr(self, name))
+        if self.dimension is not None:
+            check_count("dimension", self.dimension)
+        for t in self.magnitudes:
+            check_positive("magnitudes", t)
+        if len(self.magnitudes) < 2 or list(self.magnitudes) != sorted(set(self.magnitudes)):
+            refuse("magnitudes", self.magnitudes, "two or more ascending numbers")
+
+
+def subspace_noise(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Add noise of one norm inside S = span(u_1 ... u_m), orthogonal to it, and of all directions; count label changes.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``changed_<kind>_<t>``, the share of held-out images whose label changes; over all t, by how much noise in S
+        changes more than noise outside, at least; the mean excess of noise outside over isotropic noise; and the rank
+        correlation of t with the share for S.
+    """
+    found = studies(network, data, settings, executor)
+    images = unseen_images(data, settings.noise_samples)
+    m = settings.dimension or dimension_of(200, found[0].d)
+    samples = stacked([_measure(study, study.shared(m), images, settings) for study in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={"figure_7_7": _table(numbers, settings), "sweep": _sweep(found[0], m, images, settings)},
+        figures={"figure_7_7": _figure(network, numbers, settings, m)},
+        notes=[*notes(found), *_notes(found, settings, m, len(images), float(norms(images).mean()))],
+    )
+
+
+def changed_by_noise(
+    model: Classifier,
+    basis: Tensor,
+    other: Tensor,
+    sizes: Sequence[float],
+    draws: int,
+    images: Images,
+    *,
+    generator: Sequence[torch.Generator],
+) -> Tensor:
+    """The share of noise vectors that change each image's label.
+
+    All kinds are made of the same draws: the isotropic noise, its part in S and its part outside, and the same numbers
+    in a random subspace, each scaled to the same norm.
+
+    Args:
+        model: the classifier.
+        basis: S, (m, d).
+        other: a random subspace of as many dimensions, (m, d).
+        sizes: norms of the noise, in pixel units.
+        draws: vectors for each image and norm.
+        images: (n, C, H, W).
+        generator: one an image.
+
+    Returns:
+        (n, kinds, sizes) in float64, the kinds as in TITLES.
+    """
+    labels = predict(model, images)
+    found = torch.zeros(len(images), len(TITLES), len(sizes), dtype=torch.float64)
+    for _ in range(draws):
+        drawn = normal(images, generator).flatten(1)
+        inside = drawn @ basis.T
+        kinds = (inside @ basis, drawn - inside @ basis, drawn, inside @ other)
+        for k, noise in enumerate(kinds):
+            unit = (noise / noise.norm(dim=1, keepdim=True)).view_as(images)
+            for t, size in enumerate(sizes):
+                after, finite = labels_at(model, images + size * unit)
+                found[:, k, t] += ((after != labels) & finite).double().cpu() / draws
+    return found
+
+
+def _measure(study: Study, basis: Tensor, images: Images, settings: Settings) -> dict[str, Tensor]:
+    """Name -> one value an image."""
+    other = random_subspace(study.d, len(basis), seeded("noise subspace", study.seed))
+    sizes = tuple(t * float(norms(images).mean()) for t in settings.magnitudes)
+    work = partial(changed_by_noise, study.model, basis, other, sizes, settings.draws)
+    values = study.executor.cached(work, images, randomness=True).value
+    return {
+        f"{kind} {t}": values[:, k, i]
+        for k, kind in enumerate(TITLES)
+        for i, t in enumerate(settings.magnitudes)
+    }
+
+
+def _statistics(settings: Settings) -> dict[str, Statistic]:
+    every = {kind: [f"{kind} {t}" for t in settings.magnitudes] for kind in TITLES}
+    statistics = {f"changed_{kind}_{t:g}": mean(f"{kind} {t}") for kind in TITLES for t in settings.magnitudes}
+    return statistics | {
+        "changed_S - changed_S_perp, smallest": of_means([*every["S"], *every["S_perp"]], _smallest_gap),
+        "changed_S - changed_random, mean": of_means([*every["S"], *every["random"]], _mean_gap),
+        "changed_S_perp - changed_isotropic, mean": of_means([*every["S_perp"], *every["isotropic"]], _mean_gap),
+        "spearman": of_means(every["S"], partial(spearman, settings.magnitudes)),
+    }
+
+
+def _gaps(shares: Sequence[Tensor]) -> Tensor:
+    half = len(shares) // 2
+    return torch.stack(list(shares[:half])) - torch.stack(list(shares[half:]))
+
+
+def _smallest_gap(*shares: Tensor) -> Tensor:
+    return _gaps(shares).amin(dim=0)
+
+
+def _mean_gap(*shares: Tensor) -> Tensor:
+    return _gaps(shares).mean(dim=0)
+
+
+def _sweep(study: Study, m: int, images: Images, settings: Settings) -> pd.DataFrame:
+    """S made of a few images at each h: label changes, and the signs of the curvatures that it is made of."""
+    rows = []
+    images, settings = images[:SWEEP_IMAGES], replace(settings, draws=1)
+    known = study.known_points(settings.sweep_samples)
+    count = min(m, len(known) * min(settings.leading, study.d - 1))
+    for factor, h in study.heights.items():
+        found = _measure(study, study.shared(count, points=known, h=h), images, settings)
+        row: dict[str, object] = {"h_factor": factor, "h": h, "m": count, "images": len(images)}
+        for kind in ("S", "S_perp"):
+            row |= {f"changed_{kind}_{t:g}": float(found[f"{kind} {t}"].mean()) for t in settings.magnitudes}
+        leading = study.extremes(known, h=h).by_size(min(settings.leading, study.d - 1)).values
+        rows.append(row | sign_shares(leading))
+    return pd.DataFrame(rows)
+
+
+def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "noise": kind,
+                "norm_over_image_norm": t,
+                **columns("changed", numbers[f"changed_{kind}_{t:g}"]),
+                "images": numbers[f"changed_{kind}_{t:g}"].n,
+                "seeds": numbers[f"changed_{kind}_{t:g}"].seeds,
+            }
+            for kind in TITLES
+            for t in settings.magnitudes
+        ]
+    )
+
+
+def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Settings, m: int) -> Figure:
+    t = list(settings.magnitudes)
+    styles = {"S": "-", "S_perp": "-", "isotropic": "--", "random": ":"}
+    lines = {
+        title: estimate_line(t, [numbers[f"changed_{kind}_{each:g}"] for each in t], style=styles[kind])
+        for kind, title in TITLES.items()
+    }
+    return line_figure(
+        lines,
+        xlabel="norm of the noise over the mean norm of an image",
+        ylabel="share of held-out images whose label changes",
+        title=f"Noise and the shared curved directions (m = {m}), {network.name}",
+        limits=(0, 1),
+    )
+
+
+def _notes(found: Sequence[Study], settings: Settings, m: int, images: int, size: float) -> list[str]:
+    return [
+        f"S: the first {m} shared directions u_i of {len(found[0].known_points())} training images, of "
+        f"d = {found[0].d} dimensions (the thesis: 200 of 3,072). Noise is added to {images} held-out images, "
+        f"{settings.draws} times at each norm, without clipping; the mean norm of an image is {size:.3g}.",
+        "All kinds of noise are made of the same draws. A random subspace of as many dimensions is the control: it "
+        "says what noise in few dimensions does of itself.",
+    ]

@@ -1,0 +1,238 @@
+"""Sections of the decision boundary along universal perturbations (Section 6.4.1, Figures 6.7 and 6.8)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count
+from pipeline.evaluation import Statistic, mean, measured, median, paired_bootstrap
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import Boundary, plane_sections, tangent_projection
+from pipeline.plots import axes_grid, histogram_figure, styled
+from pipeline.types import Classifier, Dataset, Network
+from stages.attack._shared import shown_label
+from stages.curvature._shared import Study, WithUniversal, named, notes, sign_shares, studies, universal_case
+from stages.curvature.principal_curvatures import flat_share, profile
+from stages.regions import draw_regions
+from stages.semirandom._shared import columns
+from stages.universal._shared import Case, made_of, stacked
+
+__all__ = ["SECTION", "Settings", "draw_sections", "uap_sections"]
+
+SECTION = "Section 6.4.1, Figures 6.7 and 6.8"
+
+REACH = 3.0
+"""Half width of the pictures, in units of ||r||."""
+
+
+@dataclass(frozen=True)
+class Settings(WithUniversal):
+    """What to measure, beyond what :class:`WithUniversal` says.
+
+    Attributes:
+        directions: random directions an image; the median size of its curvatures along them stands for the image.
+        profile_samples: held-out images whose whole spectrum says how rare strongly bent directions are.
+        full_dimension: the largest d for which it is computed.
+        pictures: images in the figures.
+        grid: points a side of each picture.
+    """
+
+    directions: int = 5
+    profile_samples: int = 1000
+    full_dimension: int = 4000
+    pictures: int = 4
+    grid: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("directions", "profile_samples", "full_dimension", "pictures"):
+            check_count(name, getattr(self, name))
+        check_count("grid", self.grid, minimum=2)
+
+
+def uap_sections(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Measure the curvature of the normal section along the universal perturbation and along random directions.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the measurements.
+
+    Returns:
+        ``kappa_uap``, the median over images, ``kappa_random``, the median size along random directions, and the first
+        less three times the second; the same of the most positive and most negative shared directions;
+        ``share_flat`` of an image's principal curvatures.
+    """
+    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
+    samples = stacked([_measure(study, case, settings) for study, case in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples))
+    first, case = found[0]
+    v = case.vector(2.0).perturbation
+    kappas = {name: samples[name][0] for name in ("uap", "random signed")}
+    titles = {"uap": "along the universal perturbation", "random signed": "along a random direction"}
+    return Findings(
+        numbers=named(numbers, settings),
+        tables={"curvature": _table(numbers), "sweep": _sweep(first, v, settings)},
+        figures={
+            "figure_6_7": _pictures(first, v, data, network, settings),
+            "curvature": histogram_figure(
+                {titles[name]: values for name, values in kappas.items()},
+                xlabel=r"curvature $\kappa$ of the section (1 / pixel unit)",
+                title=f"Sections of the boundary, {network.name}",
+            ),
+        },
+        notes=[*notes([study for study, _ in found]), *_notes(found, numbers, settings)],
+    )
+
+
+def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
+    """Name -> one value a held-out image, NaN for those without a point."""
+    points = study.unseen_points()
+    vectors = torch.cat([case.vector(2.0).perturbation, *(_end(study, negative) for negative in (False, True))])
+    along = study.along(points, vectors)
+    drawn = study.at_random(points, settings.directions)
+    found = {
+        "uap": along[:, 0],
+        "sc": along[:, 1],
+        "negative": along[:, 2],
+        "random": drawn.abs().median(dim=1).values,
+        "random signed": drawn[:, 0],
+        "uap positive": (along[:, 0] > 0).double(),
+        "random positive": (drawn > 0).double().mean(dim=1),
+    }
+    placed = {name: study.placed(values) for name, values in found.items()}
+    if study.d <= settings.full_dimension:
+        placed["flat"] = flat_share(profile(study, settings.profile_samples))
+    return placed
+
+
+def _end(study: Study, negative: bool) -> Tensor:
+    """The eigenvector at one end of the mean Hessian's spectrum, (1, C, H, W)."""
+    return study.curved(1, negative=negative).view(1, *study.known.shape[1:])
+
+
+def _statistics(samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
+    statistics = {
+        "kappa_uap": median("uap"),
+        "kappa_random": median("random"),
+        "kappa_random, signed": median("random signed"),
+        "kappa_sc": median("sc"),
+        "kappa_negative": median("negative"),
+        "kappa_uap - 3 kappa_random": Statistic(("uap", "random"), _margin),
+        "share_positive_uap": mean("uap positive"),
+        "share_positive_random": mean("random positive"),
+    }
+    return statistics | ({"share_flat": mean("flat")} if "flat" in samples else {})
+
+
+def _margin(universal: Tensor, random: Tensor) -> Tensor:
+    middle = median("random").reduce
+    return middle(universal) - 3 * middle(random)
+
+
+def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [{"number": name, **columns("value", e), "images": e.n, "seeds": e.seeds} for name, e in numbers.items()]
+    )
+
+
+def _sweep(study: Study, v: Tensor, settings: Settings) -> pd.DataFrame:
+    rows = []
+    points = study.unseen_points(settings.sweep_samples)
+    for factor, h in study.heights.items():
+        sets = {"universal": study.along(points, v, h=h), "random": study.at_random(points, settings.directions, h=h)}
+        for name, values in sets.items():
+            row: dict[str, object] = {"h_factor": factor, "h": h, "direction": name, **sign_shares(values)}
+            row["median"] = float(values.nanmedian())
+            rows.append(row | {"median_size": float(values.abs().nanmedian())})
+    return pd.DataFrame(rows)
+
+
+def _pictures(study: Study, v: Tensor, data: Dataset, network: Network, settings: Settings) -> Figure:
+    """Figures 6.7 and 6.8: sections with the plane of r and the universal perturbation, and of r and a random one."""
+    points = study.near(study.unseen)
+    rows = points.success.nonzero()[: settings.pictures, 0]
+    chosen, images = points.select(rows), study.unseen[rows]
+    drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(study.seed))
+    return draw_sections(
+        study.model,
+        data,
+        images,
+        chosen,
+        {"universal perturbation": v.expand_as(images), "random direction": drawn},
+        grid=settings.grid,
+        title=f"Normal sections, {network.name}",
+    )
+
+
+def draw_sections(
+    model: Classifier,
+    data: Dataset,
+    images: Tensor,
+    points: Boundary,
+    directions: Mapping[str, Tensor],
+    *,
+    grid: int,
+    title: str,
+) -> Figure:
+    """Decision regions in the planes of the normal and a direction, through each image; one row a kind of direction.
+
+    Args:
+        model: the classifier.
+        data: its data set, for the names of classes.
+        images: (k, C, H, W).
+        points: their boundary points, all found.
+        directions: what to call it -> (k, C, H, W); only the tangent part counts.
+        grid: points a side.
+        title: of the figure.
+    """
+    like = next(model.parameters(), images)
+    span = torch.linspace(-REACH, REACH, grid)
+    names = partial(shown_label, data)
+    wide, high = 2.9 * len(images) + 0.6, 3.2 * len(directions) + 0.4
+    figure, axes = axes_grid(len(directions), len(images), width=wide, height=high)
+    for row, (name, vectors) in zip(axes, directions.items(), strict=True):
+        tangent = tangent_projection(vectors[:, None].to(points.normals), points.normals)[:, 0]
+        lengths = points.perturbations.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        across = lengths * tangent / tangent.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        origins, first, second = (part.to(like) for part in (images, across, points.perturbations))
+        own = points.labels.to(like.device)
+        section = plane_sections(model, origins, first, second, span.to(like), span.to(like), labels=own)
+        for index, (panel, label) in enumerate(zip(row, points.labels.tolist(), strict=True)):
+            draw_regions(panel, section.labels[index], section.leads[index], span, span, own=label, name=names)
+            with styled():
+                panel.plot([0], [0], "o", color="#22282f", markersize=4)
+                panel.annotate("x", (0, 0), xytext=(4, -12), textcoords="offset points")
+                panel.set(xlabel=rf"{name} / $\|r\|_2$", aspect="equal")
+                panel.set_ylabel(r"$r$ / $\|r\|_2$" if index == 0 else "")
+                panel.legend(loc="lower right", fontsize=7.5, frameon=True, framealpha=0.8)
+    with styled():
+        figure.suptitle(title, fontsize=12.5, fontweight="bold")
+    return figure
+
+
+def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
+    universal, random = numbers["kappa_uap"].value, numbers["kappa_random"].value
+    lines = [
+        *made_of([case for _, case in found]),
+        f"The section along v is that with the plane of the boundary's normal and v; kappa is divided by the "
+        f"gradient's norm. Along the universal perturbation its median is {universal:.3g} (positive for "
+        f"{numbers['share_positive_uap'].value:.0%} of the images), its size along {settings.directions} random "
+        f"directions {random:.3g} (positive for {numbers['share_positive_random'].value:.0%}), along the most positive "
+        f"shared direction {numbers['kappa_sc'].value:.3g}, along the most negative one "
+        f"{numbers['kappa_negative'].value:.3g}.",
+        "In the figure the black line bounds the region of the image's class against all others.",
+    ]
+    if "share_flat" in numbers:
+        lines.append(
+            f"share_flat: of the principal curvatures of {settings.profile_samples} images a training seed, those of "
+            "at most 5% of the image's largest size, as mean over images."
+        )
+    return lines

@@ -1,0 +1,205 @@
+"""The smallest perturbation measures the distance to the boundary and meets it at a right angle (Observation 1)."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.attacks import pgd
+from pipeline.attacks.gradients import difference_gradients, linearise
+from pipeline.checks import check_count, check_positive
+from pipeline.evaluation import Statistic, held_out, measured, median, paired_bootstrap, share, valid
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import Boundary, plane_sections, random_directions
+from pipeline.norms import norms
+from pipeline.plots import COLOURS, axes_grid, histogram_figure, styled
+from pipeline.randomness import seeded
+from pipeline.types import Classifier, Dataset, Images, Labels, Mask, Network, PerImage, predict
+from stages.attack._shared import deepfool_of, joined, run
+from stages.semirandom._shared import Common, columns, nearest_points, scaled_median_of_ratios
+
+__all__ = ["SECTION", "Settings", "boundary_normal"]
+
+SECTION = "Section 5.2, Observation 1"
+
+GRID = 64
+"""Points a side of the picture of Figure 5.1."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        radius: share of ||r*|| within which a label change is looked for.
+        steps: of the PGD that looks for it.
+        restarts: of that PGD.
+    """
+
+    radius: float = 0.9
+    steps: int = 100
+    restarts: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("radius", self.radius)
+        check_count("steps", self.steps)
+        check_count("restarts", self.restarts)
+
+
+def boundary_normal(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Look for label changes nearer than ||r*||, and measure the angle between r* and the boundary's normal at x + r*.
+
+    r* is the smallest perturbation found: the attack's, brought onto the boundary and shortened by projections. The
+    angle of the attack's own perturbation stands beside it.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the attacks.
+
+    Returns:
+        The share of images without a label change within ``radius`` ||r*||, the median |cos(r, grad F(x + r))| for r*
+        and for the attack's r, and the median of ||r*|| / ||r||.
+    """
+    images = held_out(data, settings.samples).images
+    found = [
+        _measure(model, images, settings, executor.scope("boundary_normal", seed))
+        for seed, model in sorted(network.models.items())
+    ]
+    samples = joined([quantities for quantities, _ in found])
+    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    return Findings(
+        numbers=numbers,
+        tables={"observation_1": _table(numbers)},
+        figures={
+            "figure_5_1": _picture(network.model, images, found[0][1]),
+            "cosines": _histogram(network, samples),
+        },
+        tensors={"cosine": samples["cosine"].float(), "cosine_attack": samples["cosine attack"].float()},
+        notes=_notes(samples, settings),
+    )
+
+
+def _measure(
+    model: Classifier, images: Images, settings: Settings, executor: Executor
+) -> tuple[dict[str, Tensor], Boundary]:
+    nearest = nearest_points(settings.boundary_attack, model, images, executor)
+    attacked = run(deepfool_of(settings.boundary_attack, norm=2.0, clip=None), model, images, executor).value
+    rows = (images, attacked.perturbations, attacked.labels, attacked.adversarial_labels)
+    lengths = norms(nearest.perturbations)
+    kept = nearest.success & (lengths > 0)
+    radii = torch.where(kept, settings.radius * lengths, 1.0)
+    search = partial(fooled_within, model, settings.steps, settings.restarts)
+    fooled = executor.map(search, images, radii, nearest.labels, randomness=True).value
+    moved = attacked.success & (norms(attacked.perturbations) > 0)
+    return {
+        "unfooled": valid(~fooled, kept),
+        "cosine": valid(nearest.angles.cos(), kept),
+        "cosine attack": valid(executor.map(partial(cosines, model), *rows).value, moved),
+        "norm": valid(lengths, kept),
+        "norm attack": valid(norms(attacked.perturbations), moved),
+    }, nearest
+
+
+def cosines(model: Classifier, images: Images, perturbations: Images, labels: Labels, targets: Labels) -> PerImage:
+    """|cos(r, grad F(x + r))| for F = f_target - f_label, (N,); NaN where r or the gradient is zero."""
+    logits, pull = linearise(model, images + perturbations)
+    normals = difference_gradients(pull, logits.shape[1], targets[:, None], labels[:, None])[:, 0]
+    sizes = norms(normals) * norms(perturbations)
+    return (normals * perturbations).flatten(1).sum(dim=1).abs() / sizes
+
+
+def fooled_within(
+    model: Classifier, steps: int, restarts: int, images: Images, radii: Tensor, labels: Labels,
+    *, generator: list[torch.Generator],
+) -> Mask:
+    """Whether PGD finds another label within an l_2 ball of each image's own radius, (N,)."""
+    result = pgd(
+        model, images, eps=radii, norm=2, steps=steps, restarts=restarts, clip=None, labels=labels, generator=generator
+    )
+    inside = norms(result.perturbations) <= radii * (1 + 1e-4)
+    return (predict(model, result.adversarial(images)) != labels) & inside
+
+
+def _statistics() -> dict[str, Statistic]:
+    return {
+        "share_unfooled": share("unfooled"),
+        "median_cosine": median("cosine"),
+        "median_cosine_attack": median("cosine attack"),
+        "r* / r": scaled_median_of_ratios("norm", "norm attack", 1.0),
+    }
+
+
+def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"quantity": name, **columns("value", estimate), "images": estimate.n, "seeds": estimate.seeds}
+            for name, estimate in numbers.items()
+        ]
+    )
+
+
+def _picture(model: Classifier, images: Images, nearest: Boundary) -> Figure:
+    """Figure 5.1 measured: the plane of r* and a random direction, with the largest ball around the image."""
+    index = _typical(nearest)
+    image, r = images[index : index + 1].to(nearest.perturbations), nearest.perturbations[index : index + 1]
+    length = float(norms(r))
+    across = random_directions(image, seeded("boundary_normal", "picture"), normals=r)
+    device = next(iter(model.parameters()), image).device
+    grid = torch.linspace(-2, 2, GRID)
+    section = plane_sections(
+        model, image.to(device), (length * across).to(device), r.to(device), grid.to(device), grid.to(device)
+    )
+    figure, axes = axes_grid(width=5.6, height=5.2)
+    plot = axes[0, 0]
+    with styled():
+        inside = (section.labels[0] == int(nearest.labels[index])).cpu().numpy()
+        plot.contourf(grid, grid, inside, levels=[-0.5, 0.5, 1.5], colors=["#f3dfd0", "#dcebf3"])
+        plot.contour(grid, grid, section.leads[0].cpu().numpy(), levels=[0.0], colors=["#22282f"])
+        angle = torch.linspace(0, 2 * math.pi, 200)
+        plot.plot(angle.cos(), angle.sin(), color=COLOURS[0], label=r"ball of radius $\|r^*\|_2$")
+        plot.annotate("", xy=(0, 1), xytext=(0, 0), arrowprops={"arrowstyle": "->", "color": COLOURS[1], "lw": 2})
+        plot.plot([0], [0], "o", color="#22282f")
+        plot.text(0.08, 0.45, r"$r^*$", color=COLOURS[1])
+        plot.text(0.08, -0.16, "x")
+        plot.set(
+            xlabel=r"a random direction, in units of $\|r^*\|_2$", ylabel=r"$r^*$, in units of its norm",
+            title="The nearest point of the boundary", aspect="equal",
+        )
+        plot.grid(visible=False)
+        plot.legend(loc="lower left")
+    return figure
+
+
+def _typical(nearest: Boundary) -> int:
+    """The image of median norm among those with a perturbation."""
+    rows = (nearest.success if bool(nearest.success.any()) else torch.ones_like(nearest.success)).nonzero().flatten()
+    order = norms(nearest.perturbations[rows]).argsort()
+    return int(rows[order[len(order) // 2]])
+
+
+def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    shown = {"smallest perturbation r*": samples["cosine"], "the attack's r": samples["cosine attack"]}
+    title = f"Perturbation and normal of the boundary, {network.name}"
+    return histogram_figure(shown, xlabel=r"$|\cos(r, \nabla F(x + r))|$", title=title)
+
+
+def _notes(samples: dict[str, Tensor], settings: Settings) -> list[str]:
+    count, cases = samples["norm"].shape[1], samples["norm"].numel()
+    lost, failed = int(samples["norm"].isnan().sum()), int(samples["norm attack"].isnan().sum())
+    fooled = int((samples["unfooled"] == 0).sum())
+    return [
+        f"{count} held-out images; the attack failed in {failed} of {cases} cases, and no boundary point was found in "
+        f"{lost}: they are left out.",
+        f"PGD of {settings.steps} steps and {settings.restarts} run(s), not clipped, within {settings.radius:g} ||r*|| "
+        f"found another label in {fooled} cases: there r* is longer than the distance to the boundary.",
+        "r* is the attack's perturbation brought onto the boundary and shortened by projections until it is within "
+        "0.01 of the normal; the attack's own is the sum of its steps and ends just behind the boundary.",
+    ]

@@ -1,0 +1,236 @@
+"""Paths between points of one decision region that stay in it (Section 7.3, Figure 7.2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.checks import check_count
+from pipeline.evaluation import Statistic, mean, measured, minimum, paired_bootstrap, share, valid
+from pipeline.executor import Executor
+from pipeline.findings import Estimate, Findings
+from pipeline.geometry import Path, find_path, plane_sections, stitched_section
+from pipeline.plots import COLOURS, axes_grid, bar_figure, styled
+from pipeline.types import Classifier, Dataset, Network, predict
+from stages.attack._shared import deepfool_of, joined, shown_label
+from stages.regions import draw_regions
+from stages.topology._shared import CHUNK, SCENARIOS, Common, Joined, columns, endpoints, joined_pairs, search
+
+__all__ = ["SECTION", "Settings", "path_connectivity"]
+
+SECTION = "Section 7.3, Figure 7.2"
+
+COLUMNS, ROWS = 200, 48
+"""Points across and upwards of the pictures."""
+
+SHORT = {1: "two images", 2: "image and\nadversarial image", 3: "image and\nperturbed noise"}
+"""What the bars call the scenarios."""
+
+
+@dataclass(frozen=True)
+class Settings(Common):
+    """What to measure, beyond what :class:`Common` says.
+
+    Attributes:
+        audited: pairs of each scenario whose search is repeated with every sample looked at, on the first training
+            seed, where ``safety`` leaves some out.
+    """
+
+    audited: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("audited", self.audited, minimum=0)
+
+
+def path_connectivity(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+    """Look for paths inside a region: between two images, an image and an adversarial one, an image and a random one.
+
+    Args:
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to measure.
+        executor: runs the searches.
+
+    Returns:
+        For each scenario the share of pairs joined, and over the paths found the mean D(p) and the mean number of
+        anchor points; as tensors, D(p) (seeds, pairs), NaN without a path.
+    """
+    found = {
+        scenario: [
+            joined_pairs(model, data, settings, scenario, seed, executor.scope("path_connectivity", seed))
+            for seed, model in sorted(network.models.items())
+        ]
+        for scenario in SCENARIOS
+    }
+    samples = joined([_quantities({s: rows[i] for s, rows in found.items()}) for i in range(len(network.models))])
+    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    every = {"found": torch.cat([samples[f"found {scenario}"] for scenario in SCENARIOS], dim=1)}
+    numbers |= measured(paired_bootstrap(every, {"share_connected": share("found")}, resamples=settings.resamples))
+    disagreements = _audit(network, data, settings, {scenario: rows[0] for scenario, rows in found.items()}, executor)
+    return Findings(
+        numbers=numbers,
+        tables={"paths": _table(numbers, found)},
+        figures={"connected": _bars(network, numbers), **_paths(network.model, data, settings, found[1][0])},
+        tensors={f"deviation_{s}": samples[f"deviation {s}"] for s in SCENARIOS},
+        notes=_notes(found, settings, disagreements),
+    )
+
+
+def _quantities(scenarios: Mapping[int, Joined]) -> dict[str, Tensor]:
+    """Name -> (pairs,) of one training seed; NaN for pairs whose points do not both lie in the region."""
+    quantities = {}
+    for scenario, rows in scenarios.items():
+        quantities[f"found {scenario}"] = valid(rows.found, rows.reached)
+        quantities[f"straight {scenario}"] = valid(rows.straight, rows.reached)
+        quantities[f"deviation {scenario}"] = valid(rows.deviation, rows.found)
+        quantities[f"excess {scenario}"] = valid(rows.deviation - 1, rows.found)
+        quantities[f"anchors {scenario}"] = valid(rows.anchors, rows.found)
+    return quantities
+
+
+def _statistics() -> dict[str, Statistic]:
+    found: dict[str, Statistic] = {}
+    for scenario in SCENARIOS:
+        found |= {
+            f"share_connected_{scenario}": share(f"found {scenario}"),
+            f"all_connected_{scenario}": minimum(f"found {scenario}"),
+            f"share_straight_{scenario}": share(f"straight {scenario}"),
+            f"deviation_{scenario}": mean(f"deviation {scenario}"),
+            f"deviation_{scenario} - 1": mean(f"excess {scenario}"),
+            f"anchors_{scenario}": mean(f"anchors {scenario}"),
+        }
+    return found
+
+
+def _audit(
+    network: Network, data: Dataset, settings: Settings, found: Mapping[int, Joined], executor: Executor
+) -> tuple[int, int]:
+    """On how many pairs the search with every sample looked at ends otherwise, and how many were looked at."""
+    if settings.safety is None or not settings.audited:
+        return 0, 0
+    seed, wrong, total = min(network.models), 0, 0
+    for scenario, quick in found.items():
+        starts, others, labels = endpoints(network.model, data, scenario, settings.audited, seed, executor)
+        join = search(settings, network.model, targeted=scenario != 1, full=True)
+        full = executor.scope("path_connectivity", seed).map(join, starts, others, labels, chunk=CHUNK).value
+        same = (full.found == quick.found[: len(starts)]) & (full.straight == quick.straight[: len(starts)])
+        wrong, total = wrong + int((~same).sum()), total + len(starts)
+    return wrong, total
+
+
+def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[Joined]]) -> pd.DataFrame:
+    rows = []
+    for scenario, title in SCENARIOS.items():
+        connected = numbers.get(f"share_connected_{scenario}")
+        if connected is None:
+            continue
+        row: dict[str, object] = {"scenario": scenario, "pair": title, **columns("share_connected", connected)}
+        for name in ("share_straight", "deviation", "anchors"):
+            if f"{name}_{scenario}" in numbers:
+                row |= columns(name, numbers[f"{name}_{scenario}"])
+        outside = sum(int((~seed.reached).sum()) for seed in found[scenario])
+        failed = sum(int((seed.reached & ~seed.found).sum()) for seed in found[scenario])
+        deepest = max(int(seed.depth.max()) for seed in found[scenario])
+        looked = sum(float(seed.samples.double().mean()) for seed in found[scenario]) / len(found[scenario])
+        row |= {"endpoint_outside": outside, "no_path": failed, "deepest": deepest, "mean_samples": looked}
+        rows.append(row | {"pairs": connected.n, "seeds": connected.seeds})
+    return pd.DataFrame(rows)
+
+
+def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
+    groups = {}
+    for scenario, title in SHORT.items():
+        names = {"straight segment": f"share_straight_{scenario}", "some path": f"share_connected_{scenario}"}
+        groups[title] = {k: numbers[v] for k, v in names.items() if v in numbers}
+    figure = bar_figure(groups, ylabel="share of pairs joined in their region", title=f"Pairs joined, {network.name}")
+    with styled():
+        figure.axes[0].set(ylim=(0, 1.22), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0])
+        figure.axes[0].legend(loc="upper right", ncols=2)
+    return figure
+
+
+def _paths(model: Classifier, data: Dataset, settings: Settings, rows: Joined) -> dict[str, Figure]:
+    """Figure 7.2 for the pair of images with the longest path among those whose straight segment leaves the region."""
+    chosen = (rows.found & ~rows.straight).nonzero()[:, 0]
+    if not len(chosen):
+        chosen = rows.found.nonzero()[:, 0]
+    if not len(chosen):
+        return {}
+    index = int(chosen[rows.deviation[chosen].argmax()])
+    like = next(iter(model.parameters()), rows.starts)
+    start, end = rows.starts[index].to(like), rows.ends[index].to(like)
+    inward = deepfool_of(settings.boundary_attack, norm=2.0, overshoot=settings.overshoot)
+    options = {"spacing": settings.spacing, "depth": settings.depth, "safety": settings.safety}
+    path = find_path(model, start, end, attack=inward, **options)
+    upward = deepfool_of(settings.boundary_attack, norm=2.0)(model, start[None]).perturbations[0]
+    if not bool((upward.norm() > 0) & torch.isfinite(upward).all()):
+        return {}
+    return {"figure_7_2": _sections(model, data, path, upward)}
+
+
+def _sections(model: Classifier, data: Dataset, path: Path, upward: Tensor) -> Figure:
+    """The plane of the straight segment and r(x_1), above the sections along the path."""
+    start, end = path.anchors[0], path.anchors[-1]
+    length, height = float((end - start).norm()), 1.5 * float(upward.norm())
+    own = int(predict(model, start[None]))
+    across = (end - start) / length
+    vertical = upward - (upward * across).sum() * across
+    vertical = vertical / vertical.norm()
+    x = torch.linspace(-0.1 * length, 1.1 * length, COLUMNS).to(start)
+    y = torch.linspace(-height, height, ROWS).to(start)
+    straight = plane_sections(model, start[None], across[None], vertical[None], x, y)
+    stitched = stitched_section(model, path.anchors, upward, y, columns=COLUMNS)
+    figure, panels = axes_grid(2, 1, width=8.5, height=6.4)
+    name = partial(shown_label, data)
+    draw_regions(panels[0, 0], straight.labels[0], straight.leads[0], x, y, own=own, name=name)
+    draw_regions(panels[1, 0], stitched.labels, stitched.leads, stitched.x, y, own=own, name=name)
+    marks = stitched.breaks.cpu()
+    titles = (
+        f"straight segment: {'inside' if path.straight else 'leaves the region'}",
+        f"along the path: {len(path.anchors) - 2} anchor points, D(p) = {path.deviation:.5f}",
+    )
+    with styled():
+        for axes, places, title in zip(panels[:, 0], (torch.tensor([0.0, length]), marks), titles, strict=True):
+            axes.plot(places, torch.zeros(len(places)), "o-", color=COLOURS[0], markersize=4, linewidth=1.4)
+            axes.set(ylabel=r"along $r(x_1)$ (pixel units)", title=title)
+            for place, text in ((places[0], "$x_1$"), (places[-1], "$x_2$")):
+                axes.annotate(text, (float(place), 0.0), xytext=(0, 6), textcoords="offset points", ha="center")
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        for place in marks[1:-1].tolist():
+            panels[1, 0].axvline(place, color="#6b7580", linestyle=":", linewidth=1.0)
+        panels[1, 0].set_xlabel("length along the path (pixel units); the horizontal axis turns at each anchor point")
+    return figure
+
+
+def _notes(found: Mapping[int, list[Joined]], settings: Settings, audit: tuple[int, int]) -> list[str]:
+    everyone = [seed for rows in found.values() for seed in rows]
+    outside = sum(int((~seed.reached).sum()) for seed in everyone)
+    failed = sum(int((seed.reached & ~seed.found).sum()) for seed in everyone)
+    stuck = sum(int(seed.stuck.sum()) for seed in everyone)
+    pairs, total = settings.pairs, sum(len(seed.found) for seed in everyone)
+    sampled = "every sample was looked at"
+    if settings.safety is not None:
+        sampled = (
+            f"samples were left out where the label could only change if its lead changed {settings.safety:g} times as "
+            f"fast as anywhere seen on the segment ({sum(float(s.samples.sum()) for s in everyone) / total:.0f} were "
+            f"looked at for a pair); on {audit[1]} pairs every sample was looked at as well, and {audit[0]} of them "
+            "ended otherwise"
+        )
+    return [
+        f"{pairs} pairs of each scenario and training seed, on held-out images; the labels are the network's own.",
+        f"In {outside} of {total} cases the second point could not be moved into the region: they are left out.",
+        f"A path counts as inside if the label is right at samples {settings.spacing:g} of the pair's distance apart; "
+        f"{sampled}.",
+        f"{failed} pairs were not joined within {settings.depth} halvings, {stuck} of them because no point of the "
+        "region was found near a midpoint.",
+        f"Midpoints outside the region are moved into it by DeepFool with an overshoot of {settings.overshoot:g}; with "
+        "the usual 0.02 the halves of a segment along a boundary that bends away from the region stay outside.",
+        "Segments that stay inside are not halved, where the thesis' pseudocode halves them: its paths have more "
+        "anchor points on the same lines. Points of scenarios 2 and 3 may lie outside [0, 1].",
+    ]
+
