@@ -41,9 +41,10 @@ def by_autoattack(found: Sequence[Study], count: int, resamples: int) -> dict[st
     """``aa_<network>``: accuracy under AutoAttack in the same ball on ``count`` held-out images."""
     rows = []
     for study in found:
-        options = {k: v for k, v in getattr(study.judge(), "keywords", {}).items() if k in ("eps", "norm")}
-        attack = partial(autoattack, **options)
-        rows.append({f"aa_{name}": study.right(study.tuned(name).model, attack, count) for name in NETWORKS})
+        attack = partial(autoattack, eps=study.eps, norm=study.norm)
+        rows.append(
+            {f"aa_{name}": study.right(study.tuned(name).model, attack, study.test.first(count)) for name in NETWORKS}
+        )
     return measured(paired_bootstrap(stacked(rows), _statistics("aa"), resamples=resamples)) if rows else {}
 
 

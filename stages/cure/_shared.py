@@ -1,18 +1,19 @@
 """What the experiments of chapter 8 share: the fine-tuned networks, the eps they are judged at, and the judging."""
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from pipeline.attacks import deepfool, fgsm, pgd
 from pipeline.checks import check_choice, check_count, check_positive, number, refuse
-from pipeline.evaluation import correct, held_out, recomputed_success, takes_generator
+from pipeline.evaluation import attack_name, correct, held_out, recomputed_success, takes_generator
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.training import Adversarial, CrossEntropy, Cure, Recipe, train
@@ -66,6 +67,8 @@ class Common:
             which the attack leaves the first seed's original network at most ``eps_accuracy`` of the images.
         eps_grid: ascending; if none of it suffices, its last.
         eps_accuracy: a share.
+        eps_samples: held-out images on which eps is looked for, the same ones in every experiment; a network must
+            label them better than chance.
         training: the recipe of every fine-tuning here.
         h: of CURE, in ``unit``.
         weight: lambda of CURE, per squared gradient in ``unit``.
@@ -78,13 +81,14 @@ class Common:
         samples: held-out images.
         resamples: of the bootstrap.
         networks: the networks to spend the time on; None takes all.
-        overrides: network -> settings of its own.
+        overrides: network -> settings of its own, of which the experiment's own are some.
     """
 
     attack: Attack = field(default_factory=lambda: partial(pgd, eps=8 / 255, steps=20))
     eps: float | str | None = "8/255"
     eps_grid: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
     eps_accuracy: float = 0.05
+    eps_samples: int = 200
     training: Recipe = ADAM
     h: float = 1.5
     weight: float = 4.0
@@ -101,6 +105,11 @@ class Common:
     def __post_init__(self) -> None:
         if isinstance(self.training, Mapping):  # configurations give plain values
             object.__setattr__(self, "training", Recipe(**self.training))
+        known = inspect.signature(self.attack).parameters
+        if "eps" not in known or "norm" not in known:
+            refuse("attack", attack_name(self.attack), "an attack within a ball, with the options eps and norm")
+        if number("norm", known["norm"].default) not in (2, math.inf):
+            refuse("attack.norm", known["norm"].default, "2 or inf, as PGD is trained on in the same ball")
         if self.eps is not None:
             check_positive("eps", self.eps)
         elif not self.eps_grid or list(self.eps_grid) != sorted(set(self.eps_grid)):
@@ -111,7 +120,7 @@ class Common:
             refuse("eps_accuracy", self.eps_accuracy, "a share in [0, 1)")
         check_choice("unit", self.unit, ("pixel", "std"))
         self.cure(1.0).check(self.training)
-        for name in ("adversary_steps", "finetune_epochs", "samples", "resamples"):
+        for name in ("adversary_steps", "finetune_epochs", "eps_samples", "samples", "resamples"):
             check_count(name, getattr(self, name))
         if self.train_samples is not None:
             check_count("train_samples", self.train_samples)
@@ -122,7 +131,7 @@ class Common:
         # The gradient by a pixel is 1 / std times that by a normalised one, and the penalty is its square.
         return Cure(self.weight * unit**2, self.h * unit, self.ramp, direction)
 
-    def of(self, network: Network) -> "Common":
+    def of(self, network: Network) -> Self:
         """The settings with what ``overrides`` gives this network."""
         own = self.overrides.get(network.name, {})
         for key in own:
@@ -157,6 +166,7 @@ class Study:
         seed: its training seed.
         clean: the training images (n, C, H, W) and their labels.
         test: the held-out images.
+        tried: those that eps is looked for on.
         settings: the experiment's, for this network.
         executor: of the stage, its scope this training seed and no single experiment.
         std: of the data's pixels, the mean over the channels.
@@ -168,6 +178,7 @@ class Study:
     seed: int
     clean: Split
     test: Split
+    tried: Split
     settings: Common
     executor: Executor
     std: float
@@ -178,14 +189,17 @@ class Study:
         """The attack that judges, at this study's eps; ``options`` go on top."""
         return partial(self.settings.attack, **{"eps": self.eps, **options})
 
+    @property
+    def norm(self) -> float:
+        """The norm of the attack that judges."""
+        return number("norm", inspect.signature(self.settings.attack).parameters["norm"].default)
+
     def pgd(self, **options: Any) -> Attack:
         """PGD at this study's eps, in the norm of the attack that judges."""
-        norm = getattr(self.settings.attack, "keywords", {}).get("norm", math.inf)
-        return partial(pgd, **{"eps": self.eps, "norm": norm, **options})
+        return partial(pgd, **{"eps": self.eps, "norm": self.norm, **options})
 
     def objective(self, name: str) -> CrossEntropy:
         """What the fine-tuning ``name``, one of TITLES, minimises."""
-        norm = getattr(self.settings.attack, "keywords", {}).get("norm", math.inf)
         match name:
             case "cure":
                 return self.settings.cure(self.std)
@@ -194,7 +208,7 @@ class Study:
             case "advtrain":
                 return Adversarial(self.pgd(steps=self.settings.adversary_steps))
             case "fgsm":
-                return Adversarial(partial(fgsm, eps=self.eps, norm=norm, clip=BOX))
+                return Adversarial(partial(fgsm, eps=self.eps, norm=self.norm, clip=BOX))
             case _:
                 return Adversarial(partial(deepfool), every="epoch", true_labels=False)
 
@@ -221,9 +235,9 @@ class Study:
         model.load_state_dict(state)
         return model
 
-    def right(self, model: Classifier, attack: Attack | None = None, count: int | None = None) -> Tensor:
-        """(n,) 1 where a held-out image has its label, before and after ``attack``; None: before alone."""
-        test = self.test if count is None else self.test.first(count)
+    def right(self, model: Classifier, attack: Attack | None = None, data: Split | None = None) -> Tensor:
+        """(n,) 1 where an image has its label, before and after ``attack``; None: before alone, the held-out ones."""
+        test = data or self.test
         work = partial(correct, model) if attack is None else partial(withstood, attack, model)
         random = attack is not None and takes_generator(attack)
         return self.executor.cached(work, test.images, test.labels, randomness=random).value.double()
@@ -247,19 +261,20 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
     """
     if len(data.train) == 0:
         refuse("dataset", f"{data.name} without training images", "a data set with training images")
-    own = settings.of(network)
-    clean, test = some_images(data.train, own.train_samples), held_out(data, own.samples)
+    clean, test = some_images(data.train, settings.train_samples), held_out(data, settings.samples)
+    tried = held_out(data, settings.eps_samples)
     std = sum(data.std) / len(data.std)
-    eps = 0.0 if own.eps is None else number("eps", own.eps)
+    eps = 0.0 if settings.eps is None else number("eps", settings.eps)
+    first = min(network.models)
     found = [
-        Study(model, seed, clean, test, own, executor.scope("cure", seed), std, eps, seed == min(network.models))
+        Study(model, seed, clean, test, tried, settings, executor.scope("cure", seed), std, eps, seed == first)
         for seed, model in sorted(network.models.items())
     ]
     for study in found:
-        share = float(study.right(study.original).mean())
+        share = float(study.right(study.original, data=tried).mean())
         if share <= 1 / len(data.classes) + CHANCE:
             refuse("network", f"{network.name} with an accuracy of {share:.3f}", "a trained network to fine-tune")
-    if own.eps is None:
+    if settings.eps is None:
         eps = _smallest_eps(found[0])
         found = [replace(study, eps=eps) for study in found]
     return found
@@ -268,9 +283,14 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
 def _smallest_eps(study: Study) -> float:
     """The smallest eps of the grid at which the attack leaves few of the original network's images."""
     for eps in study.settings.eps_grid:
-        if float(study.right(study.original, study.judge(eps=eps)).mean()) <= study.settings.eps_accuracy:
+        if _left(study, eps) <= study.settings.eps_accuracy:
             return eps
     return study.settings.eps_grid[-1]
+
+
+def _left(study: Study, eps: float) -> float:
+    """The share of images that the attack leaves the original network at ``eps``."""
+    return float(study.right(study.original, study.judge(eps=eps), study.tried).mean())
 
 
 def left_out(network: Network, settings: Common) -> Findings | None:
@@ -285,11 +305,6 @@ def notes(found: Sequence[Study]) -> list[str]:
     """What was trained and how it is judged."""
     first = found[0]
     settings, cure, recipe = first.settings, first.settings.cure(first.std), first.settings.training
-    grid = ", ".join(f"{eps:g}" for eps in settings.eps_grid)
-    searched = (
-        f": the smallest of {grid} at which the attack leaves the first seed's original network at most "
-        f"{settings.eps_accuracy:.0%}"
-    )
     printed = f" (h = {settings.h:g}, lambda = {settings.weight:g} in units of the pixels' deviation {first.std:.3g})"
     return [
         f"Every fine-tuning starts from the trained network and takes {recipe.epochs} epochs "
@@ -298,9 +313,20 @@ def notes(found: Sequence[Study]) -> list[str]:
         f"{recipe.batch_size}; {len(found)} training seed(s).",
         f"CURE: lambda = {cure.weight:.4g}, h = {cure.h:.4g} in pixel l2 after {cure.ramp} epochs"
         f"{'' if settings.unit == 'pixel' else printed}.",
-        f"eps = {first.eps:.4g} in pixel units of [0, 1]{searched if settings.eps is None else ''}. An image that is "
-        "wrong before an attack counts as wrong after it.",
+        f"eps = {first.eps:.4g} in pixel units of [0, 1]{_searched(first) if settings.eps is None else ''}. An image "
+        "that is wrong before an attack counts as wrong after it.",
     ]
+
+
+def _searched(study: Study) -> str:
+    """How eps was found."""
+    settings, left = study.settings, _left(study, study.eps)
+    grid = ", ".join(f"{eps:g}" for eps in settings.eps_grid)
+    wanted = f"at which the attack leaves the first seed's original network at most {settings.eps_accuracy:.0%}"
+    left_over = f"of {len(study.tried)} held-out images ({left:.1%})"
+    if left > settings.eps_accuracy:
+        return f", the last of {grid}: there is none {wanted} {left_over}"
+    return f": the smallest of {grid} {wanted} {left_over}"
 
 
 def _trained(

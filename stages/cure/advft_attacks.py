@@ -62,6 +62,7 @@ def advft_attacks(network: Network, data: Dataset, settings: Settings, executor:
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     judged = [_judged(study, settings) for study in found]
     samples = stacked([values for values, _ in judged])

@@ -74,6 +74,7 @@ def advft_sections(network: Network, data: Dataset, settings: Settings, executor
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     samples = stacked([_measured(study, settings) for study in found])
     statistics: dict[str, Statistic] = {
@@ -89,7 +90,7 @@ def advft_sections(network: Network, data: Dataset, settings: Settings, executor
     return Findings(
         numbers=numbers,
         tables={"figure_8_1": _table(numbers)},
-        figures={"figure_8_1": _figure(network, found[0], settings)},
+        figures=_figures(network, found[0], settings, [samples[f"distance {name}"][0] for name in NETWORKS]),
         notes=[
             *notes(found),
             f"{len(found[0].test)} held-out images, {settings.directions} random directions v at each one's nearest "
@@ -141,16 +142,24 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, study: Study, settings: Settings) -> Figure:
-    """The plane of r and a random v around a few images: the region of the true label, and all others."""
-    chosen = study.right(study.original).bool() & study.right(study.tuned("deepfool").model).bool()
-    images, labels = (part[chosen][: settings.shown] for part in (study.test.images, study.test.labels))
-    figure, grid = axes_grid(len(images), 2, width=7.4, height=0.8 + 3.2 * len(images))
-    own = norms(boundary_points(study.original, images.to(study.executor.device)).perturbations).cpu()
+def _figures(network: Network, study: Study, settings: Settings, distances: Sequence[Tensor]) -> dict[str, Figure]:
+    """The plane of r and a random v around a few images: the region of the true label, and all others.
+
+    They are images that both networks label right and that have a point of the boundary in both; without any there is
+    nothing to draw.
+    """
+    chosen = torch.stack(list(distances)).isfinite().all(dim=0)
+    for name in NETWORKS:
+        chosen = chosen & study.right(study.tuned(name).model).bool()
+    rows = chosen.nonzero()[: settings.shown, 0]
+    if not len(rows):
+        return {}
+    reach = settings.reach * distances[0][rows]
+    figure, grid = axes_grid(len(rows), 2, width=7.4, height=0.8 + 3.2 * len(rows))
     with styled():
         for column, name in enumerate(NETWORKS):
-            sections = _sections(study, name, images, labels, settings.reach * own)
-            for row, (inside, half) in enumerate(zip(sections, settings.reach * own, strict=True)):
+            sections = _sections(study, name, rows, reach)
+            for row, (inside, half) in enumerate(zip(sections, reach, strict=True)):
                 axes, end = grid[row, column], float(half)
                 extent = (-end, end, -end, end)
                 axes.imshow(
@@ -162,13 +171,14 @@ def _figure(network: Network, study: Study, settings: Settings) -> Figure:
                 if row == 0:
                     axes.set_title(TITLES[name], fontsize=10.5)
         figure.suptitle(f"Sections of the decision regions, {network.name}", fontsize=12.5, fontweight="bold")
-    return figure
+    return {"figure_8_1": figure}
 
 
-def _sections(study: Study, name: str, images: Tensor, labels: Tensor, reach: Tensor) -> list[Tensor]:
-    """(GRID, GRID) whether the plane's points have the true label, for each image."""
+def _sections(study: Study, name: str, rows: Tensor, reach: Tensor) -> list[Tensor]:
+    """(GRID, GRID) whether the plane's points have the true label, for some of the held-out images."""
     model = study.tuned(name).model
-    placed, own = images.to(study.executor.device), labels.to(study.executor.device)
+    weight = next(model.parameters())
+    placed, own = study.test.images[rows].to(weight), study.test.labels[rows].to(weight.device)
     r = boundary_points(model, placed).perturbations
     across = r / norms(r).view(-1, 1, 1, 1)
     upward = random_directions(placed, seeded("sections"), normals=across)

@@ -58,6 +58,7 @@ def cure_cifar10(network: Network, data: Dataset, settings: Settings, executor: 
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     numbers = accuracies(found, Study.judge, settings.resamples)
     few = found[: settings.autoattack_seeds]
@@ -90,7 +91,7 @@ def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
     """The first seed with other values of h and lambda, and with the chosen ones."""
     own, recipe = study.settings.cure(study.std), study.settings.training
     rows = []
-    for h, weight in [*settings.sweep, (own.h, own.weight)]:
+    for h, weight in dict.fromkeys([*map(tuple, settings.sweep), (own.h, own.weight)]):
         chosen = (h, weight) == (own.h, own.weight)
         objective = Cure(weight, h, own.ramp)
         model = (

@@ -7,6 +7,7 @@ from functools import partial
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count
@@ -60,6 +61,7 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     samples = stacked([_judged(study) for study in found])
     statistics = {name: share(name) for name in samples}
@@ -74,7 +76,7 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
         numbers=numbers,
         timings=timings,
         tables={"ablation": _table(numbers)},
-        figures={"ablation": bar_figure(_bars(numbers), ylabel="accuracy", title=f"Choices of CURE, {network.name}")},
+        figures={"ablation": _figure(numbers, network)},
         notes=[
             *notes(found),
             f"Seconds are those of a step on {settings.training.batch_size} images with its optimiser, over "
@@ -159,6 +161,11 @@ def _bars(numbers: Mapping[str, Estimate]) -> dict[str, dict[str, Estimate]]:
         }
         for name in NETWORKS
     }
+
+
+def _figure(numbers: Mapping[str, Estimate], network: Network) -> Figure:
+    bars = {name.replace(", ", ",\n"): group for name, group in _bars(numbers).items()}
+    return bar_figure(bars, ylabel="accuracy", title=f"Choices of CURE, {network.name}", width=8.4)
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:

@@ -58,6 +58,7 @@ def cure_eps_curve(network: Network, data: Dataset, settings: Settings, executor
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     samples = stacked([_judged(study, settings) for study in found])
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))

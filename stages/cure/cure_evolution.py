@@ -28,7 +28,7 @@ SECTION = "Section 8.5.2, Figure 8.10"
 
 QUANTITIES = {
     "frobenius": r"$\|H\|_F$, estimated",
-    "hz": r"$\|Hz\|_2$, z along the sign of the gradient",
+    "hz": r"$\|Hz\|_2$, z along sign$(g)$",
     "adversarial": "accuracy under attack",
 }
 """Name of the numbers -> what the figure calls it."""
@@ -68,6 +68,7 @@ def cure_evolution(network: Network, data: Dataset, settings: Settings, executor
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     study = studies(network, data, settings, executor)[0]
     h = settings.curvature_h or study.settings.cure(study.std).h
     models = [study.original, *study.tuned("cure").epochs]

@@ -43,7 +43,7 @@ class Settings(Common):
         steps: of PGD, ascending; the first is the reference, the last is set beside SPSA.
         restarts: random starts of the first PGD, taken together.
         wide: the radius, as a multiple of eps, at which hardly an image should be left.
-        spsa: the gradient-free attack; its eps is the stage's.
+        spsa: the gradient-free attack; its eps and norm are the stage's.
         spsa_samples: held-out images that it gets.
     """
 
@@ -79,6 +79,7 @@ def cure_strong_attacks(network: Network, data: Dataset, settings: Settings, exe
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     samples = stacked([_judged(study, settings) for study in found])
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
@@ -93,7 +94,7 @@ def cure_strong_attacks(network: Network, data: Dataset, settings: Settings, exe
         notes=[
             *notes(found),
             f"PGD and FGSM on {len(found[0].test)} held-out images, SPSA on {beside['margin_spsa'].shape[1]} of them "
-            f"with the options {dict(getattr(settings.spsa, 'keywords', {}))} apart from eps; its best iterate "
+            f"with the options {_options(settings.spsa)}; its best iterate "
             "counts, of PGD the last one.",
             f"Masked gradients would show as: FGSM beating PGD({first}), PGD({last}) or restarts beating "
             f"PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA beating PGD({last}).",
@@ -115,9 +116,8 @@ def outcome(attack: Attack, model: Classifier, images: Images, labels: Labels, *
 
 def _judged(study: Study, settings: Settings) -> dict[str, Tensor]:
     model, first = study.tuned("cure").model, settings.steps[0]
-    norm = study.pgd().keywords["norm"]  # type: ignore[attr-defined]
     attacks = {f"pgd{steps}": study.pgd(steps=steps) for steps in settings.steps}
-    attacks["fgsm"] = partial(fgsm, eps=study.eps, norm=norm, clip=BOX)
+    attacks["fgsm"] = partial(fgsm, eps=study.eps, norm=study.norm, clip=BOX)
     attacks["restarts"] = study.pgd(steps=first, restarts=settings.restarts)
     attacks["wide"] = study.pgd(steps=first, eps=settings.wide * study.eps)
     return {name: study.right(model, attack) for name, attack in attacks.items()}
@@ -136,7 +136,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
 def _beside(study: Study, settings: Settings) -> dict[str, Tensor]:
     """SPSA and the longest PGD on the same images."""
     model, test = study.tuned("cure").model, study.test.first(settings.spsa_samples)
-    own: dict[str, object] = {"eps": study.eps}
+    own: dict[str, object] = {"eps": study.eps, "norm": study.norm}
     attacks: dict[str, Attack] = {
         "pgd": study.pgd(steps=settings.steps[-1]),
         "spsa": partial(settings.spsa, **own),
@@ -167,6 +167,12 @@ def _pearson(first: Tensor, second: Tensor) -> Tensor:
     a, b = (each - each.mean(dim=(-2, -1), keepdim=True) for each in (first, second))
     sums = [(x * y).sum(dim=(-2, -1)) for x, y in ((a, b), (a, a), (b, b))]
     return sums[0] / (sums[1] * sums[2]).sqrt()
+
+
+def _options(attack: Attack) -> str:
+    """What an attack was given apart from eps and norm."""
+    given = {name: value for name, value in getattr(attack, "keywords", {}).items() if name not in ("eps", "norm")}
+    return ", ".join(f"{name} = {value}" for name, value in given.items()) or "of its own"
 
 
 def _attacks(settings: Settings) -> dict[str, str]:
@@ -225,7 +231,8 @@ def _figure(network: Network, beside: Mapping[str, Tensor], steps: int) -> Figur
             (~below, COLOURS[0], "PGD as strong or stronger"),
             (below, COLOURS[1], "SPSA stronger"),
         ):
-            axes.plot(pgd_[chosen], spsa_[chosen], "o", markersize=3.5, alpha=0.6, color=colour, label=label)
+            if bool(chosen.any()):
+                axes.plot(pgd_[chosen], spsa_[chosen], "o", markersize=3.5, alpha=0.6, color=colour, label=label)
         ends = [float(torch.cat([pgd_, spsa_]).min()), float(torch.cat([pgd_, spsa_]).max())]
         axes.plot(ends, ends, "--", color=COLOURS[5], linewidth=1.2)
         axes.set(

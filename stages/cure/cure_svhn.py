@@ -44,6 +44,7 @@ def cure_svhn(network: Network, data: Dataset, settings: Settings, executor: Exe
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     numbers = accuracies(found, lambda study: study.pgd(steps=settings.steps), settings.resamples)
     return Findings(

@@ -65,6 +65,7 @@ def cure_visual(network: Network, data: Dataset, settings: Settings, executor: E
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     samples = stacked([_measured(study, found, settings) for study in found])
     statistics = {name: mean(name) for name in samples}
@@ -75,7 +76,7 @@ def cure_visual(network: Network, data: Dataset, settings: Settings, executor: E
     return Findings(
         numbers=numbers,
         tables={"figure_8_11": _table(numbers)},
-        figures={"figure_8_11": _figure(network, data, found[0], settings)},
+        figures=_figures(network, data, found[0], settings),
         notes=[
             *notes(found),
             f"l2 DeepFool on {len(found[0].test)} held-out images, times {settings.scale:g} where images are looked at "
@@ -123,8 +124,11 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, data: Dataset, study: Study, settings: Settings) -> Figure:
-    """For each image: itself, then for each network the perturbed image and the perturbation, magnified alike."""
+def _figures(network: Network, data: Dataset, study: Study, settings: Settings) -> dict[str, Figure]:
+    """For each image: itself, then for each network the perturbed image and the perturbation, magnified alike.
+
+    They are images that both networks label right and that DeepFool fools both with; without any there is no figure.
+    """
     results = {name: _attacked(study, name) for name in NETWORKS}
     right = torch.stack([study.right(study.tuned(name).model).bool() & results[name].success for name in NETWORKS])
     chosen = _one_a_class(study.test.labels, right.all(dim=0))[: settings.shown]
@@ -138,7 +142,8 @@ def _figure(network: Network, data: Dataset, study: Study, settings: Settings) -
             row += [Panel((image + r).clamp(0, 1), new), Panel(r, f"{float(r.norm()):.2f} in l2", perturbation=True)]
         rows.append(row)
     titles = ["image", *(title for name in NETWORKS for title in (TITLES[name], "its perturbation"))]
-    return image_grid(rows, title=f"What fools each network, {network.name}", column_titles=titles, side=1.9)
+    title = f"What fools each network, {network.name}"
+    return {"figure_8_11": image_grid(rows, title=title, column_titles=titles, side=1.9)} if rows else {}
 
 
 def _one_a_class(labels: Tensor, usable: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def gradient_alignment(network: Network, data: Dataset, settings: Settings, exec
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     few = found[: settings.profile_seeds]
     samples = {name: _alignments(few, name, settings) for name in NETWORKS}

@@ -39,7 +39,7 @@ class Settings(Common):
 
     Attributes:
         reach: half the side of the squares, as a multiple of the original network's median distance to the boundary.
-        grid: points along a side, odd.
+        grid: points along a side.
         shown: images in the figure.
     """
 
@@ -74,12 +74,13 @@ def loss_surface(network: Network, data: Dataset, settings: Settings, executor: 
     """
     if (absent := left_out(network, settings)) is not None:
         return absent
+    settings = settings.of(network)
     found = studies(network, data, settings, executor)
     measured_ = [_measured(study, settings) for study in found]
     samples = stacked([values for values, _, _ in measured_])
     numbers = paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     reach = [half for _, half, _ in measured_]
-    missing = int(sum(values.isnan().sum() for values in samples.values())) // 2
+    missing = int(sum(samples[f"residual {name}"].isnan().sum() for name in NETWORKS))
     return Findings(
         numbers=numbers,
         tables={"linearity": _table(numbers)},
@@ -207,7 +208,7 @@ def _figure(network: Network, shown: Mapping[str, Tensor], half: float, settings
                 axes.set_aspect("equal")
                 axes.set(xlabel="along r, in pixel l2", ylabel="along v" if column == 0 else "")
                 if row == 0:
-                    axes.set_title(TITLES[name], fontsize=10.5)
+                    axes.set_title(TITLES[name].replace(" on ", "\non "), fontsize=10.5)
         figure.colorbar(drawn, ax=grid, label="minus the cross-entropy", shrink=0.8)
         figure.suptitle(f"The loss around {count} images, {network.name}", fontsize=12.5, fontweight="bold")
     return figure
