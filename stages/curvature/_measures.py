@@ -15,7 +15,7 @@ from pipeline.geometry import (
 )
 from pipeline.types import Classifier, Images, Labels
 
-__all__ = ["along", "at_random", "ends", "extremes", "profiles"]
+__all__ = ["along", "at_random", "ends", "extremes", "inside", "profiles"]
 
 
 def along(
@@ -65,6 +65,26 @@ def at_random(
     )
 
 
+def inside(
+    model: Classifier,
+    basis: Tensor,
+    count: int,
+    h: float,
+    output: str,
+    normalised: bool,
+    points: Images,
+    labels: Labels,
+    targets: Labels,
+    *,
+    generator: Sequence[torch.Generator],
+) -> Tensor:
+    """(n, count) the curvatures along random directions of a subspace with basis (m, d), drawn anew for each point."""
+    drawn = torch.stack([random_directions(points, generator, basis=basis) for _ in range(count)], dim=1)
+    return normal_curvatures(
+        model, points, drawn, labels=labels, targets=targets, h=h, output=output, normalised=normalised
+    )
+
+
 def extremes(
     model: Classifier,
     steps: int,
@@ -93,8 +113,6 @@ def ends(
     return RitzPairs(found.values, found.vectors.float(), found.residuals)
 
 
-def profiles(
-    model: Classifier, h: float, output: str, points: Images, labels: Labels, targets: Labels
-) -> Tensor:
+def profiles(model: Classifier, h: float, output: str, points: Images, labels: Labels, targets: Labels) -> Tensor:
     """(n, d - 1) all principal curvatures of each boundary point, the largest first, in float64."""
     return principal_curvatures(model, points, labels=labels, targets=targets, h=h, output=output).values

@@ -27,7 +27,7 @@ from pipeline.geometry.normals import OUTPUTS
 from pipeline.norms import norms
 from pipeline.randomness import seeded
 from pipeline.types import Attack, Classifier, Dataset, Images, Network
-from stages.curvature._measures import along, at_random, ends, extremes
+from stages.curvature._measures import along, at_random, ends, extremes, inside
 from stages.semirandom._shared import nearest_points
 from stages.universal._shared import Case, Maker, case
 from stages.universal._shared import Common as UniversalCommon
@@ -174,10 +174,13 @@ class Study:
         return _some(self.near(self.unseen), count, "samples")
 
     def placed(self, values: Tensor) -> Tensor:
-        """Values (k, ...) of the held-out images that have a point, as (m, ...) in float64 with NaN for the others."""
+        """Values (k, ...) of the first k held-out images that have a point, as (m, ...) in float64, NaN for the others.
+
+        So that one place belongs to one image, whatever the training seed.
+        """
         success = self.near(self.unseen).success
         found = torch.full((len(success), *values.shape[1:]), math.nan, dtype=torch.float64)
-        found[success] = values.double()
+        found[success.nonzero()[: len(values), 0]] = values.double()
         return found
 
     def along(self, points: Boundary, vectors: Tensor, *, h: float | None = None, normalised: bool = True) -> Tensor:
@@ -186,13 +189,18 @@ class Study:
         chunk = max(1, min(250, ROOM // max(1, vectors.numel())))
         return self.executor.cached(work, points.points, points.labels, points.targets, chunk=chunk).value
 
-    def at_random(
-        self, points: Boundary, count: int, *, h: float | None = None, normalised: bool = True
-    ) -> Tensor:
+    def at_random(self, points: Boundary, count: int, *, h: float | None = None, normalised: bool = True) -> Tensor:
         """(n, count) the curvatures along tangent directions, drawn anew for each point."""
         work = partial(at_random, self.model, count, h or self.h, self.settings.output, normalised)
         chunk = max(1, min(250, ROOM // (count * self.d)))
         inputs = (points.points, points.normals, points.labels, points.targets)
+        return self.executor.cached(work, *inputs, chunk=chunk, randomness=True).value
+
+    def inside(self, points: Boundary, basis: Tensor, count: int, *, normalised: bool = True) -> Tensor:
+        """(n, count) the curvatures along random directions of a subspace (m, d), drawn anew for each point."""
+        work = partial(inside, self.model, basis, count, self.h, self.settings.output, normalised)
+        chunk = max(1, min(250, ROOM // (count * self.d)))
+        inputs = (points.points, points.labels, points.targets)
         return self.executor.cached(work, *inputs, chunk=chunk, randomness=True).value
 
     def extremes(self, points: Boundary, *, h: float | None = None, steps: int | None = None) -> RitzPairs:
@@ -216,12 +224,25 @@ class Study:
         """S_c, or the subspace of the most negative eigenvectors: orthonormal rows (count, d), the leading one first.
 
         Raises:
-            InputError: fewer than ``2 count`` products.
+            InputError: too few products, see :meth:`check_curved`.
         """
+        self.check_curved(count, None if ends is None else len(ends.vectors[0]))
         rows = (self.ends() if ends is None else ends).vectors[0]
-        if 2 * count > len(rows):
-            refuse("products", len(rows), f"at least twice the dimension {count} of the subspace")
         return (rows.flip(0) if negative else rows)[:count]
+
+    def check_curved(self, count: int, products: int | None = None) -> None:
+        """Hold that S_c of ``count`` dimensions can be had: of 2 ``count`` products, or of d, which leave nothing out.
+
+        Args:
+            count: m.
+            products: that it is made of; None: those of the settings.
+
+        Raises:
+            InputError: it cannot.
+        """
+        made = min(products or self.settings.products, self.d)
+        if count > self.d or (2 * count > made and made < self.d):
+            refuse("products", made, f"at least twice the dimension {count} of the subspace, in d = {self.d}")
 
     def swept(self, factor: float) -> RitzPairs:
         """:meth:`ends` with ``factor`` times h, of the few images and products of the sweep."""

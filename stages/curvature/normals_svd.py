@@ -1,5 +1,6 @@
 """How much the normals of the decision boundary have in common (Section 6.3.1, Figure 6.3)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.attacks import deepfool
-from pipeline.checks import check_count
+from pipeline.checks import check_count, refuse
 from pipeline.datasets.sampling import stratified_order
 from pipeline.evaluation import judged, mean, measured, paired_bootstrap, ratio_of_means
 from pipeline.executor import Executor
@@ -34,13 +35,16 @@ LEADING = 0.1
 COVERED, ENOUGH = 0.9, 0.98
 """Mean share of a normal's length that a subspace has to hold to count as theirs; up to where one is looked for."""
 
+LINEAR_POINTS = 100
+"""Points of the binary linear classifier."""
+
 
 @dataclass(frozen=True)
 class Settings(Common):
     """What to measure, beyond what :class:`Common` says.
 
     Attributes:
-        normal_samples: training images whose normals make the matrix N; as many held-out ones test its span.
+        normal_samples: training images whose normals make the matrix N; at most as many held-out ones test its span.
     """
 
     normal_samples: int = 1000
@@ -55,12 +59,11 @@ class Spectrum:
     """The singular value decomposition of one training seed's normals.
 
     Attributes:
-        values: singular values of N.
-        random: those of as many random unit vectors.
-        inside: (n, k) ||P_m n|| of each normal for the first m singular vectors, m = 1 ... k.
+        values: (k,) singular values of N, for k images or pixels, whichever are fewer; 0 beyond the normals found.
+        random: (k,) those of as many random unit vectors.
+        inside: (n, k) ||P_m n|| of each image's normal for the first m singular vectors, m = 1 ... k; NaN without one.
         random_inside: the same of the random vectors and their own singular vectors.
         unseen: (n', k) the same of held-out normals and N's singular vectors.
-        failed: training images without a perturbation.
     """
 
     values: Tensor
@@ -68,7 +71,11 @@ class Spectrum:
     inside: Tensor
     random_inside: Tensor
     unseen: Tensor
-    failed: int
+
+    @property
+    def failed(self) -> int:
+        """Training images without a perturbation."""
+        return int(self.inside[:, 0].isnan().sum())
 
 
 def normals_svd(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
@@ -87,7 +94,7 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
     """
     found = [_spectrum(study, data, settings) for study in studies(network, data, settings, executor)]
     k = max(1, int(LEADING * len(found[0].values)))
-    most = min(max(int((each.inside.mean(dim=0) < ENOUGH).sum()) + 1 for each in found), len(found[0].values))
+    most = min(max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in found), len(found[0].values))
     samples = stacked([_quantities(each, k, most) for each in found])
     sizes = [name for name in samples if name.startswith("inside ")]
     classes = len(data.classes)
@@ -101,7 +108,7 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
         **{f"share_in_{classes}_unseen": mean(f"unseen {classes}") for name in sizes if name == f"inside {classes}"},
     }
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
-    numbers |= {"sv_2 / sv_1, linear": exactly(linear_ratio(), len(data.classes))}
+    numbers |= {"sv_2 / sv_1, linear": exactly(linear_ratio(), LINEAR_POINTS)}
     return Findings(
         numbers=named(numbers, settings),
         tables={"figure_6_3": _table(found[0]), "energy": _energies(numbers, k)},
@@ -112,10 +119,18 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
 
 
 def unit_normals(study: Study, images: Images) -> Tensor:
-    """The unit normals r / ||r|| of the images that the boundary attack fools, (n, d) in float64."""
+    """The unit normals r / ||r||, (n, d) in float64; NaN for images that the boundary attack does not fool.
+
+    Raises:
+        InputError: it fools none.
+    """
     attack = deepfool_of(study.settings.boundary_attack, norm=2.0, clip=None)
     result = study.executor.cached(partial(judged, attack, study.model), images).value
-    return _unit(result.perturbations[result.success].double().flatten(1))
+    if not bool(result.success.any()):
+        refuse("normal_samples", f"{len(images)} images without a normal", "images that the boundary attack fools")
+    found = torch.full((len(images), study.d), math.nan, dtype=torch.float64)
+    found[result.success] = _unit(result.perturbations[result.success].double().flatten(1))
+    return found
 
 
 def _spectrum(study: Study, data: Dataset, settings: Settings) -> Spectrum:
@@ -123,17 +138,27 @@ def _spectrum(study: Study, data: Dataset, settings: Settings) -> Spectrum:
     order = stratified_order(data.train.labels, "curvature")[:count]
     images = data.train.images[order] if len(order) else study.known
     normals, unseen = unit_normals(study, images), unit_normals(study, study.unseen[:count])
-    _, values, basis = torch.linalg.svd(normals, full_matrices=False)
     drawn = _unit(torch.randn(normals.shape, generator=seeded("random normals", study.seed), dtype=torch.float64))
-    _, random, random_basis = torch.linalg.svd(drawn, full_matrices=False)
+    drawn = drawn.masked_fill(normals.isnan(), math.nan)  # as many as there are normals
+    (values, basis), (random, random_basis) = _spectrum_of(normals), _spectrum_of(drawn)
     return Spectrum(
         values=values,
         random=random,
         inside=_inside_of(normals, basis),
         random_inside=_inside_of(drawn, random_basis),
         unseen=_inside_of(unseen, basis),
-        failed=len(images) - len(normals),
     )
+
+
+def _spectrum_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The singular values (k,), k = min(n, d), of the rows (n, d) that are known, and as many singular vectors.
+
+    Where rows are missing, zeros are added to both, so that the shapes are those of all training seeds.
+    """
+    _, values, basis = torch.linalg.svd(rows[~rows.isnan().any(dim=1)], full_matrices=False)
+    lacking = min(rows.shape) - len(values)
+    pad = torch.nn.functional.pad
+    return pad(values, (0, lacking)), pad(basis, (0, 0, 0, lacking))
 
 
 def _inside_of(vectors: Tensor, basis: Tensor) -> Tensor:
@@ -145,7 +170,7 @@ def linear_ratio() -> float:
     generator = seeded("binary linear classifier")
     weight = torch.randn(1, 50, generator=generator, dtype=torch.float64)
     model = Affine(weight, torch.zeros(1, dtype=torch.float64))
-    points = torch.randn(100, 1, 1, 50, generator=generator, dtype=torch.float64)
+    points = torch.randn(LINEAR_POINTS, 1, 1, 50, generator=generator, dtype=torch.float64)
     values = torch.linalg.svdvals(_unit(deepfool(model, points, norm=2.0).perturbations.flatten(1)))
     return float(values[1] / values[0])
 
@@ -180,8 +205,8 @@ def _table(found: Spectrum) -> pd.DataFrame:
             "index": range(1, count + 1),
             "normals": found.values.tolist(),
             "random": found.random.tolist(),
-            "share_inside": found.inside.mean(dim=0).tolist(),
-            "share_inside_unseen": found.unseen.mean(dim=0).tolist(),
+            "share_inside": found.inside.nanmean(dim=0).tolist(),
+            "share_inside_unseen": found.unseen.nanmean(dim=0).tolist(),
         }
     )
 
@@ -203,7 +228,7 @@ def _figure(network: Network, found: Spectrum) -> Figure:
         },
         xlabel="index",
         ylabel="singular value",
-        title=f"Singular values of {len(found.inside)} unit normals, {network.name}",
+        title=f"Singular values of {len(found.inside) - found.failed} unit normals, {network.name}",
         limits=(0, None),
     )
 
@@ -212,9 +237,9 @@ def _inside(network: Network, found: Spectrum) -> Figure:
     index = range(1, found.inside.shape[1] + 1)
     return line_figure(
         {
-            "the normals themselves": Line(index, found.inside.mean(dim=0).tolist(), marker=""),
-            "normals at held-out images": Line(index, found.unseen.mean(dim=0).tolist(), marker=""),
-            "random unit vectors": Line(index, found.random_inside.mean(dim=0).tolist(), style="--", marker=""),
+            "the normals themselves": Line(index, found.inside.nanmean(dim=0).tolist(), marker=""),
+            "normals at held-out images": Line(index, found.unseen.nanmean(dim=0).tolist(), marker=""),
+            "random unit vectors": Line(index, found.random_inside.nanmean(dim=0).tolist(), style="--", marker=""),
         },
         xlabel="number m of leading singular vectors",
         ylabel=r"mean of $\|P_m n\|_2$",
@@ -228,7 +253,7 @@ def _inside(network: Network, found: Spectrum) -> Figure:
 def _notes(found: Sequence[Spectrum], settings: Settings, k: int, classes: int) -> list[str]:
     first = found[0]
     return [
-        f"N: unit r of {len(first.inside)} training images (of {settings.normal_samples}; {first.failed} without a "
+        f"N: unit r of {len(first.inside) - first.failed} training images ({first.failed} are without a "
         f"perturbation) in {first.inside.shape[1]} dimensions at most; the thesis does not give its n. The first tenth "
         f"are k = {k} singular values.",
         f"dimension_90 is the smallest m with mean ||P_m n|| >= {COVERED:g} over the images that made the span; those "

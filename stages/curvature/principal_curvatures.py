@@ -91,7 +91,7 @@ def principal_curvatures(network: Network, data: Dataset, settings: Settings, ex
 
 
 def profile(study: Study, count: int) -> Tensor:
-    """(n, d - 1) the principal curvatures at the points of the first ``count`` held-out images, the largest first."""
+    """(n, d - 1) the principal curvatures of the first ``count`` held-out images with a point, the largest first."""
     points = study.unseen_points(count)
     work = partial(profiles, study.model, study.h, study.settings.output)
     return study.executor.cached(work, points.points, points.labels, points.targets, chunk=10).value
@@ -104,7 +104,7 @@ def flat_share(profiles: Tensor) -> Tensor:
 
 
 def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[str, Tensor]:
-    """Name -> one value a boundary point."""
+    """Name -> one value a held-out image, NaN for those that are not measured."""
     points = study.unseen_points(settings.profile_samples)
     direct = study.at_random(points, settings.directions).double()
     ends = study.extremes(points).values
@@ -116,10 +116,10 @@ def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[s
         "largest + smallest": ends[:, 0] + ends[:, -1],
     }
     if full is None:
-        return found
+        return {name: study.placed(values) for name, values in found.items()}
     mean_, error = drawn_mean(full, settings.draws, study.seed)
     bent = full.abs() > FLAT * full.abs().amax(dim=1, keepdim=True)
-    return found | {
+    found |= {
         "mean": full.mean(dim=1),
         "flat": flat_share(full),
         "negative": (full < 0).double().mean(dim=1),
@@ -127,7 +127,10 @@ def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[s
         "excess": (mean_ - full.sum(dim=1) / study.d).abs() - ERRORS * error,
         "largest full": full[:, 0],
         "smallest full": full[:, -1],
-        **{f"rank {rank}": values for rank, values in enumerate(full.T)},
+    }
+    ranks = study.placed(full).T
+    return {name: study.placed(values) for name, values in found.items()} | {
+        f"rank {rank}": values for rank, values in enumerate(ranks)
     }
 
 
@@ -270,9 +273,10 @@ def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Se
     return [
         *lines,
         f"Whole spectra of {settings.profile_samples} images a training seed (the thesis: 1,000), by differences along "
-        f"every pixel. Over a finite h the Hessian of a network of ReLUs depends on the directions that it is measured "
-        f"along: the mean curvature is {matrix:.3g} from pixels and {direct:.3g} from random directions, the largest "
-        f"curvature {numbers['largest, full profile'].value:.3g} and {numbers['largest'].value:.3g}, the smallest "
+        f"an orthonormal basis whose vectors move all pixels. Over a finite h the Hessian of a network of ReLUs "
+        f"depends on the directions that it is measured along: the mean curvature is {matrix:.3g} from that basis and "
+        f"{direct:.3g} from random directions, the largest curvature "
+        f"{numbers['largest, full profile'].value:.3g} and {numbers['largest'].value:.3g}, the smallest "
         f"{numbers['smallest, full profile'].value:.3g} and {numbers['smallest'].value:.3g}.",
         f"Equation 7.4 is tested on the measured spectra with {settings.draws} random v an image; its constant is 1/d, "
         "where 1/(d - 1) is printed, which is too close to tell apart here.",

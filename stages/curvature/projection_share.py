@@ -88,7 +88,9 @@ def _measure(study: Study, basis: Tensor) -> dict[str, Tensor]:
     """Name -> one value a held-out image; NaN where a vector is zero or missing."""
     images = study.unseen
     drawn = torch.randn(images.shape, generator=seeded("projected noise", study.seed))
-    others = images[torch.randperm(len(images), generator=seeded("image differences", study.seed))]
+    order = torch.randperm(len(images), generator=seeded("image differences", study.seed))
+    others = torch.empty_like(images)
+    others[order] = images[order.roll(1)]  # no image is its own partner
     across, down = image_gradients(images)
     return {
         "random": _share(drawn, basis),
@@ -166,7 +168,8 @@ def _notes(found: Sequence[Study], m: int) -> list[str]:
     return [
         f"S: the first {m} shared directions u_i of {len(study.known_points())} training images, of d = {study.d} "
         f"dimensions (the thesis: 200 of 3,072), so that sqrt(m / d) = {math.sqrt(m / study.d):.4f}.",
-        f"{len(study.unseen)} held-out images a training seed: DeepFool's perturbation of each, its difference from "
-        "another one drawn at random, Gaussian noise, and the differences of neighbouring pixels along rows and along "
+        f"{len(study.unseen)} held-out images a training seed: the smallest perturbation r of each, to the point of "
+        "the boundary that DeepFool leads to, its difference from another one drawn at random, Gaussian "
+        "noise, and the differences of neighbouring pixels along rows and along "
         "columns, of which the mean counts.",
     ]

@@ -12,7 +12,7 @@ from pipeline.checks import check_count, refuse
 from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
-from pipeline.plots import Line, estimate_line, line_figure
+from pipeline.plots import COLOURS, estimate_line, line_figure, styled
 from pipeline.types import Dataset, Network
 from stages.curvature._shared import Common, Study, named, notes, sign_shares, spread_margin, studies, within
 from stages.semirandom._shared import columns
@@ -37,7 +37,7 @@ class Settings(Common):
     Attributes:
         dimensions: the m of the subspaces, ascending.
         small: one of them, which stands for the thesis' small m.
-        directions: random directions of each subspace, the same for all images of a training seed.
+        directions: random directions of each subspace, drawn anew for each image.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
@@ -75,6 +75,7 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
         with m.
     """
     found = studies(network, data, settings, executor)
+    found[0].check_curved(settings.dimensions[-1])
     samples = stacked([_measure(study, settings) for study in found])
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     table = _table(numbers, settings)
@@ -96,8 +97,7 @@ def _measure(study: Study, settings: Settings) -> dict[str, Tensor]:
     points, found = study.unseen_points(), {}
     for m in settings.dimensions:
         for kind, basis in bases(study, m).items():
-            vectors = within(basis, study.known, settings.directions, 1.0, kind, m, study.seed)
-            values = study.along(points, vectors, normalised=False)
+            values = study.inside(points, basis, settings.directions, normalised=False)
             found[f"{kind} {m}"] = study.placed(values.double().nanmean(dim=1))
             found[f"{kind} {m} positive"] = study.placed((values > 0).double().mean(dim=1))
     values = study.at_random(points, settings.directions, normalised=False)
@@ -161,11 +161,7 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
     for kind, title in KINDS.items():
         shown = [numbers[f"{'kappa_S' if kind == 'sc' else f'kappa_{kind}'}_{each}"] for each in m]
         lines[title] = estimate_line(m, shown, style="-" if kind == "sc" else "--")
-        if kind == "sc":
-            y = [e.value for e in shown]
-            low, high = [e.value - e.std for e in shown], [e.value + e.std for e in shown]
-            lines["$S_c$, one standard deviation"] = Line(m, y, low, high, style="", marker="", errorbars=True)
-    return line_figure(
+    figure = line_figure(
         lines,
         xlabel="dimension m of the subspace",
         ylabel=r"mean curvature $\kappa_S$ (not divided by $\|\nabla F\|$)",
@@ -174,6 +170,19 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
         log_x=True,
         width=8.0,
     )
+    shown = [numbers[f"kappa_S_{each}"] for each in m]
+    with styled():
+        figure.axes[0].errorbar(
+            m,
+            [e.value for e in shown],
+            yerr=[e.std for e in shown],
+            fmt="none",
+            capsize=4,
+            ecolor=COLOURS[0],
+            label="$S_c$, standard deviation of images",
+        )
+        figure.axes[0].legend()
+    return figure
 
 
 def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
@@ -181,13 +190,14 @@ def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Se
     negative = numbers[f"kappa_negative_{small}"].value
     return [
         f"S_c is spanned by the eigenvectors with the largest eigenvalues of the mean tangent-projected Hessian at "
-        f"{settings.train_samples} training images, found by {ends.values.shape[1]} products with it; the largest and "
-        f"smallest eigenvalues are {float(ends.values[0, 0]):.3g} and {float(ends.values[0, -1]):.3g} (first training "
-        f"seed), up to {float(ends.residuals[0, 0]):.2g} and {float(ends.residuals[0, -1]):.2g}: over a finite h the "
-        "Hessian of a network of ReLUs is not quite linear.",
+        f"{len(found[0].known_points())} training images, found by {ends.values.shape[1]} products with it; the "
+        f"largest and smallest eigenvalues are {float(ends.values[0, 0]):.3g} and {float(ends.values[0, -1]):.3g} "
+        f"(first training seed), up to {float(ends.residuals[0, 0]):.2g} and {float(ends.residuals[0, -1]):.2g}: over "
+        "a finite h the Hessian of a network of ReLUs is not quite linear.",
         f"At m = {small} the mean curvature along S_c on unseen images is {numbers['kappa_S'].value:.3g} (standard "
         f"deviation {numbers['kappa_S'].std:.3g}), along the most negative eigenvectors {negative:.3g}, along random "
         f"directions {numbers['kappa_random'].value:.3g}; the thesis has it well above 0 for S_c.",
-        f"{settings.directions} random directions of each subspace; curvatures as in Equation 6.4, in logits and not "
-        "divided by the gradient's norm. The sweep makes S_c anew from fewer images at each h and divides by it.",
+        f"{settings.directions} random directions of each subspace, drawn anew for each image; curvatures as in "
+        "Equation 6.4, not divided by the gradient's norm. The sweep makes S_c anew from fewer images at each h and "
+        f"divides by it. S_f has at most {len(found[0].known)} dimensions; beyond, all of it is taken.",
     ]

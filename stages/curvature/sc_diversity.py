@@ -101,6 +101,7 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
     """
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
     first, case = found[0]
+    first.check_curved(settings.small)
     numbers = _cosine_numbers(first.d, settings)
     retrained = bool(len(data.train))
     if retrained:
@@ -146,15 +147,14 @@ def _cosine_table(d: int, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _measure(
-    study: Study, case: Case, data: Dataset, recipe: Recipe, settings: Settings
-) -> dict[str, Tensor]:
+def _measure(study: Study, case: Case, data: Dataset, recipe: Recipe, settings: Settings) -> dict[str, Tensor]:
     """Name -> one value a held-out image."""
     radius, count = noise_norm(case, settings.noise_share), settings.vectors
-    basis = study.curved(settings.small)
+    products = min(4 * settings.small, settings.products)
+    basis = study.curved(settings.small, ends=study.ends(steps=products))
     pool = within(basis, study.known, settings.pool, radius, "pool", study.seed)
     tuned = _tuned(study, data, pool, recipe, settings)
-    own = tuned.curved(settings.small, ends=tuned.ends(steps=min(4 * settings.small, study.settings.products)))
+    own = tuned.curved(settings.small, ends=tuned.ends(steps=products))
     fresh = within(basis, study.known, count, radius, "fresh", study.seed)
     later = replace(case, model=tuned.model)
     test = data.test
@@ -224,6 +224,7 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     shown = {name: title.replace("S_c", "$S_c$").replace(", ", ",\n") for name, title in TITLES.items()}
+    shown = {name: title.replace("vectors of", "vectors\nof") for name, title in shown.items()}
     return bar_figure(
         {shown[name]: {"share": numbers[name]} for name in TITLES if name.startswith("fool")},
         ylabel="share of held-out images fooled",
@@ -264,5 +265,6 @@ def _notes(
         *lines,
         f"Retrained for {settings.epochs} epochs on training images of which {settings.share:.0%} carry one of "
         f"{settings.pool} random vectors of S_c (m = {settings.small}, {settings.noise_share:g} of the norm that "
-        f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of the S_c of each network.",
+        f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of each network's S_c, found by "
+        f"{min(4 * settings.small, settings.products, study.d)} products each.",
     ]

@@ -74,6 +74,7 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
     """
     options = replace(settings, universal_samples=settings.algorithm_samples)
     found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
+    found[0][0].check_curved(settings.dimensions[-1])
     samples = stacked([_measure(study, case, settings) for study, case in found])
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     first, case = found[0]
@@ -138,7 +139,10 @@ def _between(count: int, *shares: Tensor) -> Tensor:
 
 
 def sweep(study: Study, case: Case, m: int, count: int, radius: float) -> pd.DataFrame:
-    """S_c and its negative control made at other h: whom their vectors fool, and the signs of curvature along them."""
+    """S_c and its negative control made at other h: whom their vectors fool, and the signs of curvature along them.
+
+    Of one dimension, both signs of its only direction are taken.
+    """
     rows = []
     points = study.unseen_points(study.settings.sweep_samples)
     for factor, h in study.heights.items():
@@ -147,6 +151,7 @@ def sweep(study: Study, case: Case, m: int, count: int, radius: float) -> pd.Dat
         for kind in ("sc", "negative"):
             basis = study.curved(taken, negative=kind == "negative", ends=ends)
             vectors = within(basis, study.known, count, radius, kind, taken, study.seed)
+            vectors = torch.cat([vectors[:1], -vectors[:1]]) if taken == 1 else vectors
             fooled = float(case.fooled(case.unseen, vectors).mean())
             row: dict[str, object] = {"h_factor": factor, "h": h, "direction": kind, "m": taken}
             row |= {"fooled": fooled, "images": len(case.unseen)}
@@ -202,5 +207,6 @@ def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate],
         f"most negative eigenvectors {numbers['fool_negative'].value:.2f}, random ones "
         f"{numbers['fool_random'].value:.2f}: the sign of the curvature {verdict}.",
         f"{settings.vectors} random vectors of each subspace and training seed; their mean counts. S_c and S_f are "
-        f"made of {len(first.known)} training images; in the sweep S_c is made of {settings.sweep_samples} of them.",
+        f"made of {len(first.known)} training images, so that S_f has no more dimensions than that; beyond, all of it "
+        f"is taken. In the sweep S_c is made of {settings.sweep_samples} of them.",
     ]

@@ -106,21 +106,18 @@ def _signs(study: Study, radius: float, *, negative: bool = False) -> Tensor:
 
 def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
     xi = case.xi(2.0)
+    basis, count = study.normal_basis(settings.dimension), settings.vectors
     found = fooled_shares(
         case,
         {
-            "top": _signs(study, xi),
-            "negative": _signs(study, xi, negative=True),
-            "sf": within(
-                study.normal_basis(settings.dimension), study.known, settings.vectors, xi, "top", study.seed
-            ),
-            "random": random_vectors(study.known.shape[1:], 2.0, xi, settings.vectors),
+            "sf": within(basis, study.known, count, xi, "top", study.seed),
+            "random": random_vectors(study.known.shape[1:], 2.0, xi, count),
             "uap": case.vector(2.0).perturbation,
         },
     )
     for kind in ("top", "negative"):
         both = case.fooled(case.unseen, _signs(study, xi, negative=kind == "negative"))
-        found[f"{kind}_best"] = both[:, int(both.mean(dim=0).argmax())]
+        found |= {kind: both.mean(dim=1), f"{kind}_best": both[:, int(both.mean(dim=0).argmax())]}
     return found
 
 
@@ -136,6 +133,7 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     names = ("top", "negative", "sf", "random", "uap")
     titles = {name: TITLES[name].replace(", ", ",\n").replace(" of ", "\nof ") for name in names}
+    titles = {name: title.replace("eigenvector", "\neigenvector") for name, title in titles.items()}
     return bar_figure(
         {titles[name]: {"fooled": numbers[f"fool_{name}"]} for name in names},
         ylabel="share of held-out images fooled",
@@ -145,11 +143,11 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
 
 
 def _examples(study: Study, case: Case, data: Dataset, network: Network) -> Figure:
-    """Figure 6.10: the better sign of the most curved direction, and images that it fools."""
+    """Figure 6.10: the better sign of the most curved direction, and images, those that it fools first."""
     both = _signs(study, case.xi(2.0))
     fooled = case.fooled(case.unseen, both)
     sign = int(fooled.mean(dim=0).argmax())
-    chosen = fooled[:, sign].nonzero()[:SHOWN, 0]
+    chosen = fooled[:, sign].argsort(descending=True, stable=True)[:SHOWN]
     images, v = case.unseen[chosen], both[sign : sign + 1]
     labels = case.labels(images, v)
     top: list[Panel | None] = [Panel(v[0], "the vector", perturbation=True)]
@@ -170,5 +168,6 @@ def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate])
         f"The most positive eigenvector fools {values['top']:.2f} (better sign {values['top_best']:.2f}), the most "
         f"negative one, the control, {values['negative']:.2f} ({values['negative_best']:.2f}), random vectors of S_f "
         f"{values['sf']:.2f}, random ones {values['random']:.2f}, Algorithm 4 {values['uap']:.2f}.",
-        "The pictures are clipped to [0, 1]; their labels are those without clipping.",
+        "The pictures are of images that the vector fools, as far as there are any; they are clipped to [0, 1], their "
+        "labels are those without clipping.",
     ]

@@ -21,7 +21,7 @@ from pipeline.types import Dataset, Network
 from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies, within
 from stages.curvature.uap_sections import draw_sections
 from stages.semirandom._shared import columns
-from stages.universal._shared import of_means, stacked
+from stages.universal._shared import of_means
 
 __all__ = ["SECTION", "Settings", "sc_transfer"]
 
@@ -80,6 +80,7 @@ def sc_transfer(
     found = {name: studies(network, data[name], settings, executor) for name, network in networks.items()}
     d = next(iter(found.values()))[0].d
     m = settings.dimension or dimension_of(200, d)
+    next(iter(found.values()))[0].check_curved(max(m, settings.small))
     angles = _angles(found, m)
     numbers = measured(paired_bootstrap(_firsts(angles), _angle_statistics(angles), resamples=settings.resamples))
     cuts = _cuts(found, settings)
@@ -103,33 +104,28 @@ def sc_transfer(
 
 
 def _angles(found: Mapping[str, Sequence[Study]], m: int) -> dict[str, Tensor]:
-    """``[a][b]`` -> (pairs of training seeds, m) cosines; ``[a][a]`` for different seeds; ``[random]``."""
+    """``[a][b]`` -> (s, s, m) cosines for each training seed of a and of b; ``[a][a]``; ``[random]``.
+
+    s is the largest number of training seeds; NaN where there are fewer, and for a subspace and itself.
+    """
     bases = {name: [study.curved(m) for study in each] for name, each in found.items()}
-    cosines = {}
-    for a, b in combinations(bases, 2):
-        cosines[f"[{a}][{b}]"] = torch.stack([_cosines(u, v) for u, v in product(bases[a], bases[b])])
-    most = max(len(values) for values in cosines.values())
-    for a, own in bases.items():
-        pairs = list(combinations(own, 2))
-        if pairs:
-            cosines[f"[{a}][{a}]"] = torch.stack([_cosines(u, v) for u, v in pairs])
-    d = next(iter(bases.values()))[0].shape[1]
+    most, d = max(map(len, bases.values())), next(iter(bases.values()))[0].shape[1]
     drawn = [random_subspace(d, m, seeded("random subspaces of S_c", k)) for k in range(2 * most)]
-    random = torch.stack([_cosines(u, v) for u, v in zip(drawn[::2], drawn[1::2], strict=True)])
-    return cosines | {"[random]": random}
-
-
-def _cosines(first: Tensor, second: Tensor) -> Tensor:
-    return principal_angles(first, second).angles.cos()
+    pairs = {f"[{a}][{b}]": (bases[a], bases[b]) for a, b in combinations(bases, 2)}
+    pairs |= {f"[{a}][{a}]": (own, own) for a, own in bases.items() if len(own) > 1}
+    pairs["[random]"] = (drawn[:most], drawn[most:])
+    cosines = {}
+    for name, (first, second) in pairs.items():
+        cosines[name] = torch.full((most, most, m), math.nan, dtype=torch.float64)
+        for (i, u), (j, v) in product(enumerate(first), enumerate(second)):
+            if u is not v:
+                cosines[name][i, j] = principal_angles(u, v).angles.cos()
+    return cosines
 
 
 def _firsts(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> the cosine of the smallest angle of each pair of training seeds, padded with NaN."""
-    return stacked([{name: values[:, 0] for name, values in _longest_first(angles).items()}])
-
-
-def _longest_first(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return dict(sorted(angles.items(), key=lambda item: -len(item[1])))
+    """Name -> the cosines of the smallest angles, (s, s): the bootstrap draws the training seeds of both networks."""
+    return {name: values[..., 0] for name, values in angles.items()}
 
 
 def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
@@ -165,9 +161,9 @@ def _cut(source: Study, target: Study, settings: Settings) -> dict[str, Tensor]:
     along = target.along(points, vectors)
     random = target.at_random(points, settings.directions)
     return {
-        "median": target.placed(along.median(dim=1).values),
+        "median": target.placed(along.double().quantile(0.5, dim=1)),
         "positive": target.placed((along > 0).double().mean(dim=1)),
-        "random": target.placed(random.abs().median(dim=1).values),
+        "random": target.placed(random.double().abs().quantile(0.5, dim=1)),
     }
 
 
@@ -220,13 +216,15 @@ def _angle_table(angles: Mapping[str, Tensor], numbers: Mapping[str, Estimate]) 
     for name, values in angles.items():
         estimate = numbers[f"cos_1{name}"]
         row: dict[str, object] = {"subspaces": name, **columns("cos_1", estimate)}
-        rows.append(row | {"mean_of_all": float(values.mean()), "pairs_of_seeds": estimate.n})
+        pairs = int((~values[..., 0].isnan()).sum())
+        rows.append(row | {"mean_of_all": float(values.nanmean()), "pairs_of_seeds": pairs})
     return pd.DataFrame(rows)
 
 
 def _cosine_table(angles: Mapping[str, Tensor]) -> pd.DataFrame:
-    count = next(iter(angles.values())).shape[1]
-    return pd.DataFrame({"index": range(1, count + 1)} | {n: v.mean(dim=0).tolist() for n, v in angles.items()})
+    count = next(iter(angles.values())).shape[-1]
+    means = {name: values.nanmean(dim=(0, 1)).tolist() for name, values in angles.items()}
+    return pd.DataFrame({"index": range(1, count + 1)} | means)
 
 
 def _cut_table(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
@@ -247,7 +245,7 @@ def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
         title = "random subspaces" if pair == ["random"] else " and ".join(pair)
         title = f"{pair[0]}, two training seeds" if len(set(pair)) == 1 and len(pair) == 2 else title
         style = ":" if pair == ["random"] else "-" if len(set(pair)) == 2 else "--"
-        lines[title] = Line(index, values.mean(dim=0).tolist(), style=style, marker="")
+        lines[title] = Line(index, values.nanmean(dim=(0, 1)).tolist(), style=style, marker="")
     return line_figure(
         lines,
         xlabel="index of the principal angle",
@@ -274,8 +272,9 @@ def _notes(found: Mapping[str, Sequence[Study]], settings: Settings, m: int, d: 
     return [
         f"S_c of {m} of d = {d} dimensions for the angles (the thesis does not give its m), of {settings.small} for "
         f"the sections, of which {settings.directions} random vectors cut every other network.",
-        "cos_1 is the cosine of the smallest principal angle, its mean over pairs of training seeds; '[a][a]' are two "
-        "training seeds of one network, '[random]' random subspaces of as many dimensions.",
+        "cos_1 is the cosine of the smallest principal angle, its mean over pairs of training seeds, whose intervals "
+        "draw the seeds of both networks; '[a][a]' are two training seeds of one network, '[random]' random subspaces "
+        "of as many dimensions.",
         f"'smallest' is over all pairs of the {len(found)} networks: the thesis' relations are asked of all of them at "
         "once. Curvature is divided by the gradient's norm; networks of the same training seed meet.",
     ]

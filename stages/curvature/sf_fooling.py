@@ -90,7 +90,7 @@ def _measure(study: Study, case: Case, data: Dataset, settings: Settings) -> dic
     """Name -> the share of a kind's vectors that fool each held-out image."""
     order = stratified_order(data.train.labels, "curvature")[: settings.normal_samples]
     normals = unit_normals(study, data.train.images[order] if len(order) else study.known)
-    basis = orthonormalise(normals)
+    basis = orthonormalise(normals[~normals.isnan().any(dim=1)])
     xi, count = case.xi(2.0), settings.vectors
     sets = {
         "universal": case.vector(2.0).perturbation,

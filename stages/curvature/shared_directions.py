@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -27,6 +28,9 @@ SHOWN = 10
 
 GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Ranks i at which rho_i is measured, of d = 3,072; in proportion where d is smaller."""
+
+TANGENT = 1e-8
+"""Squared length of a unit vector's tangent part below which it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def relative_curvatures(
     along = study.along(points, vectors, h=h).double()
     flat, normals = directions.double(), points.normals.flatten(1).double()
     tangent = (flat.square().sum(dim=1) - (normals @ flat.T).square()).clamp_min(0)
-    values = along.nan_to_num() * tangent  # no curvature was found along the normal itself, whose tangent part is zero
+    # Along the normal itself no curvature is found, and none counts: its tangent part is zero.
+    values = torch.where(tangent > TANGENT, along * tangent, 0.0)
     random = study.at_random(points, count, h=h).double().abs().mean(dim=1) * (study.d - 1) / study.d
     return values.abs() / random[:, None], values
 

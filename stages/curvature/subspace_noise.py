@@ -121,7 +121,7 @@ def changed_by_noise(
     Returns:
         (n, kinds, sizes) in float64, the kinds as in TITLES.
     """
-    labels = predict(model, images)
+    labels, basis, other = predict(model, images), basis.to(images), other.to(images)
     found = torch.zeros(len(images), len(TITLES), len(sizes), dtype=torch.float64)
     for _ in range(draws):
         drawn = normal(images, generator).flatten(1)
@@ -141,11 +141,7 @@ def _measure(study: Study, basis: Tensor, images: Images, settings: Settings) ->
     sizes = tuple(t * float(norms(images).mean()) for t in settings.magnitudes)
     work = partial(changed_by_noise, study.model, basis, other, sizes, settings.draws)
     values = study.executor.cached(work, images, randomness=True).value
-    return {
-        f"{kind} {t}": values[:, k, i]
-        for k, kind in enumerate(TITLES)
-        for i, t in enumerate(settings.magnitudes)
-    }
+    return {f"{kind} {t}": values[:, k, i] for k, kind in enumerate(TITLES) for i, t in enumerate(settings.magnitudes)}
 
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:

@@ -195,9 +195,7 @@ def binary_fooled(dimension: int, points: int) -> dict[str, Tensor]:
     return {name: changed.double().view(2, -1).mean(dim=0) for name, changed in found.items()}
 
 
-def _numbers(
-    fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], settings: Settings
-) -> dict[str, Estimate]:
+def _numbers(fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], settings: Settings) -> dict[str, Estimate]:
     margin = of_means(list(fooled), partial(_worst, 1 - settings.delta))
     sizes = tuple(f"norm {m}" for m in settings.dimensions)
     slope = Statistic(sizes, partial(_slope, settings.dimensions, 1 - settings.delta))

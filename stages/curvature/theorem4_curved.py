@@ -215,9 +215,7 @@ def _numbers(
         "rho's rise with kappa, largest": exactly(float(steps.max()), len(rho)),
         **paired_bootstrap(lengths, {"norm's rise with kappa, largest": rise}, resamples=settings.resamples),
         "t_flat - t_positive, smallest": exactly(float((arcs["flat"] - arcs["positive"]).min()), len(kept)),
-        "t_negative - t_flat, smallest": exactly(
-            float((arcs["negative"] - arcs["flat"])[kept].min()), int(kept.sum())
-        ),
+        "t_negative - t_flat, smallest": exactly(float((arcs["negative"] - arcs["flat"])[kept].min()), int(kept.sum())),
     }
 
 

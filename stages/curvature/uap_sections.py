@@ -102,14 +102,14 @@ def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
         "uap": along[:, 0],
         "sc": along[:, 1],
         "negative": along[:, 2],
-        "random": drawn.abs().median(dim=1).values,
+        "random": drawn.double().abs().quantile(0.5, dim=1),
         "random signed": drawn[:, 0],
         "uap positive": (along[:, 0] > 0).double(),
         "random positive": (drawn > 0).double().mean(dim=1),
     }
     placed = {name: study.placed(values) for name, values in found.items()}
     if study.d <= settings.full_dimension:
-        placed["flat"] = flat_share(profile(study, settings.profile_samples))
+        placed["flat"] = study.placed(flat_share(profile(study, settings.profile_samples)))
     return placed
 
 
