@@ -12,7 +12,7 @@ from pipeline.attacks import deepfool
 from pipeline.attacks.universal import universal_perturbation
 from pipeline.checks import check_choice, check_count, check_positive, refuse
 from pipeline.datasets.sampling import stratified_order
-from pipeline.evaluation import Statistic, held_out
+from pipeline.evaluation import Statistic, held_out, measured
 from pipeline.executor import Executor
 from pipeline.findings import Estimate
 from pipeline.geometry import (
@@ -323,9 +323,9 @@ def dimension_of(count: int, d: int) -> int:
 
 
 def named(numbers: Mapping[str, Estimate], settings: Common) -> dict[str, Estimate]:
-    """The numbers, with the output in their names where it is not that of the claims."""
+    """The numbers that rest on a case, with the output in their names where it is not that of the claims."""
     suffix = "" if settings.output == "logits" else f" ({settings.output})"
-    return {f"{name}{suffix}": estimate for name, estimate in numbers.items()}
+    return {f"{name}{suffix}": estimate for name, estimate in measured(numbers).items()}
 
 
 def spread_margin(name: str) -> Statistic:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.attacks import deepfool
 from pipeline.checks import check_count, refuse
 from pipeline.datasets.sampling import stratified_order
-from pipeline.evaluation import judged, mean, measured, paired_bootstrap, ratio_of_means
+from pipeline.evaluation import judged, mean, paired_bootstrap, ratio_of_means
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import Line, line_figure
@@ -107,7 +107,7 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
         **{f"share_in_{classes}": mean(name) for name in sizes if name == f"inside {classes}"},
         **{f"share_in_{classes}_unseen": mean(f"unseen {classes}") for name in sizes if name == f"inside {classes}"},
     }
-    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     numbers |= {"sv_2 / sv_1, linear": exactly(linear_ratio(), LINEAR_POINTS)}
     return Findings(
         numbers=named(numbers, settings),

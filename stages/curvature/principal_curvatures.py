@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import COLOURS, axes_grid, styled
@@ -75,7 +75,7 @@ def principal_curvatures(network: Network, data: Dataset, settings: Settings, ex
     every = [profile(study, settings.profile_samples) for study in found] if full else []
     parts = [_quantities(study, settings, every[i] if full else None) for i, study in enumerate(found)]
     samples = stacked(parts)
-    numbers = measured(paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples)
     tables = {"summary": _table(numbers), "sweep": _sweep(found[0], settings)}
     figures = {"extremes": _extremes_figure(network, parts[0])}
     if full:

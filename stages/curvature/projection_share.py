@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import bar_figure
@@ -67,7 +67,7 @@ def projection_share(network: Network, data: Dataset, settings: Settings, execut
     d = found[0].d
     m = settings.dimension or dimension_of(200, d)
     samples = stacked([_measure(study, study.shared(m)) for study in found])
-    numbers = measured(paired_bootstrap(samples, _statistics(math.sqrt(m / d)), resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, _statistics(math.sqrt(m / d)), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
         tables={"table_7_1": _table(numbers), "sweep": _sweep(found[0], m, settings)},

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import COLOURS, estimate_line, line_figure, styled
@@ -77,7 +77,7 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
     found = studies(network, data, settings, executor)
     found[0].check_curved(settings.dimensions[-1])
     samples = stacked([_measure(study, settings) for study in found])
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     table = _table(numbers, settings)
     return Findings(
         numbers=named(numbers, settings),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.checks import check_count, check_positive, refuse
 from pipeline.datasets.sampling import choose
-from pipeline.evaluation import Statistic, correct, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, correct, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import Panel, bar_figure, image_grid
@@ -107,7 +107,7 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
     if retrained:
         recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
         samples = stacked([_measure(study, case, data, recipe, settings) for study, case in found])
-        numbers |= measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+        numbers |= paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     tables = {"cosines": _cosine_table(first.d, settings)}
     radius = noise_norm(case, settings.noise_share)
     tables["sweep"] = sweep(first, case, settings.small, settings.vectors, radius)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import estimate_line, line_figure
@@ -76,7 +76,7 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
     found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
     found[0][0].check_curved(settings.dimensions[-1])
     samples = stacked([_measure(study, case, settings) for study, case in found])
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     first, case = found[0]
     return Findings(
         numbers=named(numbers, settings),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count
-from pipeline.evaluation import difference, mean, measured, paired_bootstrap, share
+from pipeline.evaluation import difference, mean, paired_bootstrap, share
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import Panel, bar_figure, image_grid
@@ -84,7 +84,7 @@ def sc_top_direction(network: Network, data: Dataset, settings: Settings, execut
         "fool_top - fool_negative": difference("top", "negative"),
         "fool_top - fool_random": difference("top", "random"),
     }
-    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     first, case = found[0]
     return Findings(
         numbers=named(numbers, settings),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, mean, measured, median, paired_bootstrap
+from pipeline.evaluation import Statistic, mean, median, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.geometry import principal_angles, random_subspace
@@ -82,9 +82,9 @@ def sc_transfer(
     m = settings.dimension or dimension_of(200, d)
     next(iter(found.values()))[0].check_curved(max(m, settings.small))
     angles = _angles(found, m)
-    numbers = measured(paired_bootstrap(_firsts(angles), _angle_statistics(angles), resamples=settings.resamples))
+    numbers = paired_bootstrap(_firsts(angles), _angle_statistics(angles), resamples=settings.resamples)
     cuts = _cuts(found, settings)
-    numbers |= measured(paired_bootstrap(cuts, _cut_statistics(list(found)), resamples=settings.resamples))
+    numbers |= paired_bootstrap(cuts, _cut_statistics(list(found)), resamples=settings.resamples)
     source, target = next(iter(found)), list(found)[-1]
     first = next(iter(data.values()))
     return Findings(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.checks import check_count, refuse
 from pipeline.datasets.sampling import stratified_order
-from pipeline.evaluation import difference, mean, measured, paired_bootstrap
+from pipeline.evaluation import difference, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.geometry import orthonormalise
@@ -77,7 +77,7 @@ def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         "fool_uap - fool_sf": difference("universal", f"S_f {settings.dimension}"),
         **{f"fool_sf_{m}": mean(f"S_f {m}") for m in settings.every},
     }
-    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
         tables={"fooling": _table(numbers, settings)},

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.geometry import Boundary
@@ -27,7 +27,7 @@ SHOWN = 10
 """Directions of Figure 7.6b."""
 
 GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-"""Ranks i at which rho_i is measured, of d = 3,072; in proportion where d is smaller."""
+"""Ranks i at which rho_i is of d = 3,072; in proportion where d is smaller."""
 
 TANGENT = 1e-8
 """Squared length of a unit vector's tangent part below which it is rounding."""
@@ -82,7 +82,7 @@ def shared_directions(network: Network, data: Dataset, settings: Settings, execu
         "rho_middle - rho_last": difference(f"rho {middle}", f"rho {last}"),
         "share_negative_1": mean("negative 1"),
     }
-    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     first = found[0]
     return Findings(
         numbers=named(numbers, settings),
@@ -97,7 +97,7 @@ def shared_directions(network: Network, data: Dataset, settings: Settings, execu
 
 
 def ranks_of(settings: Settings, d: int, images: int) -> list[int]:
-    """The ranks i at which rho_i is measured, ascending, as far as there are so many directions."""
+    """The ranks i at which rho_i is ascending, as far as there are so many directions."""
     most = min(images * min(settings.leading, d - 1), d)
     wanted = {dimension_of(i, d) for i in (*GRID, settings.middle, settings.last)} | {1, 2}
     return sorted(i for i in wanted if i <= most)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.attacks.protocol import labels_at
 from pipeline.checks import check_count, check_positive, refuse
-from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap
+from pipeline.evaluation import Statistic, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.geometry import random_subspace
@@ -85,7 +85,7 @@ def subspace_noise(network: Network, data: Dataset, settings: Settings, executor
     images = unseen_images(data, settings.noise_samples)
     m = settings.dimension or dimension_of(200, found[0].d)
     samples = stacked([_measure(study, study.shared(m), images, settings) for study in found])
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
         tables={"figure_7_7": _table(numbers, settings), "sweep": _sweep(found[0], m, images, settings)},

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, mean, measured, median, paired_bootstrap
+from pipeline.evaluation import Statistic, mean, median, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.geometry import Boundary, plane_sections, tangent_projection
@@ -72,7 +72,7 @@ def uap_sections(network: Network, data: Dataset, settings: Settings, executor: 
     """
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
     samples = stacked([_measure(study, case, settings) for study, case in found])
-    numbers = measured(paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples))
+    numbers = paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples)
     first, case = found[0]
     v = case.vector(2.0).perturbation
     kappas = {name: samples[name][0] for name in ("uap", "random signed")}
@@ -196,7 +196,7 @@ def draw_sections(
     like = next(model.parameters(), images)
     span = torch.linspace(-REACH, REACH, grid)
     names = partial(shown_label, data)
-    wide, high = 2.9 * len(images) + 0.6, 3.2 * len(directions) + 0.4
+    wide, high = max(6.5, 2.9 * len(images) + 0.6), 3.2 * len(directions) + 0.4
     figure, axes = axes_grid(len(directions), len(images), width=wide, height=high)
     for row, (name, vectors) in zip(axes, directions.items(), strict=True):
         tangent = tangent_projection(vectors[:, None].to(points.normals), points.normals)[:, 0]

@@ -1,0 +1,199 @@
+"""What the experiments share: boundary points with known geometry, S_c, its control, S_f, u_i, placing by image."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from pipeline.checks import InputError
+from pipeline.evaluation import held_out
+from pipeline.geometry import principal_angles
+from stages.curvature._shared import (
+    Common,
+    Study,
+    WithUniversal,
+    dimension_of,
+    named,
+    noise_norm,
+    sign_shares,
+    spread_margin,
+    studies,
+    unseen_images,
+    universal_case,
+    within,
+)
+from stages.semirandom._shared import exactly
+
+SMALL = {"train_samples": 8, "samples": 10, "products": 16, "leading": 2}
+
+
+@pytest.fixture
+def study(bent, executor) -> Study:
+    return studies(bent.network(bent.model()), bent.dataset(), Common(**SMALL), executor)[0]
+
+
+def test_boundary_points_are_where_they_should_be(bent, study):
+    points = study.unseen_points()
+    normal, distances = bent.axes()[0], -(study.unseen.flatten(1) - 0.5) @ bent.axes()[0]
+    assert len(points) == 10
+    torch.testing.assert_close(points.normals.flatten(1), normal.expand(10, -1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(points.perturbations.flatten(1) @ normal, distances, rtol=0, atol=1e-6)
+    assert points.angles.max() < 0.01
+    assert len(study.unseen_points(3)) == len(study.known_points(3)) == 3
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_s_c_is_made_of_signed_eigenvectors_of_the_projected_hessian(bent, study, negative):
+    basis = study.curved(2, negative=negative).double()
+    expected = bent.axes()[3:5] if negative else bent.axes()[1:3]
+    assert principal_angles(basis, expected).angles.max() < 1e-3
+    values = study.ends().values[0]
+    torch.testing.assert_close(values[:2], torch.full((2,), 2 * bent.scale, dtype=torch.float64))
+    torch.testing.assert_close(values[-2:], torch.full((2,), -2.5 * bent.scale, dtype=torch.float64))
+    assert values[2:-2].abs().max() < 1e-6  # neither the square of t nor its product with s_5
+
+
+def test_seen_from_the_other_side_the_signs_turn(bent, executor):
+    """The same boundary for images of the region outside the ball, and inside."""
+    data = bent.dataset(draw=bent.around)
+    for radius, sign in ((3.0, 1), (0.5, -1)):  # images inside, and outside
+        settings = Common(**SMALL)
+        one = studies(bent.network(bent.ball(radius)), data, settings, executor)[0]
+        values = one.at_random(one.unseen_points(), 3)
+        torch.testing.assert_close(values, torch.full_like(values, sign / radius), rtol=1e-4, atol=0)
+        ends = one.extremes(one.unseen_points()).values
+        torch.testing.assert_close(ends, torch.full_like(ends, sign / radius), rtol=1e-4, atol=0)
+
+
+def test_curvatures_along_directions_with_and_without_the_gradients_norm(bent, study):
+    points, rows = study.unseen_points(), bent.axes().view(-1, *bent.shape)
+    slopes = bent.slopes(held_out(bent.dataset(), 10))
+    along = study.along(points, rows[1:5])
+    torch.testing.assert_close(along, torch.tensor(bent.curved).double() / slopes[:, None], rtol=1e-4, atol=1e-6)
+    raw = study.along(points, rows[1:5], normalised=False)
+    torch.testing.assert_close(raw, bent.scale * torch.tensor(bent.curved).double().expand(10, -1), rtol=1e-4, atol=0)
+    tilted = study.along(points, (rows[0] + rows[1])[None] * 7)  # only the tangent part counts, and its direction
+    torch.testing.assert_close(tilted[:, 0], along[:, 0], rtol=1e-3, atol=0)
+    inside = study.inside(points, bent.axes()[3:5], 4, normalised=False)
+    torch.testing.assert_close(inside, torch.full_like(inside, -2.5 * bent.scale), rtol=1e-4, atol=0)
+
+
+def test_directions_inside_a_subspace_are_drawn_for_each_image(bent, study):
+    values = study.inside(study.unseen_points(), bent.axes()[[1, 3]], 200, normalised=False)
+    torch.testing.assert_close(values.mean(), torch.tensor(-0.25 * bent.scale).double(), rtol=0, atol=0.15 * bent.scale)
+    assert len(values.flatten().unique()) > 1900
+
+
+def test_s_f_of_one_normal_has_one_dimension(bent, study):
+    basis = study.normal_basis(5)
+    assert basis.shape[1] == bent.d
+    assert abs(float(basis[0].double() @ bent.axes()[0])) == pytest.approx(1, abs=1e-4)
+    r = study.known_points().perturbations.flatten(1)
+    assert torch.linalg.svdvals(r)[1] < 0.02 * torch.linalg.svdvals(r)[0]
+
+
+def test_u_i_go_by_size_and_so_take_the_negative_directions(bent, study):
+    assert principal_angles(study.shared(2).double(), bent.axes()[3:5]).angles.max() < 1e-2
+
+
+def test_values_take_the_place_of_their_image(bent, executor):
+    model = bent.affine(bent.axes()[:1], edge=0.6)
+    data = bent.dataset(draw=bent.around, train=20, test=20)
+    study = studies(bent.network(model), data, Common(**SMALL), executor)[0]
+    success = study.near(study.unseen).success
+    assert torch.equal(success, study.unseen[:, 0, 0, 0] <= 0.6)
+    assert 1 < int(success.sum()) < 10
+    placed = study.placed(torch.arange(1.0, 3.0))
+    assert placed[success][:2].tolist() == [1, 2]
+    assert bool(placed[~success].isnan().all())
+    assert int((~placed.isnan()).sum()) == 2
+
+
+def test_images_that_nothing_fools_are_refused(bent, executor):
+    study = studies(bent.network(bent.ball(1e6)), bent.dataset(), Common(**SMALL), executor)[0]
+    with pytest.raises(InputError, match=r"samples=10 images without a boundary point"):
+        study.unseen_points()
+
+
+def test_without_training_images_half_of_the_others_make_the_subspaces(bent, executor):
+    data = bent.dataset(train=0, test=10)
+    study = studies(bent.network(bent.model()), data, Common(**SMALL), executor)[0]
+    case = universal_case(study, data, WithUniversal(**SMALL))
+    assert len(study.known) == len(study.unseen) == len(unseen_images(data, 9)) == 5
+    assert torch.equal(case.unseen, study.unseen)
+    together = torch.cat([study.known, study.unseen]).flatten(1)
+    assert len(together.unique(dim=0)) == 10
+
+
+def test_the_norm_that_noise_needs(bent, study):
+    settings = WithUniversal(**SMALL, universal=partial(bent.maker))
+    radius = noise_norm(universal_case(study, bent.dataset(), settings), 0.2)
+    distances = -(study.known.flatten(1) - 0.5) @ bent.axes()[0]
+    # DeepFool goes a tenth too far here, and 2% beyond.
+    assert radius == pytest.approx(0.2 * 4 * 1.12 * float(distances.quantile(0.5)), rel=0.05)
+
+
+def test_too_few_products_are_refused_before_they_are_made(bent, executor):
+    settings = Common(**{**SMALL, "products": 7})
+    study = studies(bent.network(bent.model()), bent.dataset(), settings, executor)[0]
+    study.check_curved(3)
+    with pytest.raises(InputError, match="products=7: allowed is at least twice the dimension 4"):
+        study.curved(4)
+    whole = studies(bent.network(bent.model()), bent.dataset(), Common(**SMALL), executor)[0]
+    assert whole.curved(12).shape == (12, bent.d)  # of all d products nothing is left out
+    with pytest.raises(InputError, match="products="):
+        whole.curved(17)
+
+
+def test_the_sweep_is_over_multiples_of_h(bent, study):
+    assert study.h == pytest.approx(0.0195 * 4)
+    assert study.heights == {factor: pytest.approx(factor * 0.078) for factor in (0.1, 0.3, 1.0, 3.0)}
+    assert study.swept(3.0).values[0, 0] == pytest.approx(2 * bent.scale, rel=1e-4)
+
+
+def test_random_vectors_of_a_subspace(bent):
+    like = torch.zeros(1, *bent.shape, dtype=torch.float64)
+    basis = bent.axes()[1:4]
+    vectors = within(basis, like, 500, 0.3, "test").flatten(1).double()
+    torch.testing.assert_close(vectors.norm(dim=1), torch.full((500,), 0.3).double(), rtol=1e-5, atol=0)
+    parts = vectors @ basis.T
+    torch.testing.assert_close(parts @ basis, vectors, rtol=0, atol=1e-6)
+    torch.testing.assert_close(parts.square().mean(dim=0), torch.full((3,), 0.03).double(), rtol=0.15, atol=0)
+    assert parts.mean(dim=0).abs().max() < 0.03
+    assert not torch.equal(within(basis, like, 5, 0.3, "other").flatten(1).double(), vectors[:5])
+
+
+def test_small_helpers():
+    assert [dimension_of(200, d) for d in (3072, 784, 150_528, 3)] == [200, 51, 200, 1]
+    values = torch.tensor([[1.0, 2.0, math.nan], [3.0, 6.0, math.nan]], dtype=torch.float64)
+    found = spread_margin("a").reduce(values)
+    assert float(found) == pytest.approx(3 - torch.tensor([1.0, 2, 3, 6]).std())
+    assert torch.equal(spread_margin("a").reduce(values.expand(4, 2, 3)), found.expand(4))
+    shares = sign_shares(torch.tensor([[1.0, -1.0], [3.0, 2.0]]))
+    assert shares == {"mean_curvature": 1.25, "share_positive": 0.75, "share_negative": 0.25, "points": 2}
+    assert list(named({"a": exactly(1.0)}, Common(output="softmax"))) == ["a (softmax)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"h": 0.0}, "h=0"),
+        ({"h": -1.0}, "h=-1"),
+        ({"output": "probabilities"}, "output=probabilities"),
+        ({"sweep": (1.0, 0.0)}, "sweep=0"),
+        ({"train_samples": 1}, "train_samples=1"),
+        ({"samples": 1}, "samples=1"),
+        ({"sweep_samples": 1}, "sweep_samples=1"),
+        ({"products": 1}, "products=1"),
+        ({"leading": 0}, "leading=0"),
+        ({"resamples": 0}, "resamples=0"),
+        ({"universal_samples": 1}, "universal_samples=1"),
+        ({"universal_orders": 0}, "universal_orders=0"),
+        ({"fool_samples": 0}, "fool_samples=0"),
+        ({"vectors": 0}, "vectors=0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=key):
+        WithUniversal(**options)
