@@ -1,0 +1,187 @@
+"""Figures 8.7 and 8.11: whether masked gradients would be told, and what fools each network."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.attacks import deepfool, fgsm, pgd, spsa
+from pipeline.checks import InputError
+from pipeline.evaluation import held_out
+from pipeline.norms import norms
+from pipeline.types import Network, predict
+from stages.cure import cure_strong_attacks as strong_module
+from stages.cure._shared import Common, Study, Tuned, studies
+from stages.cure.cure_cifar10 import Settings as Table82
+from stages.cure.cure_cifar10 import cure_cifar10
+from stages.cure.cure_strong_attacks import Settings as Strong
+from stages.cure.cure_strong_attacks import _pearson, cure_strong_attacks, outcome
+from stages.cure.cure_visual import Settings as Visual
+from stages.cure.cure_visual import _figures, _one_a_class, cure_visual
+
+
+@pytest.fixture(scope="module")
+def settings(made):
+    given = partial(spsa, eps=9.0, steps=6, directions=8)
+    return Strong(**made.small, steps=(4, 8), restarts=2, wide=6.0, spsa=given, spsa_samples=12)
+
+
+@pytest.fixture(scope="module")
+def strong(network, data, executor, settings):
+    return cure_strong_attacks(network, data, settings, executor.scope("cure_strong_attacks"))
+
+
+def test_accuracies_of_cure_under_each_attack(strong, network, data, executor, made, looked_at):
+    numbers = strong.numbers
+    plain = cure_cifar10(network, data, Table82(**made.small, autoattack_seeds=0), executor).numbers["adv_cure"]
+    assert numbers["adv_cure_pgd4"].value == plain.value
+    assert numbers["adv_cure_restarts"].value <= numbers["adv_cure_pgd4"].value
+    assert numbers["adv_cure_wide"].value < numbers["adv_cure_pgd4"].value
+    for first, second in (("pgd4", "pgd8"), ("pgd4", "restarts"), ("fgsm", "pgd4")):
+        gap = numbers[f"adv_cure_{first}"].value - numbers[f"adv_cure_{second}"].value
+        assert numbers[f"adv_cure_{first} - adv_cure_{second}"].value == pytest.approx(gap)
+    assert (numbers["adv_cure_pgd4"].n, numbers["adv_cure_spsa"].n, numbers["adv_cure_spsa"].seeds) == (30, 12, 2)
+    assert "steps = 6, directions = 8" in " ".join(strong.notes)
+    assert looked_at(strong) == ["figure_8_7"]
+
+
+def test_losses_of_the_two_attacks_are_set_beside_each_other(strong):
+    pgd_, spsa_ = strong.tensors["margin_pgd"].double(), strong.tensors["margin_spsa"].double()
+    assert pgd_.shape == (2, 12)
+    wanted = torch.corrcoef(torch.stack([pgd_.flatten(), spsa_.flatten()]))[0, 1]
+    assert strong.numbers["pearson_spsa_pgd"].value == pytest.approx(float(wanted), rel=1e-4)
+    below = (spsa_ < pgd_).double().mean()
+    assert strong.numbers["share_spsa_below_pgd"].value == pytest.approx(float(below))
+    right = (pgd_ > 0).double()
+    assert torch.equal(strong.tensors["right_pgd"].double(), right)
+
+
+def test_the_correlation_is_over_seeds_and_images():
+    a, b = torch.rand(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+    assert float(_pearson(a, b)) == pytest.approx(float(wanted))
+    assert float(_pearson(a, -2 * a)) == pytest.approx(-1)
+
+
+class Masked(nn.Module):
+    """Rounds its pixels to a fifth of a level: no gradient, and yet nothing in the way of an attack without any."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, images):
+        return self.model((500 * images).round() / 500)
+
+
+def test_masked_gradients_are_told(network, data, executor, settings, monkeypatch):
+    masked = Network("masked", "rows", {seed: Masked(model) for seed, model in network.models.items()})
+    monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
+    given = replace(settings, spsa=partial(spsa, eps=9.0, steps=12, directions=16, learning_rate=0.04))
+    found = cure_strong_attacks(masked, data, given, executor)
+    holds = found.tables["masking"].set_index("check")["holds"]
+    assert found.numbers["adv_cure_spsa - adv_cure_pgd8"].value < -0.1
+    assert not holds["SPSA finds little more than PGD(8)"]
+    assert not holds["a large ball leaves few images"]
+    assert found.numbers["share_spsa_below_pgd"].value > 0.9
+
+
+def test_all_attacks_share_the_ball_of_the_one_that_judges(network, data, executor, settings, monkeypatch):
+    seen = []
+
+    def spy(model, images, *, eps=9.0, norm=math.inf, labels=None):
+        seen.append(("spsa", eps, norm))
+        return pgd(model, images, eps=eps, norm=norm, steps=1, labels=labels)
+
+    def stepped(model, images, *, eps=9.0, norm=math.inf, clip=None, labels=None):
+        seen.append(("fgsm", eps, norm))
+        return fgsm(model, images, eps=eps, norm=norm, clip=clip, labels=labels)
+
+    def run(self, function, *tensors, randomness=False):
+        return type("Mapped", (), {"value": function(*tensors)})
+
+    monkeypatch.setattr(strong_module, "fgsm", stepped)
+    monkeypatch.setattr(type(executor), "cached", run)
+    monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
+    own = replace(settings, attack=partial(pgd, eps=9.0, norm=2), eps=0.3, spsa=partial(spy, eps=9.0))
+    cure_strong_attacks(network, data, own, executor)
+    assert set(seen) == {("spsa", 0.3, 2.0), ("fgsm", 0.3, 2.0)}
+
+
+def test_an_outcome_is_judged_on_the_true_label(made):
+    data = made.grey((0.05, 0.2)).test
+    wrong = data.labels.clone()
+    wrong[0] = 1 - wrong[0]
+    found = outcome(partial(fgsm, eps=0.1), made.threshold(), data.images, wrong)
+    assert found["right"].tolist() == [False, False, True, True]
+    assert found["margin"][2:].tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
+    assert float(found["margin"][1]) == pytest.approx(-0.5, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def visual(network, data, executor, made):
+    settings = Visual(**{**made.small, "samples": 15}, shown=3, scale=2.0)
+    return cure_visual(network, data, settings, executor.scope("cure_visual"))
+
+
+def test_what_fools_a_network_and_what_others_see_in_it(visual, network, data, looked_at):
+    images = held_out(data, 15).images
+    sizes, seen = [], []
+    for model, other in ((network.models[0], network.models[1]), (network.models[1], network.models[0])):
+        result = deepfool(model, images)
+        sizes.append(norms(result.perturbations))
+        seen.append(predict(other, images + 2.0 * result.perturbations) == result.adversarial_labels)
+    numbers = visual.numbers
+    assert numbers["norm_original"].value == pytest.approx(float(torch.stack(sizes).mean()), rel=1e-5)
+    assert numbers["seen_by_others_original"].value == pytest.approx(float(torch.stack(seen).double().mean()))
+    gap = numbers["norm_cure"].value - numbers["norm_original"].value
+    assert numbers["norm_cure - norm_original"].value == pytest.approx(gap)
+    assert len(visual.tables["figure_8_11"]) == 4
+    assert looked_at(visual) == ["figure_8_11"]
+
+
+def test_equal_networks_see_the_same_and_one_network_asks_nobody(network, data, executor, made):
+    twins = Network("twins", "rows", {0: network.models[0], 1: network.models[0]})
+    settings = Visual(**{**made.small, "samples": 9}, scale=1.0, shown=2)
+    found = cure_visual(twins, data, settings, executor)
+    assert found.numbers["seen_by_others_original"].value == 1.0
+    alone = cure_visual(Network("alone", "rows", {0: network.models[0]}), data, settings, executor)
+    assert "seen_by_others_original" not in alone.numbers
+    assert len(alone.tables["figure_8_11"]) == 2
+
+
+def test_images_of_every_class_come_first():
+    labels = torch.tensor([2, 2, 0, 0, 1, 2])
+    usable = torch.tensor([False, True, True, True, True, True])
+    assert _one_a_class(labels, usable).tolist() == [2, 4, 1, 3, 5]
+    assert _one_a_class(labels, torch.zeros(6, dtype=torch.bool)).tolist() == []
+
+
+def test_without_an_image_that_both_have_right_there_is_no_figure(network, data, executor, made, monkeypatch):
+    settings = Visual(**{**made.small, "samples": 9})
+    study = studies(network, data, settings, executor)[0]
+    monkeypatch.setattr(Study, "right", lambda self, model: torch.zeros(9))
+    assert _figures(network, data, study, settings) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "key"),
+    [
+        (Strong, {"steps": (20,)}, "steps="),
+        (Strong, {"steps": (40, 20)}, "steps="),
+        (Strong, {"steps": (0, 20)}, "steps=0"),
+        (Strong, {"restarts": 0}, "restarts=0"),
+        (Strong, {"wide": 0.0}, "wide=0"),
+        (Strong, {"spsa_samples": 2}, "spsa_samples=2"),
+        (Visual, {"shown": 0}, "shown=0"),
+        (Visual, {"scale": 0.0}, "scale=0"),
+        (Common, {"eps": None, "eps_grid": (0.1, 0.1)}, "eps_grid="),
+    ],
+)
+def test_settings_out_of_range_are_refused(given, options, key):
+    with pytest.raises(InputError, match=f"^{key}"):
+        given(**options)

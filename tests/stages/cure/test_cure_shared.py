@@ -1,0 +1,271 @@
+"""The fine-tuned networks, eps and the judging that the stage's experiments share."""
+
+import math
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from pipeline.attacks import ddn, deepfool, fgsm, pgd, spsa
+from pipeline.checks import InputError
+from pipeline.evaluation import held_out
+from pipeline.findings import Findings
+from pipeline.norms import norms
+from pipeline.training import Adversarial, Cure, Recipe, cure_penalty, train
+from pipeline.types import Network, Perturbed, Split, predict
+from stages.cure._accuracy import accuracies
+from stages.cure._shared import Common, left_out, notes, studies, withstood
+from stages.cure.cure_svhn import Settings as Svhn
+
+
+class Scaled(nn.Module):
+    """A network behind the subtraction of a mean and the division by a standard deviation."""
+
+    def __init__(self, model, mean, std):
+        super().__init__()
+        self.model, self.mean, self.std = model, mean, std
+        self.eval()
+
+    def forward(self, images):
+        return self.model((images - self.mean) / self.std)
+
+
+def test_h_and_lambda_in_standard_deviations_are_those_of_normalised_pixels():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bare = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+        images, labels = torch.rand(4, 1, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    settings = Common(h=1.5, weight=4.0, unit="std")
+    wanted = 4.0 * cure_penalty(bare, (images - 0.3) / 0.25, labels, h=1.5)
+    own = settings.cure(0.25)
+    found = own.weight * cure_penalty(Scaled(bare, 0.3, 0.25), images, labels, h=own.h)
+    torch.testing.assert_close(found.detach(), wanted.detach(), rtol=1e-10, atol=0)
+    assert (own.h, own.weight) == (0.375, 0.25)
+    in_pixels = replace(settings, unit="pixel").cure(0.25)
+    assert (in_pixels.h, in_pixels.weight) == (1.5, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "grid", "eps", "words"),
+    [
+        (0.5, (0.05, 0.15, 0.25), 0.15, "the smallest of 0.05, 0.15, 0.25"),
+        (0.49, (0.05, 0.15, 0.25), 0.25, "at most 49% of 8 held-out images (0.0%)"),
+        (0.0, (0.05, 0.15), 0.15, "there is none"),
+    ],
+)
+def test_eps_is_the_smallest_of_the_grid_that_leaves_few(made, executor, accuracy, grid, eps, words):
+    network = Network("threshold", "grey", {0: made.threshold()})
+    settings = Common(attack=made.fgsm, eps=None, eps_grid=grid, eps_accuracy=accuracy)
+    found = studies(network, made.grey((0.1, 0.1, 0.2, 0.2)), settings, executor)
+    assert found[0].eps == eps
+    assert words in " ".join(notes(found))
+
+
+def test_eps_is_the_same_however_many_images_an_experiment_judges(made, executor):
+    network, data = Network("threshold", "grey", {0: made.threshold()}), made.grey((0.1, 0.1, 0.1, 0.2))
+    settings = Common(attack=made.fgsm, eps=None, eps_grid=(0.15, 0.25), eps_accuracy=0.2)
+    far = (held_out(data, 8).images[:, 0, 0, 0] - 0.5).abs() > 0.15
+    assert any(float(far[:count].double().mean()) <= 0.2 for count in range(1, 9))  # these alone would choose 0.15
+    for count in range(1, 9):
+        study = studies(network, data, replace(settings, samples=count), executor)[0]
+        assert (study.eps, len(study.test)) == (0.25, count)
+
+
+def test_a_fixed_eps_is_read_as_a_fraction(network, data, executor, made):
+    study = studies(network, data, Common(**{**made.small, "eps": "4/255"}), executor)[0]
+    assert study.eps == pytest.approx(4 / 255)
+    found = study.judge()(network.model, study.test.images, labels=study.test.labels)
+    assert float(norms(found.perturbations, math.inf).max()) == pytest.approx(4 / 255, rel=1e-5)
+
+
+def test_each_fine_tuning_minimises_what_its_name_says(network, data, executor, made):
+    settings = Common(**{**made.small, "attack": partial(pgd, eps=1.0, norm=2)})
+    study = studies(network, data, settings, executor)[0]
+    assert study.objective("cure") == Cure(2.0, 0.5, 2, "sign")
+    assert study.objective("cure_gradient") == Cure(2.0, 0.5, 2, "gradient")
+    for name, function in (("advtrain", pgd), ("fgsm", fgsm)):
+        objective = study.objective(name)
+        assert objective.attack.func is function
+        assert (objective.attack.keywords["eps"], objective.attack.keywords["norm"]) == (made.eps, 2.0)
+        assert (objective.every, objective.true_labels) == ("step", True)
+    assert study.objective("advtrain").attack.keywords["steps"] == 2
+    deep = study.objective("deepfool")
+    assert (deep.attack.func, deep.every, deep.true_labels) == (deepfool, "epoch", False)
+
+
+def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(network, data, executor, made, nothing_new):
+    settings = Common(**made.small)
+    first, second = studies(network, data, settings, executor.scope("cure_visual"))
+    tuned = {name: first.tuned(name) for name in ("cure", "advtrain", "deepfool")}
+    by_hand = train(network.models[0], data.train, settings.training, objective=first.objective("cure"), seed=0)
+    for name, tensor in by_hand.state_dict.items():
+        assert torch.equal(tensor, tuned["cure"].model.state_dict()[name])
+    assert len(tuned["deepfool"].history["train_loss"]) == 2
+    assert len(tuned["cure"].history["penalty"]) == len(tuned["cure"].epochs) == 4
+    assert second.tuned("cure").epochs == ()
+    assert first.tuned("original").model is network.models[0]
+    right = first.right(tuned["cure"].model)
+    nothing_new()
+    again = studies(network, data, replace(settings, samples=30, resamples=7), executor.scope("cure_eps_curve"))[0]
+    for name, one in tuned.items():
+        other = again.tuned(name).model
+        assert not other.training
+        assert all(torch.equal(one.model.state_dict()[k], v) for k, v in other.state_dict().items())
+    assert torch.equal(again.right(again.tuned("cure").model), right)
+
+
+def test_fine_tuning_leaves_the_original_and_differs_by_name_and_seed(network, data, executor, made):
+    before = {name: tensor.clone() for name, tensor in network.models[0].state_dict().items()}
+    first, second = studies(network, data, Common(**made.small), executor)
+    weights = [
+        model.state_dict()["1.weight"]
+        for model in (
+            first.original,
+            first.tuned("cure").model,
+            first.tuned("cure_gradient").model,
+            first.tuned("advtrain").model,
+            first.tuned("fgsm").model,
+            first.tuned("deepfool").model,
+            second.tuned("cure").model,
+        )
+    ]
+    assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.models[0].state_dict().items())
+
+
+def test_training_images_and_judged_images_are_different_splits(network, data, executor, made):
+    study = studies(network, data, Common(**{**made.small, "train_samples": 9}), executor)[0]
+    assert study.clean.labels.bincount().tolist() == [3, 3, 3]
+    assert all(bool((data.train.images == image).flatten(1).all(dim=1).any()) for image in study.clean.images)
+    assert torch.equal(study.test.images, held_out(data, 30).images)
+    assert not torch.isin(study.test.images, data.train.images).all()
+
+
+def never(model, images, *, eps, norm=math.inf, labels=None):
+    """An attack that gives no number."""
+    lost = torch.full_like(images, math.nan)
+    found = predict(model, images)
+    return Perturbed(lost, found, found, 0 * found, 0 * found == 1)
+
+
+def test_an_image_counts_as_right_before_and_after(made):
+    data = made.grey((0.05, 0.2)).test
+    wrong = data.labels.clone()
+    wrong[0] = 1 - wrong[0]  # its nearest neighbour on the other side is right
+    found = withstood(partial(fgsm, eps=0.1), made.threshold(), data.images, wrong)
+    assert found.tolist() == [False, False, True, True]
+    assert withstood(partial(never, eps=1.0), made.threshold(), data.images, data.labels).all()
+
+
+def test_the_attack_is_given_the_true_labels(made):
+    data = made.grey((0.2,)).test
+    seen = []
+
+    def spy(model, images, *, eps=1.0, labels=None):
+        seen.append(labels)
+        return fgsm(model, images, eps=0.01, labels=labels)
+
+    withstood(spy, made.threshold(), data.images, 1 - data.labels)
+    assert torch.equal(seen[0], 1 - data.labels)
+
+
+def test_networks_that_the_suite_leaves_out_are_not_touched(network, made):
+    assert left_out(network, Common(networks=("smooth",))) is None
+    assert left_out(network, Common()) is None
+    for networks, text in (((), "no network"), (("other", "third"), "other, third")):
+        found = left_out(network, Common(networks=networks))
+        assert isinstance(found, Findings)
+        assert not found.numbers
+        assert text in found.notes[0]
+
+
+def test_overrides_reach_the_named_network_and_every_option(network, data, executor, made):
+    settings = Svhn(**made.small, steps=3, overrides={"smooth": {"weight": 8.0, "steps": 1}, "other": {"eps": 0.5}})
+    own = settings.of(network)
+    assert (own.weight, own.steps, own.eps) == (8.0, 1, made.eps)
+    assert settings.of(Network("third", "rows", network.models)).weight == 2.0
+    with pytest.raises(InputError, match=r"^overrides.smooth.weigth=8"):
+        replace(settings, overrides={"smooth": {"weigth": 8}}).of(network)
+    with pytest.raises(InputError, match=r"^lambda=-1"):
+        replace(settings, overrides={"smooth": {"weight": -1.0}}).of(network)
+
+
+@pytest.mark.parametrize("suite", ["smoke", "embedded", "fashion", "thesis", "imagenet"])
+def test_suites_name_networks_that_they_have(root, suite):
+    text = (root / "conf" / "suite" / f"{suite}.yaml").read_text()
+    config = yaml.safe_load(text)
+    known = set(re.findall(r"@networks\.(\w+)\.", text)) | set(config.get("networks", {}))
+    blocks = [config.get("cure", {}), *config.get("settings", {}).values()]
+    named = {name for block in blocks for key in ("networks", "overrides") for name in block.get(key) or ()}
+    assert known
+    assert named <= known
+
+
+def test_untrained_networks_are_refused(data, executor, made):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+    with torch.no_grad():
+        model[1].weight.zero_()
+    with pytest.raises(InputError, match=r"network=blank with an accuracy of 0.333: allowed is a trained network"):
+        studies(Network("blank", "rows", {0: model}), data, Common(**{**made.small, "samples": 1}), executor)
+
+
+def test_data_without_training_images_are_refused(network, data, executor, made):
+    empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
+    with pytest.raises(InputError, match="dataset=rows without training images"):
+        studies(network, empty, Common(**made.small), executor)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"eps": 0.0}, "eps=0"),
+        ({"eps": "-8/255"}, "eps=-8/255"),
+        ({"eps": "eight"}, "eps=eight"),
+        ({"eps": None, "eps_grid": ()}, "eps_grid="),
+        ({"eps": None, "eps_grid": (0.2, 0.1)}, "eps_grid="),
+        ({"eps_grid": (0.0, 0.1)}, "eps_grid=0"),
+        ({"eps_accuracy": 1.0}, "eps_accuracy=1"),
+        ({"eps_accuracy": math.nan}, "eps_accuracy=nan"),
+        ({"eps_samples": 0}, "eps_samples=0"),
+        ({"h": 0.0}, "h=0"),
+        ({"h": math.inf}, "h=inf"),
+        ({"weight": -0.1}, "lambda=-0.1"),
+        ({"ramp": 21}, "ramp=21: allowed is at most training.epochs=20"),
+        ({"ramp": -1}, "ramp=-1"),
+        ({"training": Recipe(epochs=3)}, "ramp=5"),
+        ({"training": {"epochs": 0}}, "training.epochs=0"),
+        ({"unit": "grey levels"}, "unit=grey levels"),
+        ({"adversary_steps": 0}, "adversary_steps=0"),
+        ({"finetune_epochs": 0}, "finetune_epochs=0"),
+        ({"train_samples": 0}, "train_samples=0"),
+        ({"samples": 0}, "samples=0"),
+        ({"resamples": 0}, "resamples=0"),
+        ({"attack": partial(deepfool)}, "attack=deepfool"),
+        ({"attack": partial(ddn)}, "attack=ddn"),
+        ({"attack": partial(fgsm, eps=0.1, norm=1)}, "attack.norm=1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=f"^{key}"):
+        Common(**options)
+
+
+def test_any_attack_within_a_ball_can_judge(network, data, executor, made):
+    settings = Common(**{**made.small, "attack": partial(spsa, eps=9.0, norm=2, steps=2, directions=2), "eps": 0.3})
+    study = studies(network, data, settings, executor)[0]
+    assert study.norm == 2.0
+    assert study.judge().keywords["eps"] == 0.3
+    assert 0 <= float(study.right(study.original, study.judge()).mean()) <= 1
+    assert isinstance(study.objective("advtrain"), Adversarial)
+
+
+def test_intervals_are_over_images_and_seeds(network, data, executor, made):
+    found = accuracies(studies(network, data, Common(**made.small), executor), lambda s: s.judge(), 60)
+    assert (found["adv_cure"].n, found["adv_cure"].seeds) == (30, 2)
+    gap = found["adv_advtrain"].value - found["adv_cure"].value
+    assert found["adv_advtrain - adv_cure"].value == pytest.approx(gap)
+    assert found["clean_original - clean_cure"].value == -found["clean_cure - clean_original"].value
