@@ -109,7 +109,7 @@ def made():
         "adversary_steps": 2,
         "finetune_epochs": 2,
         "samples": 30,
-        "resamples": 60,
+        "resamples": 40,
     }
     step = partial(fgsm, eps=0.1)
     return SimpleNamespace(small=small, eps=EPS, affine=Affine, threshold=Threshold, grey=grey, fgsm=step)

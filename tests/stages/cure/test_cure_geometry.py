@@ -208,7 +208,7 @@ def test_the_alignment_shares_the_hessians_of_the_profile(
 
 
 def test_the_losses_of_the_three_networks(network, data, executor, made, looked_at):
-    settings = Surface(**{**made.small, "samples": 12}, grid=5, shown=2)
+    settings = Surface(**{**made.small, "samples": 12}, grid=5, shown=1)
     found = loss_surface(network, data, settings, executor.scope("loss_surface"))
     numbers = found.numbers
     for name in ("deepfool", "cure"):

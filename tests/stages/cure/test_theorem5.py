@@ -10,7 +10,7 @@ from pipeline.geometry import LossBounds, quadratic_robustness, theorem5_bounds
 from stages.cure import theorem5 as module
 from stages.cure.theorem5 import Settings, theorem5
 
-SMALL = Settings(draws=200, dimension=8, normal_draws=200, matrices=40, resamples=50)
+SMALL = Settings(draws=100, dimension=8, normal_draws=200, matrices=40, resamples=30)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_the_bounds_of_the_example_and_their_limits():
 def test_random_losses_keep_every_bound(found):
     for name in ("margin_lower", "margin_upper", "margin_simple_lower", "margin_simple_upper"):
         assert found.numbers[name].value > 0, name
-        assert found.numbers[name].n == 200
+        assert found.numbers[name].n == 100
     assert 0 < found.numbers["tightness"].value < 1
     assert found.numbers["gap_parallel"].value < 1e-9
     assert found.numbers["error_parallel"].value < 1e-9
