@@ -86,7 +86,7 @@ def shared_directions(network: Network, data: Dataset, settings: Settings, execu
     first = found[0]
     return Findings(
         numbers=named(numbers, settings),
-        tables={"figure_7_6a": _table(numbers, ranks), "sweep": _sweep(first, settings)},
+        tables={"figure_7_6a": _table(numbers, ranks), "sweep": _sweep(first, settings, min(SHOWN, max(ranks)))},
         figures={
             "figure_7_6a": _figure(network, numbers, ranks),
             "figure_7_6b": _pictures(network, first, min(SHOWN, max(ranks)), numbers),
@@ -133,12 +133,12 @@ def _measure(study: Study, ranks: Sequence[int], settings: Settings) -> dict[str
     return found | {"negative 1": study.placed((values[:, 0] < 0).double())}
 
 
-def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
+def _sweep(study: Study, settings: Settings, most: int) -> pd.DataFrame:
     """The foremost shared directions made of a few images and measured at other ones, at each h."""
     rows = []
     points, known = study.unseen_points(settings.sweep_samples), study.known_points(settings.sweep_samples)
     for factor, h in study.heights.items():
-        count = min(SHOWN, len(known) * min(settings.leading, study.d - 1))
+        count = min(most, len(known) * min(settings.leading, study.d - 1))
         directions = study.shared(count, points=known, h=h)
         rho, values = relative_curvatures(study, points, directions, settings.directions, h=h)
         sets = {"u_1": (rho[:, :1], values[:, :1]), f"u_1 to u_{count}": (rho, values)}

@@ -131,8 +131,8 @@ def changed_by_noise(
             unit = (noise / noise.norm(dim=1, keepdim=True)).view_as(images)
             for t, size in enumerate(sizes):
                 after, finite = labels_at(model, images + size * unit)
-                found[:, k, t] += ((after != labels) & finite).double().cpu() / draws
-    return found
+                found[:, k, t] += ((after != labels) & finite).double().cpu()
+    return found / draws
 
 
 def _measure(study: Study, basis: Tensor, images: Images, settings: Settings) -> dict[str, Tensor]:

@@ -151,7 +151,9 @@ def test_rows_of_two_seeds_belong_to_the_same_images(bent, executor):
     settings = all_of_them.Settings(**{**SMALL, "samples": 12}, profile_samples=12, directions=2)
     lost = held_out(data, 12).images[:, 0, 0, 0] > 0.6
     assert 0 < int(lost.sum()) < 12
-    for study, missing in zip(all_of_them.studies(network, data, settings, executor), (lost & False, lost), strict=True):
+    for study, missing in zip(
+        all_of_them.studies(network, data, settings, executor), (lost & False, lost), strict=True
+    ):
         full = all_of_them.profile(study, 12)
         rows = all_of_them._quantities(study, settings, full)
         for name in ("direct", "largest", "mean", "excess", "rank 0"):

@@ -19,8 +19,8 @@ from stages.curvature._shared import (
     sign_shares,
     spread_margin,
     studies,
-    unseen_images,
     universal_case,
+    unseen_images,
     within,
 )
 from stages.semirandom._shared import exactly
