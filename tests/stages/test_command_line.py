@@ -51,10 +51,18 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.fixture(scope="session")
+def shared_work(tmp_path_factory):
+    """A store of chunks for all smoke runs, whichever process they are in: what is shared is computed once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "shared-work"
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("stage", [stage for stage in (*STAGES, *ACROSS) if experiments_of(stage)])
-def test_a_stage_runs_and_writes_its_five_outputs(invoke, stage):
-    code, errors, out = invoke(stage, *(() if stage in ACROSS else ("network=mnist5k_lenet",)))
+def test_a_stage_runs_and_writes_its_five_outputs(invoke, shared_work, stage):
+    chosen = () if stage in ACROSS else ("network=mnist5k_lenet",)
+    code, errors, out = invoke(stage, *chosen, f"executor.work={shared_work}")
     assert code == 0, errors
     assert {p.name for p in out.iterdir()} >= {"metrics.json", "timings.json", "tables", "figures", "tensors"}
     figures = list((out / "figures").glob("*.png"))
