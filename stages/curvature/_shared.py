@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -165,20 +165,30 @@ class Study:
         """The points of the boundary nearest to images, NaN where there is none."""
         return nearest_points(self.settings.boundary_attack, self.model, images, self.executor)
 
+    @cached_property
+    def near_known(self) -> Boundary:
+        """The boundary points of the training images, NaN for those that have none."""
+        return self.near(self.known)
+
+    @cached_property
+    def near_unseen(self) -> Boundary:
+        """The boundary points of the held-out images, NaN for those that have none."""
+        return self.near(self.unseen)
+
     def known_points(self, count: int | None = None) -> Boundary:
         """The boundary points of the training images that have one, or the first ``count`` of them."""
-        return _some(self.near(self.known), count, "train_samples")
+        return _some(self.near_known, count, "train_samples")
 
     def unseen_points(self, count: int | None = None) -> Boundary:
         """The boundary points of the held-out images that have one, or the first ``count`` of them."""
-        return _some(self.near(self.unseen), count, "samples")
+        return _some(self.near_unseen, count, "samples")
 
     def placed(self, values: Tensor) -> Tensor:
         """Values (k, ...) of the first k held-out images that have a point, as (m, ...) in float64, NaN for the others.
 
         So that one place belongs to one image, whatever the training seed.
         """
-        success = self.near(self.unseen).success
+        success = self.near_unseen.success
         found = torch.full((len(success), *values.shape[1:]), math.nan, dtype=torch.float64)
         found[success.nonzero()[: len(values), 0]] = values.double()
         return found
@@ -220,6 +230,10 @@ class Study:
         name = f"S_c of {len(chosen)} boundary points, seed {self.seed}"
         return self.executor.scope("shared").task(work, name=name).value
 
+    @cached_property
+    def _ends(self) -> RitzPairs:
+        return self.ends()
+
     def curved(self, count: int, *, negative: bool = False, ends: RitzPairs | None = None) -> Tensor:
         """S_c, or the subspace of the most negative eigenvectors: orthonormal rows (count, d), the leading one first.
 
@@ -227,7 +241,7 @@ class Study:
             InputError: too few products, see :meth:`check_curved`.
         """
         self.check_curved(count, None if ends is None else len(ends.vectors[0]))
-        rows = (self.ends() if ends is None else ends).vectors[0]
+        rows = (self._ends if ends is None else ends).vectors[0]
         return (rows.flip(0) if negative else rows)[:count]
 
     def check_curved(self, count: int, products: int | None = None) -> None:
@@ -251,8 +265,12 @@ class Study:
 
     def normal_basis(self, count: int) -> Tensor:
         """S_f of the training images: the leading singular vectors of their unit r, all of them if there are fewer."""
+        return self._normals[:count]
+
+    @cached_property
+    def _normals(self) -> Tensor:
         r = self.known_points().perturbations.flatten(1)
-        return orthonormalise(r / norms(r)[:, None])[:count]
+        return orthonormalise(r / norms(r)[:, None])
 
     def shared(self, count: int, *, points: Boundary | None = None, h: float | None = None) -> Tensor:
         """The shared curved directions u_1 ... u_m (Section 7.4), orthonormal rows (count, d)."""
@@ -346,7 +364,7 @@ def sign_shares(curvatures: Tensor) -> dict[str, float]:
 def notes(found: Sequence[Study]) -> list[str]:
     """What was measured at which points, and with which h."""
     first, settings = found[0], found[0].settings
-    points = [study.near(study.unseen) for study in found]
+    points = [study.near_unseen for study in found]
     reached = [each.found() for each in points]
     angles = torch.cat([each.angles for each in reached])
     missing = sum(int((~each.success).sum()) for each in points)

@@ -94,7 +94,7 @@ def _measure(study: Study, basis: Tensor) -> dict[str, Tensor]:
     across, down = image_gradients(images)
     return {
         "random": _share(drawn, basis),
-        "adversarial": _share(study.near(images).perturbations, basis),
+        "adversarial": _share(study.near_unseen.perturbations, basis),
         "difference": _share(others - images, basis),
         "gradient": torch.stack([_share(across, basis), _share(down, basis)]).mean(dim=0),
     }

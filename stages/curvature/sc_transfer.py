@@ -258,7 +258,7 @@ def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
 
 def _pictures(source: Study, target: Study, s: str, t: str, data: Dataset, settings: Settings) -> Figure:
     """Figure 6.13: sections of the target along one direction of the source's S_c, and along random ones."""
-    points = target.near(target.unseen)
+    points = target.near_unseen
     rows = points.success.nonzero()[: settings.pictures, 0]
     images = target.unseen[rows]
     v = within(source.curved(settings.small), source.known, 1, 1.0, "transfer", source.seed)

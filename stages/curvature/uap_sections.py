@@ -157,7 +157,7 @@ def _sweep(study: Study, v: Tensor, settings: Settings) -> pd.DataFrame:
 
 def _pictures(study: Study, v: Tensor, data: Dataset, network: Network, settings: Settings) -> Figure:
     """Figures 6.7 and 6.8: sections with the plane of r and the universal perturbation, and of r and a random one."""
-    points = study.near(study.unseen)
+    points = study.near_unseen
     rows = points.success.nonzero()[: settings.pictures, 0]
     chosen, images = points.select(rows), study.unseen[rows]
     drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(study.seed))

@@ -101,7 +101,7 @@ def test_values_take_the_place_of_their_image(bent, executor):
     model = bent.affine(bent.axes()[:1], edge=0.6)
     data = bent.dataset(draw=bent.around, train=20, test=20)
     study = studies(bent.network(model), data, Common(**SMALL), executor)[0]
-    success = study.near(study.unseen).success
+    success = study.near_unseen.success
     assert torch.equal(success, study.unseen[:, 0, 0, 0] <= 0.6)
     assert 1 < int(success.sum()) < 10
     placed = study.placed(torch.arange(1.0, 3.0))
