@@ -13,7 +13,7 @@ from stages.curvature import uap_sections as sections
 
 SMALL = {
     "train_samples": 6, "samples": 8, "products": 16, "leading": 2, "sweep": (3.0,), "sweep_samples": 3,
-    "resamples": 60,
+    "resamples": 30,
 }  # fmt: skip
 FOOLING = {"universal_samples": 6, "universal_orders": 1, "fool_samples": 8}
 

@@ -12,7 +12,7 @@ from stages.curvature import sf_fooling as sf
 
 SMALL = {
     "train_samples": 8, "samples": 6, "products": 16, "leading": 2, "sweep": (3.0,), "sweep_samples": 3,
-    "universal_samples": 8, "universal_orders": 1, "fool_samples": 10, "vectors": 40, "resamples": 60,
+    "universal_samples": 8, "universal_orders": 1, "fool_samples": 10, "vectors": 40, "resamples": 30,
 }  # fmt: skip
 RADIUS = 0.56
 
@@ -89,7 +89,7 @@ def test_the_top_direction_fools_with_both_signs(bent, executor, looked_at):
     assert found.tables["sweep"]["fooled"].tolist() == [1, 0]
 
 
-def test_of_a_direction_with_a_sign_half_of_both_counts(bent, executor, looked_at):
+def test_of_a_direction_with_a_sign_half_of_both_counts(bent, executor):
     """Across a plane one sign fools all the images before it and the other none."""
     maker = partial(bent.maker, norm=2.0, radius=RADIUS, axis=0)
     settings = top.Settings(**SMALL, universal=maker, dimension=1)
@@ -99,41 +99,15 @@ def test_of_a_direction_with_a_sign_half_of_both_counts(bent, executor, looked_a
     assert values["fool_uap"] == 1
     assert values["fool_top"] == pytest.approx(values["fool_top_best"] / 2)
     assert 0.2 < values["fool_sf"] < 0.8
-    looked_at(found)
 
 
 def test_the_sweep_takes_both_signs_of_one_direction(bent, executor):
-    """Two random vectors of one dimension are the same one half of the time."""
+    """Random vectors of one dimension are the same one half of the time."""
     settings = top.Settings(**SMALL, universal=partial(bent.maker, norm=2.0, radius=RADIUS, axis=0))
     plane = bent.network(bent.affine(bent.axes()[:1]))
-    for count in (2, 5):
-        ((study, case),) = [
-            (study, top.universal_case(study, bent.dataset(), settings))
-            for study in top.studies(plane, bent.dataset(), settings, executor)
-        ]
-        fooled = top.sweep(study, case, 1, count, 5.0)["fooled"]
-        assert fooled.tolist() == [0.5] * 2
-
-
-def test_vectors_of_s_f_fool_one_side_of_a_plane(bent, executor, looked_at):
-    """Each image is fooled by one sign of the only normal, and as many images wait on either side."""
-    data = bent.dataset(40, 60, draw=bent.around)
-    maker = partial(bent.maker, norm=2.0, radius=3.0, axis=0)
-    settings = sf.Settings(
-        **{**SMALL, "fool_samples": 60, "samples": 60}, normal_samples=40, dimension=1, dimensions=(1, 3),
-        universal=maker,
-    )  # fmt: skip
-    network = bent.network(bent.affine(bent.axes()[:1]), bent.affine(bent.axes()[:1] * 2))
-    found = sf.sf_fooling(network, data, settings, executor)
-    values = {name: estimate.value for name, estimate in found.numbers.items()}
-    assert values["fool_sf"] == values["fool_sf_1"] == values["fool_sf_3"] == 0.5
-    assert values["fool_uap"] == 0.5
-    assert values["fool_random"] < 0.5
-    assert values["fool_sf - fool_random"] == pytest.approx(0.5 - values["fool_random"])
-    assert values["fool_sf / fool_random"] == pytest.approx(0.5 / values["fool_random"])
-    assert values["fool_uap - fool_sf"] == pytest.approx(0, abs=1e-12)
-    assert found.tables["fooling"]["vector"].tolist()[-1] == "Algorithm 4"
-    assert looked_at(found) == ["fooling"]
+    study = top.studies(plane, bent.dataset(), settings, executor)[0]
+    case = top.universal_case(study, bent.dataset(), settings)
+    assert top.sweep(study, case, 1, 5, 5.0)["fooled"].tolist() == [0.5] * 2
 
 
 class Halves(torch.nn.Module):

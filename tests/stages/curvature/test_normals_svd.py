@@ -4,7 +4,7 @@ import torch
 from pipeline.checks import InputError
 from stages.curvature.normals_svd import Settings, linear_ratio, normals_svd
 
-SMALL = {"normal_samples": 40, "samples": 30, "resamples": 60}
+SMALL = {"normal_samples": 40, "samples": 30, "resamples": 30}
 
 
 def weights(bent, count):

@@ -17,7 +17,7 @@ from stages.curvature import subspace_noise as noise
 
 SMALL = {
     "train_samples": 6, "samples": 8, "products": 16, "leading": 2, "sweep": (3.0,), "sweep_samples": 3,
-    "resamples": 60,
+    "resamples": 30,
 }  # fmt: skip
 TURNED = (2.5, 2.5, -2.0, -2.0)
 
