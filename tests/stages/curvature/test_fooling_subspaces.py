@@ -110,6 +110,27 @@ def test_the_sweep_takes_both_signs_of_one_direction(bent, executor):
     assert top.sweep(study, case, 1, 5, 5.0)["fooled"].tolist() == [0.5] * 2
 
 
+def test_vectors_of_s_f_fool_one_side_of_a_plane(bent, executor, looked_at):
+    """Each image is fooled by one sign of the only normal, and as many images wait on either side."""
+    data = bent.dataset(40, 60, draw=bent.around)
+    maker = partial(bent.maker, norm=2.0, radius=3.0, axis=0)
+    settings = sf.Settings(
+        **{**SMALL, "fool_samples": 60, "samples": 60}, normal_samples=40, dimension=1, dimensions=(1, 3),
+        universal=maker,
+    )  # fmt: skip
+    network = bent.network(bent.affine(bent.axes()[:1]), bent.affine(bent.axes()[:1] * 2))
+    found = sf.sf_fooling(network, data, settings, executor)
+    values = {name: estimate.value for name, estimate in found.numbers.items()}
+    assert values["fool_sf"] == values["fool_sf_1"] == values["fool_sf_3"] == 0.5
+    assert values["fool_uap"] == 0.5
+    assert values["fool_random"] < 0.5
+    assert values["fool_sf - fool_random"] == pytest.approx(0.5 - values["fool_random"])
+    assert values["fool_sf / fool_random"] == pytest.approx(0.5 / values["fool_random"])
+    assert values["fool_uap - fool_sf"] == pytest.approx(0, abs=1e-12)
+    assert found.tables["fooling"]["vector"].tolist()[-1] == "Algorithm 4"
+    assert looked_at(found) == ["fooling"]
+
+
 class Halves(torch.nn.Module):
     """Two planes: across the first axis for images beyond the centre along the second, else across the third."""
 
