@@ -133,7 +133,7 @@ def test_the_sweep_has_signs_at_each_h(profiled):
     assert (sweep["share_positive"] + sweep["share_negative"] == 1).all()
 
 
-def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes, executor, looked_at):
+def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes, executor):
     settings = all_of_them.Settings(**{**SMALL, "leading": 4}, profile_samples=5, full_dimension=15, directions=60)
     found = all_of_them.principal_curvatures(bent.network(bent.model()), data, settings, executor)
     assert found.numbers["largest"].value == pytest.approx(2 * float((1 / slopes[:5]).mean()), rel=1e-3)
@@ -141,7 +141,7 @@ def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes
     assert found.numbers["largest"].n == 5
     assert "share_flat" not in found.numbers
     assert found.tensors == {}
-    assert looked_at(found) == ["extremes"]
+    assert list(found.figures) == ["extremes"]
 
 
 def test_rows_of_two_seeds_belong_to_the_same_images(bent, executor):

@@ -45,7 +45,7 @@ def test_three_classes_have_normals_in_a_plane_also_at_unseen_images(bent, execu
     assert found.numbers["share_in_2_unseen"].n == 30
 
 
-def test_images_without_a_normal_are_left_out_and_seeds_may_differ_in_them(bent, executor, looked_at):
+def test_images_without_a_normal_are_left_out_and_seeds_may_differ_in_them(bent, executor):
     data = bent.dataset(40, 30, draw=bent.around)
     models = [bent.affine(weights(bent, 3), edge=edge) for edge in (0.3, 0.9)]
     lost = [int((data.train.images[:, 0, 0, 0] > edge).sum()) for edge in (0.3, 0.9)]
@@ -55,7 +55,6 @@ def test_images_without_a_normal_are_left_out_and_seeds_may_differ_in_them(bent,
     assert found.numbers["energy_normals"].n == (80 - sum(lost)) // 2
     assert any(f"unit r of {40 - lost[0]} training images ({lost[0]} are without" in note for note in found.notes)
     assert found.numbers["energy_random"].n == found.numbers["energy_normals"].n
-    looked_at(found)
 
 
 def test_images_that_nothing_fools_are_refused(bent, executor):
