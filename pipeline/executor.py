@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checks import check_choice, check_count, refuse
+from pipeline.crew import Crew
 from pipeline.keys import Fingerprint, Sources
 from pipeline.progress import Progress, say
 from pipeline.randomness import per_image
@@ -24,8 +25,10 @@ from pipeline.storage import Chunk, concatenate, flatten, move, read, rebuild, w
 __all__ = ["Executor", "Mapped"]
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 _LAYOUT = 1  # raise it when files of an older layout must not be taken up again
+_SMALLEST, _WORKERS = 16, 8  # images worth a process of their own; processes, unless more are asked for
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 _log = logging.getLogger(__name__)
 
@@ -53,7 +56,9 @@ class Executor:
         devices: how many; each takes every n-th chunk.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed`` (the last on a GPU only).
         threads: CPU threads of each process; part of every key, as they change the last bits of sums.
-        chunk: images a chunk, unless a call says otherwise.
+        workers: processes that share chunks and other pieces of work on a CPU; None: as many as its cores allow. A
+            GPU has one. Results do not depend on it.
+        chunk: images a chunk, unless a call says otherwise; on a CPU at most half of a call's images.
         tf32: allow TensorFloat-32 in matrix products and convolutions; off for geometry.
         deterministic: use deterministic kernels; an operation without one raises on a CPU, warns on a GPU.
         progress: show a bar on a terminal, and a line every half minute elsewhere.
@@ -71,6 +76,7 @@ class Executor:
         devices: int = 1,
         precision: str = "32-true",
         threads: int = 2,
+        workers: int | None = 1,
         chunk: int = 250,
         tf32: bool = False,
         deterministic: bool = True,
@@ -86,6 +92,7 @@ class Executor:
         self._progress, self._work, self._alive = progress, Path(work), alive
         self._experiment, self._seed = "", 0
         self._fabric = _launch(accelerator, check_count("executor.devices", devices), precision)
+        self._crew = Crew(self._processes(workers))
         self._sources = Sources()
         self._set_process()
 
@@ -135,7 +142,7 @@ class Executor:
             TypeError: something bound to the function has no fingerprint, or the result holds no tensors.
             ValueError: lengths differ, or the result has not one row an image.
         """
-        return self._map(_Job(function, tensors, self._size(chunk), self._where, randomness))
+        return self._map(_Job(function, tensors, self._size(chunk, tensors), self._where, randomness))
 
     def cached(
         self,
@@ -148,7 +155,7 @@ class Executor:
 
         The seed is part of the key only with ``randomness``.
         """
-        return self._map(_Job(function, tensors, self._size(chunk), "shared", randomness))
+        return self._map(_Job(function, tensors, self._size(chunk, tensors), "shared", randomness))
 
     def task(self, function: Callable[[], T], *, name: str | None = None) -> Mapped[T]:
         """Run an indivisible piece of work once, such as one training, and keep its result.
@@ -173,12 +180,44 @@ class Executor:
         found = found or _written(path)
         return Mapped(rebuild(found), torch.tensor([found.seconds], dtype=torch.float64))
 
+    def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+        """``[function(item) for item in items]``, the processes of a CPU taking one item after the other.
+
+        What a copy of this process finds reaches this one through finished chunks and tasks alone; what ``function``
+        computes beside them is computed here again.
+
+        Args:
+            function: calls ``map``, ``cached`` or ``task`` for all that takes long.
+            items: what it is called with, in any order.
+        """
+        found: dict[int, T] = {}
+
+        def work(index: int) -> None:
+            found[index] = function(items[index])
+
+        if self._fabric.world_size == 1:
+            self._crew.share(len(items), work)
+        return [found[index] if index in found else function(item) for index, item in enumerate(items)]
+
     @property
     def _where(self) -> str:
         return self._experiment or "unnamed"
 
-    def _size(self, chunk: int | None) -> int:
-        return self._chunk if chunk is None else check_count("chunk", chunk)
+    def _processes(self, workers: int | None) -> int:
+        alone = self.device.type != "cpu" or self._fabric.world_size > 1
+        if workers is None:
+            linux = hasattr(os, "sched_getaffinity")  # where forks are safe
+            cores = len(os.sched_getaffinity(0)) if linux else 1
+            return 1 if alone else max(1, min(_WORKERS, cores // self._threads))
+        if alone and check_count("executor.workers", workers) > 1:
+            refuse("executor.workers", workers, "1 on a GPU, or where devices > 1")
+        return check_count("executor.workers", workers)
+
+    def _size(self, chunk: int | None, tensors: Sequence[Tensor]) -> int:
+        """Images a chunk, whatever the number of workers: it is part of the key."""
+        size = self._chunk if chunk is None else check_count("chunk", chunk)
+        half = math.ceil(max(map(len, tensors), default=0) / 2)
+        return min(size, half) if self.device.type == "cpu" and half >= _SMALLEST else size
 
     def _map(self, job: "_Job[T]") -> Mapped[T]:
         folder = self._folder(job)
@@ -197,15 +236,24 @@ class Executor:
         todo = [index for index, found in done.items() if found is None]
         images = {index: job.bounds[index][1] - job.bounds[index][0] for index in todo}
         label = f"{job.where}: {job.name}"
-        shown = self._progress and self.is_global_zero and bool(todo)
+        shown = self._progress and self.is_global_zero and bool(todo) and not self._crew.is_copy
         with Progress(label, sum(images.values()), shown) as progress:
-            batch = job.chunk
-            for index in todo:
+            batch, here = job.chunk, os.getpid()
+
+            def work(position: int) -> None:
+                nonlocal batch
+                index = todo[position]
                 self._check_alive()
-                chunk, batch = self._compute(job, *job.bounds[index], batch)
-                write(paths[index], chunk)
-                done[index] = chunk
-                progress.advance(images[index])
+                done[index], batch = self._compute(job, *job.bounds[index], batch)
+                write(paths[index], cast(Chunk, done[index]))
+                if os.getpid() == here:
+                    progress.advance(images[index])
+
+            self._crew.share(len(todo), work)
+            for position, index in enumerate(todo):  # what the copies did, or failed at
+                done[index] = done[index] or _taken_up(paths[index])
+                if done[index] is None:
+                    work(position)
         self._fabric.barrier()
         return [done.get(index) or _written(path) for index, path in enumerate(paths)]
 
@@ -340,10 +388,8 @@ def _launch(accelerator: str, devices: int, precision: str) -> Any:
 
 def _taken_up(path: Path) -> Chunk | None:
     """A finished chunk from disk; None if there is none or it is damaged, which is said."""
-    if not path.exists():
-        return None
-    found = read(path)
-    if found is None:
+    found = read(path) if path.exists() else None
+    if found is None and path.exists():
         _log.warning("%s is damaged: computing it again", path)
     return found
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -77,12 +78,12 @@ class Candidate:
         if self.recipe is None:
             models = {config.seeds[0]: build(self.factory, self.data, config.seeds[0])}
             return Network(self.name, self.data.name, {s: executor.to_device(m) for s, m in models.items()})
-        models, history = {}, {}
-        for seed in config.seeds:
-            model = None if stage == "train" else self._stored(seed, config.suite.name)
-            if model is None:
-                model, history[seed] = trained(self.factory, self.data, self.recipe, seed, executor)
-            models[seed] = executor.to_device(model)
+        stored = {seed: None if stage == "train" else self._stored(seed, config.suite.name) for seed in config.seeds}
+        absent = [seed for seed, model in stored.items() if model is None]
+        found = executor.each(partial(trained, self.factory, self.data, self.recipe, executor=executor), absent)
+        made = dict(zip(absent, found, strict=True))
+        models = {seed: executor.to_device(model or made[seed][0]) for seed, model in stored.items()}
+        history = {seed: curves for seed, (_, curves) in made.items()}
         return Network(self.name, self.data.name, models, asdict(self.recipe), history)
 
     def save(self, network: Network, folder: Path) -> None:

@@ -24,7 +24,9 @@ MEASURES = {"clean": "clean images", "adv": "under attack", "aa": "under AutoAtt
 
 def accuracies(found: Sequence[Study], judge: Callable[[Study], Attack], resamples: int) -> dict[str, Estimate]:
     """``clean_<network>`` and ``adv_<network>`` of NETWORKS over all seeds, and the differences that claims name."""
-    samples = stacked([_judged(study, judge(study)) for study in found])
+    each = found[0].executor.each
+    each(lambda pair: pair[0].tuned(pair[1]), [(study, name) for name in NETWORKS for study in found])
+    samples = stacked(each(lambda study: _judged(study, judge(study)), found))
     return measured(paired_bootstrap(samples, _statistics("clean") | _statistics("adv"), resamples=resamples))
 
 

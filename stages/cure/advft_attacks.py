@@ -64,7 +64,7 @@ def advft_attacks(network: Network, data: Dataset, settings: Settings, executor:
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    judged = [_judged(study, settings) for study in found]
+    judged = executor.each(lambda study: _judged(study, settings), found)
     samples = stacked([values for values, _ in judged])
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     failed = sum(count for _, count in judged)

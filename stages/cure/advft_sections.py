@@ -76,7 +76,7 @@ def advft_sections(network: Network, data: Dataset, settings: Settings, executor
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked([_measured(study, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _measured(study, settings), found))
     statistics: dict[str, Statistic] = {
         f"{key}_{name}": median(f"{key} {name}") for key in ("distance", "curvature") for name in NETWORKS
     }

@@ -10,7 +10,7 @@ from pipeline.evaluation import attack_name, paired_bootstrap, share
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.training import Cure
-from pipeline.types import Dataset, Network
+from pipeline.types import Classifier, Dataset, Network
 from stages.cure._accuracy import accuracies, by_autoattack, figure, table
 from stages.cure._shared import Common, Study, left_out, notes, studies
 from stages.finetune._shared import columns
@@ -90,13 +90,17 @@ def _curves(found: Sequence[Study]) -> pd.DataFrame:
 def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
     """The first seed with other values of h and lambda, and with the chosen ones."""
     own, recipe = study.settings.cure(study.std), study.settings.training
+    pairs = list(dict.fromkeys([*map(tuple, settings.sweep), (own.h, own.weight)]))
+
+    def tuned(pair: tuple[float, ...]) -> Classifier:
+        h, weight = pair
+        if pair == (own.h, own.weight):
+            return study.tuned("cure").model
+        return study.trained(Cure(weight, h, own.ramp), recipe, f"CURE, h={h:g}, {weight:g}").model
+
     rows = []
-    for h, weight in dict.fromkeys([*map(tuple, settings.sweep), (own.h, own.weight)]):
+    for (h, weight), model in zip(pairs, study.executor.each(tuned, pairs), strict=True):
         chosen = (h, weight) == (own.h, own.weight)
-        objective = Cure(weight, h, own.ramp)
-        model = (
-            study.tuned("cure") if chosen else study.trained(objective, recipe, f"CURE, h={h:g}, {weight:g}")
-        ).model
         samples = {"clean": study.right(model), "adv": study.right(model, study.judge())}
         numbers = paired_bootstrap(samples, {name: share(name) for name in samples}, resamples=settings.resamples)
         row = {"h": h, "lambda": weight, "clean": numbers["clean"].value, "adv": numbers["adv"].value}

@@ -63,7 +63,7 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked([_judged(study) for study in found])
+    samples = stacked(executor.each(lambda study: _judged(study), found))
     statistics = {name: share(name) for name in samples}
     for first, second in (("adv_cure", "adv_fgsm"), ("adv_cure_gradient", "adv_cure"), ("adv_cure", "adv_advtrain")):
         statistics[f"{first} - {second}"] = difference(first, second)

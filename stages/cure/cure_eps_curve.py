@@ -60,7 +60,7 @@ def cure_eps_curve(network: Network, data: Dataset, settings: Settings, executor
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked([_judged(study, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _judged(study, settings), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     radii = [factor * found[0].eps for factor in (0.0, *settings.factors)]
     lines = {TITLES[name]: estimate_line(radii, _curve(numbers, name, len(radii))) for name in NETWORKS}

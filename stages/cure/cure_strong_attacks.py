@@ -81,9 +81,9 @@ def cure_strong_attacks(network: Network, data: Dataset, settings: Settings, exe
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked([_judged(study, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _judged(study, settings), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
-    beside = stacked([_beside(study, settings) for study in found])
+    beside = stacked(executor.each(lambda study: _beside(study, settings), found))
     numbers |= measured(paired_bootstrap(beside, _beside_statistics(settings), resamples=settings.resamples))
     first, last = settings.steps[0], settings.steps[-1]
     return Findings(

@@ -67,7 +67,7 @@ def cure_visual(network: Network, data: Dataset, settings: Settings, executor: E
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked([_measured(study, found, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _measured(study, found, settings), found))
     statistics = {name: mean(name) for name in samples}
     for key in ("norm", "seen_by_others"):
         statistics[f"{key}_cure - {key}_original"] = difference(f"{key}_cure", f"{key}_original")

@@ -96,7 +96,9 @@ def gradient_alignment(network: Network, data: Dataset, settings: Settings, exec
 
 def _alignments(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
     """(seeds, n), NaN where the gradient vanishes."""
-    found = [profile(study, name, h=settings.curvature_h, scheme=settings.scheme) for study in few]
+    found = few[0].executor.each(
+        lambda study: profile(study, name, h=settings.curvature_h, scheme=settings.scheme), few
+    )
     return torch.stack([each["alignment"] for each in found])
 
 

@@ -105,7 +105,9 @@ def loss_hessian_profile(network: Network, data: Dataset, settings: Settings, ex
 
 def _spectra(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
     """(seeds, n, d) eigenvalues, the largest first."""
-    found = [profile(study, name, h=settings.curvature_h, scheme=settings.scheme) for study in few]
+    found = few[0].executor.each(
+        lambda study: profile(study, name, h=settings.curvature_h, scheme=settings.scheme), few
+    )
     return torch.stack([each["eigenvalues"] for each in found])
 
 

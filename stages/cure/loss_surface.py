@@ -76,7 +76,7 @@ def loss_surface(network: Network, data: Dataset, settings: Settings, executor: 
         return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    measured_ = [_measured(study, settings) for study in found]
+    measured_ = executor.each(lambda study: _measured(study, settings), found)
     samples = stacked([values for values, _, _ in measured_])
     numbers = paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     reach = [half for _, half, _ in measured_]

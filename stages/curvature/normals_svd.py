@@ -92,7 +92,9 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
         smallest m whose singular vectors hold 90% of a normal's length in the mean; and sv_2 / sv_1 of a binary linear
         classifier.
     """
-    found = [_spectrum(study, data, settings) for study in studies(network, data, settings, executor)]
+    found = executor.each(
+        lambda study: _spectrum(study, data, settings), studies(network, data, settings, executor)
+    )
     k = max(1, int(LEADING * len(found[0].values)))
     most = min(max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in found), len(found[0].values))
     samples = stacked([_quantities(each, k, most) for each in found])

@@ -72,7 +72,7 @@ def principal_curvatures(network: Network, data: Dataset, settings: Settings, ex
     """
     found = studies(network, data, settings, executor)
     full = found[0].d <= settings.full_dimension
-    every = [profile(study, settings.profile_samples) for study in found] if full else []
+    every = executor.each(lambda study: profile(study, settings.profile_samples), found) if full else []
     parts = [_quantities(study, settings, every[i] if full else None) for i, study in enumerate(found)]
     samples = stacked(parts)
     numbers = paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples)

@@ -66,7 +66,7 @@ def projection_share(network: Network, data: Dataset, settings: Settings, execut
     found = studies(network, data, settings, executor)
     d = found[0].d
     m = settings.dimension or dimension_of(200, d)
-    samples = stacked([_measure(study, study.shared(m)) for study in found])
+    samples = stacked(executor.each(lambda study: _measure(study, study.shared(m)), found))
     numbers = paired_bootstrap(samples, _statistics(math.sqrt(m / d)), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),

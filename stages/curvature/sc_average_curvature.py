@@ -76,7 +76,7 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
     """
     found = studies(network, data, settings, executor)
     found[0].check_curved(settings.dimensions[-1])
-    samples = stacked([_measure(study, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _measure(study, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     table = _table(numbers, settings)
     return Findings(

@@ -106,7 +106,7 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
     retrained = bool(len(data.train))
     if retrained:
         recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
-        samples = stacked([_measure(study, case, data, recipe, settings) for study, case in found])
+        samples = stacked(executor.each(lambda pair: _measure(*pair, data, recipe, settings), found))
         numbers |= paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     tables = {"cosines": _cosine_table(first.d, settings)}
     radius = noise_norm(case, settings.noise_share)

@@ -75,7 +75,7 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
     options = replace(settings, universal_samples=settings.algorithm_samples)
     found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
     found[0][0].check_curved(settings.dimensions[-1])
-    samples = stacked([_measure(study, case, settings) for study, case in found])
+    samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     first, case = found[0]
     return Findings(

@@ -76,7 +76,7 @@ def sc_top_direction(network: Network, data: Dataset, settings: Settings, execut
         that random noise needs.
     """
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
-    samples = stacked([_measure(study, case, settings) for study, case in found])
+    samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
     statistics = {f"fool_{name}": share(name) if name.endswith("best") else mean(name) for name in TITLES}
     statistics |= {
         "fool_top - fool_sf": difference("top", "sf"),

@@ -66,7 +66,7 @@ def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         of S_f against its dimension; xi is a tenth of the random-noise norm, as for Algorithm 4.
     """
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
-    samples = stacked([_measure(study, case, data, settings) for study, case in found])
+    samples = stacked(executor.each(lambda pair: _measure(*pair, data, settings), found))
     images = next(iter(samples.values())).shape[-1]
     statistics = {
         "fool_sf": mean(f"S_f {settings.dimension}"),

@@ -72,7 +72,7 @@ def shared_directions(network: Network, data: Dataset, settings: Settings, execu
     d = found[0].d
     ranks = ranks_of(settings, d, len(found[0].known))
     middle, last = (_nearest(ranks, dimension_of(i, d)) for i in (settings.middle, settings.last))
-    samples = stacked([_measure(study, ranks, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _measure(study, ranks, settings), found))
     statistics: dict[str, Statistic] = {f"rho_{i}": mean(f"rho {i}") for i in ranks}
     statistics |= {
         "rho_first": mean("rho 1"),

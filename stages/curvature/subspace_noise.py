@@ -84,7 +84,7 @@ def subspace_noise(network: Network, data: Dataset, settings: Settings, executor
     found = studies(network, data, settings, executor)
     images = unseen_images(data, settings.noise_samples)
     m = settings.dimension or dimension_of(200, found[0].d)
-    samples = stacked([_measure(study, study.shared(m), images, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _measure(study, study.shared(m), images, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),

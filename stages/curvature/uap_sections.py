@@ -71,7 +71,7 @@ def uap_sections(network: Network, data: Dataset, settings: Settings, executor: 
         ``share_flat`` of an image's principal curvatures.
     """
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
-    samples = stacked([_measure(study, case, settings) for study, case in found])
+    samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
     numbers = paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples)
     first, case = found[0]
     v = case.vector(2.0).perturbation

@@ -62,7 +62,7 @@ def curvature_sign(network: Network, data: Dataset, settings: Settings, executor
     found = studies(network, data, settings, executor)
     trials = _trials(found[0])
     h = float(trials.loc[trials["chosen"], "h"].iloc[0])
-    samples = joined([_quantities(study, h) for study in found])
+    samples = joined(executor.each(lambda study: _quantities(study, h), found))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,

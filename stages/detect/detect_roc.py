@@ -52,7 +52,7 @@ def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Ex
     """
     found = studies(network, data, settings, executor)
     choice = choose(found[0])
-    samples = joined([_quantities(study, choice.detection) for study in found])
+    samples = joined(executor.each(lambda study: _quantities(study, choice.detection), found))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     swept = _swept(choice, settings)
     return Findings(

@@ -50,7 +50,7 @@ def label_recovery(network: Network, data: Dataset, settings: Settings, executor
     """
     found = studies(network, data, settings, executor)
     choice = choose(found[0])
-    samples = joined([_quantities(study, choice) for study in found])
+    samples = joined(executor.each(lambda study: _quantities(study, choice), found))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,

@@ -60,7 +60,7 @@ def advft_error(network: Network, data: Dataset, settings: Settings, executor: E
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
-    samples = stacked([_wrong(study, recipe, data.test) for study in found])
+    samples = stacked(executor.each(lambda study: _wrong(study, recipe, data.test), found))
     statistics = {f"err_{name}": share(name) for name in samples}
     for strategy in strategies(settings):
         tuned = f"ft_{strategy}"

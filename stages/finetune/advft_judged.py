@@ -63,7 +63,7 @@ def advft_judged(network: Network, data: Dataset, settings: Settings, executor: 
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.judged_factor)
-    samples = stacked([_quantities(study, recipe) for study in found])
+    samples = stacked(executor.each(lambda study: _quantities(study, recipe), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     return Findings(
         numbers=numbers,

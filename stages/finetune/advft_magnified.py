@@ -61,7 +61,7 @@ def advft_magnified(network: Network, data: Dataset, settings: Settings, executo
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
-    samples = stacked([_rho(study, recipe, settings) for study in found])
+    samples = stacked(executor.each(lambda study: _rho(study, recipe, settings), found))
     estimates = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     failed = int(sum(values.isnan().sum() for values in samples.values()))
     cases = sum(values.numel() for values in samples.values())

@@ -85,7 +85,8 @@ def theorem1_affine(network: Network, data: Dataset, settings: Settings, executo
         The constants at 1, 250 and a million dimensions; for each m the share of trials within the bounds of Theorem 1
         and of Lemma 2, and the median of the ratio, once over sqrt(d / m) and once as it is.
     """
-    trials = {m: once(_job(settings, m), executor, f"Theorem 1, m = {m}") for m in settings.dimensions}
+    drawn = executor.each(lambda m: once(_job(settings, m), executor, f"Theorem 1, m = {m}"), settings.dimensions)
+    trials = dict(zip(settings.dimensions, drawn, strict=True))
     numbers = {**_constants(settings.figure_delta), **_sampled(trials, settings)}
     return Findings(
         numbers=numbers,

@@ -99,7 +99,8 @@ def theorem2_corollary1(network: Network, data: Dataset, settings: Settings, exe
         The shares of trials within the bounds of Theorem 2 and of Corollary 1, the smallest slack of Lemmas 4, 7 and 8
         on their grids, and the largest relative error of the curvature by inscribed balls.
     """
-    draws = {m: once(_job(settings, m), executor, f"Theorem 2, m = {m}") for m in settings.dimensions}
+    drawn = executor.each(lambda m: once(_job(settings, m), executor, f"Theorem 2, m = {m}"), settings.dimensions)
+    draws = dict(zip(settings.dimensions, drawn, strict=True))
     theorem = {
         (m, bend, side): _ratios(draws[m]["cosines"][:, 0], settings, m, bend, side)
         for m in settings.dimensions

@@ -112,7 +112,7 @@ def uap_defence(network: Network, data: Dataset, settings: Settings, executor: E
     tune = Split(data.train.images[chosen], data.train.labels[chosen])
     recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
     found = cases(network, data, settings, executor)
-    arms = [_arms(case, tune, recipe, settings) for case in found]
+    arms = executor.each(lambda case: _arms(case, tune, recipe, settings), found)
     samples = stacked([_measure(own, data.test, settings) for own in arms])
     statistics = _statistics([f"ft{k}" for k in range(1, settings.rounds + 1)])
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))

@@ -45,7 +45,8 @@ def uap_diversity(network: Network, data: Dataset, settings: Settings, executor:
         and the smallest and largest share of held-out images that one of the vectors fools.
     """
     found = cases(network, data, settings, executor)
-    made = [torch.cat([case.vector(settings.norm, k).perturbation for k in range(settings.orders)]) for case in found]
+    orders = range(settings.orders)
+    made = executor.each(lambda case: torch.cat([case.vector(settings.norm, k).perturbation for k in orders]), found)
     pairs = stacked([_pairs(vectors, settings.norm) for vectors in made])
     statistics = {f"largest |{name}|": maximum(name) for name in pairs}
     statistics |= {f"mean |{name}|": mean(name) for name in pairs}

@@ -49,7 +49,7 @@ def uap_label_graph(network: Network, data: Dataset, settings: Settings, executo
         commonest new label.
     """
     found = cases(network, data, settings, executor)
-    moves = torch.stack([_moves(case, len(data.classes)) for case in found])
+    moves = torch.stack(executor.each(lambda case: _moves(case, len(data.classes)), found))
     statistics = {name: Statistic(("move",), _Mean(function, len(data.classes))) for name, function in MEASURES.items()}
     numbers = measured(paired_bootstrap({"move": moves}, statistics, resamples=settings.resamples))
     graphs = [label_graph(row, len(data.classes)) for row in moves]

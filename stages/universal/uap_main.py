@@ -92,7 +92,7 @@ def uap_main(network: Network, data: Dataset, settings: Settings, executor: Exec
         ``fool_random``, ``xi`` and its share of an image's norm; the curve of fooling over the norm; the vectors.
     """
     found = cases(network, data, settings, executor)
-    samples = stacked([_measure(case, settings) for case in found])
+    samples = stacked(executor.each(lambda case: _measure(case, settings), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     curves = {norm: _curve(found, norm, settings) for norm in settings.balls}
     return Findings(

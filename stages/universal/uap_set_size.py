@@ -70,7 +70,7 @@ def uap_set_size(network: Network, data: Dataset, settings: Settings, executor: 
     """
     found = cases(network, data, settings, executor)
     sizes = _sizes(settings, len(data.classes), len(found[0].images))
-    samples = stacked([_measure(case, sizes, settings) for case in found])
+    samples = stacked(executor.each(lambda case: _measure(case, sizes, settings), found))
     statistics = {f"fool_val_{size}": mean(str(size)) for size in sizes} | {
         "fool_val_half": mean(str(_half(len(data.classes)))),
         "fool_random": mean("random"),

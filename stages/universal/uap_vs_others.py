@@ -84,7 +84,7 @@ def uap_vs_others(network: Network, data: Dataset, settings: Settings, executor:
         fooling, the norm that random noise needs and its ratio to the norm at which the vector fools 80%.
     """
     found = cases(network, data, settings, executor)
-    samples = stacked([_measure(case, settings) for case in found])
+    samples = stacked(executor.each(lambda case: _measure(case, settings), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings, samples), resamples=settings.resamples))
     shares = {name: mean(name) for name in samples if name.count(" at ")}
     curves = paired_bootstrap(samples, shares, resamples=settings.resamples)

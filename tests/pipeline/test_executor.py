@@ -2,8 +2,10 @@ import functools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -511,3 +513,92 @@ def test_two_processes_share_the_chunks_and_agree_with_one(make, tmp_path, root,
     images = torch.arange(40.0).reshape(10, 1, 2, 2)
     alone = make(chunk=3).scope("e").map(shard.run, images, randomness=True).value
     assert zero["y"] == alone["y"].tolist()
+
+
+# Copies of the process
+
+
+def whose(images):
+    time.sleep(0.02)  # long enough for every process to get a chunk
+    return torch.full((len(images),), os.getpid(), dtype=torch.float64)
+
+
+def test_copies_take_chunks_and_the_result_is_that_of_one_process(make, tmp_path, images):
+    alone = make(chunk=1).map(functools.partial(scale, factor=3.0), images)
+    shared = make(chunk=1, workers=3, work=tmp_path / "other").map(functools.partial(scale, factor=3.0), images)
+    assert torch.equal(alone.value, shared.value)
+    processes = make(chunk=1, workers=3).map(whose, images).value.unique()
+    assert len(processes) == 3
+    assert os.getpid() in processes
+
+
+def test_random_numbers_do_not_depend_on_the_process(make, tmp_path, images):
+    model, labels = nn.Identity(), torch.zeros(10, dtype=torch.long)
+    found = [
+        make(chunk=2, workers=workers, work=tmp_path / str(workers))
+        .scope("e", 1)
+        .map(functools.partial(perturb, model), images, labels, randomness=True)
+        .value.perturbations
+        for workers in (1, 2)
+    ]
+    assert torch.equal(*found)
+
+
+def failing(images):
+    raise ValueError(f"{len(images)} images of no use")
+
+
+def test_an_error_of_a_copy_is_met_by_the_caller(make, images):
+    with pytest.raises(ValueError, match="of no use"):
+        make(chunk=1, workers=2).map(failing, images)
+
+
+def killed_elsewhere(owner, images):
+    if os.getpid() != owner:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+    return 2 * images
+
+
+def test_chunks_of_a_killed_copy_are_computed_here_and_room_is_made_again(make, images):
+    executor = make(chunk=1, workers=2)
+    for _ in range(2):
+        found = executor.scope(str(_)).map(functools.partial(killed_elsewhere, os.getpid()), images).value
+        assert torch.equal(found, 2 * images)
+    assert len(executor.map(whose, images).value.unique()) == 2
+
+
+def numbered(number, images):
+    time.sleep(0.02)
+    return {"owner": torch.full((len(images),), os.getpid()), "value": number * images}
+
+
+def test_each_divides_items_and_keeps_their_order(make, images):
+    executor = make(chunk=5, workers=2)
+
+    def item(number):
+        nested = executor.scope("item", number).map(functools.partial(numbered, number), images).value
+        once = executor.scope("item", number).task(functools.partial(whose, images[:1])).value
+        return number, nested["value"], {*nested["owner"].tolist(), *once.tolist()}
+
+    found = executor.each(item, range(4))
+    assert [number for number, _, _ in found] == [0, 1, 2, 3]
+    assert all(torch.equal(value, number * images) for number, value, _ in found)
+    assert len(set.union(*(owners for _, _, owners in found))) >= 2
+    assert executor.each(item, []) == []
+
+
+@pytest.mark.parametrize("accelerator", ["cpu"])
+def test_workers_come_from_the_cores_and_are_checked(make, accelerator):
+    assert make(accelerator=accelerator, workers=None).map(scale, torch.ones(3, 1)).value.sum() == 6
+    with pytest.raises(InputError, match=r"executor\.workers=0"):
+        make(workers=0)
+
+
+def test_a_call_makes_at_least_two_chunks_of_enough_images(make):
+    folder = make(chunk=250)
+    folder.map(scale, torch.ones(100, 1))
+    assert CALLS == [50, 50]
+    CALLS.clear()
+    folder.map(scale, torch.ones(20, 1))
+    assert CALLS == [20]

@@ -17,7 +17,7 @@ from pipeline.plots import dominant_share
 from stages.experiments import ACROSS, STAGES, experiments_of
 from stages.runner import main
 
-SMALL = ["suite=smoke", "executor.threads=1", "executor.progress=false", "tracking=none"]
+SMALL = ["suite=smoke", "executor.threads=1", "executor.workers=1", "executor.progress=false", "tracking=none"]
 
 
 @pytest.fixture
