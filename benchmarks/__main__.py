@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.comparison import OURS, Subject, compare, fastest_batches, measure_bound
+from benchmarks.cure import measure_cure
 from benchmarks.curvature import measure_curvature
 from benchmarks.detection import measure_detection
 from benchmarks.machine import describe, slug
 from benchmarks.peers import PEERS
 from benchmarks.report import markdown
+from benchmarks.subspace import measure_subspaces
 from benchmarks.universal import Setting, measure_universal
 from pipeline.checks import InputError, check_count, refuse
 from pipeline.datasets import mnist5k
@@ -22,6 +24,8 @@ __all__ = ["main"]
 
 RESULTS = Path(__file__).parent / "results"
 NETWORK = "mnist5k_lenet"
+TRAINED = ("mnist5k_lenet", "mnist5k_fc500_150_10", "mnist5k_nin")
+"""The networks on which a training step is timed."""
 UNIVERSAL_IMAGES = 200
 """Training digits of which universal perturbations are made."""
 
@@ -64,10 +68,15 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     _say("universal perturbations")
     chosen = data.train.first(UNIVERSAL_IMAGES).images.to(device)
     universal = measure_universal(Setting.of(model, chosen, data.test.images.to(device)), shufflings=repeats)
+    _say("subspaces")
+    subspaces = measure_subspaces(model, subject.images, batch=batches[OURS], repeats=repeats)
     _say("curvature")
     curvature = measure_curvature(model, subject.images, repeats=repeats)
     _say("detection")
     detection = measure_detection(model, data.test.images.to(device), repeats=repeats)
+    _say("CURE")
+    trained = {name: pretrained(name).to(device) for name in TRAINED}
+    cure = measure_cure(trained, data.train.images.to(device), data.train.labels.to(device), repeats=repeats)
     _say("the bound")
     return {
         "network": NETWORK,
@@ -77,8 +86,10 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
         "comparisons": {title: [row.as_dict() for row in found] for title, found in rows.items()},
         "bound": measure_bound(subject, batch=batches[OURS], repeats=repeats),
         "universal": universal,
+        "subspaces": subspaces,
         "curvature": curvature,
         "detection": detection,
+        "cure": cure,
     }
 
 

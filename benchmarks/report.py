@@ -3,12 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import curvature, detection, universal
+from benchmarks import cure, curvature, detection, subspace, universal
 
 __all__ = ["markdown"]
 
 Plain = Mapping[str, Any]
-SECTIONS = {"universal": universal.paragraphs, "curvature": curvature.paragraphs, "detection": detection.paragraphs}
+SECTIONS = {
+    "universal": universal.paragraphs,
+    "subspaces": subspace.paragraphs,
+    "curvature": curvature.paragraphs,
+    "detection": detection.paragraphs,
+    "cure": cure.paragraphs,
+}
 """What was measured beside the comparison -> how it is told."""
 
 LEGEND = (

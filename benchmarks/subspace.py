@@ -1,7 +1,8 @@
 """What a step of DeepFool costs inside a random subspace, beside a plain step, and what drawing the subspaces costs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +11,9 @@ from pipeline.attacks import deepfool
 from pipeline.geometry import RandomSubspaces, random_subspace
 from pipeline.randomness import per_image
 
-__all__ = ["SHARES", "measure_subspaces"]
+__all__ = ["SHARES", "measure_subspaces", "paragraphs"]
+
+Plain = Mapping[str, Any]
 
 SHARES = (4, 16, 100)
 """d / m."""
@@ -71,3 +74,20 @@ def _drawing(shape: tuple[int, ...], m: int, parts: tuple[Tensor, ...]) -> None:
 def _dense(d: int, m: int, count: int) -> None:
     for generator in per_image(0, "benchmark", range(count)):
         random_subspace(d, m, generator)
+
+
+def paragraphs(results: Plain) -> list[str]:
+    """The section of the report."""
+    steps = ", ".join(
+        f"{name} {each['median']:.2f} times ({each['min']:.2f} to {each['max']:.2f})"
+        for name, each in results["step_over_plain"].items()
+    )
+    drawing = ", ".join(f"{name} {each['median'] * 1e3:.2f} ms" for name, each in results["drawing_seconds"].items())
+    return [
+        "## DeepFool in random subspaces",
+        "",
+        f"A step in m of d = {results['dimension']} dimensions, each image with a subspace of its own, over a plain "
+        f"step ({results['plain_seconds']['median'] * 1e3:.2f} ms an image): {steps}.",
+        "",
+        f"Drawing the subspaces, an image: {drawing}.",
+    ]

@@ -65,6 +65,22 @@ RESULTS = {
         },
         "memory": {"images": [2, 6], "rise_mib": 0.25, "hessian_mib": 4.69},
     },
+    "subspaces": {
+        "dimension": 784,
+        "plain_seconds": SPREAD,
+        "step_over_plain": {"m = 8": SPREAD},
+        "drawing_seconds": {"drawing, m = 8": SPREAD},
+    },
+    "cure": {
+        "lenet": {
+            "batch": 64,
+            "seconds": {"plain step": SPREAD, "CURE step": SPREAD, "PGD(10) step": SPREAD},
+            "passes": {"gradient at x": SPREAD},
+            "of_plain": SPREAD,
+            "of_pgd": {"min": 0.4, "median": 0.5, "max": 0.6},
+            "of_passes": SPREAD,
+        }
+    },
     "detection": {
         "images": 1000,
         "directions": 10,
@@ -92,6 +108,8 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
     assert any("**97%** (91% to 110%)" in line for line in lines)
     assert any("256 gradients, **1/24.0** of the full profile's 6144" in line for line in lines)
     assert any("**1.03** (0.97 to 1.20) times the 50 plain forward passes" in line for line in lines)
+    assert any("m = 8 4.00 times (3.90 to 4.25)" in line for line in lines)
+    assert any(line.startswith("| lenet | 4000 ms") and "0.50 (0.40 to 0.60)" in line for line in lines)
     assert "| batch_size=32 | 4.00 | 4.00 (3.90 to 4.25) | 50.0% | 40.0% |" in lines
 
 

@@ -47,7 +47,8 @@ def toy_transfer(networks, data, settings, executor):
 '''
 
 SMALL = [
-    "suite=smoke", "executor.threads=1", "executor.workers=1", "executor.progress=false", "tracking=none", "experiments=[toy_transfer]",
+    "suite=smoke", "executor.threads=1", "executor.workers=1", "executor.progress=false", "tracking=none",
+    "experiments=[toy_transfer]",
     *(f"networks.mnist5k_{name}.{key}" for name in ("lenet", "fc500_150_10")
       for key in ("training.epochs=1", "dataset.train_limit=100", "dataset.test_limit=30")),
 ]  # fmt: skip
