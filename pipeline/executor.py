@@ -89,7 +89,7 @@ class Executor:
         self._threads = check_count("executor.threads", threads)
         self._chunk = check_count("executor.chunk", chunk)
         self._precision, self._tf32, self._deterministic = precision, tf32, deterministic
-        self._progress, self._work, self._alive = progress, Path(work), alive
+        self._progress, self._work, self._check_alive = progress, Path(work), alive or (lambda: None)
         self._experiment, self._seed = "", 0
         self._fabric = _launch(accelerator, check_count("executor.devices", devices), precision)
         self._crew = Crew(self._processes(workers))
@@ -171,14 +171,18 @@ class Executor:
         found = _taken_up(path) if self.is_global_zero else None
         if self.is_global_zero and found is None:
             self._check_alive()
-            if self._progress:
-                say(f"{job.where}: {name or job.name} ...")
+            self.say(f"{job.where}: {name or job.name} ...")
             value, seconds = self._timed(function)
             found = flatten(value, seconds)
             write(path, found)
         self._fabric.barrier()
         found = found or _written(path)
         return Mapped(rebuild(found), torch.tensor([found.seconds], dtype=torch.float64))
+
+    def say(self, line: str) -> None:
+        """A line on stderr, unless progress is not to be shown."""
+        if self._progress and self.is_global_zero:
+            say(line)
 
     def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """``[function(item) for item in items]``, the processes of a CPU taking one item after the other.
@@ -305,10 +309,6 @@ class Executor:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _check_alive(self) -> None:
-        if self._alive is not None:
-            self._alive()
-
     def _place(self, tensor: Tensor) -> Tensor:
         double = self._precision == "64-true" and tensor.is_floating_point()
         return tensor.to(self.device, torch.float64 if double else None)
@@ -395,7 +395,6 @@ def _taken_up(path: Path) -> Chunk | None:
 
 
 def _written(path: Path) -> Chunk:
-    found = _taken_up(path)
-    if found is None:
+    if (found := _taken_up(path)) is None:
         raise RuntimeError(f"{path} is missing or damaged just after it was written: is the disk shared?")
     return found

@@ -1,6 +1,7 @@
 """Runs a stage: reads the configuration, prepares the network, calls the experiments, writes and logs the results."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -47,7 +48,7 @@ def run_stage(stage: str, config: Config) -> None:
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
         data = {each.name: each.data for each in chosen}
-        findings = {e.name: e.measure(networks, data, executor) for e in experiments}
+        findings = {e.name: _measured(e, networks, data, executor) for e in experiments}
         for found in findings.values():
             found.notes.extend(notes)
         if not executor.is_global_zero:
@@ -57,6 +58,16 @@ def run_stage(stage: str, config: Config) -> None:
         if stage == "train":
             chosen[0].save(networks[chosen[0].name], folder / "tensors")
         _log(run, networks, data, findings, sections, folder)
+
+
+def _measured(
+    experiment: Experiment, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor
+) -> Findings:
+    """What the experiment finds; how long it took is said where there is someone to read it."""
+    began = time.monotonic()
+    found = experiment.measure(networks, data, executor)
+    executor.say(f"{experiment.name}: {time.monotonic() - began:.0f} s")
+    return found
 
 
 def output_folder(config: Config) -> Path:
