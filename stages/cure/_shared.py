@@ -19,6 +19,7 @@ from pipeline.findings import Findings
 from pipeline.training import Adversarial, CrossEntropy, Cure, Recipe, train
 from pipeline.types import Attack, Classifier, Dataset, Images, Labels, Mask, Network, Split
 from stages.finetune._shared import some_images
+from stages.spared import spared
 
 __all__ = [
     "TITLES",
@@ -295,10 +296,7 @@ def _left(study: Study, eps: float) -> float:
 
 def left_out(network: Network, settings: Common) -> Findings | None:
     """What an experiment returns on a network that the suite spends no time on; None where it does."""
-    if settings.networks is None or network.name in settings.networks:
-        return None
-    named = ", ".join(settings.networks) or "no network"
-    return Findings(notes=[f"Not measured on {network.name}: this suite fine-tunes {named}."])
+    return spared(network, settings.networks)
 
 
 def notes(found: Sequence[Study]) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline.plots import COLOURS, estimate_line, line_figure, styled
 from pipeline.types import Dataset, Network
 from stages.curvature._shared import Common, Study, named, notes, sign_shares, spread_margin, studies, within
 from stages.semirandom._shared import columns
+from stages.spared import spared
 from stages.universal._shared import of_means, spearman, stacked
 
 __all__ = ["KINDS", "SECTION", "Settings", "bases", "sc_average_curvature"]
@@ -38,11 +39,13 @@ class Settings(Common):
         dimensions: the m of the subspaces, ascending.
         small: one of them, which stands for the thesis' small m.
         directions: random directions of each subspace, drawn anew for each image.
+        networks: those to measure; None takes all.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
     small: int = 10
     directions: int = 10
+    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +77,8 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
         negative eigenvectors, S_f and random directions; the mean less the standard deviation, and the rank correlation
         with m.
     """
+    if (absent := spared(network, settings.networks)) is not None:
+        return absent
     found = studies(network, data, settings, executor)
     found[0].check_curved(settings.dimensions[-1])
     samples = stacked(executor.each(lambda study: _measure(study, settings), found))

@@ -34,6 +34,7 @@ from stages.curvature._shared import (
 )
 from stages.curvature.sc_fooling import sweep
 from stages.semirandom._shared import exactly
+from stages.spared import spared
 from stages.universal._shared import Case, columns, made_of, of_means, stacked
 from stages.universal.uap_diversity import cosines
 
@@ -59,6 +60,7 @@ class Settings(WithUniversal):
         epochs: extra epochs.
         learning_rate_factor: what the learning rate of the training's end is multiplied with.
         tune_samples: training images to fine-tune on, a stratified choice; None takes all.
+        networks: those to measure; None takes all.
     """
 
     draws: int = 4
@@ -70,6 +72,7 @@ class Settings(WithUniversal):
     epochs: int = 5
     learning_rate_factor: float = 0.5
     tune_samples: int | None = None
+    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +102,8 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
         dimensions as there; fooling of fresh vectors of S_c before and after retraining on others, and clean errors.
         A network without training images is not retrained.
     """
+    if (absent := spared(network, settings.networks)) is not None:
+        return absent
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
     first, case = found[0]
     first.check_curved(settings.small)

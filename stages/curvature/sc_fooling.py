@@ -28,6 +28,7 @@ from stages.curvature._shared import (
     within,
 )
 from stages.curvature.sc_average_curvature import KINDS, bases, check_dimensions
+from stages.spared import spared
 from stages.universal._shared import Case, Plan, columns, made_of, of_means, random_vectors, stacked
 
 __all__ = ["SECTION", "Settings", "sc_fooling", "sweep"]
@@ -44,12 +45,14 @@ class Settings(WithUniversal):
         small: one of them, which stands for the thesis' small m.
         noise_share: norm of the vectors over that which random noise needs; the thesis: a fifth.
         algorithm_samples: training images of Algorithm 4's vector, beside the ``train_samples`` of S_c.
+        networks: those to measure; None takes all.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
     small: int = 10
     noise_share: float = 0.2
     algorithm_samples: int = 1000
+    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +75,8 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         ``fool_sc_<m>``, ``fool_sf_<m>``, ``fool_negative_<m>`` (random vectors of the most negative eigenvectors),
         ``fool_random``, ``fool_uap``, and what the claims compare; ``fool_sc`` is that of the small m.
     """
+    if (absent := spared(network, settings.networks)) is not None:
+        return absent
     options = replace(settings, universal_samples=settings.algorithm_samples)
     found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
     found[0][0].check_curved(settings.dimensions[-1])

@@ -21,6 +21,7 @@ from stages.curvature._shared import Study, WithUniversal, named, notes, sign_sh
 from stages.curvature.principal_curvatures import flat_share, profile
 from stages.regions import draw_regions
 from stages.semirandom._shared import columns
+from stages.spared import spared
 from stages.universal._shared import Case, made_of, stacked
 
 __all__ = ["SECTION", "Settings", "draw_sections", "uap_sections"]
@@ -41,6 +42,7 @@ class Settings(WithUniversal):
         full_dimension: the largest d for which it is computed.
         pictures: images in the figures.
         grid: points a side of each picture.
+        networks: those to measure; None takes all.
     """
 
     directions: int = 5
@@ -48,6 +50,7 @@ class Settings(WithUniversal):
     full_dimension: int = 4000
     pictures: int = 4
     grid: int = 100
+    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +73,8 @@ def uap_sections(network: Network, data: Dataset, settings: Settings, executor: 
         less three times the second; the same of the most positive and most negative shared directions;
         ``share_flat`` of an image's principal curvatures.
     """
+    if (absent := spared(network, settings.networks)) is not None:
+        return absent
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
     samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
     numbers = paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples)

@@ -296,7 +296,7 @@ def _lemma_figure() -> Figure:
         for bound, name in zip(bounds, ("", "bounds of Lemma 4"), strict=True):
             axes.plot(slant, bound, "--", color="#22282f", linewidth=1.6, label=name or None)
         axes.set(xlabel=r"$\kappa\, r\, \tan^2\theta$", ylabel=r"$\|x_\gamma - x\|_2\,/\,\|u\|_2 - 1$")
-        axes.set_title("Distance to an arc against its tangent: convex above 0, concave below")
+        axes.set_title("Arcs and their tangent: convex above 0, concave below")
         axes.legend()
     return figure
 
