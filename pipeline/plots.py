@@ -244,7 +244,7 @@ def bar_figure(
         axes.grid(axis="x", visible=False)
         axes.set_yscale("log" if log_y else "linear")
         if len(names) > 1:
-            axes.legend()
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # bars leave no room inside
     return figure
 
 
