@@ -165,7 +165,7 @@ def _bars(numbers: Mapping[str, Estimate]) -> dict[str, dict[str, Estimate]]:
 
 def _figure(numbers: Mapping[str, Estimate], network: Network) -> Figure:
     bars = {name.replace(", ", ",\n"): group for name, group in _bars(numbers).items()}
-    return bar_figure(bars, ylabel="accuracy", title=f"Choices of CURE, {network.name}", width=8.4)
+    return bar_figure(bars, ylabel="accuracy", title=f"Choices of CURE, {network.name}", width=11.0)
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
