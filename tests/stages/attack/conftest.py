@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from pipeline.executor import Executor
-from pipeline.plots import dominant_share, save
 from pipeline.types import Dataset, Network, Split, class_logits, predict
 
 
@@ -68,17 +67,3 @@ def small() -> SimpleNamespace:
 @pytest.fixture
 def executor(tmp_path: Path) -> Executor:
     return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path / "work")
-
-
-@pytest.fixture
-def looked_at(tmp_path: Path):
-    """Saves every figure of some findings and refuses one that is all but blank."""
-
-    def look(findings) -> list[str]:
-        for name, figure in findings.figures.items():
-            path = tmp_path / f"{name}.png"
-            save(figure, path)
-            assert dominant_share(path) < 0.99, name
-        return sorted(findings.figures)
-
-    return look

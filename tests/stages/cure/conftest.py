@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,6 @@ from torch import nn
 
 from pipeline.attacks import fgsm, pgd
 from pipeline.executor import Executor
-from pipeline.plots import dominant_share, save
 from pipeline.training import Recipe, train
 from pipeline.types import Dataset, Network, Split
 
@@ -115,18 +113,6 @@ def made():
     return SimpleNamespace(small=small, eps=EPS, affine=Affine, threshold=Threshold, grey=grey, fgsm=step)
 
 
-@pytest.fixture
-def looked_at(tmp_path: Path):
-    """Saves every figure of some findings and refuses one that is all but blank."""
-
-    def look(findings) -> list[str]:
-        for name, figure in findings.figures.items():
-            path = tmp_path / f"{name}.png"
-            save(figure, path)
-            assert dominant_share(path) < 0.99, name
-        return sorted(findings.figures)
-
-    return look
 
 
 @pytest.fixture

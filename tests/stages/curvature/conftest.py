@@ -1,7 +1,6 @@
 """Classifiers whose boundaries have known curvatures, images before them, and an executor with a temporary folder."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,6 @@ from torch import nn
 
 from pipeline.attacks.universal import Universal
 from pipeline.executor import Executor
-from pipeline.plots import dominant_share, save
 from pipeline.types import Dataset, Network, Split
 
 SHAPE = (1, 4, 4)
@@ -121,17 +119,3 @@ def bent() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Executor:
     return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
-
-
-@pytest.fixture
-def looked_at(tmp_path: Path):
-    """Saves every figure of some findings and refuses one that is all but blank."""
-
-    def look(findings) -> list[str]:
-        for name, figure in findings.figures.items():
-            path = tmp_path / f"{name}.png"
-            save(figure, path)
-            assert dominant_share(path) < 0.99, name
-        return sorted(findings.figures)
-
-    return look

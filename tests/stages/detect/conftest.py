@@ -1,13 +1,11 @@
 """Small data, two networks whose boundaries bend, and an executor with a temporary work folder."""
 
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from pipeline.executor import Executor
-from pipeline.plots import dominant_share, save
 from pipeline.types import Dataset, Network, Split
 
 
@@ -49,17 +47,3 @@ def affine():
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory) -> Executor:
     return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
-
-
-@pytest.fixture
-def looked_at(tmp_path: Path):
-    """Saves every figure of some findings and refuses one that is all but blank."""
-
-    def look(findings) -> list[str]:
-        for name, figure in findings.figures.items():
-            path = tmp_path / f"{name}.png"
-            save(figure, path)
-            assert dominant_share(path) < 0.99, name
-        return sorted(findings.figures)
-
-    return look

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,6 @@ from torch import nn
 
 from pipeline.attacks.universal import universal_perturbation
 from pipeline.executor import Executor
-from pipeline.plots import dominant_share, save
 from pipeline.types import Dataset, Network, Split
 
 SHAPE = (1, 6, 6)
@@ -52,17 +50,3 @@ def small() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Executor:
     return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
-
-
-@pytest.fixture
-def looked_at(tmp_path: Path):
-    """Saves every figure of some findings and refuses one that is all but blank."""
-
-    def look(findings) -> list[str]:
-        for name, figure in findings.figures.items():
-            path = tmp_path / f"{name}.png"
-            save(figure, path)
-            assert dominant_share(path) < 0.99, name
-        return sorted(findings.figures)
-
-    return look
