@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks.comparison import OURS, Subject, compare, fastest_batches, measure_bound
 from benchmarks.cure import measure_cure
@@ -54,7 +55,7 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     device = _device(device_text)
     torch.set_num_threads(check_count("threads", threads))
     torch.backends.cudnn.allow_tf32 = False  # as the project's attacks run
-    data, model = mnist5k(), pretrained(NETWORK).to(device)
+    data, model = mnist5k(), _placed(NETWORK, device)
     test = data.test.first(check_count("images", images))
     subject = Subject.of(model, test.images.to(device))
     machine = describe(device)
@@ -75,7 +76,7 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     _say("detection")
     detection = measure_detection(model, data.test.images.to(device), repeats=repeats)
     _say("CURE")
-    trained = {name: pretrained(name).to(device) for name in TRAINED}
+    trained = {name: _placed(name, device) for name in TRAINED}
     cure = measure_cure(trained, data.train.images.to(device), data.train.labels.to(device), repeats=repeats)
     _say("the bound")
     return {
@@ -91,6 +92,12 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
         "detection": detection,
         "cure": cure,
     }
+
+
+def _placed(name: str, device: torch.device) -> nn.Module:
+    """The committed network as the stages place it, the same for all libraries: on a CPU with its channels last."""
+    model = pretrained(name).to(device)
+    return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 
 
 def _say(what: str) -> None:

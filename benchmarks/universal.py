@@ -27,7 +27,8 @@ WAYS: dict[str, dict[str, Any]] = {
     PLAIN: {"look_ahead": 1},
     AHEAD: {},
     BATCHED: {"batch_size": 32},
-    "batch_size=32, candidates=4": {"batch_size": 32, "candidates": 4},
+    "batch_size=32, prune=2": {"batch_size": 32, "prune": 2},
+    "batch_size=32, candidates=4, prune=2": {"batch_size": 32, "candidates": 4, "prune": 2},
 }
 """The ways to a vector, and their options."""
 

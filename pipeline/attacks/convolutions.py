@@ -51,6 +51,8 @@ def _qualifies(
     plain = groups == 1 and images.ndim == 4 and isinstance(padding, tuple) and weight.grad_fn is None
     if not plain or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
+    if tuple(weight.shape[2:]) == (1, 1) and not images.is_contiguous():
+        return False  # with the channels last the library's own is as good
     return weight[0].numel() <= THIN or _covers(images.shape, weight.shape, padding)
 
 

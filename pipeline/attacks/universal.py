@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.attacks._look_ahead import LookAhead, keeps_label, moved
-from pipeline.attacks.deepfool import deepfool
+from pipeline.attacks.deepfool import check_prune, deepfool
 from pipeline.attacks.protocol import (
     Bounds,
     Clip,
@@ -77,6 +77,7 @@ def universal_perturbation(
     steps: int = 10,
     overshoot: Number = 0.02,
     candidates: int | None = None,
+    prune: Number | None = None,
     clip: Bounds | None = None,
     labels: Labels | None = None,
     look_ahead: int = 128,
@@ -105,6 +106,7 @@ def universal_perturbation(
         steps: largest number of steps of DeepFool.
         overshoot: of DeepFool.
         candidates: classes that take part in DeepFool; None: all.
+        prune: of DeepFool, leaves out gradients of classes that are unlikely to be the nearest; None: none.
         clip: lowest and highest pixel value of x + v and of DeepFool's points; None does not clip, as in the thesis.
         labels: (N,) the labels to change; None: the classifier's own.
         look_ahead: images evaluated at once, at most, to find those that are not fooled.
@@ -131,6 +133,7 @@ def universal_perturbation(
         steps=check_count("steps", steps),
         overshoot=check_positive("overshoot", overshoot, zero=True),
         candidates=None if candidates is None else check_count("candidates", candidates, minimum=2),
+        prune=check_prune(prune),
         clip=check_clip(clip),
         look_ahead=check_count("look_ahead", look_ahead),
     )
@@ -185,6 +188,7 @@ class Options:
     steps: int
     overshoot: float
     candidates: int | None
+    prune: float | None
     clip: Clip
     look_ahead: int
 
@@ -285,6 +289,7 @@ class _Search:
             steps=options.steps,
             overshoot=options.overshoot,
             candidates=options.candidates,
+            prune=options.prune,
             clip=options.clip,
             labels=self.labels[group],
         )

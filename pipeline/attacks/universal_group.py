@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.attacks._look_ahead import FIRST, keeps_label, moved
 from pipeline.attacks.deepfool import Options as DeepFoolOptions
-from pipeline.attacks.deepfool import Search
+from pipeline.attacks.deepfool import Search, check_prune
 from pipeline.attacks.protocol import Bounds, Clip, Number, check_clip, check_input, clean_labels, is_reached, labels_at
 from pipeline.attacks.subspaces import projection_onto
 from pipeline.attacks.universal import Universal, check_ball
@@ -50,6 +50,7 @@ def universal_perturbations(
     steps: int = 10,
     overshoot: Number = 0.02,
     candidates: int | None = None,
+    prune: Number | None = None,
     clip: Bounds | None = None,
     look_ahead: int = 128,
 ) -> list[Universal]:
@@ -63,11 +64,12 @@ def universal_perturbations(
         model: a classifier in evaluation mode.
         images: (N, C, H, W), of which each X is a part.
         wanted: the balls, parts and orders.
-        fooling_rate: as for the single call, and so are ``passes``, ``steps``, ``overshoot``, ``candidates``, ``clip``.
+        fooling_rate: as for the single call, and so are all options that follow.
         passes: the most passes over X.
         steps: largest number of steps of DeepFool.
         overshoot: of DeepFool.
         candidates: classes that take part in DeepFool; None: all.
+        prune: of DeepFool.
         clip: lowest and highest pixel value of x + v and of DeepFool's points; None does not clip.
         look_ahead: images that one vector is tried on at once, at most.
 
@@ -86,6 +88,7 @@ def universal_perturbations(
         steps=check_count("steps", steps),
         overshoot=check_positive("overshoot", overshoot, zero=True),
         candidates=None if candidates is None else check_count("candidates", candidates, minimum=2),
+        prune=check_prune(prune),
         clip=check_clip(clip),
         look_ahead=check_count("look_ahead", look_ahead),
     )
@@ -105,6 +108,7 @@ class _Options:
     steps: int
     overshoot: float
     candidates: int | None
+    prune: float | None
     clip: Clip
     look_ahead: int
 
@@ -114,7 +118,15 @@ def _run(model: Classifier, images: Images, labels: Labels, courses: Sequence["_
 
     None waits for another: a course whose image is done goes on to its next one while others are still at theirs.
     """
-    at = DeepFoolOptions(2.0, options.overshoot, options.steps, options.candidates, "clean", options.clip)
+    at = DeepFoolOptions(
+        norm=2.0,
+        overshoot=options.overshoot,
+        steps=options.steps,
+        candidates=options.candidates,
+        prune=options.prune,
+        variant="clean",
+        clip=options.clip,
+    )
     places = torch.zeros(len(courses), *images.shape[1:], dtype=images.dtype, device=images.device)
     search = Search(model, places, at, projection_onto(None, places), labels.new_zeros(len(courses)), None)
     busy: set[int] = set()

@@ -32,8 +32,12 @@ GRID = 24
 
 
 def deepfool_of(attack: Attack, **options: object) -> Attack:
-    """The attack under study if it is a DeepFool, else the default DeepFool; ``options`` go on top."""
-    return partial(attack if attack_name(attack) == "deepfool" else deepfool, **options)
+    """The attack under study if it is a DeepFool, else the default DeepFool; ``options`` go on top.
+
+    In a subspace all classes take part, as DeepFool does not know there which could be left out.
+    """
+    chosen = attack if attack_name(attack) == "deepfool" else deepfool
+    return partial(chosen, **({"prune": None} if "subspace" in options else {}), **options)
 
 
 def run(attack: Attack, model: Classifier, images: Tensor, executor: Executor) -> Mapped[Perturbed]:

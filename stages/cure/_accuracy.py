@@ -41,13 +41,21 @@ def _judged(study: Study, attack: Attack) -> dict[str, Tensor]:
 
 def by_autoattack(found: Sequence[Study], count: int, resamples: int) -> dict[str, Estimate]:
     """``aa_<network>``: accuracy under AutoAttack in the same ball on ``count`` held-out images."""
-    rows = []
-    for study in found:
+    if not found:
+        return {}
+
+    def right(pair: tuple[Study, str]) -> Tensor:
+        study, name = pair
         attack = partial(autoattack, eps=study.eps, norm=study.norm)
-        rows.append(
-            {f"aa_{name}": study.right(study.tuned(name).model, attack, study.test.first(count)) for name in NETWORKS}
-        )
-    return measured(paired_bootstrap(stacked(rows), _statistics("aa"), resamples=resamples)) if rows else {}
+        return study.right(study.tuned(name).model, attack, study.test.first(count))
+
+    pairs = [(study, name) for study in found for name in NETWORKS]
+    values = found[0].executor.each(right, pairs)
+    samples = [
+        {f"aa_{name}": value for (one, name), value in zip(pairs, values, strict=True) if one is study}
+        for study in found
+    ]
+    return measured(paired_bootstrap(stacked(samples), _statistics("aa"), resamples=resamples))
 
 
 def _statistics(measure: str) -> dict[str, Statistic]:

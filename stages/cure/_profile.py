@@ -1,19 +1,43 @@
 """The loss's Hessian on the images of this stage, shared by the profile and the alignment."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from pipeline.checks import check_choice, check_count, check_positive
 from pipeline.geometry import loss_curvature
 from pipeline.norms import norms
 from pipeline.types import Classifier, Images, Labels
-from stages.cure._shared import Study
+from stages.cure._shared import Common, Study
 
-__all__ = ["profile", "profiles"]
+__all__ = ["WithProfile", "profile", "profiles"]
 
 CHUNK = 25
 """Images a chunk: each takes as many gradients as it has pixels."""
+
+
+@dataclass(frozen=True)
+class WithProfile(Common):
+    """The settings of the experiments on the loss's Hessian.
+
+    Attributes:
+        profile_seeds: training seeds whose Hessians are taken, which needs as many gradients an image as it has pixels.
+        curvature_h: step of the differences, in pixel l2 units; None: :func:`pipeline.geometry.default_h`.
+        scheme: ``forward`` (Equation 8.1) or ``central``.
+    """
+
+    profile_seeds: int = 3
+    curvature_h: float | None = None
+    scheme: str = "forward"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("profile_seeds", self.profile_seeds)
+        check_choice("scheme", self.scheme, ("forward", "central"))
+        if self.curvature_h is not None:
+            check_positive("curvature_h", self.curvature_h)
 
 
 def profiles(model: Classifier, images: Images, labels: Labels, *, h: float | None, scheme: str) -> dict[str, Tensor]:

@@ -46,6 +46,9 @@ BOX = (0.0, 1.0)
 CHANCE = 0.05
 """How far above chance the accuracy of a trained network must lie."""
 
+PRUNE = 2
+"""Of the DeepFool whose examples are trained on, anew in each epoch: the same perturbations for less work."""
+
 ADAM = Recipe(
     epochs=20,
     batch_size=128,
@@ -211,7 +214,7 @@ class Study:
             case "fgsm":
                 return Adversarial(partial(fgsm, eps=self.eps, norm=self.norm, clip=BOX))
             case _:
-                return Adversarial(partial(deepfool), every="epoch", true_labels=False)
+                return Adversarial(partial(deepfool, prune=PRUNE), every="epoch", true_labels=False)
 
     def tuned(self, name: str) -> Tuned:
         """The network fine-tuned in the way ``name``, one of TITLES; trained once, and resumed after a crash."""

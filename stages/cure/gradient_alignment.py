@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.checks import check_choice, check_count, check_positive
+from pipeline.checks import check_count
 from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import histogram_figure
 from pipeline.randomness import seeded
 from pipeline.types import Dataset, Network
-from stages.cure._profile import profile
-from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.cure._profile import WithProfile, profile
+from stages.cure._shared import TITLES, Study, left_out, notes, studies
 from stages.finetune._shared import columns
 
 __all__ = ["SECTION", "Settings", "gradient_alignment"]
@@ -28,28 +28,18 @@ NETWORKS = ("original", "deepfool", "cure")
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure.
+class Settings(WithProfile):
+    """What to measure, beyond what :class:`WithProfile` says.
 
     Attributes:
-        profile_seeds: training seeds whose Hessians are taken.
-        curvature_h: step of the differences, in pixel l2 units; None: :func:`pipeline.geometry.default_h`.
-        scheme: ``forward`` or ``central``.
         pairs: of random unit vectors.
     """
 
-    profile_seeds: int = 3
-    curvature_h: float | None = None
-    scheme: str = "forward"
     pairs: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("profile_seeds", self.profile_seeds)
         check_count("pairs", self.pairs, minimum=2)
-        check_choice("scheme", self.scheme, ("forward", "central"))
-        if self.curvature_h is not None:
-            check_positive("curvature_h", self.curvature_h)
 
 
 def gradient_alignment(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_choice, check_count, check_positive
+from pipeline.checks import check_count
 from pipeline.evaluation import Statistic, difference, maximum, mean, measured, paired_bootstrap, ratio_of_means, valid
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
@@ -17,8 +17,8 @@ from pipeline.geometry import default_h, hessian_vector_products
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.randomness import Generators, normal
 from pipeline.types import Classifier, Dataset, Images, Network, class_logits
-from stages.cure._profile import profile
-from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
+from stages.cure._profile import WithProfile, profile
+from stages.cure._shared import TITLES, Study, left_out, notes, studies
 from stages.finetune._shared import columns, stacked
 
 __all__ = ["SECTION", "Settings", "logit_curvatures", "loss_hessian_profile"]
@@ -34,29 +34,19 @@ DRAWS = 16
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure.
+class Settings(WithProfile):
+    """What to measure, beyond what :class:`WithProfile` says.
 
     Attributes:
-        profile_seeds: training seeds whose Hessians are taken, which needs as many gradients an image as it has pixels.
-        curvature_h: step of the differences, in pixel l2 units; None: :func:`pipeline.geometry.default_h`.
-        scheme: ``forward`` (Equation 8.1) or ``central``.
         logit_samples: images on which the exact Hessian of a logit difference is compared with the one at h = 1.
     """
 
     samples: int = 100
-    profile_seeds: int = 3
-    curvature_h: float | None = None
-    scheme: str = "forward"
     logit_samples: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("profile_seeds", self.profile_seeds)
         check_count("logit_samples", self.logit_samples, minimum=2)
-        check_choice("scheme", self.scheme, ("forward", "central"))
-        if self.curvature_h is not None:
-            check_positive("curvature_h", self.curvature_h)
 
 
 def loss_hessian_profile(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:

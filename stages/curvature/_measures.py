@@ -28,11 +28,11 @@ def along(
     labels: Labels,
     targets: Labels,
 ) -> Tensor:
-    """(n, K) the curvatures along vectors (K, C, H, W), the same at every boundary point.
+    """(n, K) the curvatures along vectors: (K, C, H, W), the same at every boundary point, or (n, K, C, H, W).
 
     Args:
         model: the classifier.
-        vectors: (K, C, H, W).
+        vectors: (K, C, H, W) or (n, K, C, H, W).
         h: length of the differences, in pixel units.
         output: ``logits`` or ``softmax``.
         normalised: divide by ||grad F||.
@@ -60,9 +60,7 @@ def at_random(
 ) -> Tensor:
     """(n, count) the curvatures along random tangent directions, drawn anew for each point; arguments as above."""
     drawn = torch.stack([random_directions(points, generator, normals=normals) for _ in range(count)], dim=1)
-    return normal_curvatures(
-        model, points, drawn, labels=labels, targets=targets, h=h, output=output, normalised=normalised
-    )
+    return along(model, drawn, h, output, normalised, points, labels, targets)
 
 
 def inside(
@@ -80,9 +78,7 @@ def inside(
 ) -> Tensor:
     """(n, count) the curvatures along random directions of a subspace with basis (m, d), drawn anew for each point."""
     drawn = torch.stack([random_directions(points, generator, basis=basis) for _ in range(count)], dim=1)
-    return normal_curvatures(
-        model, points, drawn, labels=labels, targets=targets, h=h, output=output, normalised=normalised
-    )
+    return along(model, drawn, h, output, normalised, points, labels, targets)
 
 
 def extremes(

@@ -29,6 +29,7 @@ __all__ = [
     "stacked",
     "strategies",
     "studies",
+    "tune_all",
 ]
 
 TITLES = {
@@ -171,6 +172,12 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
         Study(model, seed, clean, test, settings, executor.scope("finetune", seed))
         for seed, model in sorted(network.models.items())
     ]
+
+
+def tune_all(found: Sequence[Study], sets: Sequence[tuple[str, float]], recipe: Recipe, executor: Executor) -> None:
+    """Fine-tune the networks of all seeds on training sets (strategy, scale), so that no process waits for the last."""
+    jobs = [(study, *chosen) for chosen in sets for study in found]  # neighbours share no attack on the training images
+    executor.each(lambda job: job[0].tuned(job[0].perturbed(*job[1:]), recipe), jobs)
 
 
 def recipe_of(network: Network, settings: Common, factor: float) -> Recipe:

@@ -24,6 +24,7 @@ from stages.finetune._shared import (
     stacked,
     strategies,
     studies,
+    tune_all,
 )
 
 __all__ = ["SECTION", "Settings", "advft_error"]
@@ -60,6 +61,7 @@ def advft_error(network: Network, data: Dataset, settings: Settings, executor: E
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
+    tune_all(found, [(strategy, 1.0) for strategy in strategies(settings)], recipe, executor)
     samples = stacked(executor.each(lambda study: _wrong(study, recipe, data.test), found))
     statistics = {f"err_{name}": share(name) for name in samples}
     for strategy in strategies(settings):

@@ -18,7 +18,7 @@ from pipeline.norms import norms
 from pipeline.plots import estimate_line, line_figure
 from pipeline.training import Recipe
 from pipeline.types import Classifier, Dataset, Images, Labels, Network, predict
-from stages.finetune._shared import TITLES, Common, Study, columns, notes, recipe_of, stacked, studies
+from stages.finetune._shared import TITLES, Common, Study, columns, notes, recipe_of, stacked, studies, tune_all
 
 __all__ = ["SECTION", "Settings", "advft_judged", "fooled_pattern", "smallest_factor"]
 
@@ -63,6 +63,7 @@ def advft_judged(network: Network, data: Dataset, settings: Settings, executor: 
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.judged_factor)
+    tune_all(found, [(strategy, 1.0) for strategy in READINGS.values()], recipe, executor)
     samples = stacked(executor.each(lambda study: _quantities(study, recipe), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     return Findings(

@@ -16,7 +16,7 @@ from pipeline.norms import norms
 from pipeline.plots import Panel, estimate_line, image_grid, line_figure
 from pipeline.training import Recipe
 from pipeline.types import Dataset, Network, Perturbed, predict
-from stages.finetune._shared import Common, Study, columns, notes, recipe_of, stacked, studies
+from stages.finetune._shared import Common, Study, columns, notes, recipe_of, stacked, studies, tune_all
 
 __all__ = ["SECTION", "Settings", "advft_magnified"]
 
@@ -61,6 +61,7 @@ def advft_magnified(network: Network, data: Dataset, settings: Settings, executo
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
+    tune_all(found, [("deepfool", float(alpha)) for alpha in settings.alphas], recipe, executor)
     samples = stacked(executor.each(lambda study: _rho(study, recipe, settings), found))
     estimates = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     failed = int(sum(values.isnan().sum() for values in samples.values()))

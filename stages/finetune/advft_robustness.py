@@ -23,6 +23,7 @@ from stages.finetune._shared import (
     stacked,
     strategies,
     studies,
+    tune_all,
 )
 
 __all__ = ["SECTION", "Settings", "advft_robustness"]
@@ -59,6 +60,7 @@ def advft_robustness(network: Network, data: Dataset, settings: Settings, execut
     """
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
+    tune_all(found, [(strategy, 1.0) for strategy in strategies(settings)], recipe, executor)
     samples = stacked(executor.each(lambda study: _rho(study, recipe), found))
     numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
     failed = int(sum(values.isnan().sum() for values in samples.values()))

@@ -21,6 +21,7 @@ from pipeline.plots import bar_figure
 from pipeline.randomness import seeded
 from pipeline.training import Recipe, extra_epochs, fine_tune
 from pipeline.types import Classifier, Dataset, Network, Split, predict
+from stages.spared import spared
 from stages.universal._shared import (
     Case,
     Common,
@@ -59,6 +60,7 @@ class Settings(Common):
         epochs: extra epochs a round.
         learning_rate_factor: what the learning rate of the training's end is multiplied with.
         tune_samples: training images to fine-tune on, a stratified choice; None takes all.
+        networks: those to measure; None takes all.
     """
 
     ball: float = math.inf
@@ -73,6 +75,7 @@ class Settings(Common):
     epochs: int = 5
     learning_rate_factor: float = 0.5
     tune_samples: int | None = None
+    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +109,8 @@ def uap_defence(network: Network, data: Dataset, settings: Settings, executor: E
     Raises:
         InputError: the data set has no training images.
     """
+    if (absent := spared(network, settings.networks)) is not None:
+        return absent
     if len(data.train) == 0:
         refuse("dataset", f"{data.name} without training images", "a data set with training images")
     chosen = choose(data.train.labels, settings.tune_samples, "fine-tuning")

@@ -74,3 +74,10 @@ def test_without_training_images_there_is_nothing_to_tune_on(small, executor):
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=f"{key}="):
         Settings(**options)
+
+
+def test_a_network_that_the_suite_spares_is_named(small, executor):
+    network = small.network({0: small.affine(3)}, "spared")
+    found = uap_defence(network, small.dataset(3), Settings(attack=small.attack, networks=("other",)), executor)
+    assert not found.numbers
+    assert found.notes == ["Not measured on spared: this suite takes other."]
