@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -373,9 +374,23 @@ class _Job(Generic[T]):
         return [(start, min(start + self.chunk, count)) for start in range(0, max(count, 1), self.chunk)]
 
 
+class _Single:
+    """What Fabric is to one process on a CPU in single precision, which needs none of it."""
+
+    device, world_size, global_rank, is_global_zero = torch.device("cpu"), 1, 0, True
+    autocast = staticmethod(nullcontext)
+
+    @staticmethod
+    def barrier() -> None:
+        """There is nobody to wait for."""
+
+
 def _launch(accelerator: str, devices: int, precision: str) -> Any:
     """Lightning's Fabric, launched."""
-    from lightning_fabric import Fabric  # takes seconds: kept from those who only import this module
+    alone = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if alone and devices == 1 and precision == "32-true":
+        return _Single()  # to import Fabric takes seconds
+    from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
