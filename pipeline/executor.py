@@ -7,9 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.checks import check_choice, check_count, refuse
 from pipeline.crew import Crew
+from pipeline.devices import launch
 from pipeline.keys import Fingerprint, Sources
 from pipeline.progress import Progress, say
 from pipeline.randomness import per_image
@@ -92,7 +91,8 @@ class Executor:
         self._precision, self._tf32, self._deterministic = precision, tf32, deterministic
         self._progress, self._work, self._check_alive = progress, Path(work), alive or (lambda: None)
         self._experiment, self._seed = "", 0
-        self._fabric = _launch(accelerator, check_count("executor.devices", devices), precision)
+        self._fabric = launch(accelerator, check_count("executor.devices", devices), precision)
+        self._mode = "default" if not deterministic else "error" if self.device.type == "cpu" else "warn"
         self._crew = Crew(self._processes(workers))
         self._sources = Sources()
         self._set_process()
@@ -340,7 +340,8 @@ class Executor:
         """Set what PyTorch keeps for the process; again before each chunk, as others may have changed it."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        torch.use_deterministic_algorithms(self._deterministic, warn_only=self.device.type != "cpu")
+        # As torch.use_deterministic_algorithms, which would import the compiler for seconds.
+        torch.set_deterministic_debug_mode(self._mode)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not self._deterministic
             torch.backends.cuda.matmul.allow_tf32 = self._tf32
@@ -372,38 +373,6 @@ class _Job(Generic[T]):
             raise ValueError(f"map takes tensors of one length, not of lengths {sorted(lengths)}")
         count = lengths.pop()
         return [(start, min(start + self.chunk, count)) for start in range(0, max(count, 1), self.chunk)]
-
-
-class _Single:
-    """What Fabric is to one process on a CPU in single precision, which needs none of it."""
-
-    device, world_size, global_rank, is_global_zero = torch.device("cpu"), 1, 0, True
-    autocast = staticmethod(nullcontext)
-
-    @staticmethod
-    def barrier() -> None:
-        """There is nobody to wait for."""
-
-
-def _launch(accelerator: str, devices: int, precision: str) -> Any:
-    """Lightning's Fabric, launched."""
-    alone = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if alone and devices == 1 and precision == "32-true":
-        return _Single()  # to import Fabric takes seconds
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-    if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
-        refuse("executor.precision", precision, "32-true, 64-true or bf16-mixed where there is no GPU")
-    # One process may train for hours while the others wait for its result.
-    strategy: Any = DDPStrategy(timeout=timedelta(days=7)) if devices > 1 else "auto"
-    try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
-    except (RuntimeError, ValueError) as error:
-        refuse("executor.accelerator", f"{accelerator} (devices={devices})", f"what is here: {error}")
-    fabric.launch()
-    return fabric
 
 
 def _taken_up(path: Path) -> Chunk | None:

@@ -103,10 +103,9 @@ def read(raw: DictConfig) -> Config:
     for name in config.named():
         if name not in config.networks:
             refuse("network", name, "one of " + ", ".join(config.networks))
-    for key in ("networks", "overrides"):
-        for name in config.cure.get(key) or ():
-            if name not in config.networks:
-                refuse(f"cure.{key}", name, "one of " + ", ".join(config.networks))
+    for name in config.cure.get("overrides") or ():
+        if name not in config.networks:
+            refuse("cure.overrides", name, "one of " + ", ".join(config.networks))
     for claimed, name in config.suite.counterparts.items():
         if name not in config.networks:
             refuse(f"suite.counterparts.{claimed}", name, "one of " + ", ".join(config.networks))

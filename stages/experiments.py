@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, fields
 from functools import partial
@@ -20,6 +20,9 @@ __all__ = ["ACROSS", "STAGES", "Experiment", "experiments_of", "select"]
 STAGES = ("train", "attack", "finetune", "universal", "semirandom", "curvature", "topology", "detect", "cure")
 """The stages whose experiments run on one network."""
 
+SPARING = "networks"
+"""The setting that lists the suite's networks to measure; one that the command line describes is always measured."""
+
 SUFFIX = "_transfer"
 ACROSS = (f"universal{SUFFIX}", f"curvature{SUFFIX}")
 """The stages whose experiments run on several networks at once: the files ``*_transfer.py`` of the package before."""
@@ -34,6 +37,7 @@ class Experiment:
     function: Callable[..., Findings]
     settings: Any
     across: bool = False
+    named: bool = False
 
     def measure(self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor) -> Findings:
         """Run the experiment: on all networks if it is one across networks, else on the only one."""
@@ -41,7 +45,24 @@ class Experiment:
         if self.across:
             return self.function(networks, data, self.settings, scope)
         (network,), (own,) = networks.values(), data.values()
+        if self.lacks(own):
+            return Findings(notes=[f"Not measured on {network.name}: {own.name} has no training images."])
         return self.function(network, own, self.settings, scope)
+
+    def lacks(self, data: Dataset) -> bool:
+        """Whether it trains networks, and the data have nothing to train them on."""
+        return getattr(self.settings, "trains", False) and len(data.train) == 0
+
+    def check(self, network: str, data: Dataset) -> None:
+        """Hold, before any work, that the data give what the settings ask for, where these can tell (``check``).
+
+        Raises:
+            InputError: they do not; of an experiment that was not asked for by name, only what its settings can mend.
+        """
+        taken = getattr(self.settings, SPARING, None)
+        left_out = (taken is not None and network not in taken) or (self.lacks(data) and not self.named)
+        if hasattr(self.settings, "check") and not left_out:
+            self.settings.check(data)
 
     def parameters(self) -> dict[str, Any]:
         """The settings as plain values, for the log."""
@@ -110,11 +131,23 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
             given[key] = (f"settings.{name}.{key}", own[key])
         elif key in shared:
             given[key] = (f"{stage}.{key}" if key != stage else stage, shared[key])
+    if SPARING in given:
+        key, names = given[SPARING]
+        _check_networks(key, names, config)
+        if config.network is None and stage not in ACROSS:
+            del given[SPARING]
     values = {key: _value(schema[key], *where) for key, where in given.items()}
     for key, entry in schema.items():
         if key not in values and entry.default is NO_DEFAULT and entry.default_factory is NO_DEFAULT:
             refuse(f"settings.{name}.{key}", "(absent)", f"a value of type {entry.type}")
-    return Experiment(name, module.SECTION, getattr(module, name), module.Settings(**values), stage in ACROSS)
+    named = config.experiments is not None
+    return Experiment(name, module.SECTION, getattr(module, name), module.Settings(**values), stage in ACROSS, named)
+
+
+def _check_networks(key: str, names: Sequence[str] | None, config: Config) -> None:
+    for name in names or ():
+        if name not in config.networks:
+            refuse(key, name, "one of " + ", ".join(config.networks))
 
 
 def _value(entry: Field[Any], key: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.checks import InputError, check_images, check_logits, check_model, refuse
 from pipeline.executor import Executor
 from pipeline.models import build, load_weights, read_metadata, save_weights
-from pipeline.training import Recipe
+from pipeline.training import Recipe, warm_up
 from pipeline.types import Dataset, Network
 from stages.config import OPEN, Config, NetworkConfig, check_network, factory, ready, recipe
 from stages.experiments import Experiment
@@ -48,22 +48,33 @@ class Candidate:
     factory: Callable[..., nn.Module]
     recipe: Recipe | None
 
-    def probe(self, experiments: list[Experiment]) -> None:
+    def probe(self, experiments: list[Experiment], *, described: bool = False) -> None:
         """Hold, before any work, that model, data and attacks fit together.
 
+        Args:
+            experiments: to be run.
+            described: the network is no suite's, so that there has to be something to measure on it.
+
         Raises:
-            InputError: the model cannot take the images, its logits are not finite, or an attack's option is wrong.
+            InputError: the model cannot take the images, its logits are not finite, an attack's option is wrong, or
+                nothing can be measured on these data.
         """
         check_images(self.data.test.images, key="dataset.images")
         if len(self.data.test) == 0:
             refuse("dataset", f"{self.data.name} without test images", "a data set with at least one test image")
         if self.recipe is not None and len(self.data.train) == 0:
-            refuse("dataset", f"{self.data.name} without training images",
-                   "a data set with training images, or a model with a checkpoint or weights")
+            refuse(
+                "dataset",
+                f"{self.data.name} without training images",
+                "a data set with training images, or a model with a checkpoint or weights",
+            )
         model = build(self.factory, self.data, 0)
         check_model(model)
         check_logits(model(self.data.test.images[:2]).detach(), min(2, len(self.data.test)))
+        if described and all(experiment.lacks(self.data) for experiment in experiments):
+            refuse("dataset", f"{self.data.name} without training images", "a data set with training images")
         for experiment in experiments:
+            experiment.check(self.name, self.data)
             for field, attack in experiment.attacks().items():
                 known = inspect.signature(attack).parameters
                 left = {name: 1 for name in OPEN if name in known and attack.keywords.get(name) is None}
@@ -80,6 +91,8 @@ class Candidate:
             return Network(self.name, self.data.name, {s: executor.to_device(m) for s, m in models.items()})
         stored = {seed: None if stage == "train" else self._stored(seed, config.suite.name) for seed in config.seeds}
         absent = [seed for seed, model in stored.items() if model is None]
+        if absent:
+            warm_up()
         found = executor.each(partial(trained, self.factory, self.data, self.recipe, executor=executor), absent)
         made = dict(zip(absent, found, strict=True))
         models = {seed: executor.to_device(model or made[seed][0]) for seed, model in stored.items()}

@@ -42,7 +42,7 @@ def run_stage(stage: str, config: Config) -> None:
     experiments = select(stage, config)
     chosen, notes = candidates(config) if stage in ACROSS else ([candidate(config)], [])
     for each in chosen:
-        each.probe(experiments)
+        each.probe(experiments, described=config.network is None and stage not in ACROSS)
     executor = Executor(**config.executor, alive=_parent_watch())
     folder = output_folder(config)
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:

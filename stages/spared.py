@@ -13,7 +13,7 @@ def spared(network: Network, networks: Sequence[str] | None) -> Findings | None:
 
     Args:
         network: the one that the stage runs on.
-        networks: names of those to measure; None is all.
+        networks: names of those of the suite to measure; None is all.
     """
     if networks is None or network.name in networks:
         return None

@@ -2,7 +2,7 @@
 
 from pipeline.training.adversarial import extra_epochs, fine_tune, perturbed_split
 from pipeline.training.cure import Cure, cure_penalty
-from pipeline.training.loop import TrainingDiverged, TrainResult, train
+from pipeline.training.loop import TrainingDiverged, TrainResult, train, warm_up
 from pipeline.training.objectives import Adversarial, CrossEntropy
 from pipeline.training.recipe import Recipe
 
@@ -18,4 +18,5 @@ __all__ = [
     "fine_tune",
     "perturbed_split",
     "train",
+    "warm_up",
 ]

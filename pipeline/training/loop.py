@@ -1,6 +1,7 @@
 """Training a classifier: seeded, resumable, and the same bytes from the same seed."""
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = [
     "optimiser_of",
     "snapshot",
     "train",
+    "warm_up",
 ]
 
 History: TypeAlias = dict[str, list[float]]
@@ -308,6 +310,11 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "adam":
         return torch.optim.Adam(model.parameters(), rate, weight_decay=decay, fused=True)
     return torch.optim.SGD(model.parameters(), rate, recipe.momentum, weight_decay=decay, fused=True)
+
+
+def warm_up() -> None:
+    """Import what an optimiser imports at its first step: seconds, once instead of in each forked process."""
+    importlib.import_module("torch._dynamo")
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

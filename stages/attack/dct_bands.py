@@ -75,6 +75,15 @@ class Settings:
         if self.block is not None:
             check_count("block", self.block)
 
+    def bands(self, data: Dataset) -> "Bands":
+        """The bands of the data's images."""
+        return Bands(data.shape, self.block or block_side(*data.shape[1:]))
+
+    def check(self, data: Dataset) -> None:
+        """Hold that there are three bands."""
+        if (bands := self.bands(data)).count < 3:
+            refuse("block", bands.block, f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}")
+
 
 @dataclass(frozen=True)
 class Bands:
@@ -132,14 +141,13 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
     Raises:
         InputError: the images are too small for three bands of the given block.
     """
-    bands = Bands(data.shape, settings.block or block_side(*data.shape[1:]))
-    if bands.count < 3:
-        refuse("block", bands.block, f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}")
+    settings.check(data)
+    bands = settings.bands(data)
     images = held_out(data, settings.samples).images
-    found = [
-        _measure(model, images, bands, settings, executor.scope("dct_bands", seed))
-        for seed, model in sorted(network.models.items())
-    ]
+    found = executor.each(
+        lambda seed: _measure(network.models[seed], images, bands, settings, executor.scope("dct_bands", seed)),
+        sorted(network.models),
+    )
     samples = joined([quantities for quantities, _ in found])
     estimates = measured(paired_bootstrap(samples, _statistics(bands), resamples=settings.resamples))
     table = _table(bands, samples, estimates)

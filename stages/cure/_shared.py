@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from pipeline.checks import check_choice, check_count, check_positive, number, r
 from pipeline.evaluation import attack_name, correct, held_out, recomputed_success, takes_generator
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.training import Adversarial, CrossEntropy, Cure, Recipe, train
+from pipeline.training import Adversarial, CrossEntropy, Cure, Recipe, train, warm_up
 from pipeline.types import Attack, Classifier, Dataset, Images, Labels, Mask, Network, Split
 from stages.finetune._shared import some_images
 from stages.spared import spared
@@ -84,7 +84,7 @@ class Common:
         train_samples: training images, a stratified choice; None takes all.
         samples: held-out images.
         resamples: of the bootstrap.
-        networks: the networks to spend the time on; None takes all.
+        networks: the suite's networks to spend the time on; None takes all.
         overrides: network -> settings of its own, of which the experiment's own are some.
     """
 
@@ -128,6 +128,13 @@ class Common:
             check_count(name, getattr(self, name))
         if self.train_samples is not None:
             check_count("train_samples", self.train_samples)
+
+    trains: ClassVar[bool] = True
+
+    def check(self, data: Dataset) -> None:
+        """Hold that there is something to tune on."""
+        if len(data.train) == 0:
+            refuse("dataset", f"{data.name} without training images", "a data set with training images")
 
     def cure(self, std: float, direction: str = "sign") -> Cure:
         """CURE in pixel units, on data whose pixels have the standard deviation ``std``."""
@@ -263,8 +270,7 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
     Raises:
         InputError: the data set has no training images, or the network is not trained.
     """
-    if len(data.train) == 0:
-        refuse("dataset", f"{data.name} without training images", "a data set with training images")
+    settings.check(data)
     clean, test = some_images(data.train, settings.train_samples), held_out(data, settings.samples)
     tried = held_out(data, settings.eps_samples)
     std = sum(data.std) / len(data.std)
@@ -274,6 +280,7 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
         Study(model, seed, clean, test, tried, settings, executor.scope("cure", seed), std, eps, seed == first)
         for seed, model in sorted(network.models.items())
     ]
+    warm_up()
     for study in found:
         share = float(study.right(study.original, data=tried).mean())
         if share <= 1 / len(data.classes) + CHANCE:

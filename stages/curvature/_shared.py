@@ -254,9 +254,7 @@ class Study:
         Raises:
             InputError: it cannot.
         """
-        made = min(products or self.settings.products, self.d)
-        if count > self.d or (2 * count > made and made < self.d):
-            refuse("products", made, f"at least twice the dimension {count} of the subspace, in d = {self.d}")
+        check_products(products or self.settings.products, count, self.d)
 
     def swept(self, factor: float) -> RitzPairs:
         """:meth:`ends` with ``factor`` times h, of the few images and products of the sweep."""
@@ -338,6 +336,17 @@ def within(basis: Tensor, like: Images, count: int, radius: float, *purpose: obj
 def dimension_of(count: int, d: int) -> int:
     """A number of directions that the thesis gives for d = 3,072, in proportion where d is smaller."""
     return max(1, round(count * min(1.0, d / THESIS_D)))
+
+
+def check_products(products: int, count: int, d: int) -> None:
+    """Hold that ``products`` with the average Hessian give S_c of ``count`` dimensions in d.
+
+    Raises:
+        InputError: they do not, see :meth:`Study.check_curved`.
+    """
+    made = min(products, d)
+    if count > d or (2 * count > made and made < d):
+        refuse("products", made, f"at least twice the dimension {count} of the subspace, in d = {d}")
 
 
 def named(numbers: Mapping[str, Estimate], settings: Common) -> dict[str, Estimate]:

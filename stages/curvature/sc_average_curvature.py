@@ -1,5 +1,6 @@
 """The curvature of the decision boundary along the shared curved directions (Section 6.4.1, Figure 6.9a)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,17 @@ from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import COLOURS, estimate_line, line_figure, styled
 from pipeline.types import Dataset, Network
-from stages.curvature._shared import Common, Study, named, notes, sign_shares, spread_margin, studies, within
+from stages.curvature._shared import (
+    Common,
+    Study,
+    check_products,
+    named,
+    notes,
+    sign_shares,
+    spread_margin,
+    studies,
+    within,
+)
 from stages.semirandom._shared import columns
 from stages.spared import spared
 from stages.universal._shared import of_means, spearman, stacked
@@ -52,6 +63,10 @@ class Settings(Common):
         check_count("directions", self.directions)
         check_dimensions(self.dimensions, self.small)
 
+    def check(self, data: Dataset) -> None:
+        """Hold that subspaces as large can be had."""
+        check_products(self.products, self.dimensions[-1], math.prod(data.shape))
+
 
 def check_dimensions(dimensions: Sequence[int], small: int) -> None:
     """Hold that ``dimensions`` are two or more ascending whole numbers above 0, ``small`` among them."""
@@ -80,7 +95,7 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
     if (absent := spared(network, settings.networks)) is not None:
         return absent
     found = studies(network, data, settings, executor)
-    found[0].check_curved(settings.dimensions[-1])
+    settings.check(data)
     samples = stacked(executor.each(lambda study: _measure(study, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     table = _table(numbers, settings)

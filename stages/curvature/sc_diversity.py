@@ -18,11 +18,12 @@ from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import Panel, bar_figure, image_grid
 from pipeline.randomness import seeded
-from pipeline.training import Recipe, extra_epochs, fine_tune
+from pipeline.training import Recipe, extra_epochs, fine_tune, warm_up
 from pipeline.types import Classifier, Dataset, Network, Split
 from stages.curvature._shared import (
     Study,
     WithUniversal,
+    check_products,
     dimension_of,
     fooled_shares,
     named,
@@ -87,6 +88,10 @@ class Settings(WithUniversal):
                 refuse(name, getattr(self, name), "a number in (0, 1]")
         check_positive("learning_rate_factor", self.learning_rate_factor)
 
+    def check(self, data: Dataset) -> None:
+        """Hold that subspaces as large can be had."""
+        check_products(self.products, self.small, math.prod(data.shape))
+
 
 def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Compare random vectors of S_c, and retrain on some of them.
@@ -106,11 +111,12 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
         return absent
     found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
     first, case = found[0]
-    first.check_curved(settings.small)
+    settings.check(data)
     numbers = _cosine_numbers(first.d, settings)
     retrained = bool(len(data.train))
     if retrained:
         recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
+        warm_up()
         samples = stacked(executor.each(lambda pair: _measure(*pair, data, recipe, settings), found))
         numbers |= paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     tables = {"cosines": _cosine_table(first.d, settings)}

@@ -1,5 +1,6 @@
 """Random vectors of the shared curved directions as universal perturbations (Section 6.4.1, Figure 6.9b)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from pipeline.types import Dataset, Network
 from stages.curvature._shared import (
     Study,
     WithUniversal,
+    check_products,
     fooled_shares,
     named,
     noise_norm,
@@ -61,6 +63,10 @@ class Settings(WithUniversal):
         if not 0 < self.noise_share <= 1:
             refuse("noise_share", self.noise_share, "a share in (0, 1]")
 
+    def check(self, data: Dataset) -> None:
+        """Hold that subspaces as large can be had."""
+        check_products(self.products, self.dimensions[-1], math.prod(data.shape))
+
 
 def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Count whom random vectors of S_c, of S_f, of the controls and of Algorithm 4 fool, all of one norm.
@@ -79,7 +85,7 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         return absent
     options = replace(settings, universal_samples=settings.algorithm_samples)
     found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
-    found[0][0].check_curved(settings.dimensions[-1])
+    settings.check(data)
     samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     first, case = found[0]

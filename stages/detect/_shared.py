@@ -78,6 +78,13 @@ class Common:
         if not 0 < self.false_positive_rate < 1:
             refuse("false_positive_rate", self.false_positive_rate, "a share in (0, 1)")
 
+    def check(self, data: Dataset) -> None:
+        """Hold that there are images to choose options on, and others to report on."""
+        if len(data.test) < 4:
+            refuse(
+                "dataset", f"{len(data.test)} test images", "at least 4, to choose options on some and report on others"
+            )
+
 
 @dataclass(frozen=True)
 class Option:
@@ -130,9 +137,7 @@ class Study:
             partial(judged, chosen, self.model), images, randomness=takes_generator(chosen)
         ).value
 
-    def curvatures(
-        self, images: Images, outputs: Sequence[str], h: Sequence[float]
-    ) -> tuple[ClassCurvatures, ...]:
+    def curvatures(self, images: Images, outputs: Sequence[str], h: Sequence[float]) -> tuple[ClassCurvatures, ...]:
         """The class curvatures at ``images``, one entry for each pair of output and step."""
         work = partial(
             class_curvatures,
@@ -168,10 +173,9 @@ class Study:
 
 def studies(network: Network, data: Dataset, settings: Common, executor: Executor) -> list[Study]:
     """One study for each training seed, all on the same two sets of images."""
+    settings.check(data)
     wanted = settings.calibration_samples + settings.samples
     images = held_out(data, wanted).images
-    if len(images) < 4:
-        refuse("dataset", f"{len(images)} test images", "at least 4, to choose options on some and report on others")
     cut = settings.calibration_samples * len(images) // wanted
     sets = images[:cut], images[cut:]
     return [

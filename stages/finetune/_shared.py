@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pipeline.evaluation import attack_name, held_out, judged, takes_generator, 
 from pipeline.executor import Executor
 from pipeline.findings import Estimate
 from pipeline.norms import norms, relative_norms
-from pipeline.training import Recipe, extra_epochs, fine_tune, perturbed_split
+from pipeline.training import Recipe, extra_epochs, fine_tune, perturbed_split, warm_up
 from pipeline.types import Attack, Classifier, Dataset, Network, Perturbed, Split
 
 __all__ = [
@@ -83,6 +84,13 @@ class Common:
             check_count("train_samples", self.train_samples)
         if not 0 < self.fooling_rate <= 1:
             refuse("fooling_rate", self.fooling_rate, "a share in (0, 1]")
+
+    trains: ClassVar[bool] = True
+
+    def check(self, data: Dataset) -> None:
+        """Hold that there is something to tune on."""
+        if len(data.train) == 0:
+            refuse("dataset", f"{data.name} without training images", "a data set with training images")
 
 
 @dataclass(frozen=True)
@@ -164,8 +172,7 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
     Raises:
         InputError: the data set has no training images.
     """
-    if len(data.train) == 0:
-        refuse("dataset", f"{data.name} without training images", "a data set with training images")
+    settings.check(data)
     clean = some_images(data.train, settings.train_samples)
     test = held_out(data, settings.samples)
     return [
@@ -176,6 +183,7 @@ def studies(network: Network, data: Dataset, settings: Common, executor: Executo
 
 def tune_all(found: Sequence[Study], sets: Sequence[tuple[str, float]], recipe: Recipe, executor: Executor) -> None:
     """Fine-tune the networks of all seeds on training sets (strategy, scale), so that no process waits for the last."""
+    warm_up()
     jobs = [(study, *chosen) for chosen in sets for study in found]  # neighbours share no attack on the training images
     executor.each(lambda job: job[0].tuned(job[0].perturbed(*job[1:]), recipe), jobs)
 

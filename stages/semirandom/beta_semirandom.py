@@ -41,6 +41,12 @@ class Settings(Common):
         if len(self.ratios) < 2 or list(self.ratios) != sorted(set(self.ratios)) or self.ratios[0] < 1:
             refuse("ratios", self.ratios, "two or more rising whole numbers >= 1")
 
+    def check(self, data: Dataset) -> None:
+        """Hold that the smallest subspace has two dimensions."""
+        d = math.prod(data.shape)
+        if round(d / self.ratios[-1]) < 2:
+            refuse("ratios", self.ratios[-1], f"at most {d // 2}, for subspaces of two of the {d} dimensions")
+
 
 def beta_semirandom(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Measure beta(f; m) = sqrt(m / d) mean ||r_S|| / ||r*|| for a random subspace S of each image's own.
@@ -58,10 +64,9 @@ def beta_semirandom(network: Network, data: Dataset, settings: Settings, executo
     Raises:
         InputError: the images have too few dimensions for the smallest subspace to have two.
     """
+    settings.check(data)
     d = math.prod(data.shape)
     dimensions = {ratio: round(d / ratio) for ratio in settings.ratios}
-    if dimensions[settings.ratios[-1]] < 2:
-        refuse("ratios", settings.ratios[-1], f"at most {d // 2}, for subspaces of two of the {d} dimensions")
     images = held_out(data, settings.samples).images
     samples = joined(
         [

@@ -57,6 +57,11 @@ class Settings(Common):
         super().__post_init__()
         check_count("m", self.m, minimum=2)
 
+    def check(self, data: Dataset) -> None:
+        """Hold that the subspaces are smaller than the space of the images."""
+        if self.m >= (d := math.prod(data.shape)):
+            refuse("m", self.m, f"a whole number below d = {d}")
+
 
 def noise_regimes_example(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Measure how large random noise, a perturbation in m random dimensions, and the worst case have to be.
@@ -76,9 +81,8 @@ def noise_regimes_example(network: Network, data: Dataset, settings: Settings, e
     Raises:
         InputError: m is not below the number of dimensions.
     """
+    settings.check(data)
     d = math.prod(data.shape)
-    if settings.m >= d:
-        refuse("m", settings.m, f"a whole number below d = {d}")
     images = held_out(data, settings.samples).images
     found = [
         _measure(model, images, settings, executor.scope("noise_regimes_example", seed), seed)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -19,7 +20,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
 from pipeline.plots import bar_figure
 from pipeline.randomness import seeded
-from pipeline.training import Recipe, extra_epochs, fine_tune
+from pipeline.training import Recipe, extra_epochs, fine_tune, warm_up
 from pipeline.types import Classifier, Dataset, Network, Split, predict
 from stages.spared import spared
 from stages.universal._shared import (
@@ -92,6 +93,13 @@ class Settings(Common):
         if not 0 < self.share <= 1:
             refuse("share", self.share, "a probability in (0, 1]")
 
+    trains: ClassVar[bool] = True
+
+    def check(self, data: Dataset) -> None:
+        """Hold that there is something to tune on."""
+        if len(data.train) == 0:
+            refuse("dataset", f"{data.name} without training images", "a data set with training images")
+
 
 def uap_defence(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Fine-tune on training images of which half carry a universal vector, and judge with new vectors.
@@ -111,12 +119,12 @@ def uap_defence(network: Network, data: Dataset, settings: Settings, executor: E
     """
     if (absent := spared(network, settings.networks)) is not None:
         return absent
-    if len(data.train) == 0:
-        refuse("dataset", f"{data.name} without training images", "a data set with training images")
+    settings.check(data)
     chosen = choose(data.train.labels, settings.tune_samples, "fine-tuning")
     tune = Split(data.train.images[chosen], data.train.labels[chosen])
     recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
     found = cases(network, data, settings, executor)
+    warm_up()
     arms = executor.each(lambda case: _arms(case, tune, recipe, settings), found)
     samples = stacked([_measure(own, data.test, settings) for own in arms])
     statistics = _statistics([f"ft{k}" for k in range(1, settings.rounds + 1)])
@@ -273,9 +281,7 @@ def _table(numbers: Mapping[str, Estimate], arms: Mapping[str, Arm]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def _figure(
-    network: Network, numbers: Mapping[str, Estimate], arms: Mapping[str, Arm], settings: Settings
-) -> Figure:
+def _figure(network: Network, numbers: Mapping[str, Estimate], arms: Mapping[str, Arm], settings: Settings) -> Figure:
     titles = {name: _title(name).replace(", ", ",\n") for name in arms}
     bars = {
         titles[name]: {"fooled by a new vector": numbers[f"fool_{name}"], "clean error": numbers[f"err_{name}"]}

@@ -231,10 +231,11 @@ def _draw(axes: Axes, graph: nx.DiGraph, data: Dataset, title: str, *, shares: b
     size = 620 if named else 60
     for i, j, edge in graph.edges(data=True):
         arrow = {"arrowstyle": "-|>", "color": "#7b8794", "linewidth": 1 + 2.5 * edge["share"], "mutation_scale": 15}
-        arrow |= {"shrinkA": size**0.5 / 2, "shrinkB": size**0.5 / 2, "connectionstyle": "arc3,rad=0.1"}
+        bend = 0.3 if graph.has_edge(j, i) else 0.1  # two edges between the same labels bow apart
+        arrow |= {"shrinkA": size**0.5 / 2, "shrinkB": size**0.5 / 2, "connectionstyle": f"arc3,rad={bend}"}
         axes.annotate("", xy=places[j], xytext=places[i], arrowprops=arrow, zorder=1)
         if shares and named:
-            x, y = (0.6 * a + 0.4 * b for a, b in zip(places[i], places[j], strict=True))
+            x, y = _on_arc(places[i], places[j], bend, 0.4)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
             axes.text(x, y, f"{edge['share']:.0%}", ha="center", va="center", fontsize=9.5, bbox=box, zorder=2)
     colours = [COLOURS[1] if node == root else COLOURS[0] for node in graph]
@@ -250,6 +251,15 @@ def _draw(axes: Axes, graph: nx.DiGraph, data: Dataset, title: str, *, shares: b
     axes.set_title(title, loc="center", fontsize=11)
     axes.margins(0.16)
     axes.set_aspect("equal")
+
+
+def _on_arc(start: tuple[float, float], stop: tuple[float, float], bend: float, t: float) -> tuple[float, float]:
+    """The point at ``t`` in [0, 1] of matplotlib's arc3: a parabola whose control point lies beside the middle."""
+    across, up = stop[0] - start[0], stop[1] - start[1]
+    control = (start[0] + across / 2 + bend * up, start[1] + up / 2 - bend * across)
+    points = zip(start, control, stop, strict=True)
+    x, y = ((1 - t) ** 2 * a + 2 * t * (1 - t) * c + t**2 * b for a, c, b in points)
+    return x, y
 
 
 def _rings(graph: nx.DiGraph) -> dict[int, tuple[float, float]]:

@@ -21,6 +21,11 @@ def stages_of(root):
     return {name: stage.get("do", stage) for name, stage in stages.items()}
 
 
+def item(stage):
+    """What stands for the network's name in a stage that runs on each."""
+    return "${item}" if stage == "cure" else "${key}"
+
+
 @pytest.fixture(scope="module")
 def graph(root):
     return stages_of(root)
@@ -74,7 +79,7 @@ def test_every_dep_exists_in_the_repository(root, graph, stage):
 def test_a_stage_waits_for_the_networks(graph, stage):
     deps = [dep for dep in graph[stage]["deps"] if dep.startswith("results/")]
     if stage != "train":
-        assert "results/${suite.name}/train" + ("" if stage in ACROSS else "/${key}/tensors") in deps
+        assert "results/${suite.name}/train" + ("" if stage in ACROSS else f"/{item(stage)}/tensors") in deps
     assert f"results/${{suite.name}}/{stage}" in graph["report"]["deps"]
 
 
@@ -82,7 +87,7 @@ def test_a_stage_waits_for_the_networks(graph, stage):
 def test_a_stage_lists_its_five_outputs(graph, stage):
     outs = [out if isinstance(out, str) else next(iter(out)) for out in graph[stage]["outs"]]
     metrics = [next(iter(metric)) for metric in graph[stage]["metrics"]]
-    folder = f"results/${{suite.name}}/{stage}/" + ("all" if stage in ACROSS else "${key}")
+    folder = f"results/${{suite.name}}/{stage}/" + ("all" if stage in ACROSS else item(stage))
     names = ("metrics.json", "timings.json", "tables", "figures", "tensors")
     assert {*outs, *metrics} == {f"{folder}/{name}" for name in names}
     assert f"output={folder} " in graph[stage]["cmd"]
@@ -91,10 +96,17 @@ def test_a_stage_lists_its_five_outputs(graph, stage):
 @pytest.mark.parametrize("stage", built())
 def test_a_stage_tracks_the_settings_of_its_experiments(root, graph, stage):
     params = graph[stage]["params"]
-    assert {"seeds", stage, "networks" if stage in ACROSS else "networks.${key}"} <= set(params)
+    assert {"seeds", stage, "networks" if stage in ACROSS else f"networks.{item(stage)}"} <= set(params)
     configured = yaml.safe_load((root / "params.yaml").read_text())["settings"]
     tracked = {param.removeprefix("settings.") for param in params if param.startswith("settings.")}
     assert tracked == set(experiments_of(stage)) & set(configured)
+
+
+def test_cure_runs_on_no_network_that_the_suite_spares_it(root):
+    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["cure"]
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    assert stage["foreach"] == "${cure.networks}"
+    assert set(params["cure"]["networks"]) <= set(params["networks"])
 
 
 def test_a_suite_sets_no_experiment_that_the_graph_does_not_track(root):
