@@ -190,6 +190,13 @@ class Executor:
         if self._progress and self.is_global_zero:
             say(line)
 
+    def share(self, count: int, work: Callable[[int], None]) -> None:
+        """Call ``work``, which leaves files behind, with every index below ``count``, in the processes of a CPU.
+
+        What a copy of this process fails at is left undone, in silence.
+        """
+        self._crew.share(count, work)
+
     def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """``[function(item) for item in items]``, the processes of a CPU taking one item after the other.
 

@@ -9,14 +9,17 @@ import copy
 import logging
 import os
 import re
+import shutil
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -70,13 +73,16 @@ class Settings:
 class Run:
     """A run that is not logged: what every stage writes to when tracking is off."""
 
-    def log_findings(self, experiment: str, findings: Findings, section: str) -> None:
+    def log_findings(
+        self, experiment: str, findings: Findings, section: str, drawn: Mapping[str, Path] = MappingProxyType({})
+    ) -> None:
         """Log the numbers, timings, curves, tables and figures of one experiment.
 
         Args:
             experiment: its id, the first part of every name.
             findings: its results; their tensors stay out.
             section: the section of the thesis.
+            drawn: PNG files of the figures, by their names; one without a file is drawn here.
         """
 
     def log_dataset(self, data: Dataset) -> None:
@@ -111,20 +117,16 @@ class _Logged(Run):
         for start in range(0, len(flat), 100):
             self._client.log_batch(self._id, params=flat[start : start + 100])
 
-    def log_findings(self, experiment: str, findings: Findings, section: str) -> None:
+    def log_findings(
+        self, experiment: str, findings: Findings, section: str, drawn: Mapping[str, Path] = MappingProxyType({})
+    ) -> None:
         self._client.set_tag(self._id, f"thesis.section.{experiment}", section)
         self._log_curves(experiment, findings.curves)
         self._log_curves(experiment, {name: [e.value] for name, e in findings.numbers.items()})
         self._log_curves(f"{experiment}/timings", {name: [e.value] for name, e in findings.timings.items()})
-        tables = {"numbers": _table(findings.numbers), "timings": _table(findings.timings), **findings.tables}
-        for name, table in tables.items():
-            if len(table):
-                text = table.to_csv(index=False)
-                self._client.log_text(self._id, text, f"{experiment}/{_name(name, '_')}.csv")
-        for name, figure in findings.figures.items():
-            self._client.log_figure(self._id, figure, f"{experiment}/{_name(name, '_')}.png")
-        if findings.notes:
-            self._client.log_text(self._id, "\n".join(findings.notes) + "\n", f"{experiment}/notes.txt")
+        with tempfile.TemporaryDirectory() as name:
+            _write_files(Path(name), findings, drawn)
+            self._client.log_artifacts(self._id, name, experiment)
 
     def _log_curves(self, group: str, curves: Mapping[str, Sequence[float]]) -> None:
         now = int(time.time() * 1000)
@@ -297,6 +299,22 @@ class SweepParent(Callback):  # type: ignore[misc]
         if os.environ.get(PARENT) == getattr(self, "_run", ""):
             del os.environ[PARENT]
             _close_parent(self._store, self._run, failed)
+
+
+def _write_files(folder: Path, findings: Findings, drawn: Mapping[str, Path]) -> None:
+    """Tables, figures and notes of an experiment, as files to log."""
+    tables = {"numbers": _table(findings.numbers), "timings": _table(findings.timings), **findings.tables}
+    for name, table in tables.items():
+        if len(table):
+            table.to_csv(folder / f"{_name(name, '_')}.csv", index=False)
+    for name, figure in findings.figures.items():
+        path = folder / f"{_name(name, '_')}.png"
+        if name in drawn:
+            shutil.copyfile(drawn[name], path)
+        else:
+            figure.savefig(path, format="png")
+    if findings.notes:
+        (folder / "notes.txt").write_text("\n".join(findings.notes) + "\n", encoding="utf-8")
 
 
 class _Store:

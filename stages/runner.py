@@ -1,5 +1,6 @@
 """Runs a stage: reads the configuration, prepares the network, calls the experiments, writes and logs the results."""
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from stages.command_line import command_line
 from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
 from stages.networks import ALL, Candidate, candidate, candidates
-from stages.results import write_results
+from stages.results import figure_files, write_results
 
 __all__ = ["main", "run_stage"]
 
@@ -46,6 +47,7 @@ def run_stage(stage: str, config: Config) -> None:
     executor = Executor(**config.executor, alive=_parent_watch())
     folder = output_folder(config)
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
+        gc.enable()  # the libraries are there
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
         data = {each.name: each.data for each in chosen}
         findings = {e.name: _measured(e, networks, data, executor) for e in experiments}
@@ -54,7 +56,7 @@ def run_stage(stage: str, config: Config) -> None:
         if not executor.is_global_zero:
             return
         sections = {e.name: e.section for e in experiments}
-        write_results(folder, _header(stage, networks, data), findings, sections)
+        write_results(folder, _header(stage, networks, data), findings, sections, executor.share)
         if stage == "train":
             chosen[0].save(networks[chosen[0].name], folder / "tensors")
         _log(run, networks, data, findings, sections, folder)
@@ -100,7 +102,7 @@ def _log(
     for each in {id(each): each for each in data.values()}.values():
         run.log_dataset(each)
     for name, found in findings.items():
-        run.log_findings(name, found, sections[name])
+        run.log_findings(name, found, sections[name], figure_files(folder, name, found))
     if "train_classifiers" in findings:
         for name, network in networks.items():
             run.log_model(network.model, data[name].test.images[:2], name)

@@ -365,6 +365,16 @@ def test_artifacts_are_found_after_a_move(home, quiet, tmp_path_factory, monkeyp
     assert place == database.artifacts(there / "mlflow.db")
 
 
+def test_a_figure_that_was_drawn_already_is_logged_as_it_is(home, quiet):
+    (home / "drawn.png").write_bytes(b"its bytes")
+    with stage_run(quiet, **OPTIONS) as run:
+        run.log_findings("attack_l2", findings(), "3.3", {"figure_3_5": home / "drawn.png"})
+    store = tracking._Store(quiet)
+    (logged,) = store.search("")
+    place = store.client.download_artifacts(logged.info.run_id, "attack_l2/figure_3_5.png")
+    assert Path(place).read_bytes() == b"its bytes"
+
+
 def test_relocation_leaves_other_addresses_alone(tmp_path):
     file = tmp_path / "db"
     with sqlite3.connect(file) as connection:

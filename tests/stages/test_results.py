@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pipeline.findings import Estimate, Findings
-from stages.results import write_results
+from stages.results import figure_files, write_results
 
 
 def findings(value):
@@ -58,3 +58,23 @@ def test_a_failure_leaves_the_old_results_whole(tmp_path):
         write_results(tmp_path, HEADER, {"attack_l2": broken}, {"attack_l2": "Table 3.1"})
     assert (tmp_path / "metrics.json").read_bytes() == before
     assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_figures_drawn_by_others_are_the_same_and_a_lost_one_is_drawn_here(tmp_path):
+    drawn = []
+
+    def only_even(count, work):
+        for index in range(0, count, 2):
+            drawn.append(index)
+            work(index)
+
+    two = findings(0.2)
+    two.figures["again"] = two.figures["rho / eps"]
+    for folder, share in (("alone", None), ("shared", only_even)):
+        write_results(tmp_path / folder, HEADER, {"attack_l2": two}, {"attack_l2": "Table 3.1"}, share)
+    assert drawn == [0]
+    files = figure_files(tmp_path / "alone", "attack_l2", two)
+    assert sorted(files) == ["again", "rho / eps"]
+    for path in files.values():
+        assert path.read_bytes() == (tmp_path / "shared" / "figures" / path.name).read_bytes()
+    assert not list(tmp_path.rglob("*.part"))
