@@ -36,10 +36,11 @@ OPEN = ("radius",)
 
 @dataclass
 class SuiteConfig:
-    """A suite's name and which of its networks answers a claim about a network of the thesis."""
+    """A suite's name, which of its networks each chapter measures, and which answers for a network of the thesis."""
 
     name: str = MISSING
     description: str = ""
+    networks: dict[str, list[str]] = field(default_factory=dict)
     counterparts: dict[str, str] = field(default_factory=dict)
 
 
@@ -106,10 +107,17 @@ def read(raw: DictConfig) -> Config:
     for name in config.cure.get("overrides") or ():
         if name not in config.networks:
             refuse("cure.overrides", name, "one of " + ", ".join(config.networks))
-    for claimed, name in config.suite.counterparts.items():
-        if name not in config.networks:
-            refuse(f"suite.counterparts.{claimed}", name, "one of " + ", ".join(config.networks))
+    _check_suite(config)
     return config
+
+
+def _check_suite(config: Config) -> None:
+    named = {f"suite.counterparts.{claimed}": [name] for claimed, name in config.suite.counterparts.items()}
+    named |= {f"suite.networks.{stage}": names for stage, names in config.suite.networks.items()}
+    for key, names in named.items():
+        for name in names:
+            if name not in config.networks:
+                refuse(key, name, "one of " + ", ".join(config.networks))
 
 
 def check_network(network: NetworkConfig, key: str) -> None:

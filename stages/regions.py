@@ -1,6 +1,6 @@
 """Pictures of decision regions in a plane."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def draw_regions(
         name: what the legend calls a class.
     """
     present = sorted(set(labels.unique().tolist()), key=lambda label: (label != own, label))
-    colours = [OWN if label == own else _pale(COLOURS[1 + label % (len(COLOURS) - 1)]) for label in present]
+    colours = _colours(present, own)
     codes = np.zeros(tuple(labels.shape))
     for code, label in enumerate(present):
         codes[(labels == label).cpu().numpy()] = code
@@ -47,6 +47,19 @@ def draw_regions(
         for colour, label in zip(colours, present, strict=True):
             axes.plot([], [], "s", color=colour, markersize=9, label=name(label))
         axes.grid(visible=False)
+
+
+def _colours(present: Sequence[int], own: int) -> list[str]:
+    """Each class's own colour, as far as no class before it in the same picture has it."""
+    others = COLOURS[1:]
+    taken: dict[int, int] = {}
+    for label in present:
+        place = label % len(others)
+        while label != own and place in taken.values() and len(taken) < len(others):
+            place = (place + 1) % len(others)
+        if label != own:
+            taken[label] = place
+    return [OWN if label == own else _pale(others[taken[label]]) for label in present]
 
 
 def _pale(colour: str) -> str:

@@ -252,7 +252,7 @@ def _extremes_figure(network: Network, found: Mapping[str, Tensor]) -> Figure:
     axes = grid[0, 0]
     with styled():
         axes.plot(-found["smallest"], found["largest"], "o", color=COLOURS[0], alpha=0.7)
-        top = 1.05 * float(torch.cat([-found["smallest"], found["largest"]]).max())
+        top = 1.05 * float(torch.cat([-found["smallest"], found["largest"]]).nan_to_num(0.0).max())
         axes.plot([0, top], [0, top], "--", color="#6b7580", linewidth=1.2, label="as much to either side")
         axes.set(xlabel=r"$-\kappa$ of the most negative direction", ylabel=r"$\kappa$ of the most positive one")
         axes.set_title(f"Both ends of each spectrum,\n{network.name}, first training seed")

@@ -201,6 +201,7 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
             ecolor=COLOURS[0],
             label="$S_c$, standard deviation of images",
         )
+        figure.axes[0].autoscale(axis="y")
         figure.axes[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

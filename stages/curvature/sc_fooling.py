@@ -14,7 +14,7 @@ from pipeline.checks import check_count, refuse
 from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Estimate, Findings
-from pipeline.plots import estimate_line, line_figure
+from pipeline.plots import estimate_line, line_figure, styled
 from pipeline.types import Dataset, Network
 from stages.curvature._shared import (
     Study,
@@ -193,7 +193,7 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
         title: estimate_line(m, [numbers[f"fool_{kind}_{each}"] for each in m], style="-" if kind == "sc" else "--")
         for kind, title in KINDS.items()
     }
-    return line_figure(
+    figure = line_figure(
         lines,
         xlabel="dimension m of the subspace",
         ylabel="share of held-out images fooled",
@@ -201,8 +201,11 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
         references={"Algorithm 4": numbers["fool_uap"].value, "random vectors": numbers["fool_random"].value},
         log_x=True,
         limits=(0, 1),
-        width=8.0,
+        width=9.0,
     )
+    with styled():
+        figure.axes[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
 
 
 def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:

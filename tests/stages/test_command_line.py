@@ -101,6 +101,7 @@ BAD = [
      ["checkpoint", "absent.safetensors"]),
     ("finetune", ["finetune.epochs=0"], ["epochs", "0"]),
     ("cure", ["cure.networks=[lenet]"], ["cure.networks", "lenet", "mnist5k_lenet"]),
+    ("detect", ["suite.networks.detect=[lenet]"], ["suite.networks.detect", "lenet", "mnist5k_lenet"]),
     ("cure", ["network=mnist5k_lenet", "cure.h=0"], ["cure: h", "0"]),
     ("curvature", ["network=mnist5k_lenet", "curvature.h=-1"], ["curvature: h", "-1"]),
     ("topology", ["network=mnist5k_lenet", "topology.pairs=0"], ["topology: pairs", "0"]),

@@ -21,9 +21,13 @@ def stages_of(root):
     return {name: stage.get("do", stage) for name, stage in stages.items()}
 
 
+LISTED = ("semirandom", "curvature", "topology", "detect", "cure")
+"""Chapters whose networks a suite may list."""
+
+
 def item(stage):
     """What stands for the network's name in a stage that runs on each."""
-    return "${item}" if stage == "cure" else "${key}"
+    return "${item}" if stage in LISTED else "${key}"
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +106,18 @@ def test_a_stage_tracks_the_settings_of_its_experiments(root, graph, stage):
     assert tracked == set(experiments_of(stage)) & set(configured)
 
 
-def test_cure_runs_on_no_network_that_the_suite_spares_it(root):
-    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["cure"]
+def test_a_chapter_runs_on_the_networks_that_the_suite_lists_for_it(root):
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     params = yaml.safe_load((root / "params.yaml").read_text())
-    assert stage["foreach"] == "${cure.networks}"
-    assert set(params["cure"]["networks"]) <= set(params["networks"])
+    each = {name: stage["foreach"] for name, stage in stages.items() if "foreach" in stage}
+    assert {name: foreach for name, foreach in each.items() if foreach != "${networks}"} == {
+        name: f"${{suite.networks.{name}}}" for name in LISTED
+    }
+    assert set(params["suite"]["networks"]) == set(LISTED)
+    for names in params["suite"]["networks"].values():
+        assert names
+        assert set(names) <= set(params["networks"])
+    assert params["cure"]["networks"] == params["suite"]["networks"]["cure"]
 
 
 def test_a_suite_sets_no_experiment_that_the_graph_does_not_track(root):
