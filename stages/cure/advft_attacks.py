@@ -77,7 +77,7 @@ def advft_attacks(network: Network, data: Dataset, settings: Settings, executor:
         tables={"table_8_1": _table(numbers, settings)},
         figures={
             "table_8_1": bar_figure(
-                bars, ylabel="accuracy", title=f"Accuracy at eps = {found[0].eps:.3g}, {network.name}"
+                bars, ylabel="accuracy", title=f"Accuracy at eps = {found[0].eps:.3g}, {network.name}", width=9.0
             )
         },
         notes=[
