@@ -10,7 +10,8 @@ LAYERS = [
     {"pipeline.attacks", "pipeline.geometry", "pipeline.models", "pipeline.datasets"},
     {"pipeline.training", "pipeline.evaluation", "pipeline.plots", "pipeline.detection", "pipeline.claims",
      "pipeline.report", "pipeline.keys", "pipeline.storage", "pipeline.progress", "pipeline.processes",
-     "pipeline.database", "pipeline.crew", "pipeline.executor", "pipeline.tracking", "pipeline.params"},
+     "pipeline.database", "pipeline.crew", "pipeline.devices", "pipeline.executor", "pipeline.tracking",
+     "pipeline.params"},
     {"stages"},
 ]
 
