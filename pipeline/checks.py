@@ -16,6 +16,7 @@ __all__ = [
     "check_model",
     "check_norm",
     "check_positive",
+    "check_training_images",
     "number",
     "refuse",
 ]
@@ -99,6 +100,21 @@ def check_images(images: Tensor, *, key: str = "images", limits: tuple[float, fl
         refuse(key, "non-finite pixels", "finite pixels")
     if limits is not None and (low < limits[0] or high > limits[1]):
         refuse(f"{key}.range", f"[{low:.4g}, {high:.4g}]", f"pixels in [{limits[0]:g}, {limits[1]:g}]")
+
+
+def check_training_images(name: str, count: int, *, instead: str = "") -> None:
+    """Hold that the data set ``name`` has training images.
+
+    Args:
+        name: of the data set.
+        count: of its training images.
+        instead: what else would do.
+
+    Raises:
+        InputError: it has none.
+    """
+    if count == 0:
+        refuse("dataset", f"{name} without training images", f"a data set with training images{instead}")
 
 
 def check_model(model: nn.Module) -> None:

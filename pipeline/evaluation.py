@@ -220,7 +220,7 @@ def _mean(values: Tensor) -> Tensor:
 
 def _median(values: Tensor) -> Tensor:
     # The midpoint of the two middle values, as in numpy; torch.nanmedian takes the lower one.
-    ordered = values.flatten(-2).sort(dim=-1).values  # NaN comes last
+    ordered = torch.from_numpy(np.sort(values.flatten(-2).numpy()))  # faster than torch's; NaN comes last, too
     count = (~ordered.isnan()).sum(dim=-1, keepdim=True)
     low, high = ((count - 1).clamp_min(0) // 2, (count // 2).clamp_max(ordered.shape[-1] - 1))
     pair = torch.cat([ordered.gather(-1, low), ordered.gather(-1, high)], dim=-1)

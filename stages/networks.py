@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
-from pipeline.checks import InputError, check_images, check_logits, check_model, refuse
+from pipeline.checks import InputError, check_images, check_logits, check_model, check_training_images, refuse
 from pipeline.executor import Executor
 from pipeline.models import build, load_weights, read_metadata, save_weights
 from pipeline.training import Recipe, warm_up
@@ -62,17 +62,14 @@ class Candidate:
         check_images(self.data.test.images, key="dataset.images")
         if len(self.data.test) == 0:
             refuse("dataset", f"{self.data.name} without test images", "a data set with at least one test image")
-        if self.recipe is not None and len(self.data.train) == 0:
-            refuse(
-                "dataset",
-                f"{self.data.name} without training images",
-                "a data set with training images, or a model with a checkpoint or weights",
-            )
+        if self.recipe is not None:
+            instead = ", or a model with a checkpoint or weights"
+            check_training_images(self.data.name, len(self.data.train), instead=instead)
         model = build(self.factory, self.data, 0)
         check_model(model)
         check_logits(model(self.data.test.images[:2]).detach(), min(2, len(self.data.test)))
         if described and all(experiment.lacks(self.data) for experiment in experiments):
-            refuse("dataset", f"{self.data.name} without training images", "a data set with training images")
+            check_training_images(self.data.name, len(self.data.train))
         for experiment in experiments:
             experiment.check(self.name, self.data)
             for field, attack in experiment.attacks().items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks import deepfool, fgsm, pgd
-from pipeline.checks import check_choice, check_count, check_positive, number, refuse
+from pipeline.checks import check_choice, check_count, check_positive, check_training_images, number, refuse
 from pipeline.evaluation import attack_name, correct, held_out, recomputed_success, takes_generator
 from pipeline.executor import Executor
 from pipeline.findings import Findings
@@ -133,8 +133,7 @@ class Common:
 
     def check(self, data: Dataset) -> None:
         """Hold that there is something to tune on."""
-        if len(data.train) == 0:
-            refuse("dataset", f"{data.name} without training images", "a data set with training images")
+        check_training_images(data.name, len(data.train))
 
     def cure(self, std: float, direction: str = "sign") -> Cure:
         """CURE in pixel units, on data whose pixels have the standard deviation ``std``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.attacks import deepfool, fgsm, fgsm_smallest_eps
-from pipeline.checks import check_count, check_positive, refuse
+from pipeline.checks import check_count, check_positive, check_training_images, refuse
 from pipeline.datasets.sampling import stratified_order
 from pipeline.evaluation import attack_name, held_out, judged, takes_generator, valid
 from pipeline.executor import Executor
@@ -89,8 +89,7 @@ class Common:
 
     def check(self, data: Dataset) -> None:
         """Hold that there is something to tune on."""
-        if len(data.train) == 0:
-            refuse("dataset", f"{data.name} without training images", "a data set with training images")
+        check_training_images(data.name, len(data.train))
 
 
 @dataclass(frozen=True)

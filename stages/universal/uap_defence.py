@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.attacks.protocol import labels_at
-from pipeline.checks import check_count, check_positive, refuse
+from pipeline.checks import check_count, check_positive, check_training_images, refuse
 from pipeline.datasets.sampling import choose
 from pipeline.evaluation import Statistic, correct, difference, measured, paired_bootstrap, share
 from pipeline.executor import Executor
@@ -97,8 +97,7 @@ class Settings(Common):
 
     def check(self, data: Dataset) -> None:
         """Hold that there is something to tune on."""
-        if len(data.train) == 0:
-            refuse("dataset", f"{data.name} without training images", "a data set with training images")
+        check_training_images(data.name, len(data.train))
 
 
 def uap_defence(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
