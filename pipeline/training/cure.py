@@ -12,6 +12,7 @@ from pipeline.models.normalisation import Normalise, Normalised
 from pipeline.norms import norms
 from pipeline.training.objectives import CrossEntropy, Loss, Step, evaluating
 from pipeline.training.recipe import Recipe
+from pipeline.training.second_order import SecondOrder
 from pipeline.types import Classifier, Images, Labels, PerImage, class_logits
 
 __all__ = ["Cure", "cure_penalty"]
@@ -139,10 +140,10 @@ def _changes(model: nn.Module, images: Tensor, labels: Tensor, h: float, directi
 def _gradients(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Images, Tensor]:
     """The gradient of each image's own cross-entropy, a sum over the batch and no mean, and the logits."""
     leaf = points.detach().requires_grad_()
-    logits = class_logits(model(leaf))
+    with SecondOrder() as mode:
+        logits = class_logits(model(leaf))
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    (gradients,) = torch.autograd.grad(loss, leaf, create_graph=True)
-    return gradients, logits
+    return mode.gradient(loss, leaf), logits
 
 
 def _unit(gradients: Images, direction: str) -> Images:
