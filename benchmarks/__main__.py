@@ -17,9 +17,9 @@ from benchmarks.peers import PEERS
 from benchmarks.report import markdown
 from benchmarks.subspace import measure_subspaces
 from benchmarks.universal import Setting, measure_universal
-from pipeline.checks import InputError, check_count, refuse
-from pipeline.datasets import mnist5k
-from pipeline.models import pretrained
+from robustness_geometry.checks import InputError, check_count, refuse
+from robustness_geometry.datasets import mnist5k
+from robustness_geometry.models import pretrained
 
 __all__ = ["main"]
 
@@ -35,10 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables and write them with the raw figures; returns 2 for a wrong option."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<index>")
-    parser.add_argument("--images", type=int, default=512, help="test digits attacked (slow peers get fewer)")
+    parser.add_argument(
+        "--images", type=int, default=512, help="test digits attacked (slow peers get fewer)"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of <device>.json and .md")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="folder of <device>.json and .md"
+    )
     options = parser.parse_args(arguments)
     try:
         results = _measure(options.device, options.images, options.repeats, options.threads)
@@ -68,7 +72,9 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
         rows[title] = compare(subject, batches, clip=clip, repeats=repeats)
     _say("universal perturbations")
     chosen = data.train.first(UNIVERSAL_IMAGES).images.to(device)
-    universal = measure_universal(Setting.of(model, chosen, data.test.images.to(device)), shufflings=repeats)
+    universal = measure_universal(
+        Setting.of(model, chosen, data.test.images.to(device)), shufflings=repeats
+    )
     _say("subspaces")
     subspaces = measure_subspaces(model, subject.images, batch=batches[OURS], repeats=repeats)
     _say("curvature")
@@ -77,7 +83,9 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
     detection = measure_detection(model, data.test.images.to(device), repeats=repeats)
     _say("CURE")
     trained = {name: _placed(name, device) for name in TRAINED}
-    cure = measure_cure(trained, data.train.images.to(device), data.train.labels.to(device), repeats=repeats)
+    cure = measure_cure(
+        trained, data.train.images.to(device), data.train.labels.to(device), repeats=repeats
+    )
     _say("the bound")
     return {
         "network": NETWORK,
@@ -109,7 +117,9 @@ def _device(text: str) -> torch.device:
         device = torch.device(text)
     except RuntimeError:
         refuse("device", text, "cpu, cuda or cuda:<index>")
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and not torch.cuda.is_available()
+    ):
         refuse("device", text, "cpu, or cuda on a machine that has it")
     return device
 

@@ -15,7 +15,8 @@ def _class_by_class(model: nn.Module, images: Tensor) -> Tensor:
     logits = model(leaf)
     classes = logits.shape[1]
     rows = [
-        torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=k < classes - 1)[0] for k in range(classes)
+        torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=k < classes - 1)[0]
+        for k in range(classes)
     ]
     return torch.stack(rows, dim=1)
 
@@ -52,7 +53,9 @@ def active_images(steps: Tensor) -> list[int]:
     return [int((steps > step).sum()) for step in range(int(steps.max()))] if steps.numel() else []
 
 
-def jacobians(jacobian: Jacobian, model: nn.Module, images: Tensor, sizes: Sequence[int], batch: int) -> None:
+def jacobians(
+    jacobian: Jacobian, model: nn.Module, images: Tensor, sizes: Sequence[int], batch: int
+) -> None:
     """Take one Jacobian of as many of ``images`` as each of ``sizes`` says, at most ``batch`` at once."""
     for size in sizes:
         for part in torch.split(images[:size], batch):

@@ -11,9 +11,9 @@ from benchmarks.bound import JACOBIANS, active_images, jacobians
 from benchmarks.counting import count_passes
 from benchmarks.peers import PEERS, Peer
 from benchmarks.timing import paired_seconds, ratios, spread
-from pipeline.attacks import deepfool
-from pipeline.norms import norms
-from pipeline.types import Perturbed, predict
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Perturbed, predict
 
 __all__ = ["OURS", "Row", "Subject", "compare", "fastest_batches", "measure_bound"]
 
@@ -137,9 +137,13 @@ def _compare_group(
     }
     attacks |= {peer.name: partial(_theirs, peer, clip=clip) for peer in peers}
     batches = {**batches, EVERY: batches[OURS], DEFAULT: batches[OURS]}
-    sizes = {name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks}
+    sizes = {
+        name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks
+    }
     untimed = {name: _outcome(attack, subject, sizes[name]) for name, attack in attacks.items()}
-    runs = {name: partial(_in_batches, attack, subject, sizes[name]) for name, attack in attacks.items()}
+    runs = {
+        name: partial(_in_batches, attack, subject, sizes[name]) for name, attack in attacks.items()
+    }
     seconds = paired_seconds(runs, repeats, subject.images.device, warm=True)
     names = {peer.name: f"{peer.name} {peer.version}" for peer in peers}
     notes = {peer.name: "its own clipping" if clip else peer.unclipped for peer in peers}
@@ -187,7 +191,9 @@ def _ours(
     prune: float | None = PRUNE,
 ) -> Tensor:
     box = (0.0, 1.0) if clip else None
-    found: Perturbed = deepfool(model, images, labels=labels, clip=box, variant=variant, prune=prune)
+    found: Perturbed = deepfool(
+        model, images, labels=labels, clip=box, variant=variant, prune=prune
+    )
     return found.adversarial(images)
 
 
@@ -203,9 +209,9 @@ def _in_batches(attack: Attack, subject: Subject, batch: int) -> Tensor:
 def measure_bound(subject: Subject, *, batch: int, repeats: int) -> dict[str, object]:
     """Our time with the gradients of all classes against that of the plain Jacobians that the same steps need.
 
-    The bound takes all classes' gradients of every image that is still under attack at a step, in the same
-    batches, in whichever way autograd is fastest; it leaves out the steps' arithmetic and the last look
-    at each image. Above 100% means that fewer gradients were taken.
+    The bound takes all classes' gradients of every image that is still under attack at a step, in
+    the same batches, in whichever way autograd is fastest; it leaves out the steps' arithmetic and
+    the last look at each image. Above 100% means that fewer gradients were taken.
 
     Args:
         subject: network and images; no clipping.

@@ -29,8 +29,9 @@ class Passes:
 def count_passes(model: nn.Module) -> Iterator[Passes]:
     """Count the images that pass through ``model`` while the context is open.
 
-    The counts are of work done, not of calls: a pass over a batch of N images counts N, also where the result
-    of some of them is thrown away. The hook sits at the input of ``model``, where every gradient ends.
+    The counts are of work done, not of calls: a pass over a batch of N images counts N, also where
+    the result of some of them is thrown away. The hook sits at the input of ``model``, where every
+    gradient ends.
 
     Args:
         model: a network called with a batch (N, ...), also from inside ``torch.func`` transforms.

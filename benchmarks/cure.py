@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import paired_seconds, ratios, spread
-from pipeline.attacks import pgd
-from pipeline.training import Adversarial, CrossEntropy, Cure, Recipe
-from pipeline.training.loop import optimiser_of
-from pipeline.training.objectives import Step
+from robustness_geometry.attacks import pgd
+from robustness_geometry.training import Adversarial, CrossEntropy, Cure, Recipe
+from robustness_geometry.training.loop import optimiser_of
+from robustness_geometry.training.objectives import Step
 
 __all__ = ["measure_cure", "paragraphs"]
 
@@ -23,7 +23,12 @@ BATCH, EPS, WEIGHT, H = 64, 0.15, 4.0, 1.5
 STEPS = 10
 """Of PGD."""
 
-PLAIN, CURE, PGD, PASSES = "plain step", "CURE step", f"PGD({STEPS}) step", "CURE's passes, one by one"
+PLAIN, CURE, PGD, PASSES = (
+    "plain step",
+    "CURE step",
+    f"PGD({STEPS}) step",
+    "CURE's passes, one by one",
+)
 OBJECTIVES: dict[str, CrossEntropy] = {
     PLAIN: CrossEntropy(),
     CURE: Cure(weight=WEIGHT, h=H, ramp=0),
@@ -33,32 +38,44 @@ SHARED = ("gradient at x", "gradient at x + h z", "backward pass through both")
 SEPARATE = ("forward pass in training mode", *SHARED)
 
 
-def measure_cure(models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, *, repeats: int) -> dict[str, Any]:
+def measure_cure(
+    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, *, repeats: int
+) -> dict[str, Any]:
     """Time a training step of each objective and CURE's passes on every network, in turns.
 
     Args:
-        models: name -> network; those whose layers differ in training mode need a forward pass of their own for the
-            cross-entropy.
+        models: name -> network; those whose layers differ in training mode need a forward pass of
+            their own for the cross-entropy.
         images: (N, C, H, W), N >= 64.
         labels: (N,).
         repeats: timed rounds.
 
     Returns:
-        For each network the seconds of a step and of each pass, and the ratios of CURE's step to a plain step, to PGD's
-        and to the sum of its passes.
+        For each network the seconds of a step and of each pass, and the ratios of CURE's step to a
+        plain step, to PGD's and to the sum of its passes.
     """
-    return {name: _measure(model, images[:BATCH], labels[:BATCH], repeats) for name, model in models.items()}
+    return {
+        name: _measure(model, images[:BATCH], labels[:BATCH], repeats)
+        for name, model in models.items()
+    }
 
 
 def _measure(model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> dict[str, Any]:
-    names = SEPARATE if any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in model.modules()) else SHARED
+    names = (
+        SEPARATE
+        if any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in model.modules())
+        else SHARED
+    )
     parts: dict[str, list[float]] = {name: [] for name in names}
     contestants: dict[str, Callable[[], object]] = {
-        name: partial(_step, *_fresh(model), images, labels, objective) for name, objective in OBJECTIVES.items()
+        name: partial(_step, *_fresh(model), images, labels, objective)
+        for name, objective in OBJECTIVES.items()
     }
     contestants[PASSES] = partial(_passes, _fresh(model)[0], images, labels, parts)
     seconds = paired_seconds(contestants, repeats, images.device)
-    parts = {name: found[-repeats:] for name, found in parts.items()}  # without the round that is thrown away
+    parts = {
+        name: found[-repeats:] for name, found in parts.items()
+    }  # without the round that is thrown away
     needed = [sum(found) for found in zip(*parts.values(), strict=True)]
     return {
         "batch": len(images),
@@ -73,19 +90,29 @@ def _measure(model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> 
 def _fresh(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A copy as the training loop makes it, and its optimiser."""
     copied = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last)
-    return copied, optimiser_of(copied, Recipe(optimiser="adam", learning_rate=1e-6, weight_decay=0.0))
+    return copied, optimiser_of(
+        copied, Recipe(optimiser="adam", learning_rate=1e-6, weight_decay=0.0)
+    )
 
 
 def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, objective: CrossEntropy
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    objective: CrossEntropy,
 ) -> None:
-    loss = objective.loss(Step(model.train(), images, labels, 1.0, torch.Generator().manual_seed(0)))
+    loss = objective.loss(
+        Step(model.train(), images, labels, 1.0, torch.Generator().manual_seed(0))
+    )
     optimiser.zero_grad(set_to_none=True)
     loss.total.backward(inputs=list(model.parameters()))
     optimiser.step()
 
 
-def _passes(model: nn.Module, images: Tensor, labels: Tensor, parts: dict[str, list[float]]) -> None:
+def _passes(
+    model: nn.Module, images: Tensor, labels: Tensor, parts: dict[str, list[float]]
+) -> None:
     """The forward and backward passes of CURE's step and nothing else, each one timed."""
     clock = _Clock(images.device, parts)
     entropy = nn.functional.cross_entropy
@@ -131,8 +158,10 @@ class _Clock:
 
 
 LEGEND = (
-    "A training step on {batch} digits, with its optimiser. CURE keeps the graph of both gradients; its passes are "
-    "timed one by one, and networks whose layers differ in training mode need one forward pass more."
+    "A training step on {batch} digits, with its optimiser. CURE keeps the graph of both "
+    "gradients; its passes are "
+    "timed one by one, and networks whose layers differ in training mode need one forward pass "
+    "more."
 )
 
 
@@ -140,14 +169,19 @@ def paragraphs(results: Plain) -> list[str]:
     """The section of the report."""
     batch = next(iter(results.values()))["batch"]
     lines = ["## Steps of curvature regularisation (CURE)", "", LEGEND.format(batch=batch), ""]
-    lines += [f"| network | {PLAIN} | {CURE} | {PGD} | of a plain step | of PGD({STEPS})'s | of its passes |"]
+    lines += [
+        f"| network | {PLAIN} | {CURE} | {PGD} | of a plain step | of PGD({STEPS})'s | of its "
+        "passes |"
+    ]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, found in results.items():
         cells = [f"{found['seconds'][each]['median'] * 1e3:.0f} ms" for each in (PLAIN, CURE, PGD)]
         cells += [_ratio(found[key]) for key in ("of_plain", "of_pgd", "of_passes")]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     for name, found in results.items():
-        parts = ", ".join(f"{part} {each['median'] * 1e3:.1f} ms" for part, each in found["passes"].items())
+        parts = ", ".join(
+            f"{part} {each['median'] * 1e3:.1f} ms" for part, each in found["passes"].items()
+        )
         lines += ["", f"{name}: {parts}."]
     return lines
 

@@ -10,10 +10,22 @@ from torch import Tensor, nn
 
 from benchmarks.counting import count_passes
 from benchmarks.timing import paired_seconds, ratios, spread
-from pipeline.geometry import Boundary, boundary_points, leading_curvatures, mean_hessian, principal_curvatures
-from pipeline.geometry.surface import Surface, axes_of
+from robustness_geometry.geometry import (
+    Boundary,
+    boundary_points,
+    leading_curvatures,
+    mean_hessian,
+    principal_curvatures,
+)
+from robustness_geometry.geometry.surface import Surface, axes_of
 
-__all__ = ["measure_curvature", "measure_leading", "measure_memory", "measure_profile", "paragraphs"]
+__all__ = [
+    "measure_curvature",
+    "measure_leading",
+    "measure_memory",
+    "measure_profile",
+    "paragraphs",
+]
 
 Plain = Mapping[str, Any]
 
@@ -47,11 +59,20 @@ def measure_profile(model: nn.Module, image: Tensor, *, repeats: int) -> dict[st
     point = boundary_points(model, image)
     d = image.numel()
     surface = Surface.checked(
-        model, point.points, point.labels, point.targets,
-        h=None, exact=False, output="logits", tolerance=None, at_once=None,
-    )  # fmt: skip
+        model,
+        point.points,
+        point.labels,
+        point.targets,
+        h=None,
+        exact=False,
+        output="logits",
+        tolerance=None,
+        at_once=None,
+    )
     axes = torch.eye(d, device=image.device).view(d, *image.shape[1:])
-    around = torch.cat([point.points + surface.stencil.h * axes, point.points - surface.stencil.h * axes])
+    around = torch.cat(
+        [point.points + surface.stencil.h * axes, point.points - surface.stencil.h * axes]
+    )
     basis = axes_of("spread", image)
     tangent = surface.hessian(basis)[1:, 1:]
     runs: dict[str, Callable[[], object]] = {
@@ -60,7 +81,10 @@ def measure_profile(model: nn.Module, image: Tensor, *, repeats: int) -> dict[st
     runs["Hessian"] = partial(surface.hessian, basis)
     runs["eigenvalues"] = partial(torch.linalg.eigvalsh, tangent)
     seconds = paired_seconds(runs, repeats, image.device)
-    fastest = min((name for name in runs if name.startswith("plain")), key=lambda name: spread(seconds[name])["median"])
+    fastest = min(
+        (name for name in runs if name.startswith("plain")),
+        key=lambda name: spread(seconds[name])["median"],
+    )
     return {
         "dimension": d,
         "gradients": 2 * d,
@@ -75,14 +99,17 @@ def _plain(model: nn.Module, points: Tensor, pair: Boundary, batch: int) -> None
     for part in points.split(batch):
         leaf = part.detach().requires_grad_()
         logits = model(leaf)
-        torch.autograd.grad((logits[:, int(pair.targets)] - logits[:, int(pair.labels)]).sum(), leaf)
+        torch.autograd.grad(
+            (logits[:, int(pair.targets)] - logits[:, int(pair.labels)]).sum(), leaf
+        )
 
 
 def measure_leading(device: torch.device, side: int = 32) -> dict[str, object]:
     """Gradients and values of the ten leading curvatures beside the full profile's, at d = 3 side^2.
 
-    On a softplus network, in float64 at h = 1e-3, both are the same; on the same network with ReLUs, in float32 at the
-    default h, differences are no linear function of the direction, and the gap is reported.
+    On a softplus network, in float64 at h = 1e-3, both are the same; on the same network with
+    ReLUs, in float32 at the default h, differences are no linear function of the direction, and the
+    gap is reported.
     """
     found: dict[str, object] = {"dimension": 3 * side * side, "count": COUNT}
     cases: tuple[tuple[str, nn.Module, torch.dtype, float | None], ...] = (
@@ -91,11 +118,15 @@ def measure_leading(device: torch.device, side: int = 32) -> dict[str, object]:
     )
     for name, unit, dtype, h in cases:
         model = _network(unit, side).to(device, dtype)
-        image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+        image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)).to(
+            device, dtype
+        )
         point = boundary_points(model, image)
         z, own, other = point.points, point.labels, point.targets
         with count_passes(model) as few:
-            leading = leading_curvatures(model, z, labels=own, targets=other, h=h, count=COUNT).values[0]
+            leading = leading_curvatures(
+                model, z, labels=own, targets=other, h=h, count=COUNT
+            ).values[0]
         with count_passes(model) as many:
             full = principal_curvatures(model, z, labels=own, targets=other, h=h).values[0, :COUNT]
         found[name] = {
@@ -112,7 +143,13 @@ def _network(unit: nn.Module, side: int) -> nn.Module:
     """A random convolutional network of 10 classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3, stride=2), unit, nn.Conv2d(8, 16, 3, stride=2), unit, nn.Flatten()]
+        layers = [
+            nn.Conv2d(3, 8, 3, stride=2),
+            unit,
+            nn.Conv2d(8, 16, 3, stride=2),
+            unit,
+            nn.Flatten(),
+        ]
         width = 16 * ((side - 3) // 4) ** 2
         return nn.Sequential(*layers, nn.Linear(width, 64), unit, nn.Linear(64, 10)).eval()
 
@@ -152,17 +189,26 @@ def paragraphs(results: Plain) -> list[str]:
     return [
         "## Curvature",
         "",
-        f"The full profile of one image, d = {profile['dimension']}: its {profile['gradients']} gradients come at "
-        f"**{share['median']:.0%}** ({share['min']:.0%} to {share['max']:.0%}) of the rate of plain batched gradients "
-        f"at the same points ({profile['fastest_plain']}, the fastest of {len(BATCHES)} batch sizes), in "
-        f"{seconds['Hessian']['median']:.2f} s; the eigenvalues take {seconds['eigenvalues']['median']:.2f} s more.",
+        f"The full profile of one image, d = {profile['dimension']}: its {profile['gradients']} "
+        "gradients come at "
+        f"**{share['median']:.0%}** ({share['min']:.0%} to {share['max']:.0%}) of the rate of "
+        "plain batched gradients "
+        f"at the same points ({profile['fastest_plain']}, the fastest of {len(BATCHES)} batch "
+        "sizes), in "
+        f"{seconds['Hessian']['median']:.2f} s; the eigenvalues take "
+        f"{seconds['eigenvalues']['median']:.2f} s more.",
         "",
-        f"The {leading['count']} largest curvatures at d = {leading['dimension']} take {smooth['gradients']} "
-        f"gradients, **1/{1 / smooth['share']:.1f}** of the full profile's {smooth['full_gradients']}. On a softplus "
-        f"network they differ from it by at most {smooth['largest_gap']:.1e} of their size; with ReLUs in its place "
-        f"({jagged['gradients']} gradients) by up to {jagged['largest_gap']:.0%}, as differences over a finite length "
+        f"The {leading['count']} largest curvatures at d = {leading['dimension']} take "
+        f"{smooth['gradients']} "
+        f"gradients, **1/{1 / smooth['share']:.1f}** of the full profile's "
+        f"{smooth['full_gradients']}. On a softplus "
+        f"network they differ from it by at most {smooth['largest_gap']:.1e} of their size; with "
+        "ReLUs in its place "
+        f"({jagged['gradients']} gradients) by up to {jagged['largest_gap']:.0%}, as differences "
+        "over a finite length "
         f"are no linear function of the direction there.",
         "",
-        f"From {memory['images'][0]} to {memory['images'][1]} images the peak memory of the mean Hessian rises by "
+        f"From {memory['images'][0]} to {memory['images'][1]} images the peak memory of the mean "
+        "Hessian rises by "
         f"{memory['rise_mib']:.1f} MiB; one Hessian has {memory['hessian_mib']:.1f} MiB.",
     ]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from benchmarks.counting import count_passes
 from benchmarks.timing import paired_seconds, ratios, spread
-from pipeline.detection import curvature_score
-from pipeline.geometry import default_h
+from robustness_geometry.detection import curvature_score
+from robustness_geometry.geometry import default_h
 
 __all__ = ["measure_detection", "paragraphs"]
 
@@ -23,11 +23,13 @@ SAMPLE = 10
 """Plain passes that are timed, to be multiplied up."""
 
 
-def measure_detection(model: nn.Module, images: Tensor, *, repeats: int, directions: int = 10) -> dict[str, object]:
+def measure_detection(
+    model: nn.Module, images: Tensor, *, repeats: int, directions: int = 10
+) -> dict[str, object]:
     """The time of the scores of ``images`` beside that of 2 T + 30 plain forward passes over them.
 
-    Along the directions there are 2 T forward passes; the 30 stand for those along the normals, for the logits and
-    for one gradient a rival, each counted as one pass, at ten classes.
+    Along the directions there are 2 T forward passes; the 30 stand for those along the normals, for
+    the logits and for one gradient a rival, each counted as one pass, at ten classes.
 
     Args:
         model: the network.
@@ -44,7 +46,9 @@ def measure_detection(model: nn.Module, images: Tensor, *, repeats: int, directi
     }
     runs["score"] = score
     seconds = paired_seconds(runs, repeats, images.device)
-    fastest = min((name for name in runs if name != "score"), key=lambda name: spread(seconds[name])["median"])
+    fastest = min(
+        (name for name in runs if name != "score"), key=lambda name: spread(seconds[name])["median"]
+    )
     plain = [needed / SAMPLE * second for second in seconds[fastest]]
     return {
         "images": len(images),
@@ -73,8 +77,12 @@ def paragraphs(results: Plain) -> list[str]:
         "## Detection",
         "",
         f"Algorithm 6 on {results['images']} images with T = {results['directions']} takes "
-        f"{results['forward']:.0f} forward and {results['backward']:.0f} backward passes an image and "
-        f"{seconds['median']:.2f} s ({seconds['min']:.2f} to {seconds['max']:.2f}): **{ratio['median']:.2f}** "
-        f"({ratio['min']:.2f} to {ratio['max']:.2f}) times the {results['passes_needed']} plain forward passes "
-        f"(2 T + 30) over the same images ({results['fastest_plain']}, the fastest of {len(BATCHES)} batch sizes).",
+        f"{results['forward']:.0f} forward and {results['backward']:.0f} backward passes an image "
+        "and "
+        f"{seconds['median']:.2f} s ({seconds['min']:.2f} to {seconds['max']:.2f}): "
+        f"**{ratio['median']:.2f}** "
+        f"({ratio['min']:.2f} to {ratio['max']:.2f}) times the {results['passes_needed']} plain "
+        "forward passes "
+        f"(2 T + 30) over the same images ({results['fastest_plain']}, the fastest of "
+        f"{len(BATCHES)} batch sizes).",
     ]

@@ -23,7 +23,8 @@ class Peer:
         name: the library.
         distribution: the package that carries it, for its version.
         module: what it is imported as.
-        attack: (model, images, labels, clip) -> adversarial images; clip is whether to stay inside [0, 1].
+        attack: (model, images, labels, clip) -> adversarial images; clip is whether to stay inside
+            [0, 1].
         images: the most images it is measured on, fewer for a slow one.
         unclipped: how it was made to work without clipping.
     """
@@ -49,8 +50,8 @@ class Peer:
 class Widened(nn.Module):
     """A network that takes images of [0, 1] as images of the wider ``box``, for a library that always clips.
 
-    An l2 distance in its input is 1 / (high - low) of the distance in pixels. The box is kept narrow, since
-    the 1e-4 that some libraries add to every step grows with it.
+    An l2 distance in its input is 1 / (high - low) of the distance in pixels. The box is kept
+    narrow, since the 1e-4 that some libraries add to every step grows with it.
     """
 
     def __init__(self, model: nn.Module, box: Box) -> None:
@@ -110,7 +111,9 @@ def art_classifier(model: nn.Module, images: Tensor, *, clip: bool) -> Any:
 
     from art.estimators.classification import PyTorchClassifier
 
-    logging.getLogger("art").setLevel(logging.ERROR)  # it warns of clip_values=None, which is what is wanted
+    logging.getLogger("art").setLevel(
+        logging.ERROR
+    )  # it warns of clip_values=None, which is what is wanted
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
     return PyTorchClassifier(
@@ -128,8 +131,11 @@ def _art(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Tensor
     from art.attacks.evasion import DeepFool
 
     classifier = art_classifier(model, images, clip=clip)
-    # One image at a time, as is its default: in a batch every image waits for the slowest, 100 steps as a rule.
-    attack = DeepFool(classifier, epsilon=0.02, nb_grads=classifier.nb_classes, batch_size=1, verbose=False)
+    # One image at a time, as is its default: in a batch every image waits for the slowest, 100
+    # steps as a rule.
+    attack = DeepFool(
+        classifier, epsilon=0.02, nb_grads=classifier.nb_classes, batch_size=1, verbose=False
+    )
     adversarial = attack.generate(np.ascontiguousarray(images.cpu().numpy()))
     return torch.as_tensor(adversarial, device=images.device)
 
@@ -149,7 +155,14 @@ _WIDENED = f"always clips: given the box {list(NARROW)} of pixels as its [0, 1]"
 PEERS = (
     Peer("foolbox", "foolbox", "foolbox", _foolbox, None, f"bounds {list(WIDE)}"),
     Peer("adv-lib", "adv-lib", "adv_lib", _adv_lib, None, _WIDENED),
-    Peer("ART", "adversarial-robustness-toolbox", "art", _art, 32, "clip_values=None, its default batch_size=1"),
+    Peer(
+        "ART",
+        "adversarial-robustness-toolbox",
+        "art",
+        _art,
+        32,
+        "clip_values=None, its default batch_size=1",
+    ),
     Peer("torchattacks", "torchattacks", "torchattacks", _torchattacks, 8, _WIDENED),
 )
 """The libraries compared with, the fastest first."""

@@ -18,10 +18,14 @@ SECTIONS = {
 """What was measured beside the comparison -> how it is told."""
 
 LEGEND = (
-    "All libraries take turns, round after round, after a round in which the passes are counted. A ratio is "
-    "that of two times of one round on the same images: median (minimum to maximum) over the rounds. "
-    "Libraries that are measured on all images have the batch size, out of three, with which each is fastest "
-    "without clipping; a slow one takes its few images at once. Forward and backward are the images in all passes "
+    "All libraries take turns, round after round, after a round in which the passes are counted. A "
+    "ratio is "
+    "that of two times of one round on the same images: median (minimum to maximum) over the "
+    "rounds. "
+    "Libraries that are measured on all images have the batch size, out of three, with which each "
+    "is fastest "
+    "without clipping; a slow one takes its few images at once. Forward and backward are the "
+    "images in all passes "
     "through the network for each image attacked, counted by hooks: they depend on no machine."
 )
 
@@ -29,7 +33,13 @@ LEGEND = (
 def markdown(results: Plain) -> str:
     """The whole report of one run."""
     machine = results["machine"]
-    lines = [f"# l2 DeepFool on {results['network']}: {machine['device']}", "", _machine(machine), "", LEGEND]
+    lines = [
+        f"# l2 DeepFool on {results['network']}: {machine['device']}",
+        "",
+        _machine(machine),
+        "",
+        LEGEND,
+    ]
     for title, rows in results["comparisons"].items():
         lines += ["", f"## {title}", "", *_comparison(rows)]
     lines += ["", *[f"{name}: not installed: not measured." for name in results["missing"]]]
@@ -48,23 +58,40 @@ def _machine(machine: Plain) -> str:
 
 
 def _comparison(rows: Sequence[Plain]) -> list[str]:
-    header = ["library", "images", "batch", "images/s", "time / ours", "forward", "backward", "mean norm"]
+    header = [
+        "library",
+        "images",
+        "batch",
+        "images/s",
+        "time / ours",
+        "forward",
+        "backward",
+        "mean norm",
+    ]
     header += ["fooled", ""]
     body = [
         [
-            row["name"], str(row["images"]), str(row["batch"]), f"{row['images_per_second']:.1f}",
-            _ratio(row["ratio"]), f"{row['forward']:.2f}", f"{row['backward']:.2f}",
-            f"{row['mean_norm']:.4f}", f"{row['success']:.1%}", row["note"],
+            row["name"],
+            str(row["images"]),
+            str(row["batch"]),
+            f"{row['images_per_second']:.1f}",
+            _ratio(row["ratio"]),
+            f"{row['forward']:.2f}",
+            f"{row['backward']:.2f}",
+            f"{row['mean_norm']:.4f}",
+            f"{row['success']:.1%}",
+            row["note"],
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return _table([header, *body])
 
 
 def _bound(bound: Plain) -> list[str]:
     share = bound["share_of_bound"]
     return [
-        f"{bound['images']} images, {bound['batch']} at once, need {bound['mean_steps']:.2f} steps on "
+        f"{bound['images']} images, {bound['batch']} at once, need {bound['mean_steps']:.2f} steps "
+        "on "
         "average. At the batch sizes of these steps plain autograd gives "
         f"{bound['jacobians_per_second']:.0f} Jacobians of all classes a second "
         f"(fastest: {bound['fastest_jacobian']}). DeepFool runs at **{share['median']:.0%}** "

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.timing import paired_seconds, ratios, spread
-from pipeline.attacks import deepfool
-from pipeline.geometry import RandomSubspaces, random_subspace
-from pipeline.randomness import per_image
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.geometry import RandomSubspaces, random_subspace
+from robustness_geometry.randomness import per_image
 
 __all__ = ["SHARES", "measure_subspaces", "paragraphs"]
 
@@ -21,7 +21,9 @@ SHARES = (4, 16, 100)
 PLAIN = "plain"
 
 
-def measure_subspaces(model: nn.Module, images: Tensor, *, batch: int, repeats: int) -> dict[str, object]:
+def measure_subspaces(
+    model: nn.Module, images: Tensor, *, batch: int, repeats: int
+) -> dict[str, object]:
     """Time one step of DeepFool on the whole space and in a random subspace of each image's own, in turns.
 
     Args:
@@ -31,22 +33,29 @@ def measure_subspaces(model: nn.Module, images: Tensor, *, batch: int, repeats: 
         repeats: timed rounds.
 
     Returns:
-        Seconds an image of a plain step, the ratio of a step in m of d dimensions to it, and the seconds an image that
-        drawing the subspaces takes, with those of a dense basis by QR beside them.
+        Seconds an image of a plain step, the ratio of a step in m of d dimensions to it, and the
+        seconds an image that drawing the subspaces takes, with those of a dense basis by QR beside
+        them.
     """
     shape, d = tuple(images.shape[1:]), images[0].numel()
     parts = images.split(batch)
     drawn = {d // share: [_draw(shape, d // share, part) for part in parts] for share in SHARES}
-    contestants: dict[str, Callable[[], object]] = {PLAIN: partial(_step, model, parts, [None] * len(parts))}
+    contestants: dict[str, Callable[[], object]] = {
+        PLAIN: partial(_step, model, parts, [None] * len(parts))
+    }
     contestants |= {f"m = {m}": partial(_step, model, parts, own) for m, own in drawn.items()}
     contestants |= {f"drawing, m = {m}": partial(_drawing, shape, m, parts) for m in drawn}
-    contestants |= {f"drawing by QR, m = {m}": partial(_dense, d, m, min(len(images), 8)) for m in drawn}
+    contestants |= {
+        f"drawing by QR, m = {m}": partial(_dense, d, m, min(len(images), 8)) for m in drawn
+    }
     seconds = paired_seconds(contestants, repeats, images.device)
     each = {name: len(images) if "QR" not in name else min(len(images), 8) for name in seconds}
     return {
         "dimension": d,
         "plain_seconds": spread([value / each[PLAIN] for value in seconds[PLAIN]]),
-        "step_over_plain": {f"m = {m}": spread(ratios(seconds[f"m = {m}"], seconds[PLAIN])) for m in drawn},
+        "step_over_plain": {
+            f"m = {m}": spread(ratios(seconds[f"m = {m}"], seconds[PLAIN])) for m in drawn
+        },
         "drawing_seconds": {
             name: spread([value / each[name] for value in values])
             for name, values in seconds.items()
@@ -55,7 +64,9 @@ def measure_subspaces(model: nn.Module, images: Tensor, *, batch: int, repeats: 
     }
 
 
-def _step(model: nn.Module, parts: tuple[Tensor, ...], subspaces: Sequence[RandomSubspaces | None]) -> None:
+def _step(
+    model: nn.Module, parts: tuple[Tensor, ...], subspaces: Sequence[RandomSubspaces | None]
+) -> None:
     for part, own in zip(parts, subspaces, strict=True):
         deepfool(model, part, steps=1, subspace=own)
 
@@ -82,11 +93,14 @@ def paragraphs(results: Plain) -> list[str]:
         f"{name} {each['median']:.2f} times ({each['min']:.2f} to {each['max']:.2f})"
         for name, each in results["step_over_plain"].items()
     )
-    drawing = ", ".join(f"{name} {each['median'] * 1e3:.2f} ms" for name, each in results["drawing_seconds"].items())
+    drawing = ", ".join(
+        f"{name} {each['median'] * 1e3:.2f} ms" for name, each in results["drawing_seconds"].items()
+    )
     return [
         "## DeepFool in random subspaces",
         "",
-        f"A step in m of d = {results['dimension']} dimensions, each image with a subspace of its own, over a plain "
+        f"A step in m of d = {results['dimension']} dimensions, each image with a subspace of its "
+        "own, over a plain "
         f"step ({results['plain_seconds']['median'] * 1e3:.2f} ms an image): {steps}.",
         "",
         f"Drawing the subspaces, an image: {drawing}.",

@@ -10,11 +10,16 @@ __all__ = ["paired_seconds", "ratios", "spread"]
 
 
 def paired_seconds(
-    contestants: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, *, warm: bool = False
+    contestants: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    *,
+    warm: bool = False,
 ) -> dict[str, list[float]]:
     """Time every contestant once in each of ``repeats`` rounds, after one round that is thrown away.
 
-    The order is rotated from round to round, so that no contestant always runs after the same other one.
+    The order is rotated from round to round, so that no contestant always runs after the same other
+    one.
 
     Args:
         contestants: name -> what to time.

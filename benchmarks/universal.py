@@ -12,10 +12,16 @@ from torch import Tensor, nn
 
 from benchmarks.peers import PEERS, art_classifier
 from benchmarks.timing import paired_seconds, ratios, spread
-from pipeline.attacks import Universal, deepfool, fooled, universal, universal_perturbation
-from pipeline.norms import norms
-from pipeline.randomness import seeded
-from pipeline.types import Perturbed
+from robustness_geometry.attacks import (
+    Universal,
+    deepfool,
+    fooled,
+    universal,
+    universal_perturbation,
+)
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Perturbed
 
 __all__ = ["Setting", "measure_universal", "paragraphs"]
 
@@ -76,7 +82,12 @@ class Setting:
         """Our vector for one order of X."""
         order = seeded(shuffling)
         return universal_perturbation(
-            self.model, self.images, radius=self.radius, passes=self.passes, generator=order, **options
+            self.model,
+            self.images,
+            radius=self.radius,
+            passes=self.passes,
+            generator=order,
+            **options,
         )
 
     def arts(self, shuffling: int, inner: Mapping[str, Any]) -> Tensor:
@@ -86,7 +97,12 @@ class Setting:
         classifier = art_classifier(self.model, self.images, clip=False)
         options = {"nb_grads": classifier.nb_classes, "verbose": False} | dict(inner)
         attack = UniversalPerturbation(
-            classifier, attacker_params=options, max_iter=self.passes, eps=self.radius, norm=2, verbose=False
+            classifier,
+            attacker_params=options,
+            max_iter=self.passes,
+            eps=self.radius,
+            norm=2,
+            verbose=False,
         )
         random.seed(shuffling)  # the order of X
         attack.generate(self.images.cpu().numpy())
@@ -101,12 +117,17 @@ def measure_universal(setting: Setting, *, shufflings: int) -> dict[str, Any]:
     """Time all ways on the same orders of X, and ART on few images where it is installed.
 
     Returns:
-        X, the rows of all ways with their time as a share of the plain loop's, the bound, and the rows beside ART.
+        X, the rows of all ways with their time as a share of the plain loop's, the bound, and the
+        rows beside ART.
     """
     rounds = [_round(setting, shuffling) for shuffling in range(shufflings)]
     seconds = {name: [found.seconds[name] for found in rounds] for name in rounds[0].seconds}
     small = setting.small()
-    beside = [_round_beside_art(small, shuffling) for shuffling in range(ART_ROUNDS)] if ART.installed else []
+    beside = (
+        [_round_beside_art(small, shuffling) for shuffling in range(ART_ROUNDS)]
+        if ART.installed
+        else []
+    )
     return {
         "images": len(setting.images),
         "unseen": len(setting.unseen),
@@ -141,15 +162,22 @@ class _Round:
 def _round(setting: Setting, shuffling: int) -> _Round:
     calls, looks = _calls(setting, shuffling)
     vectors: dict[str, Tensor] = {}
-    runs: dict[str, Run] = {name: partial(_keep_ours, vectors, name, setting, shuffling) for name in WAYS}
-    runs |= {FREE: partial(_again, setting, calls, 0), BOUND: partial(_again, setting, calls, looks)}
+    runs: dict[str, Run] = {
+        name: partial(_keep_ours, vectors, name, setting, shuffling) for name in WAYS
+    }
+    runs |= {
+        FREE: partial(_again, setting, calls, 0),
+        BOUND: partial(_again, setting, calls, looks),
+    }
     return _Round(_timed(runs, setting, shuffling), vectors, len(calls))
 
 
 def _round_beside_art(setting: Setting, shuffling: int) -> _Round:
     vectors: dict[str, Tensor] = {}
     ours = [name for name in WAYS if name != PLAIN]
-    runs: dict[str, Run] = {name: partial(_keep_ours, vectors, name, setting, shuffling) for name in ours}
+    runs: dict[str, Run] = {
+        name: partial(_keep_ours, vectors, name, setting, shuffling) for name in ours
+    }
     runs |= {name: partial(_keep_arts, vectors, name, setting, shuffling) for name in ARTS}
     return _Round(_timed(runs, setting, shuffling), vectors)
 
@@ -171,18 +199,26 @@ def _timed(runs: Mapping[str, Run], setting: Setting, shuffling: int) -> dict[st
     return {name: found[name][0] for name in names}
 
 
-def _rows(setting: Setting, rounds: Sequence[_Round], references: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(
+    setting: Setting, rounds: Sequence[_Round], references: Sequence[str]
+) -> list[dict[str, Any]]:
     """A row for each way; ``gain`` is a reference's time over its own in the same round."""
     return [
         {
             "name": name,
             "seconds": spread([found.seconds[name] for found in rounds]),
             "gain": {
-                reference: spread([found.seconds[reference] / found.seconds[name] for found in rounds])
+                reference: spread(
+                    [found.seconds[reference] / found.seconds[name] for found in rounds]
+                )
                 for reference in references
             },
-            "fooled": _mean([setting.share(setting.images, found.vectors[name]) for found in rounds]),
-            "unseen": _mean([setting.share(setting.unseen, found.vectors[name]) for found in rounds]),
+            "fooled": _mean(
+                [setting.share(setting.images, found.vectors[name]) for found in rounds]
+            ),
+            "unseen": _mean(
+                [setting.share(setting.unseen, found.vectors[name]) for found in rounds]
+            ),
         }
         for name in rounds[0].vectors
     ]
@@ -205,7 +241,9 @@ def _calls(setting: Setting, shuffling: int) -> tuple[list[Call], int]:
 
     with patch.object(universal, "deepfool", noted):
         found = setting.ours(shuffling, WAYS[AHEAD])
-    return calls, 2 * found.passes * len(setting.images)  # on the way through a pass, and at its end
+    return calls, 2 * found.passes * len(
+        setting.images
+    )  # on the way through a pass, and at its end
 
 
 def _again(setting: Setting, calls: Sequence[Call], looks: int) -> None:
@@ -219,8 +257,10 @@ def _again(setting: Setting, calls: Sequence[Call], looks: int) -> None:
 
 
 LEGEND = (
-    "X is {images} training digits, xi = {radius:.3g} in l2, {passes} passes at most, {shufflings} orders of X; "
-    "fooling rates are means over the orders, on X and on {unseen} unseen digits. Times are ratios of one round each."
+    "X is {images} training digits, xi = {radius:.3g} in l2, {passes} passes at most, {shufflings} "
+    "orders of X; "
+    "fooling rates are means over the orders, on X and on {unseen} unseen digits. Times are ratios "
+    "of one round each."
 )
 
 
@@ -232,8 +272,10 @@ def paragraphs(results: Plain) -> list[str]:
     lines += [
         "",
         f"batch_size=1 ran DeepFool from {bound['visits']['median']:.0f} images. It reaches "
-        f"**{_percent(bound['share'])}** of the speed of those same single-image runs with one batched look at each "
-        f"image in a pass and one at its end, and {_percent(bound['share_of_free_looks'])} of theirs alone.",
+        f"**{_percent(bound['share'])}** of the speed of those same single-image runs with one "
+        "batched look at each "
+        f"image in a pass and one at its end, and {_percent(bound['share_of_free_looks'])} of "
+        "theirs alone.",
         "",
     ]
     if not art["ways"]:
@@ -244,14 +286,23 @@ def paragraphs(results: Plain) -> list[str]:
 
 def _table(rows: Sequence[Plain]) -> list[str]:
     references = list(rows[0]["gain"])
-    header = ["", "seconds", *[f"times as fast as {name}" for name in references], "fooled, X", "fooled, unseen"]
+    header = [
+        "",
+        "seconds",
+        *[f"times as fast as {name}" for name in references],
+        "fooled, X",
+        "fooled, unseen",
+    ]
     body = [
         [
-            row["name"], f"{row['seconds']['median']:.2f}", *[_ratio(row["gain"][name]) for name in references],
-            f"{row['fooled']:.1%}", f"{row['unseen']:.1%}",
+            row["name"],
+            f"{row['seconds']['median']:.2f}",
+            *[_ratio(row["gain"][name]) for name in references],
+            f"{row['fooled']:.1%}",
+            f"{row['unseen']:.1%}",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body)]
 
 

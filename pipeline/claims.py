@@ -8,9 +8,18 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.checks import check_choice, check_positive, number, refuse
+from robustness_geometry.checks import check_choice, check_positive, number, refuse
 
-__all__ = ["ALL", "CLAIMS_FILE", "THESIS_DATA", "Claim", "Claims", "Condition", "Experiment", "load_claims"]
+__all__ = [
+    "ALL",
+    "CLAIMS_FILE",
+    "THESIS_DATA",
+    "Claim",
+    "Claims",
+    "Condition",
+    "Experiment",
+    "load_claims",
+]
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
 BOUNDS = ("at_least", "at_most", "above", "below")
@@ -109,7 +118,9 @@ class Claim:
     @property
     def models(self) -> tuple[str, ...]:
         """The networks of the thesis that the claim names."""
-        named = self.setting.get("models") or [self.setting.get("model") or self.setting.get("source_model")]
+        named = self.setting.get("models") or [
+            self.setting.get("model") or self.setting.get("source_model")
+        ]
         return tuple(str(model) for model in named if model)
 
     @property
@@ -142,11 +153,19 @@ class Claims:
         """
         claims = []
         for claim in self.claims:
-            models = {role: str(claim.setting.get(f"{role}_model", "")) for role in ("source", "target")}
-            networks = {role: claim.counterpart(model, counterparts) for role, model in models.items()}
+            models = {
+                role: str(claim.setting.get(f"{role}_model", "")) for role in ("source", "target")
+            }
+            networks = {
+                role: claim.counterpart(model, counterparts) for role, model in models.items()
+            }
             wanted = [role for role in models if f"{{{role}}}" in claim.number]
             known = all(networks[role] for role in wanted)
-            claims.append(replace(claim, number=claim.number.format(**networks) if known else "") if wanted else claim)
+            claims.append(
+                replace(claim, number=claim.number.format(**networks) if known else "")
+                if wanted
+                else claim
+            )
         return replace(self, claims=tuple(claims))
 
 
@@ -154,17 +173,28 @@ def load_claims(path: Path = CLAIMS_FILE) -> Claims:
     """Read and check a claims file.
 
     Raises:
-        InputError: a key is unknown or missing, a name or number is not allowed, or an id occurs twice.
+        InputError: a key is unknown or missing, a name or number is not allowed, or an id occurs
+            twice.
     """
-    content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    experiments = tuple(_build(Experiment, entry, "experiments") for entry in content["experiments"])
+    content = yaml.load(
+        path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
+    experiments = tuple(
+        _build(Experiment, entry, "experiments") for entry in content["experiments"]
+    )
     claims = tuple(_claim(entry) for entry in content["claims"])
     stages = {experiment.id: experiment.stage for experiment in experiments}
     for claim in claims:
         if stages.get(claim.experiment) != claim.stage:
-            refuse(f"claims.{claim.id}.experiment", claim.experiment, f"an experiment of stage {claim.stage}")
+            refuse(
+                f"claims.{claim.id}.experiment",
+                claim.experiment,
+                f"an experiment of stage {claim.stage}",
+            )
     for key, items in (("claims", claims), ("experiments", experiments)):
-        if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+        if repeated := [
+            name for name, count in Counter(item.id for item in items).items() if count > 1
+        ]:
             refuse(key, repeated[0], "ids that occur once")
     changed = tuple(content["changed_thresholds"])
     for entry in changed:
@@ -202,5 +232,9 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
 def _test(entry: Mapping[str, Any], key: str) -> Condition:
     bounds = {name: number(f"{key}.tests.{name}", entry[name]) for name in BOUNDS if name in entry}
     if not bounds or not set(entry) <= {"number", "decides", *BOUNDS}:
-        refuse(f"{key}.tests", dict(entry), "a number, one or two of " + ", ".join(BOUNDS) + ", and decides")
+        refuse(
+            f"{key}.tests",
+            dict(entry),
+            "a number, one or two of " + ", ".join(BOUNDS) + ", and decides",
+        )
     return Condition(entry["number"], bounds, entry.get("decides", True))

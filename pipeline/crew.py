@@ -13,8 +13,10 @@ __all__ = ["Crew"]
 class Crew:
     """A number of processes, most of them forked when there is work, that never run more than that at once.
 
-    A copy inherits all that this process knows at the fork and gives nothing back: what it finds, it writes to files.
-    Work may itself be shared out: whichever process runs out of work makes room for a new copy elsewhere.
+    A copy inherits all that this process knows at the fork and gives nothing back: what it finds,
+    it writes to files.
+    Work may itself be shared out: whichever process runs out of work makes room for a new copy
+    elsewhere.
 
     Args:
         size: processes, this one among them.
@@ -33,7 +35,8 @@ class Crew:
     def share(self, count: int, work: Callable[[int], None]) -> None:
         """Do a number of pieces of work, each in one process.
 
-        What a copy fails at is left undone: the caller looks, does it again and meets the error itself.
+        What a copy fails at is left undone: the caller looks, does it again and meets the error
+        itself.
 
         Args:
             count: pieces.

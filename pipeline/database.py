@@ -35,7 +35,9 @@ def follow_move(database: Path, experiment: str) -> None:
     if not database.exists():
         return
     with _opened(database) as connection:
-        known = connection.execute("select name from sqlite_master where name = 'experiments'").fetchone()
+        known = connection.execute(
+            "select name from sqlite_master where name = 'experiments'"
+        ).fetchone()
         query = "select artifact_location from experiments where name = ?"
         row = connection.execute(query, (experiment,)).fetchone() if known else None
     if row and row[0].startswith("file:") and row[0] != artifacts(database):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.checks import refuse
+from robustness_geometry.checks import refuse
 
 __all__ = ["launch"]
 
@@ -40,14 +40,22 @@ def launch(accelerator: str, devices: int, precision: str) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # cuBLAS is deterministic only with it
     if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
-        refuse("executor.precision", precision, "32-true, 64-true or bf16-mixed where there is no GPU")
+        refuse(
+            "executor.precision", precision, "32-true, 64-true or bf16-mixed where there is no GPU"
+        )
     # One process may train for hours while the others wait for its result.
     strategy: Any = DDPStrategy(timeout=timedelta(days=7)) if devices > 1 else "auto"
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, precision=precision, strategy=strategy
+        )
     except (RuntimeError, ValueError) as error:
-        refuse("executor.accelerator", f"{accelerator} (devices={devices})", f"what is here: {error}")
+        refuse(
+            "executor.accelerator", f"{accelerator} (devices={devices})", f"what is here: {error}"
+        )
     fabric.launch()
     return fabric

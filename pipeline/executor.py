@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checks import check_choice, check_count, refuse
 from pipeline.crew import Crew
 from pipeline.devices import launch
+from pipeline.jobs import SHARED, Job, taken_up, written
 from pipeline.keys import Fingerprint, Sources
 from pipeline.progress import Progress, say
-from pipeline.randomness import per_image
-from pipeline.storage import Chunk, concatenate, flatten, move, read, rebuild, write
+from pipeline.storage import Chunk, concatenate, flatten, move, rebuild, write
+from robustness_geometry.checks import check_choice, check_count, refuse
+from robustness_geometry.randomness import per_image
 
 __all__ = ["Executor", "Mapped"]
 
@@ -28,7 +29,10 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 _LAYOUT = 2  # raise it when files of an older layout must not be taken up again
-_SMALLEST, _WORKERS = 16, 8  # images worth a process of their own; processes, unless more are asked for
+_SMALLEST, _WORKERS = (
+    16,
+    8,
+)  # images worth a process of their own; processes, unless more are asked for
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 _log = logging.getLogger(__name__)
 
@@ -39,7 +43,8 @@ class Mapped(Generic[T]):
 
     Attributes:
         value: what the function returned, joined over the chunks, on the CPU.
-        seconds: (N,) wall time of each image, float64: its chunk's time when first computed, over its size.
+        seconds: (N,) wall time of each image, float64: its chunk's time when first computed, over
+            its size.
     """
 
     value: T
@@ -54,13 +59,17 @@ class Executor:
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: how many; each takes every n-th chunk.
-        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed`` (the last on a GPU only).
-        threads: CPU threads of each process; part of every key, as they change the last bits of sums.
-        workers: processes that share chunks and other pieces of work on a CPU; None: as many as its cores allow. A
-            GPU has one. Results do not depend on it.
-        chunk: images a chunk, unless a call says otherwise; on a CPU at most half of a call's images.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed`` (the last on a GPU
+            only).
+        threads: CPU threads of each process; part of every key, as they change the last bits of
+            sums.
+        workers: processes that share chunks and other pieces of work on a CPU; None: as many as its
+            cores allow. A GPU has one. Results do not depend on it.
+        chunk: images a chunk, unless a call says otherwise; on a CPU at most half of a call's
+            images.
         tf32: allow TensorFloat-32 in matrix products and convolutions; off for geometry.
-        deterministic: use deterministic kernels; an operation without one raises on a CPU, warns on a GPU.
+        deterministic: use deterministic kernels; an operation without one raises on a CPU, warns on
+            a GPU.
         progress: show a bar on a terminal, and a line every half minute elsewhere.
         work: the folder of the finished chunks; git ignores it, and it may be deleted at any time.
         alive: called before each chunk; it raises to stop.
@@ -89,10 +98,16 @@ class Executor:
         self._threads = check_count("executor.threads", threads)
         self._chunk = check_count("executor.chunk", chunk)
         self._precision, self._tf32, self._deterministic = precision, tf32, deterministic
-        self._progress, self._work, self._check_alive = progress, Path(work), alive or (lambda: None)
-        self._experiment, self._seed = "", 0
+        self._progress, self._work, self._check_alive = (
+            progress,
+            Path(work),
+            alive or (lambda: None),
+        )
+        self._experiment, self._network, self._seed = "", "", 0
         self._fabric = launch(accelerator, check_count("executor.devices", devices), precision)
-        self._mode = "default" if not deterministic else "error" if self.device.type == "cpu" else "warn"
+        self._mode = (
+            "default" if not deterministic else "error" if self.device.type == "cpu" else "warn"
+        )
         self._crew = Crew(self._processes(workers))
         self._sources = Sources()
         self._set_process()
@@ -115,40 +130,55 @@ class Executor:
     def to_device(self, model: nn.Module) -> nn.Module:
         """Move ``model`` to the device, in place, and in ``64-true`` to float64; returns the bare module.
 
-        On a CPU its weights, and with them the activations, get their channels last, which is faster there.
+        On a CPU its weights, and with them the activations, get their channels last, which is
+        faster there.
         """
         if self.device.type == "cpu":
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device, torch.float64 if self._precision == "64-true" else None)
 
-    def scope(self, experiment: str, seed: int = 0) -> "Executor":
-        """The same executor for one experiment, whose name and seed enter the keys and the random numbers."""
+    def scope(self, experiment: str, *, network: str = "", seed: int = 0) -> "Executor":
+        """The same executor for one experiment, whose name and seed enter the keys and the random numbers.
+
+        Args:
+            experiment: the experiment's name.
+            network: the network that it runs on, for progress lines.
+            seed: the training seed.
+        """
         view = copy.copy(self)
-        view._experiment, view._seed = experiment, seed
+        view._experiment, view._network, view._seed = experiment, network, seed
         return view
+
+    def for_seed(self, seed: int) -> "Executor":
+        """The same executor and experiment for one training seed."""
+        return self.scope(self._experiment, network=self._network, seed=seed)
 
     def map(
         self,
         function: Callable[..., T],
         *tensors: Tensor,
         chunk: int | None = None,
-        randomness: bool = False,
+        randomness: bool | str = False,
     ) -> Mapped[T]:
         """Apply ``function`` to chunks of ``tensors`` and join what it returns.
 
         Args:
-            function: a function of a module, or a functools.partial of one, called with one chunk of each
-                tensor. It returns a tensor, or a dataclass, tuple, list or dict of tensors, with one row an
-                image. Tensors bound in the partial are brought to the device; networks must be there.
+            function: a function of a module, or a functools.partial of one, called with one chunk
+                of each tensor. It returns a tensor, or a dataclass, tuple, list or dict of tensors,
+                with one row per image. Tensors bound in the partial are brought to the device;
+                networks must be there.
             tensors: each (N, ...), all of one length.
-            chunk: images a chunk; the executor's own if None.
-            randomness: pass ``generator=``, one torch.Generator an image, from (seed, experiment, index).
+            chunk: images per chunk; the executor's own if None.
+            randomness: pass ``generator=``, one torch.Generator per image, seeded from (seed,
+                stream, index). True: the stream is the experiment's name; a text names another.
 
         Raises:
-            TypeError: something bound to the function has no fingerprint, or the result holds no tensors.
-            ValueError: lengths differ, or the result has not one row an image.
+            TypeError: something bound to the function has no fingerprint, or the result holds no
+                tensors.
+            ValueError: lengths differ, or the result has not one row per image.
         """
-        return self._map(_Job(function, tensors, self._size(chunk, tensors), self._where, randomness))
+        stream = self._where if randomness is True else randomness or None
+        return self._map(Job(function, tensors, self._size(chunk, tensors), self._where, stream))
 
     def cached(
         self,
@@ -161,29 +191,41 @@ class Executor:
 
         The seed is part of the key only with ``randomness``.
         """
-        return self._map(_Job(function, tensors, self._size(chunk, tensors), "shared", randomness))
+        stream = SHARED if randomness else None
+        return self._map(Job(function, tensors, self._size(chunk, tensors), SHARED, stream))
 
     def task(self, function: Callable[[], T], *, name: str | None = None) -> Mapped[T]:
         """Run an indivisible piece of work once, such as one training, and keep its result.
 
         Args:
-            function: a function of a module, or a partial of one, called without arguments by the first
-                process. It places its own tensors (bind ``device=executor.device``) and returns tensors, or
-                a dataclass, tuple, list or dict of tensors.
+            function: a function of a module, or a partial of one, called without arguments by the
+                first process. It places its own tensors (bind ``device=executor.device``) and
+                returns tensors, or a dataclass, tuple, list or dict of tensors.
             name: what the progress line calls it.
         """
-        job = _Job(function, (), 0, self._where, False)
+        return self._task(Job(function, (), 0, self._where, None), name)
+
+    def shared_task(self, function: Callable[[], T], *, name: str | None = None) -> Mapped[T]:
+        """As ``task``, for a product that experiments share: the key holds neither experiment nor seed."""
+        return self._task(Job(function, (), 0, SHARED, None), name)
+
+    def _task(self, job: Job[T], name: str | None) -> Mapped[T]:
         path = self._folder(job) / "00000.bin"
-        found = _taken_up(path) if self.is_global_zero else None
+        found = taken_up(path) if self.is_global_zero else None
         if self.is_global_zero and found is None:
             self._check_alive()
-            self.say(f"{job.where}: {name or job.name} ...")
-            value, seconds = self._timed(function)
+            self.say(f"{self._label(name or job.name)} ...")
+            value, seconds = self._timed(job.function)
             found = flatten(value, seconds)
             write(path, found)
         self._fabric.barrier()
-        found = found or _written(path)
+        found = found or written(path)
         return Mapped(rebuild(found), torch.tensor([found.seconds], dtype=torch.float64))
+
+    def _label(self, work: str) -> str:
+        """What a progress line says: experiment, network, seed and the work under way."""
+        parts = (self._where, self._network, f"seed {self._seed}" if self._network else "")
+        return f"{', '.join(filter(None, parts))}: {work}"
 
     def say(self, line: str) -> None:
         """A line on stderr, unless progress is not to be shown."""
@@ -200,8 +242,8 @@ class Executor:
     def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """``[function(item) for item in items]``, the processes of a CPU taking one item after the other.
 
-        What a copy of this process finds reaches this one through finished chunks and tasks alone; what ``function``
-        computes beside them is computed here again.
+        What a copy of this process finds reaches this one through finished chunks and tasks alone;
+        what ``function`` computes beside them is computed here again.
 
         Args:
             function: calls ``map``, ``cached`` or ``task`` for all that takes long.
@@ -214,7 +256,9 @@ class Executor:
 
         if self._fabric.world_size == 1:
             self._crew.share(len(items), work)
-        return [found[index] if index in found else function(item) for index, item in enumerate(items)]
+        return [
+            found[index] if index in found else function(item) for index, item in enumerate(items)
+        ]
 
     @property
     def _where(self) -> str:
@@ -236,7 +280,7 @@ class Executor:
         half = math.ceil(max(map(len, tensors), default=0) / 2)
         return min(size, half) if self.device.type == "cpu" and half >= _SMALLEST else size
 
-    def _map(self, job: "_Job[T]") -> Mapped[T]:
+    def _map(self, job: Job[T]) -> Mapped[T]:
         folder = self._folder(job)
         job = replace(job, function=move(job.function, self._place))
         chunks = self._chunks(job, folder)
@@ -245,14 +289,14 @@ class Executor:
         each = torch.tensor(seconds, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
         return Mapped(rebuild(concatenate(chunks)), each)
 
-    def _chunks(self, job: "_Job[T]", folder: Path) -> list[Chunk]:
+    def _chunks(self, job: Job[T], folder: Path) -> list[Chunk]:
         """Read or compute this process's chunks, wait for the others, and return all of them."""
         rank, ranks = self._fabric.global_rank, self._fabric.world_size
         paths = [folder / f"{index:05d}.bin" for index in range(len(job.bounds))]
-        done = {index: _taken_up(paths[index]) for index in range(rank, len(paths), ranks)}
+        done = {index: taken_up(paths[index]) for index in range(rank, len(paths), ranks)}
         todo = [index for index, found in done.items() if found is None]
         images = {index: job.bounds[index][1] - job.bounds[index][0] for index in todo}
-        label = f"{job.where}: {job.name}"
+        label = self._label(job.name)
         shown = self._progress and self.is_global_zero and bool(todo) and not self._crew.is_copy
         with Progress(label, sum(images.values()), shown) as progress:
             batch, here = job.chunk, os.getpid()
@@ -268,13 +312,13 @@ class Executor:
 
             self._crew.share(len(todo), work)
             for position, index in enumerate(todo):  # what the copies did, or failed at
-                done[index] = done[index] or _taken_up(paths[index])
+                done[index] = done[index] or taken_up(paths[index])
                 if done[index] is None:
                     work(position)
         self._fabric.barrier()
-        return [done.get(index) or _written(path) for index, path in enumerate(paths)]
+        return [done.get(index) or written(path) for index, path in enumerate(paths)]
 
-    def _compute(self, job: "_Job[T]", start: int, stop: int, batch: int) -> tuple[Chunk, int]:
+    def _compute(self, job: Job[T], start: int, stop: int, batch: int) -> tuple[Chunk, int]:
         """One chunk, in as many parts as memory asks for, and the size of part that did fit."""
         while True:
             parts = []
@@ -288,9 +332,11 @@ class Executor:
             batch = math.ceil(min(batch, stop - start) / 2)
             _log.warning("%s: out of memory, going on with %d images at a time", job.name, batch)
 
-    def _attempt(self, job: "_Job[T]", low: int, high: int) -> Chunk | None:
+    def _attempt(self, job: Job[T], low: int, high: int) -> Chunk | None:
         """The images ``low`` to ``high``; None if memory did not suffice and fewer can be tried."""
-        options = {"generator": per_image(self._seed, job.where, range(low, high))} if job.randomness else {}
+        options = (
+            {"generator": per_image(self._seed, job.stream, range(low, high))} if job.stream else {}
+        )
         part = None
         try:
             inputs = [self._place(tensor[low:high]) for tensor in job.tensors]
@@ -298,13 +344,16 @@ class Executor:
         except torch.OutOfMemoryError:
             if high - low <= 1:
                 raise
-        if part is None:  # outside the handler, whose traceback holds on to the failed attempt's tensors
+        if (
+            part is None
+        ):  # outside the handler, whose traceback holds on to the failed attempt's tensors
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             return None
         if part.rows() != {high - low}:
             raise ValueError(
-                f"{job.name} returned tensors with {sorted(part.rows())} rows for {high - low} images; "
+                f"{job.name} returned tensors with {sorted(part.rows())} rows for {high - low} "
+                "images; "
                 "a mapped function returns one row an image"
             )
         return part
@@ -326,7 +375,7 @@ class Executor:
         double = self._precision == "64-true" and tensor.is_floating_point()
         return tensor.to(self.device, torch.float64 if double else None)
 
-    def _folder(self, job: "_Job[T]") -> Path:
+    def _folder(self, job: Job[T]) -> Path:
         """The folder of a job, named after everything that its result depends on."""
         finger = Fingerprint()
         machine = (self._precision, self._threads, self._tf32, self._deterministic, self.device)
@@ -334,12 +383,12 @@ class Executor:
             "function": finger.of(job.function, job.name),
             "tensors": finger.of(job.tensors, "tensors"),
             "layout": (_LAYOUT, job.chunk, job.where),
-            "seed": None if job.where == "shared" and not job.randomness else self._seed,
-            "randomness": job.randomness,
+            "seed": None if job.where == SHARED and not job.stream else self._seed,
+            "randomness": job.stream,
             "machine": machine,
             "torch": str(torch.__version__),
         }
-        modules = finger.modules | ({"pipeline.randomness"} if job.randomness else set())
+        modules = finger.modules | ({"robustness_geometry.randomness"} if job.stream else set())
         key = Fingerprint().of({**parts, "source": self._sources.digest(modules)})
         return self._work / job.where / key.hex()[:32]
 
@@ -353,44 +402,3 @@ class Executor:
             torch.backends.cudnn.benchmark = not self._deterministic
             torch.backends.cuda.matmul.allow_tf32 = self._tf32
             torch.backends.cudnn.allow_tf32 = self._tf32
-
-
-@dataclass(frozen=True)
-class _Job(Generic[T]):
-    """A function, its tensors, and how they are cut."""
-
-    function: Callable[..., T]
-    tensors: tuple[Tensor, ...]
-    chunk: int
-    where: str
-    randomness: bool
-
-    @property
-    def name(self) -> str:
-        function: Any = self.function
-        while isinstance(function, functools.partial):
-            function = function.func
-        return getattr(function, "__name__", type(function).__name__)
-
-    @functools.cached_property
-    def bounds(self) -> list[tuple[int, int]]:
-        """First and last image of each chunk; no images make one empty chunk, whose shapes are right."""
-        lengths = {len(tensor) for tensor in self.tensors}
-        if len(lengths) != 1:
-            raise ValueError(f"map takes tensors of one length, not of lengths {sorted(lengths)}")
-        count = lengths.pop()
-        return [(start, min(start + self.chunk, count)) for start in range(0, max(count, 1), self.chunk)]
-
-
-def _taken_up(path: Path) -> Chunk | None:
-    """A finished chunk from disk; None if there is none or it is damaged, which is said."""
-    found = read(path) if path.exists() else None
-    if found is None and path.exists():
-        _log.warning("%s is damaged: computing it again", path)
-    return found
-
-
-def _written(path: Path) -> Chunk:
-    if (found := _taken_up(path)) is None:
-        raise RuntimeError(f"{path} is missing or damaged just after it was written: is the disk shared?")
-    return found

@@ -1,38 +1,17 @@
 """What an experiment returns: numbers with their n and spread, tables, figures and tensors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["Estimate", "Findings"]
+from pipeline.statistics import Estimate
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured number.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the 95% interval.
-        high: upper end of the 95% interval.
-        n: number of images (or pairs, vectors ...) behind it, per seed.
-        std: standard deviation over those n; NaN where the number is not a mean.
-        seeds: number of training seeds behind it.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    std: float = float("nan")
-    seeds: int = 1
-
-    def as_dict(self) -> dict[str, float | int]:
-        """The fields as plain values."""
-        return asdict(self)
+__all__ = [
+    "Findings",
+]
 
 
 @dataclass
@@ -41,7 +20,8 @@ class Findings:
 
     Attributes:
         numbers: name -> estimate; what claims are tested on. They go to ``metrics.json``.
-        timings: name -> estimate in seconds (or ratios of seconds); kept apart, as they differ from run to run.
+        timings: name -> estimate in seconds (or ratios of seconds); kept apart, as they differ from
+            run to run.
         curves: name -> one value a step (epoch, band ...); logged with steps.
         tables: name -> data frame, written as CSV.
         figures: name -> matplotlib figure, written as PNG.

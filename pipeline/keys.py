@@ -1,6 +1,7 @@
 """Fingerprints of functions, their arguments and the source they run: equal keys mean equal results."""
 
 import ast
+import copy
 import enum
 import functools
 import hashlib
@@ -19,12 +20,23 @@ from torch import Tensor, nn
 
 __all__ = ["Fingerprint", "Sources"]
 
-PACKAGES = ("pipeline", "stages")
+PACKAGES = ("robustness_geometry", "pipeline", "stages")
 """The packages whose source enters a key, together with the reader's own modules."""
 
 _PLUMBING = {
     f"pipeline.{name}"
-    for name in ("database", "executor", "keys", "processes", "progress", "storage", "tracking")
+    for name in (
+        "crew",
+        "database",
+        "devices",
+        "executor",
+        "jobs",
+        "keys",
+        "processes",
+        "progress",
+        "storage",
+        "tracking",
+    )
 }
 """Modules that decide where work runs, never what it yields."""
 
@@ -60,8 +72,8 @@ class Fingerprint:
         """The SHA-256 of ``value``, equal in every process.
 
         Args:
-            value: a tensor, nn.Module, number, string, dtype, device, enum, module-level function or class,
-                functools.partial, or a dataclass, tuple, list, set or mapping of such.
+            value: a tensor, nn.Module, number, string, dtype, device, enum, module-level function
+                or class, functools.partial, or a dataclass, tuple, list, set or mapping of such.
             where: what to call it in an error.
 
         Raises:
@@ -83,7 +95,9 @@ class Fingerprint:
         if isinstance(value, np.ndarray | np.generic):
             return _digest("array", _tensor(torch.from_numpy(np.asarray(value).copy())))
         if isinstance(value, torch.device):
-            return _digest("device", value.type.encode())  # which of several equal devices does not matter
+            return _digest(
+                "device", value.type.encode()
+            )  # which of several equal devices does not matter
         if isinstance(value, nn.Module):
             return self._module(value, where)
         if isinstance(value, functools.partial):
@@ -103,15 +117,20 @@ class Fingerprint:
             parts = [self.of(pair, f"{where}[{pair[0]!r}]") for pair in value.items()]
             return _digest("mapping", *parts)
         if isinstance(value, Sequence):
-            return _digest("sequence", *(self.of(part, f"{where}[{i}]") for i, part in enumerate(value)))
+            return _digest(
+                "sequence", *(self.of(part, f"{where}[{i}]") for i, part in enumerate(value))
+            )
         if isinstance(value, set | frozenset):
             return _digest("set", *sorted(self.of(part, where) for part in value))
         raise TypeError(
-            f"{where}: {type(value).__name__} has no fingerprint; bind tensors, networks, numbers, strings, "
+            f"{where}: {type(value).__name__} has no fingerprint; bind tensors, networks, numbers, "
+            "strings, "
             "dataclasses or functions of a module instead"
         )
 
-    def _named(self, value: type | types.FunctionType | types.BuiltinFunctionType, where: str) -> bytes:
+    def _named(
+        self, value: type | types.FunctionType | types.BuiltinFunctionType, where: str
+    ) -> bytes:
         name = value.__qualname__
         if "<" in name:
             raise TypeError(
@@ -126,7 +145,9 @@ class Fingerprint:
         for name, layer in model.named_modules(remove_duplicate=False):
             parts.append(_digest(name, self._layer(layer, f"{where}.{name}" if name else where)))
         for tensors in (model.named_parameters, model.named_buffers):
-            parts.extend(_digest(name, _tensor(tensor)) for name, tensor in tensors(remove_duplicate=False))
+            parts.extend(
+                _digest(name, _tensor(tensor)) for name, tensor in tensors(remove_duplicate=False)
+            )
         return _digest("network", *parts)
 
     def _layer(self, layer: nn.Module, where: str) -> bytes:
@@ -150,18 +171,23 @@ class Fingerprint:
                 self.modules.add(value.__module__)
                 cells = [cell.cell_contents for cell in value.__closure__ or ()]
                 held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()]
-                return _digest("code", _code(value.__code__), *(self._held(part, where) for part in held))
+                return _digest(
+                    "code", _code(value.__code__), *(self._held(part, where) for part in held)
+                )
             try:
                 return _digest("pickle", pickle.dumps(value, protocol=4))
             except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
                 raise TypeError(
-                    f"{where}: {type(value).__name__} has no fingerprint; let the layer hold tensors, "
+                    f"{where}: {type(value).__name__} has no fingerprint; let the layer hold "
+                    "tensors, "
                     "numbers, strings or functions of a module"
                 ) from None
 
 
 def _code(code: types.CodeType) -> bytes:
-    consts = [_code(c) if isinstance(c, types.CodeType) else repr(c).encode() for c in code.co_consts]
+    consts = [
+        _code(c) if isinstance(c, types.CodeType) else repr(c).encode() for c in code.co_consts
+    ]
     return _digest("code", code.co_code, repr(code.co_names).encode(), *consts)
 
 
@@ -181,9 +207,9 @@ class Sources:
     def digest(self, modules: Iterable[str]) -> bytes:
         """The SHA-256 of the source that ``modules`` rest on.
 
-        This is their own and that of all local modules that they import, directly or not; comments and
-        layout do not count. Where a package's ``__init__`` only passes a name on, the module that defines
-        the name counts and its neighbours do not.
+        This is their own and that of all local modules that they import, directly or not; comments
+        and layout do not count. Where a package's ``__init__`` only passes a name on, the module
+        that defines the name counts and its neighbours do not.
 
         Raises:
             TypeError: a module has no source file.
@@ -197,7 +223,7 @@ class Sources:
                 continue
             for name in self.closure(module):
                 if name not in self._digests:
-                    self._digests[name] = hashlib.sha256(ast.dump(self._tree(name)).encode()).digest()
+                    self._digests[name] = hashlib.sha256(_code_of(self._tree(name))).digest()
                 parts[name] = self._digests[name]
         return _digest("source", *(_digest(name, part) for name, part in sorted(parts.items())))
 
@@ -245,7 +271,9 @@ class Sources:
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     if (alias.asname or alias.name) == name:
-                        found.extend(self._resolve(self._origin(origin, node), alias.name, depth + 1))
+                        found.extend(
+                            self._resolve(self._origin(origin, node), alias.name, depth + 1)
+                        )
         return found or [origin]
 
     def _tree(self, module: str) -> ast.Module:
@@ -260,7 +288,9 @@ class Sources:
             if _is_local(top):
                 self._adopt(top)
         if module not in self._text and module in sys.modules and _is_local(module):
-            self._text[module] = _file(module).read_bytes()  # a script, or a test module outside any package
+            self._text[module] = _file(
+                module
+            ).read_bytes()  # a script, or a test module outside any package
         return module in self._text
 
     def _adopt(self, top: str) -> None:
@@ -278,6 +308,24 @@ class Sources:
                     self._packages.add(name)
         if spec.origin and spec.origin.endswith(".py") and not spec.submodule_search_locations:
             self._text[top] = Path(spec.origin).read_bytes()
+
+
+def _code_of(tree: ast.Module) -> bytes:
+    """The code of a module without its docstrings."""
+    tree = copy.deepcopy(tree)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+    return ast.dump(tree).encode()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _is_local(module: str) -> bool:

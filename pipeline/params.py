@@ -1,6 +1,7 @@
 """params.yaml is ``conf/base.yaml`` composed: write it, or check that it has not drifted.
 
-``python -m pipeline.params`` writes it, ``python -m pipeline.params --check`` exits with 1 when it differs.
+``python -m pipeline.params`` writes it, ``python -m pipeline.params --check`` exits with 1 when it
+differs.
 """
 
 import sys

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
-from pipeline.findings import Estimate
+from pipeline.statistics import Estimate
 
 __all__ = [
     "COLOURS",
@@ -103,7 +103,8 @@ class Panel:
     """One image of a grid.
 
     Attributes:
-        image: (C, H, W) with one or three channels: pixels in [0, 1], or a perturbation in pixel units.
+        image: (C, H, W) with one or three channels: pixels in [0, 1], or a perturbation in pixel
+            units.
         caption: the lines below it.
         perturbation: whether to show it on the centred map in which zero is neutral.
     """
@@ -177,7 +178,9 @@ def line_figure(
         for index, (name, line) in enumerate(lines.items()):
             _draw(axes, line, name, COLOURS[index % len(COLOURS)])
         for index, (name, level) in enumerate((references or {}).items()):
-            axes.axhline(level, color=SOFT, linestyle=("--", ":", "-.")[index % 3], linewidth=1.4, label=name)
+            axes.axhline(
+                level, color=SOFT, linestyle=("--", ":", "-.")[index % 3], linewidth=1.4, label=name
+            )
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axes.set_xscale("log" if log_x else "linear")
         axes.set_yscale("log" if log_y else "linear")
@@ -208,7 +211,12 @@ def _draw(axes: Axes, line: Line, name: str, colour: str) -> None:
     low, high = np.asarray(line.low, dtype=float), np.asarray(line.high, dtype=float)
     if line.errorbars:
         axes.errorbar(
-            x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="none", ecolor=colour, capsize=3
+            x,
+            y,
+            yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)],
+            fmt="none",
+            ecolor=colour,
+            capsize=3,
         )
     else:
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -280,7 +288,14 @@ def histogram_figure(
     with styled():
         for index, (name, shown) in enumerate(kept.items()):
             colour, weights = COLOURS[index % len(COLOURS)], np.full(len(shown), 1 / len(shown))
-            axes.hist(shown, edges.tolist(), weights=weights, histtype="stepfilled", color=colour, alpha=0.30)
+            axes.hist(
+                shown,
+                edges.tolist(),
+                weights=weights,
+                histtype="stepfilled",
+                color=colour,
+                alpha=0.30,
+            )
             axes.hist(
                 shown,
                 edges.tolist(),
@@ -314,22 +329,26 @@ def image_grid(
 ) -> Figure:
     """Images and perturbations in rows; all perturbations share one scale, stated in a line below the figure.
 
-    A one-channel perturbation is drawn in blue (negative), white (zero) and red (positive); one of three
-    channels as grey 0.5 plus the perturbation times the stated magnification.
+    A one-channel perturbation is drawn in blue (negative), white (zero) and red (positive); one of
+    three channels as grey 0.5 plus the perturbation times the stated magnification.
 
     Args:
         rows: the panels; None leaves a place empty.
         title: of the figure.
         row_titles: one for each row, at its left.
         column_titles: one for each column, on top.
-        limit: the absolute value at the ends of the map; None takes the 99.9% quantile of what is shown.
+        limit: the absolute value at the ends of the map; None takes the 99.9% quantile of what is
+            shown.
         side: inches of a panel.
     """
     columns = max(len(row) for row in rows)
     captions = max((len(p.caption.splitlines()) for row in rows for p in row if p), default=0)
     margins = 0.4 * bool(title) + 0.3 * bool(column_titles) + 0.3
     figure, grid = axes_grid(
-        len(rows), columns, width=side * columns + 0.5, height=len(rows) * (side + 0.2 * captions) + margins
+        len(rows),
+        columns,
+        width=side * columns + 0.5,
+        height=len(rows) * (side + 0.2 * captions) + margins,
     )
     scale = limit or _common_limit([p.image for row in rows for p in row if p and p.perturbation])
     with styled():
@@ -342,7 +361,9 @@ def image_grid(
         for axes, text in zip(grid[0], column_titles, strict=False):
             axes.set_title(text, loc="center", fontsize=11)
         for axes, text in zip(grid[:, 0], row_titles, strict=False):
-            axes.text(-0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center")
+            axes.text(
+                -0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center"
+            )
         if title:
             figure.suptitle(title, fontsize=12.5, fontweight="bold")
         if any(p and p.perturbation for row in rows for p in row):
@@ -352,7 +373,9 @@ def image_grid(
 
 def _common_limit(perturbations: Sequence[Tensor]) -> float:
     values = (
-        torch.cat([p.detach().flatten().abs() for p in perturbations]) if perturbations else torch.zeros(1)
+        torch.cat([p.detach().flatten().abs() for p in perturbations])
+        if perturbations
+        else torch.zeros(1)
     )
     finite = values[torch.isfinite(values)].cpu().double().numpy()
     return float(np.quantile(finite, 0.999)) or 1.0 if len(finite) else 1.0
@@ -361,14 +384,20 @@ def _common_limit(perturbations: Sequence[Tensor]) -> float:
 def _scale_text(rows: Sequence[Sequence[Panel | None]], scale: float) -> str:
     channels = next(p.image.shape[0] for row in rows for p in row if p and p.perturbation)
     if channels == 1:
-        return f"perturbations: blue {-scale:.3g}, white 0, red {scale:.3g} (pixels run from 0 to 1)"
-    return f"perturbations: grey + {0.5 / scale:.3g} times the perturbation (pixels run from 0 to 1)"
+        return (
+            f"perturbations: blue {-scale:.3g}, white 0, red {scale:.3g} (pixels run from 0 to 1)"
+        )
+    return (
+        f"perturbations: grey + {0.5 / scale:.3g} times the perturbation (pixels run from 0 to 1)"
+    )
 
 
 def _show(axes: Axes, panel: Panel, scale: float) -> None:
     image = panel.image.detach().cpu().double()
     if panel.perturbation and image.shape[0] == 1:
-        axes.imshow(image[0].numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest")
+        axes.imshow(
+            image[0].numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest"
+        )
     else:
         shown = (0.5 + 0.5 * image / scale if panel.perturbation else image).clamp(0, 1)
         shown = shown.expand(3, -1, -1) if image.shape[0] == 1 else shown

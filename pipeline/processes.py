@@ -14,8 +14,15 @@ from typing import Any
 import psutil
 
 __all__ = [
-    "dvc_ancestor", "identity", "is_first", "lives", "provenance", "root", "same", "termination_raises",
-]  # fmt: skip
+    "dvc_ancestor",
+    "identity",
+    "is_first",
+    "lives",
+    "provenance",
+    "root",
+    "same",
+    "termination_raises",
+]
 
 _RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")
 _CODE = ("conf", "pipeline", "stages", "dvc.yaml", "params.yaml")  # results change during every run
@@ -87,13 +94,17 @@ def provenance() -> dict[str, str]:
         found["git.dirty"] = str(bool(_git(place, "status", "--porcelain", "--", *_CODE)))
     lock = place / "dvc.lock"
     if lock.exists():  # DVC adds a stage's own entry only after the stage
-        found["dvc.lock md5 at start"] = hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest()
+        found["dvc.lock md5 at start"] = hashlib.md5(
+            lock.read_bytes(), usedforsecurity=False
+        ).hexdigest()
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _git(place: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=place, capture_output=True, check=True, timeout=60)
+        done = subprocess.run(
+            ["git", *words], cwd=place, capture_output=True, check=True, timeout=60
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode().strip()

@@ -47,6 +47,13 @@ class Progress:
         now = time.monotonic()
         if self._lines and now - self._said >= LINE_EVERY:
             self._said = now
-            say(tqdm.format_meter(
-                self._done, self._total, now - self._began, prefix=self._label, unit=" images", ncols=100
-            ))
+            say(
+                tqdm.format_meter(
+                    self._done,
+                    self._total,
+                    now - self._began,
+                    prefix=self._label,
+                    unit=" images",
+                    ncols=100,
+                )
+            )

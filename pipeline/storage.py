@@ -5,19 +5,18 @@ import functools
 import hashlib
 import importlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-__all__ = ["Chunk", "concatenate", "flatten", "move", "read", "rebuild", "whole", "write"]
+from robustness_geometry.files import whole
+
+__all__ = ["Chunk", "concatenate", "flatten", "move", "read", "rebuild", "write"]
 
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 
@@ -66,14 +65,22 @@ def _describe(value: Any, tensors: dict[str, Tensor]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         owner = type(value)
         parts = {f.name: _describe(getattr(value, f.name), tensors) for f in fields(value)}
-        return {"kind": "dataclass", "name": f"{owner.__module__}:{owner.__qualname__}", "parts": parts}
+        return {
+            "kind": "dataclass",
+            "name": f"{owner.__module__}:{owner.__qualname__}",
+            "parts": parts,
+        }
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"kind": "dict", "parts": {key: _describe(part, tensors) for key, part in value.items()}}
+        return {
+            "kind": "dict",
+            "parts": {key: _describe(part, tensors) for key, part in value.items()},
+        }
     if type(value) in (tuple, list):
         parts = {str(index): _describe(part, tensors) for index, part in enumerate(value)}
         return {"kind": type(value).__name__, "parts": parts}
     raise TypeError(
-        f"a result may hold tensors, None, dataclasses, tuples, lists and dicts, not {type(value).__name__}"
+        "a result may hold tensors, None, dataclasses, tuples, lists and dicts, not "
+        f"{type(value).__name__}"
     )
 
 
@@ -114,7 +121,9 @@ def move(value: Any, place: Callable[[Any], Any]) -> Any:
         return place(value)
     if isinstance(value, functools.partial):
         keywords = {key: move(part, place) for key, part in value.keywords.items()}
-        return functools.partial(value.func, *(move(part, place) for part in value.args), **keywords)
+        return functools.partial(
+            value.func, *(move(part, place) for part in value.args), **keywords
+        )
     if is_dataclass(value) and not isinstance(value, type | torch.nn.Module):
         moved = copy.copy(value)
         for f in fields(value):
@@ -131,25 +140,6 @@ def write(path: Path, chunk: Chunk) -> None:
     body = save(chunk.tensors, metadata=notes)
     with whole(path) as file:
         file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears at ``path`` as a whole or not at all, in a folder that is made where it is missing.
-
-    It is written beside its place, synchronised and renamed; after an error nothing is left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def read(path: Path) -> Chunk | None:

@@ -29,11 +29,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from pipeline import database, processes
-from pipeline.checks import InputError, refuse
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.keys import Fingerprint
 from pipeline.processes import dvc_ancestor
-from pipeline.types import Dataset
+from pipeline.statistics import Estimate
+from robustness_geometry.checks import InputError, refuse
+from robustness_geometry.types import Dataset
 
 __all__ = ["Run", "Settings", "SweepParent", "dvc_ancestor", "main", "stage_run"]
 
@@ -56,8 +57,8 @@ class Settings:
 
     Attributes:
         enabled: False logs nothing and never imports MLflow.
-        uri: of the tracking store; None is sqlite in the repository's root. Runs on several machines need the
-            address of a server, as sqlite does not work over a network.
+        uri: of the tracking store; None is sqlite in the repository's root. Runs on several
+            machines need the address of a server, as sqlite does not work over a network.
         experiment: MLflow's name for the collection of runs.
         log_models: also log trained networks.
         system_metrics: also log the load of processor, memory, disk and GPU.
@@ -74,7 +75,11 @@ class Run:
     """A run that is not logged: what every stage writes to when tracking is off."""
 
     def log_findings(
-        self, experiment: str, findings: Findings, section: str, drawn: Mapping[str, Path] = MappingProxyType({})
+        self,
+        experiment: str,
+        findings: Findings,
+        section: str,
+        drawn: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         """Log the numbers, timings, curves, tables and figures of one experiment.
 
@@ -93,7 +98,8 @@ class Run:
 
         Args:
             model: the network.
-            example: (N, C, H, W) images that it takes; two of them let the logged network take any number.
+            example: (N, C, H, W) images that it takes; two of them let the logged network take any
+                number.
             name: what to call it.
         """
 
@@ -118,12 +124,18 @@ class _Logged(Run):
             self._client.log_batch(self._id, params=flat[start : start + 100])
 
     def log_findings(
-        self, experiment: str, findings: Findings, section: str, drawn: Mapping[str, Path] = MappingProxyType({})
+        self,
+        experiment: str,
+        findings: Findings,
+        section: str,
+        drawn: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         self._client.set_tag(self._id, f"thesis.section.{experiment}", section)
         self._log_curves(experiment, findings.curves)
         self._log_curves(experiment, {name: [e.value] for name, e in findings.numbers.items()})
-        self._log_curves(f"{experiment}/timings", {name: [e.value] for name, e in findings.timings.items()})
+        self._log_curves(
+            f"{experiment}/timings", {name: [e.value] for name, e in findings.timings.items()}
+        )
         with tempfile.TemporaryDirectory() as name:
             _write_files(Path(name), findings, drawn)
             self._client.log_artifacts(self._id, name, experiment)
@@ -144,8 +156,12 @@ class _Logged(Run):
             if len(split):
                 digest = Fingerprint().of(split).hex()[:16]
                 pixels, labels = split.images.numpy(), split.labels.numpy()
-                logged = self._mlflow.data.from_numpy(pixels, targets=labels, name=data.name, digest=digest)
-                self._mlflow.log_input(logged, context=context, tags={"origin": _cut(data.source or "-")})
+                logged = self._mlflow.data.from_numpy(
+                    pixels, targets=labels, name=data.name, digest=digest
+                )
+                self._mlflow.log_input(
+                    logged, context=context, tags={"origin": _cut(data.source or "-")}
+                )
 
     def log_model(self, model: nn.Module, example: Tensor, name: str) -> None:
         if not self._settings.log_models:
@@ -160,7 +176,9 @@ class _Logged(Run):
                     pip_requirements=["torch"],  # spares MLflow a search that takes seconds
                 )
         except Exception as error:  # a network that cannot be exported must not cost its results
-            _log.warning("the network %s was not logged: %s", name, str(error).strip().partition("\n")[0])
+            _log.warning(
+                "the network %s was not logged: %s", name, str(error).strip().partition("\n")[0]
+            )
 
     def log_file(self, path: Path) -> None:
         self._client.log_artifact(self._id, str(path))
@@ -184,7 +202,8 @@ def stage_run(
     The run ends FINISHED, FAILED on an error, or KILLED on an interruption, and so does its parent.
 
     Args:
-        settings: where to log; nothing is logged if not enabled, or in a process that is not the first.
+        settings: where to log; nothing is logged if not enabled, or in a process that is not the
+            first.
         stage: the stage's name.
         network: the network's name.
         suite: the suite's name.
@@ -195,7 +214,13 @@ def stage_run(
         yield Run()
         return
     store = _Store(settings)
-    described = {"stage": stage, "network": network, "suite": suite, **processes.provenance(), **tags}
+    described = {
+        "stage": stage,
+        "network": network,
+        "suite": suite,
+        **processes.provenance(),
+        **tags,
+    }
     with (
         processes.termination_raises(),
         _parent_run(store) as parent,
@@ -211,7 +236,10 @@ def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> It
         experiment_id=store.experiment,
         run_name=f"{tags['stage']} {tags['network']}",
         parent_run_id=parent,
-        tags={_name(key): _cut(value) for key, value in {**tags, _PROCESS: processes.identity()}.items()},
+        tags={
+            _name(key): _cut(value)
+            for key, value in {**tags, _PROCESS: processes.identity()}.items()
+        },
         log_system_metrics=store.settings.system_metrics,
     )
     status = "KILLED"
@@ -248,17 +276,25 @@ def _session_run(store: "_Store", session: str) -> str:
     """Find and reopen, or make, the run of one ``dvc`` process."""
     with store.lock():
         found = store.search(f"tags.`{_SESSION}` LIKE '{session.rpartition('-')[0]}-%'")
-        runs = [str(run.info.run_id) for run in found if processes.same(run.data.tags[_SESSION], session)]
+        runs = [
+            str(run.info.run_id)
+            for run in found
+            if processes.same(run.data.tags[_SESSION], session)
+        ]
         if runs:
             store.client.update_run(runs[0], status="RUNNING")
             store.client.set_tag(runs[0], _PROCESS, processes.identity())
             return runs[0]
         tags = {key: value for key, value in processes.provenance().items() if key != "DVC_STAGE"}
-        return store.open(os.environ.get("DVC_EXP_NAME") or "dvc repro", {**tags, _SESSION: session})
+        return store.open(
+            os.environ.get("DVC_EXP_NAME") or "dvc repro", {**tags, _SESSION: session}
+        )
 
 
 def _close_parent(store: "_Store", parent: str, failed: bool = False) -> None:
-    statuses = {child.info.status for child in store.search(f"tags.`mlflow.parentRunId` = '{parent}'")}
+    statuses = {
+        child.info.status for child in store.search(f"tags.`mlflow.parentRunId` = '{parent}'")
+    }
     failed = failed or bool(statuses & {"FAILED", "KILLED"})
     store.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
@@ -303,7 +339,11 @@ class SweepParent(Callback):  # type: ignore[misc]
 
 def _write_files(folder: Path, findings: Findings, drawn: Mapping[str, Path]) -> None:
     """Tables, figures and notes of an experiment, as files to log."""
-    tables = {"numbers": _table(findings.numbers), "timings": _table(findings.timings), **findings.tables}
+    tables = {
+        "numbers": _table(findings.numbers),
+        "timings": _table(findings.timings),
+        **findings.tables,
+    }
     for name, table in tables.items():
         if len(table):
             table.to_csv(folder / f"{_name(name, '_')}.csv", index=False)
@@ -324,15 +364,22 @@ class _Store:
         os.environ.update(_QUIET)
         import mlflow
 
-        for name, level in (("mlflow", logging.WARNING), ("mlflow.utils.environment", logging.ERROR)):
+        for name, level in (
+            ("mlflow", logging.WARNING),
+            ("mlflow.utils.environment", logging.ERROR),
+        ):
             logging.getLogger(name).setLevel(level)
         self.mlflow, self.settings = mlflow, settings
         self.uri = settings.uri or f"sqlite:///{processes.root() / 'mlflow.db'}"
-        self._file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        self._file = (
+            Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        )
         mlflow.set_tracking_uri(self.uri)
         # Several processes that create the database at once would leave it broken.
         with self.lock(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about MLflow's own use of SQLAlchemy
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # about MLflow's own use of SQLAlchemy
             if self._file is not None:
                 database.follow_move(self._file, settings.experiment)
             self.client = mlflow.MlflowClient()
@@ -386,7 +433,9 @@ def _name(text: str, slash: str = " over ") -> str:
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame([{"name": name, **estimate.as_dict()} for name, estimate in numbers.items()])
+    return pd.DataFrame(
+        [{"name": name, **estimate.as_dict()} for name, estimate in numbers.items()]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -405,7 +454,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # MLflow's own landing page is about language models; this is the page with the runs.
     page = f"#/experiments/{store.experiment}/runs?workflowType=machine_learning"
     print(f"http://127.0.0.1:{port}/{page}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store.uri, "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        store.uri,
+        "--workers",
+        "1",
+    ]
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
 
 

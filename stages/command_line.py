@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.checks import InputError
-from pipeline.training import TrainingDiverged
+from robustness_geometry.checks import InputError
+from robustness_geometry.training import TrainingDiverged
 from stages.config import Config, read
 
 __all__ = ["command_line"]
@@ -22,9 +22,13 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def command_line(stage: str, run: Callable[[Config], None]) -> None:
     """Call ``run`` with the checked configuration; a configuration or data error is one line and exit code 2."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and exiting with 1
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra then raises its errors instead of printing them and exiting with 1
+    )
     sys.argv[1:] = _named(stage, sys.argv[1:])
-    name = stage if (CONF / f"{stage}.yaml").exists() else "config"  # some stages compose a configuration of their own
+    name = (
+        stage if (CONF / f"{stage}.yaml").exists() else "config"
+    )  # some stages compose a configuration of their own
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)  # type: ignore[untyped-decorator]
     def application(raw: DictConfig) -> None:
@@ -43,7 +47,9 @@ def command_line(stage: str, run: Callable[[Config], None]) -> None:
 
 def _named(stage: str, arguments: list[str]) -> list[str]:
     """The command line with the job's name beside the other overrides, which argparse wants in one place."""
-    where = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    where = next(
+        (i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments)
+    )
     return [*arguments[:where], f"hydra.job.name={stage}", *arguments[where:]]
 
 

@@ -15,14 +15,23 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from pipeline.checks import InputError, refuse
 from pipeline.executor import Executor
-from pipeline.models import load_weights
 from pipeline.tracking import Settings as TrackingSettings
-from pipeline.training import Recipe
+from robustness_geometry.checks import InputError, refuse
+from robustness_geometry.models import load_weights
+from robustness_geometry.training import Recipe
 
 __all__ = [
-    "OPEN", "Config", "NetworkConfig", "check_network", "check_values", "factory", "read", "ready", "recipe", "typed",
+    "OPEN",
+    "Config",
+    "NetworkConfig",
+    "check_network",
+    "check_values",
+    "factory",
+    "read",
+    "ready",
+    "recipe",
+    "typed",
 ]
 
 PRETRAINED = {"pretrained": True}
@@ -84,7 +93,13 @@ class Config:
 
     def named(self) -> list[Any]:
         """What ``network`` names: one network of the suite, or a list of them for a stage across networks."""
-        return list(self.network) if isinstance(self.network, list) else [self.network] if self.network else []
+        return (
+            list(self.network)
+            if isinstance(self.network, list)
+            else [self.network]
+            if self.network
+            else []
+        )
 
 
 def read(raw: DictConfig) -> Config:
@@ -112,7 +127,10 @@ def read(raw: DictConfig) -> Config:
 
 
 def _check_suite(config: Config) -> None:
-    named = {f"suite.counterparts.{claimed}": [name] for claimed, name in config.suite.counterparts.items()}
+    named = {
+        f"suite.counterparts.{claimed}": [name]
+        for claimed, name in config.suite.counterparts.items()
+    }
     named |= {f"suite.networks.{stage}": names for stage, names in config.suite.networks.items()}
     for key, names in named.items():
         for name in names:
@@ -130,14 +148,18 @@ def check_network(network: NetworkConfig, key: str) -> None:
 def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     """The function that makes the model of a leaf, with its weights where ``checkpoint`` names some.
 
-    Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's .mat), or
-    ``random``, which asks for untrained weights by name.
+    Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's
+    .mat), or ``random``, which asks for untrained weights by name.
     """
     checkpoint = leaf.get("checkpoint")
     own = "checkpoint" in inspect.signature(_target(leaf, key)).parameters
     if own and checkpoint != RANDOM:
         return ready(leaf, key, supplied=FACTORY)
-    bare = {**leaf, "checkpoint": None} if own else {name: v for name, v in leaf.items() if name != "checkpoint"}
+    bare = (
+        {**leaf, "checkpoint": None}
+        if own
+        else {name: v for name, v in leaf.items() if name != "checkpoint"}
+    )
     made = ready(bare, key, supplied=FACTORY)
     return made if checkpoint in (None, RANDOM) else partial(_with_weights, made, checkpoint)
 
@@ -153,7 +175,11 @@ def recipe(network: NetworkConfig, key: str) -> Recipe | None:
     given = network.model.get("checkpoint") or network.model.get("weights")
     if network.training == PRETRAINED:
         if not given:
-            refuse(f"{key}training", "pretrained", "a recipe, as the model names neither a checkpoint nor weights")
+            refuse(
+                f"{key}training",
+                "pretrained",
+                "a recipe, as the model names neither a checkpoint nor weights",
+            )
         return None
     return None if given else typed(Recipe, network.training, f"{key}training")
 
@@ -163,11 +189,14 @@ def typed(schema: type, values: Mapping[str, Any], key: str) -> Any:
     return _merge(schema, values, key)
 
 
-def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) -> Callable[..., Any]:
+def ready(
+    leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()
+) -> Callable[..., Any]:
     """The function that a leaf names by ``_target_``, with the leaf's other keys as its options.
 
     Args:
-        leaf: ``_target_`` and options, as a group file holds them; one of OPEN may be null, and is then not bound.
+        leaf: ``_target_`` and options, as a group file holds them; one of OPEN may be null, and is
+            then not bound.
         key: where the leaf stands in the configuration, for messages.
         supplied: options that the caller passes later, so that the leaf need not name them.
 
@@ -177,13 +206,18 @@ def ready(leaf: Mapping[str, Any], key: str, *, supplied: tuple[str, ...] = ()) 
     function = _target(leaf, key)
     leaf = {name: value for name, value in leaf.items() if name not in OPEN or value is not None}
     options = {name: value for name, value in leaf.items() if name not in ("_target_", "_partial_")}
-    _schema_object(function, options, key, (*supplied, *(name for name in OPEN if name not in leaf)))
+    _schema_object(
+        function, options, key, (*supplied, *(name for name in OPEN if name not in leaf))
+    )
     try:
         made: Callable[..., Any] = instantiate(dict(leaf), _partial_=True, _convert_="all")
     except InstantiationException as error:
         raise InputError(f"{key}: {_line(error)}") from error
     # Lists become tuples: immutable and hashable, as the functions' defaults are.
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in typing.cast(partial[Any], made).keywords.items()}
+    options = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in typing.cast(partial[Any], made).keywords.items()
+    }
     return partial(function, **options)
 
 
@@ -194,7 +228,9 @@ def _target(leaf: Mapping[str, Any], key: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = get_object(name)
     except Exception as error:
-        raise InputError(f"{key}._target_={name}: allowed is an importable name ({_line(error)})") from error
+        raise InputError(
+            f"{key}._target_={name}: allowed is an importable name ({_line(error)})"
+        ) from error
     return function
 
 
@@ -212,7 +248,10 @@ def check_values(entry: dataclasses.Field[Any], key: str, value: Any) -> Any:
 
 
 def _schema_object(
-    function: Callable[..., Any], values: Mapping[str, Any], key: str, supplied: tuple[str, ...] = ()
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    key: str,
+    supplied: tuple[str, ...] = (),
 ) -> Any:
     return _merge(_schema(function, supplied), values, key)
 
@@ -249,7 +288,9 @@ def _plain(annotation: Any) -> Any:
     if origin is Literal:
         return str
     if origin in (Union, types.UnionType):
-        parts = [part for part in (_plain(a) for a in inner if a is not type(None)) if part is not None]
+        parts = [
+            part for part in (_plain(a) for a in inner if a is not type(None)) if part is not None
+        ]
         if not parts:
             return None
         if float in parts and len(parts) > 1:
@@ -275,9 +316,15 @@ def _explain(error: OmegaConfBaseException, schema: type, key: str) -> str:
         names = [f.name for f in dataclasses.fields(schema)] if "." not in name else []
         hint = "one of " + ", ".join(names) if names else "a key of the schema"
         return f"{full}: unknown key: allowed is {hint}"
-    return f"{full}={error.value!r}: {what}" if getattr(error, "value", None) is not None else f"{full}: {what}"
+    return (
+        f"{full}={error.value!r}: {what}"
+        if getattr(error, "value", None) is not None
+        else f"{full}: {what}"
+    )
 
 
 def _line(error: BaseException) -> str:
     """The first line of an error's text that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )

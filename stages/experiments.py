@@ -9,15 +9,25 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from pipeline.checks import refuse
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.types import Dataset, Network
+from robustness_geometry.checks import refuse
+from robustness_geometry.types import Dataset, Network
 from stages.config import Config, check_values, ready
 
 __all__ = ["ACROSS", "STAGES", "Experiment", "experiments_of", "select"]
 
-STAGES = ("train", "attack", "finetune", "universal", "semirandom", "curvature", "topology", "detect", "cure")
+STAGES = (
+    "train",
+    "attack",
+    "finetune",
+    "universal",
+    "semirandom",
+    "curvature",
+    "topology",
+    "detect",
+    "cure",
+)
 """The stages whose experiments run on one network."""
 
 SPARING = "networks"
@@ -39,28 +49,44 @@ class Experiment:
     across: bool = False
     named: bool = False
 
-    def measure(self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor) -> Findings:
-        """Run the experiment: on all networks if it is one across networks, else on the only one."""
-        scope = executor.scope(self.name)
+    def measure(
+        self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor
+    ) -> Findings:
+        """Run the experiment: on all networks if it is one across networks, else on the only one.
+
+        A network that the settings leave out, or whose data an experiment that trains cannot train
+        on, costs nothing: a note says so.
+        """
         if self.across:
-            return self.function(networks, data, self.settings, scope)
+            return self.function(networks, data, self.settings, executor.scope(self.name))
         (network,), (own,) = networks.values(), data.values()
+        if self.leaves_out(network.name):
+            taken = ", ".join(getattr(self.settings, SPARING)) or "no network"
+            note = f"Not measured on {network.name}: this suite takes {taken}."
+            return Findings(notes=[note])
         if self.lacks(own):
-            return Findings(notes=[f"Not measured on {network.name}: {own.name} has no training images."])
+            note = f"Not measured on {network.name}: {own.name} has no training images."
+            return Findings(notes=[note])
+        scope = executor.scope(self.name, network=network.name)
         return self.function(network, own, self.settings, scope)
+
+    def leaves_out(self, network: str) -> bool:
+        """Whether the settings name other networks than this one."""
+        taken = getattr(self.settings, SPARING, None)
+        return taken is not None and network not in taken
 
     def lacks(self, data: Dataset) -> bool:
         """Whether it trains networks, and the data have nothing to train them on."""
         return getattr(self.settings, "trains", False) and len(data.train) == 0
 
     def check(self, network: str, data: Dataset) -> None:
-        """Hold, before any work, that the data give what the settings ask for, where these can tell (``check``).
+        """Check, before any work, that the data allow what the settings ask for.
 
         Raises:
-            InputError: they do not; of an experiment that was not asked for by name, only what its settings can mend.
+            InputError: they do not. An experiment that was not asked for by name only raises what
+                its settings can mend.
         """
-        taken = getattr(self.settings, SPARING, None)
-        left_out = (taken is not None and network not in taken) or (self.lacks(data) and not self.named)
+        left_out = self.leaves_out(network) or (self.lacks(data) and not self.named)
         if hasattr(self.settings, "check") and not left_out:
             self.settings.check(data)
 
@@ -83,7 +109,11 @@ def select(stage: str, config: Config) -> list[Experiment]:
     """
     known = {name for each in (*STAGES, *ACROSS) for name in experiments_of(each)}
     if unknown := set(config.settings) - known:
-        refuse(f"settings.{min(unknown)}", config.settings[min(unknown)], "one of " + ", ".join(sorted(known)))
+        refuse(
+            f"settings.{min(unknown)}",
+            config.settings[min(unknown)],
+            "one of " + ", ".join(sorted(known)),
+        )
     available = experiments_of(stage)
     names = list(available) if config.experiments is None else config.experiments
     for name in names:
@@ -138,10 +168,21 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
             del given[SPARING]
     values = {key: _value(schema[key], *where) for key, where in given.items()}
     for key, entry in schema.items():
-        if key not in values and entry.default is NO_DEFAULT and entry.default_factory is NO_DEFAULT:
+        if (
+            key not in values
+            and entry.default is NO_DEFAULT
+            and entry.default_factory is NO_DEFAULT
+        ):
             refuse(f"settings.{name}.{key}", "(absent)", f"a value of type {entry.type}")
     named = config.experiments is not None
-    return Experiment(name, module.SECTION, getattr(module, name), module.Settings(**values), stage in ACROSS, named)
+    return Experiment(
+        name,
+        module.SECTION,
+        getattr(module, name),
+        module.Settings(**values),
+        stage in ACROSS,
+        named,
+    )
 
 
 def _check_networks(key: str, names: Sequence[str] | None, config: Config) -> None:

@@ -11,14 +11,21 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
-from pipeline.checks import InputError, check_images, check_logits, check_model, check_training_images, refuse
 from pipeline.executor import Executor
-from pipeline.models import build, load_weights, read_metadata, save_weights
-from pipeline.training import Recipe, warm_up
-from pipeline.types import Dataset, Network
+from pipeline.studies.training import trained
+from robustness_geometry.checks import (
+    InputError,
+    check_images,
+    check_logits,
+    check_model,
+    check_training_images,
+    refuse,
+)
+from robustness_geometry.models import build, load_weights, read_metadata, save_weights
+from robustness_geometry.training import Recipe, warm_up
+from robustness_geometry.types import Dataset, Network
 from stages.config import OPEN, Config, NetworkConfig, check_network, factory, ready, recipe
 from stages.experiments import Experiment
-from stages.train.train_classifiers import trained
 
 __all__ = ["ALL", "Candidate", "candidate", "candidates"]
 
@@ -53,15 +60,20 @@ class Candidate:
 
         Args:
             experiments: to be run.
-            described: the network is no suite's, so that there has to be something to measure on it.
+            described: the network is no suite's, so that there has to be something to measure on
+                it.
 
         Raises:
-            InputError: the model cannot take the images, its logits are not finite, an attack's option is wrong, or
-                nothing can be measured on these data.
+            InputError: the model cannot take the images, its logits are not finite, an attack's
+                option is wrong, or nothing can be measured on these data.
         """
         check_images(self.data.test.images, key="dataset.images")
         if len(self.data.test) == 0:
-            refuse("dataset", f"{self.data.name} without test images", "a data set with at least one test image")
+            refuse(
+                "dataset",
+                f"{self.data.name} without test images",
+                "a data set with at least one test image",
+            )
         if self.recipe is not None:
             instead = ", or a model with a checkpoint or weights"
             check_training_images(self.data.name, len(self.data.train), instead=instead)
@@ -74,36 +86,53 @@ class Candidate:
             experiment.check(self.name, self.data)
             for field, attack in experiment.attacks().items():
                 known = inspect.signature(attack).parameters
-                left = {name: 1 for name in OPEN if name in known and attack.keywords.get(name) is None}
+                left = {
+                    name: 1 for name in OPEN if name in known and attack.keywords.get(name) is None
+                }
                 try:
                     attack(model, self.data.test.images[:0], **left)
                 except InputError as error:
-                    if not str(error).startswith("images="):  # what works on a whole set takes no empty one
+                    if not str(error).startswith(
+                        "images="
+                    ):  # what works on a whole set takes no empty one
                         raise InputError(f"{field}.{error}") from error
 
     def network(self, stage: str, config: Config, executor: Executor) -> Network:
         """The network with its weights: its own, those of the suite's train stage, or newly trained ones."""
         if self.recipe is None:
             models = {config.seeds[0]: build(self.factory, self.data, config.seeds[0])}
-            return Network(self.name, self.data.name, {s: executor.to_device(m) for s, m in models.items()})
-        stored = {seed: None if stage == "train" else self._stored(seed, config.suite.name) for seed in config.seeds}
+            return Network(
+                self.name, self.data.name, {s: executor.to_device(m) for s, m in models.items()}
+            )
+        stored = {
+            seed: None if stage == "train" else self._stored(seed, config.suite.name)
+            for seed in config.seeds
+        }
         absent = [seed for seed, model in stored.items() if model is None]
         if absent:
             warm_up()
-        found = executor.each(partial(trained, self.factory, self.data, self.recipe, executor=executor), absent)
+        found = executor.each(
+            partial(trained, self.factory, self.data, self.recipe, executor=executor), absent
+        )
         made = dict(zip(absent, found, strict=True))
-        models = {seed: executor.to_device(model or made[seed][0]) for seed, model in stored.items()}
+        models = {
+            seed: executor.to_device(model or made[seed][0]) for seed, model in stored.items()
+        }
         history = {seed: curves for seed, (_, curves) in made.items()}
         return Network(self.name, self.data.name, models, asdict(self.recipe), history)
 
     def save(self, network: Network, folder: Path) -> None:
         """Write the weights of every seed, each with what it was trained from."""
         for seed, model in network.models.items():
-            save_weights(model, folder / f"seed{seed}.safetensors", {"trained_from": self._origin(seed)})
+            save_weights(
+                model, folder / f"seed{seed}.safetensors", {"trained_from": self._origin(seed)}
+            )
 
     def _stored(self, seed: int, suite: str) -> nn.Module | None:
         """The weights that the suite's train stage wrote for the same model, data, recipe and seed."""
-        for path in sorted((ROOT / "results" / suite / "train").glob(f"*/tensors/seed{seed}.safetensors")):
+        for path in sorted(
+            (ROOT / "results" / suite / "train").glob(f"*/tensors/seed{seed}.safetensors")
+        ):
             if read_metadata(path).get("trained_from") == self._origin(seed):
                 model = build(self.factory, self.data, seed)
                 load_weights(model, path)
@@ -112,7 +141,12 @@ class Candidate:
 
     def _origin(self, seed: int) -> str:
         data = {key: value for key, value in self.spec.dataset.items() if key not in LOCATION}
-        content = {"dataset": data, "model": self.spec.model, "training": asdict(self.recipe or Recipe()), "seed": seed}
+        content = {
+            "dataset": data,
+            "model": self.spec.model,
+            "training": asdict(self.recipe or Recipe()),
+            "seed": seed,
+        }
         return json.dumps(content, sort_keys=True)
 
 
@@ -131,8 +165,8 @@ def candidate(config: Config) -> Candidate:
 def candidates(config: Config) -> tuple[list[Candidate], list[str]]:
     """The networks of a run across networks, and a note on those that are left out.
 
-    They are those that ``network`` lists, or all of the suite, as far as they take images of one shape: the shape
-    that most of them take.
+    They are those that ``network`` lists, or all of the suite, as far as they take images of one
+    shape: the shape that most of them take.
 
     Raises:
         InputError: fewer than two networks take one shape, or a part of one cannot be had.
@@ -145,7 +179,11 @@ def candidates(config: Config) -> tuple[list[Candidate], list[str]]:
         leaf = json.dumps(spec.dataset, sort_keys=True)
         if leaf not in data:  # networks on the same data share it
             data[leaf] = ready(spec.dataset, f"{prefix}dataset")()
-        found.append(Candidate(name, spec, data[leaf], factory(spec.model, f"{prefix}model"), recipe(spec, prefix)))
+        found.append(
+            Candidate(
+                name, spec, data[leaf], factory(spec.model, f"{prefix}model"), recipe(spec, prefix)
+            )
+        )
     shapes = Counter(each.data.shape for each in found)
     shape, count = shapes.most_common(1)[0] if shapes else ((), 0)
     if count < 2:

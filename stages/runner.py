@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 
 from pipeline import tracking
-from pipeline.checks import refuse
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.processes import dvc_ancestor
-from pipeline.types import Dataset, Network
+from robustness_geometry.checks import refuse
+from robustness_geometry.types import Dataset, Network
 from stages.command_line import command_line
 from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
@@ -63,7 +63,10 @@ def run_stage(stage: str, config: Config) -> None:
 
 
 def _measured(
-    experiment: Experiment, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor
+    experiment: Experiment,
+    networks: Mapping[str, Network],
+    data: Mapping[str, Dataset],
+    executor: Executor,
 ) -> Findings:
     """What the experiment finds; how long it took is said where there is someone to read it."""
     began = time.monotonic()
@@ -81,7 +84,9 @@ def _name(stage: str, names: Sequence[str]) -> str:
     return ALL if stage in ACROSS else names[0]
 
 
-def _header(stage: str, networks: Mapping[str, Network], data: Mapping[str, Dataset]) -> dict[str, Any]:
+def _header(
+    stage: str, networks: Mapping[str, Network], data: Mapping[str, Dataset]
+) -> dict[str, Any]:
     """What stands at the top of ``metrics.json``."""
     header = {
         "network": _name(stage, list(networks)),
@@ -111,7 +116,11 @@ def _log(
 
 @contextmanager
 def _tracked(
-    stage: str, config: Config, chosen: Sequence[Candidate], experiments: list[Experiment], executor: Executor
+    stage: str,
+    config: Config,
+    chosen: Sequence[Candidate],
+    experiments: list[Experiment],
+    executor: Executor,
 ) -> Iterator[tracking.Run]:
     settings = typed(tracking.Settings, config.tracking, "tracking")
     if not executor.is_global_zero:
@@ -128,7 +137,12 @@ def _tracked(
     }
     tags = {"thesis.section": "; ".join(dict.fromkeys(e.section for e in experiments))}
     with tracking.stage_run(
-        settings, stage=stage, network=name, suite=config.suite.name, parameters=parameters, tags=tags
+        settings,
+        stage=stage,
+        network=name,
+        suite=config.suite.name,
+        parameters=parameters,
+        tags=tags,
     ) as run:
         yield run
 
@@ -149,7 +163,9 @@ def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
         try:
             lock.acquire(timeout=WAIT)
         except Timeout:
-            refuse("output", folder, f"a folder that no other run writes (waited {WAIT} s for {path})")
+            refuse(
+                "output", folder, f"a folder that no other run writes (waited {WAIT} s for {path})"
+            )
     try:
         yield
     finally:
@@ -164,4 +180,6 @@ def _parent_watch() -> Callable[[], None] | None:
 
 def _stop_without(parent: psutil.Process) -> None:
     if not parent.is_running():
-        sys.exit("stopped: the dvc process that started this stage has gone; finished chunks are kept")
+        sys.exit(
+            "stopped: the dvc process that started this stage has gone; finished chunks are kept"
+        )

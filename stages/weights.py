@@ -4,14 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.models import build, describe, load_weights, save_weights
+from robustness_geometry.models import build, describe, load_weights, save_weights
 from stages.config import factory, read, ready
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Write ``pipeline/models/weights/<network>.safetensors`` from ``results/embedded/train/``."""
+    """Write ``robustness_geometry/models/weights/<network>.safetensors`` from ``results/embedded/train/``."""
     config = read(DictConfig(OmegaConf.load(ROOT / "params.yaml")))
     for name, network in config.networks.items():
         data = ready(network.dataset, f"networks.{name}.dataset")()
@@ -19,7 +19,11 @@ def main() -> None:
         model = build(make, data, config.seeds[0])
         trained = ROOT / "results" / config.suite.name / "train" / name / "tensors"
         load_weights(model, trained / f"seed{config.seeds[0]}.safetensors")
-        save_weights(model, ROOT / "pipeline" / "models" / "weights" / f"{name}.safetensors", describe(make, data))
+        save_weights(
+            model,
+            ROOT / "pipeline" / "models" / "weights" / f"{name}.safetensors",
+            describe(make, data),
+        )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,14 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 from jaxtyping import install_import_hook
 
 # Before anything imports them: every annotated shape of these modules is then held at run time.
-install_import_hook(["pipeline.attacks", "pipeline.norms", "pipeline.geometry"], "beartype.beartype")
+install_import_hook(
+    ["robustness_geometry.attacks", "robustness_geometry.norms", "robustness_geometry.geometry"],
+    "beartype.beartype",
+)
 
 
-# One thread: small networks gain nothing from more, and threads that wait for each other cost much on a busy machine.
+# One thread: small networks gain nothing from more, and threads that wait for each other cost much
+# on a busy machine.
 torch.set_num_threads(1)
 
 

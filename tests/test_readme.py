@@ -6,7 +6,9 @@ import yaml
 
 
 def test_the_library_example_runs(root, capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), flags=re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (root / "README.md").read_text(), flags=re.DOTALL
+    )
     exec(compile(example, "README.md", "exec"), {})
     success, norm = (float(number) for number in re.findall(r"\d+\.\d*", capsys.readouterr().out))
     assert success == 1

@@ -62,11 +62,17 @@ def beside_tables(experiment: Experiment, material: Material) -> list[BesideTabl
 
     A table that several experiments fill stands, whole, with the one that fills most of it.
     """
-    filled = [pair for pair in material.judged if pair[0].where.startswith("Table") and pair[0].number]
+    filled = [
+        pair for pair in material.judged if pair[0].where.startswith("Table") and pair[0].number
+    ]
     if experiment.across:  # what a table says of single pairs of networks
-        filled = [pair for pair in filled if {"source_model", "target_model"} <= set(pair[0].setting)]
+        filled = [
+            pair for pair in filled if {"source_model", "target_model"} <= set(pair[0].setting)
+        ]
     tables = []
-    for where in dict.fromkeys(claim.where for claim, _ in filled if claim.experiment == experiment.id):
+    for where in dict.fromkeys(
+        claim.where for claim, _ in filled if claim.experiment == experiment.id
+    ):
         entries = [pair for pair in filled if pair[0].where == where]
         owner = Counter(claim.experiment for claim, _ in entries).most_common(1)[0][0]
         if owner != experiment.id:
@@ -75,29 +81,49 @@ def beside_tables(experiment: Experiment, material: Material) -> list[BesideTabl
     return tables
 
 
-def _across(where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material) -> BesideTable:
+def _across(
+    where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material
+) -> BesideTable:
     """A table of pairs: a row for the network that a perturbation comes from, a column for the one it goes to."""
-    pairs = {(str(c.setting["source_model"]), str(c.setting["target_model"])): c for c, _ in entries}
+    pairs = {
+        (str(c.setting["source_model"]), str(c.setting["target_model"])): c for c, _ in entries
+    }
     found = material.results.get(entries[0][0].experiment.replace("-", "_"), {}).get(ALL)
     targets = list(dict.fromkeys(target for _, target in pairs))
     rows: list[Row] = []
     for source in dict.fromkeys(source for source, _ in pairs):
         claims = [pairs.get((source, target)) for target in targets]
-        rows.append(Row(source, "ours", tuple(cell(found, claim.number) if claim else Cell("–") for claim in claims)))
-        rows.append(Row(source, "thesis", tuple(Cell(thesis_value(claim) if claim else "–") for claim in claims)))
+        rows.append(
+            Row(
+                source,
+                "ours",
+                tuple(cell(found, claim.number) if claim else Cell("–") for claim in claims),
+            )
+        )
+        rows.append(
+            Row(
+                source,
+                "thesis",
+                tuple(Cell(thesis_value(claim) if claim else "–") for claim in claims),
+            )
+        )
     measured = found.numbers if found else {}
     estimates = [measured[claim.number] for claim in pairs.values() if claim.number in measured]
     counts = counts_text((estimate.n, estimate.seeds) for estimate in estimates)
     return BesideTable(where, tuple(targets), tuple(rows), counts, across=True)
 
 
-def _beside(where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material) -> BesideTable:
+def _beside(
+    where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material
+) -> BesideTable:
     columns = {claim.number: claim.experiment.replace("-", "_") for claim, _ in entries}
     thesis = _thesis_rows(entries, list(columns))
     rows: list[Row] = []
     estimates: list[tuple[int, int]] = []
     for network in material.networks:
-        found = {number: material.results.get(name, {}).get(network) for number, name in columns.items()}
+        found = {
+            number: material.results.get(name, {}).get(network) for number, name in columns.items()
+        }
         cells = tuple(cell(measured, number) for number, measured in found.items())
         rows.append(Row(network, "ours", cells))
         rows += thesis.get(network, [])
@@ -105,15 +131,21 @@ def _beside(where: str, entries: Sequence[tuple[Claim, Verdict]], material: Mate
         estimates += [(estimate.n, estimate.seeds) for estimate in known]
     if apart := thesis.get(""):
         rows += [Row("No network of this suite answers for", "apart"), *apart]
-    return BesideTable(where, tuple(label(number) for number in columns), tuple(rows), counts_text(estimates))
+    return BesideTable(
+        where, tuple(label(number) for number in columns), tuple(rows), counts_text(estimates)
+    )
 
 
-def _thesis_rows(entries: Sequence[tuple[Claim, Verdict]], columns: Sequence[str]) -> dict[str, list[Row]]:
+def _thesis_rows(
+    entries: Sequence[tuple[Claim, Verdict]], columns: Sequence[str]
+) -> dict[str, list[Row]]:
     """The network that answers ("" for none) -> the thesis' rows that it answers for."""
     printed_cells: dict[tuple[str, str], dict[str, Cell]] = {}
     for claim, verdict in entries:
         title = f"{claim.setting.get('dataset', '')} {claim.setting.get('model', '')}".strip()
-        printed_cells.setdefault((_answers(verdict), title), {})[claim.number] = Cell(thesis_value(claim))
+        printed_cells.setdefault((_answers(verdict), title), {})[claim.number] = Cell(
+            thesis_value(claim)
+        )
     rows: dict[str, list[Row]] = {}
     for (network, title), cells in printed_cells.items():
         row = Row(title, "thesis", tuple(cells.get(number, Cell("–")) for number in columns))
@@ -131,9 +163,14 @@ def thesis_value(claim: Claim) -> str:
     """The number that the thesis prints, in its unit; empty where it prints none."""
     if claim.value is None:
         return ""
-    name = claim.number or ("" if claim.value > 1 else f"share_{claim.id}" if _is_share(claim) else "")
+    name = claim.number or (
+        "" if claim.value > 1 else f"share_{claim.id}" if _is_share(claim) else ""
+    )
     return printed(name, claim.value, relation=claim.relation, spread=claim.spread)
 
 
 def _is_share(claim: Claim) -> bool:
-    return any(word in claim.quantity for word in ("fooling", "accuracy", "error", "share of", "probability"))
+    return any(
+        word in claim.quantity
+        for word in ("fooling", "accuracy", "error", "share of", "probability")
+    )

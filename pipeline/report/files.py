@@ -49,7 +49,9 @@ def figures(measured: Measured, experiment: str, experiments: Iterable[str]) -> 
             uri = "data:image/png;base64," + base64.b64encode(content).decode()
             found.append(Figure(title, measured.network, uri))
         else:
-            found.append(Figure(title, measured.network, "", f"{path.name} is not a whole PNG file"))
+            found.append(
+                Figure(title, measured.network, "", f"{path.name} is not a whole PNG file")
+            )
     return found
 
 
@@ -80,5 +82,7 @@ def _title(name: str) -> str:
     numbered = NUMBERED.fullmatch(name)
     if numbered:
         kind, chapter, number, rest = numbered.groups()
-        return f"{kind.capitalize()} {chapter}.{number}" + (f", {rest.replace('_', ' ')}" if rest else "")
+        return f"{kind.capitalize()} {chapter}.{number}" + (
+            f", {rest.replace('_', ' ')}" if rest else ""
+        )
     return name.replace("_", " ").capitalize()

@@ -19,7 +19,9 @@ __all__ = ["write_report"]
 
 HERE = Path(__file__).parent
 SYMBOLS = dict(zip(VERDICTS, ("✓", "✕", "≈", "–"), strict=True))
-CLASSES = dict(zip(VERDICTS, ("reproduced", "contradicted", "inconclusive", "untested"), strict=True))
+CLASSES = dict(
+    zip(VERDICTS, ("reproduced", "contradicted", "inconclusive", "untested"), strict=True)
+)
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,17 @@ def write_report(
 ) -> Path:
     """Judge every claim on what the suite's stages left, and write the page and the verdicts.
 
-    Writes ``reports/<suite>/index.html`` and ``results/<suite>/claims.json``, each atomically. Stages,
-    experiments and figures that are missing are named in the page.
+    Writes ``reports/<suite>/index.html`` and ``results/<suite>/claims.json``, each atomically.
+    Stages, experiments and figures that are missing are named in the page.
 
     Args:
         suite: the suite's name.
         results: the folder that holds ``<suite>/<stage>/<network>/``.
         reports: the folder that the page's folder is made in.
-        networks: the suite's networks in order, each with its ``dataset`` and ``model``: a name, or a leaf of
-            the configuration (``_target_`` and options).
-        counterparts: which network answers for a network of the thesis; see :func:`~.verdicts.judge`.
+        networks: the suite's networks in order, each with its ``dataset`` and ``model``: a name, or
+            a leaf of the configuration (``_target_`` and options).
+        counterparts: which network answers for a network of the thesis; see
+            :func:`~.verdicts.judge`.
         provenance: versions, seeds, commit, device ...: label -> text, shown as given.
         description: one sentence on the suite.
         claims: the claims; None takes the project's own.
@@ -139,13 +142,21 @@ def _leaf(leaf: object) -> str:
 def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Counts over all claims and for each kind, and the width of each verdict in a bar."""
     total = counts(verdicts)
-    kinds = {kind: counts([v for v in verdicts if v.kind == kind]) for kind in ("value", "relation")}
+    kinds = {
+        kind: counts([v for v in verdicts if v.kind == kind]) for kind in ("value", "relation")
+    }
     decided = sum(number for name, number in total.items() if name != VERDICTS[3])
     reasons: dict[str, int] = {}
     for verdict in verdicts:
         if verdict.verdict == VERDICTS[3]:
             reasons[verdict.why] = reasons.get(verdict.why, 0) + 1
-    return {"all": len(verdicts), "counts": total, "kinds": kinds, "tested": decided, "reasons": reasons}
+    return {
+        "all": len(verdicts),
+        "counts": total,
+        "kinds": kinds,
+        "tested": decided,
+        "reasons": reasons,
+    }
 
 
 def _open_questions(chapters: Sequence[ChapterView]) -> list[ClaimView]:

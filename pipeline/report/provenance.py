@@ -20,7 +20,9 @@ def provenance(root: Path) -> dict[str, str]:
         root: the repository; outside of one, or without git, the commit is said to be unknown.
     """
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    )
     return {
         "Commit": _commit(root),
         "Report written on": f"{platform.system()}, {device}",

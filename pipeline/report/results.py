@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pipeline.checks import refuse
 from pipeline.claims import ALL
-from pipeline.findings import Estimate
+from pipeline.statistics import Estimate
+from robustness_geometry.checks import refuse
 
 __all__ = ["Measured", "Results", "read_results"]
 
@@ -50,7 +50,8 @@ def read_results(folder: Path, networks: Iterable[str]) -> Results:
 
     Args:
         folder: ``results/<suite>``; a folder that does not exist holds no results.
-        networks: the suite's networks; what lies there of other networks is left over from another suite.
+        networks: the suite's networks; what lies there of other networks is left over from another
+            suite.
 
     Raises:
         InputError: a file is not what a stage writes.
@@ -77,7 +78,8 @@ def _read_stage(path: Path) -> Iterable[tuple[str, Measured]]:
                     training_seeds=tuple(metrics["seeds"]),
                     section=entry.get("section", ""),
                     numbers={
-                        name: _estimate(values) for name, values in (entry["numbers"] | seconds).items()
+                        name: _estimate(values)
+                        for name, values in (entry["numbers"] | seconds).items()
                     },
                     timings=frozenset(seconds),
                     notes=tuple(entry.get("notes", ())),

@@ -3,9 +3,17 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from pipeline.findings import Estimate
+from pipeline.statistics import Estimate
 
-__all__ = ["bounds_text", "counts_text", "estimate_text", "interval_text", "label", "printed", "unit"]
+__all__ = [
+    "bounds_text",
+    "counts_text",
+    "estimate_text",
+    "interval_text",
+    "label",
+    "printed",
+    "unit",
+]
 
 SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool_", "fool[", "random[")
 LABELS = {
@@ -56,17 +64,24 @@ def estimate_text(name: str, estimate: Estimate) -> tuple[str, str]:
     value = _plain(estimate.value * factor, digits) + suffix
     if math.isnan(estimate.low + estimate.high):
         return value, ""
-    return value, f"[{_plain(estimate.low * factor, digits)}, {_plain(estimate.high * factor, digits)}]"
+    return (
+        value,
+        f"[{_plain(estimate.low * factor, digits)}, {_plain(estimate.high * factor, digits)}]",
+    )
 
 
-def interval_text(name: str, value: float | None, low: float | None, high: float | None) -> tuple[str, str]:
+def interval_text(
+    name: str, value: float | None, low: float | None, high: float | None
+) -> tuple[str, str]:
     """As :func:`estimate_text`, for numbers that may be missing."""
     missing = math.nan
     at, least, most = (missing if x is None else x for x in (value, low, high))
     return estimate_text(name, Estimate(at, least, most, n=0))
 
 
-def printed(name: str, value: float, *, relation: str = "approx", spread: float | None = None) -> str:
+def printed(
+    name: str, value: float, *, relation: str = "approx", spread: float | None = None
+) -> str:
     """A number that the thesis prints, with as many digits as it has."""
     factor, suffix = _scale(name, value)
     text = _short(value * factor) + suffix if value else "0"
@@ -102,7 +117,13 @@ def _scale(name: str, value: float) -> tuple[float, str]:
         return 100.0, " pp"
     if kind == "seconds":
         size = abs(value)
-        return (1.0, " s") if size >= 1 or size == 0 else (1e3, " ms") if size >= 1e-3 else (1e6, " µs")
+        return (
+            (1.0, " s")
+            if size >= 1 or size == 0
+            else (1e3, " ms")
+            if size >= 1e-3
+            else (1e6, " µs")
+        )
     return 1.0, ""
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.claims import ALL, THESIS_DATA, Claim, Claims, Condition
-from pipeline.findings import Estimate
 from pipeline.report.results import Measured, Results
+from pipeline.statistics import Estimate
 
 __all__ = ["VERDICTS", "Judgement", "Outcome", "Verdict", "decide", "judge", "write_verdicts"]
 
@@ -49,7 +49,8 @@ class Judgement:
 class Verdict:
     """The verdict on one claim: what the deciding networks give, and what the others show.
 
-    ``named``: the suite names a network for the claim's own, instead of leaving it to the default one.
+    ``named``: the suite names a network for the claim's own, instead of leaving it to the default
+        one.
     """
 
     id: str
@@ -104,8 +105,9 @@ def judge(
         claims: the claims.
         results: what was measured, from :func:`pipeline.report.results.read_results`.
         networks: the suite's networks, in its order.
-        counterparts: the thesis' name of a network ("NIN", or "CIFAR-10 LeNet" where the name alone is
-            ambiguous) -> the suite's network that answers for it; "default" answers for the rest.
+        counterparts: the thesis' name of a network ("NIN", or "CIFAR-10 LeNet" where the name alone
+            is ambiguous) -> the suite's network that answers for it; "default" answers for the
+            rest.
     """
     across = frozenset(experiment.id for experiment in claims.experiments if experiment.across)
     court = _Court(claims.value_tolerance, results, networks, counterparts, across)
@@ -124,24 +126,37 @@ class _Court:
 
     def verdict(self, claim: Claim) -> Verdict:
         if not (claim.tests or claim.number or claim.lacks):
-            return Verdict(claim.id, claim.stage, NOT_TESTED, "", f"the stage {claim.stage} is not built yet")
+            return Verdict(
+                claim.id, claim.stage, NOT_TESTED, "", f"the stage {claim.stage} is not built yet"
+            )
         across = claim.experiment in self.across
-        # Across networks there is one set of results, and a claim's own number only where the suite names its networks.
+        # Across networks there is one set of results, and a claim's own number only where the suite
+        # names its networks.
         named = {ALL: bool(claim.number)} if across else self.answering(claim)
         networks = [ALL] if across else self.networks
         deciding = [network for network in networks if claim.over or network in named]
         if not deciding:
-            why = (claim.lacks and f"lacks {claim.lacks}") or "no network of the suite answers for it"
+            why = (
+                claim.lacks and f"lacks {claim.lacks}"
+            ) or "no network of the suite answers for it"
             return Verdict(claim.id, claim.stage, NOT_TESTED, "", why)
         judged = tuple(self.on(claim, network, named.get(network, False)) for network in deciding)
-        verdict = (_any if claim.over == "any" else _all)([judgement.verdict for judgement in judged])
+        verdict = (_any if claim.over == "any" else _all)(
+            [judgement.verdict for judgement in judged]
+        )
         kinds = {judgement.kind for judgement in judged if judgement.kind}
         kind = "" if verdict == NOT_TESTED else "value" if kinds == {"value"} else "relation"
-        reasons = [judgement.why for judgement in judged if judgement.verdict == NOT_TESTED == verdict]
+        reasons = [
+            judgement.why for judgement in judged if judgement.verdict == NOT_TESTED == verdict
+        ]
         shown = [n for n in networks if n not in deciding or claim.only_on]
-        others = tuple(judgement for network in shown if (judgement := self.tested(claim, network)).tests)
+        others = tuple(
+            judgement for network in shown if (judgement := self.tested(claim, network)).tests
+        )
         why = "; ".join(dict.fromkeys(reasons))
-        return Verdict(claim.id, claim.stage, verdict, kind, why, any(named.values()), judged, others)
+        return Verdict(
+            claim.id, claim.stage, verdict, kind, why, any(named.values()), judged, others
+        )
 
     def answering(self, claim: Claim) -> dict[str, bool]:
         """Network -> whether the suite names it for the claim (True) or it is the default (False)."""
@@ -198,13 +213,17 @@ def _near(claim: Claim, tolerance: float) -> Condition:
     return Condition(claim.number, {"at_least": value - margin, "at_most": value + margin})
 
 
-def _judgement(claim: Claim, measured: Measured, kind: str, tests: Sequence[Condition]) -> Judgement:
+def _judgement(
+    claim: Claim, measured: Measured, kind: str, tests: Sequence[Condition]
+) -> Judgement:
     outcomes = tuple(_outcome(test, measured) for test in tests)
     verdict = _all([outcome.verdict for outcome in outcomes if outcome.decides])
     missing = [f"'{o.number}'" for o in outcomes if o.decides and o.verdict == NOT_TESTED]
     network = measured.network
     why = f"{_file(claim)} gives no {' and no '.join(missing)} for {network}" if missing else ""
-    return Judgement(network, measured.dataset, kind if verdict != NOT_TESTED else "", verdict, why, outcomes)
+    return Judgement(
+        network, measured.dataset, kind if verdict != NOT_TESTED else "", verdict, why, outcomes
+    )
 
 
 def _outcome(test: Condition, measured: Measured) -> Outcome:
@@ -231,8 +250,13 @@ def write_verdicts(path: Path, suite: str, claims: Claims, verdicts: Sequence[Ve
         "suite": suite,
         "counts": {
             "verdict": Counter(v.verdict for v in verdicts),
-            "kind": {k: Counter(v.verdict for v in verdicts if v.kind == k) for k in ("value", "relation")},
-            "stage": {stage: Counter(v.verdict for v in verdicts if v.stage == stage) for stage in stages},
+            "kind": {
+                k: Counter(v.verdict for v in verdicts if v.kind == k)
+                for k in ("value", "relation")
+            },
+            "stage": {
+                stage: Counter(v.verdict for v in verdicts if v.stage == stage) for stage in stages
+            },
         },
         "value_tolerance": claims.value_tolerance,
         "changed_thresholds": list(claims.changed_thresholds),

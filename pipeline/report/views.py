@@ -116,7 +116,9 @@ def chapter_views(material: Material) -> list[ChapterView]:
     """The chapters in order; an experiment stands in the chapter of its first claim."""
     chapters: dict[int, list[ExperimentView]] = {number: [] for number in CHAPTERS}
     for experiment in material.experiments:
-        chapter = next(claim.chapter for claim, _ in material.judged if claim.experiment == experiment.id)
+        chapter = next(
+            claim.chapter for claim, _ in material.judged if claim.experiment == experiment.id
+        )
         chapters[chapter].append(_experiment(experiment, material))
     views = []
     for number, found in chapters.items():
@@ -126,7 +128,9 @@ def chapter_views(material: Material) -> list[ChapterView]:
 
 
 def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
-    own = [(claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id]
+    own = [
+        (claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id
+    ]
     names = [each.name for each in material.experiments]
     found = material.results.get(experiment.name, {})
     networks = (ALL,) if experiment.across else material.networks
@@ -137,7 +141,9 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         absent=tuple(network for network in networks if network not in found),
         counts=counts_text((e.n, e.seeds) for m in measured for e in m.numbers.values()),
         beside=tuple(beside_tables(experiment, material)) if measured else (),
-        figures=tuple(figure for m in measured for figure in files.figures(m, experiment.name, names)),
+        figures=tuple(
+            figure for m in measured for figure in files.figures(m, experiment.name, names)
+        ),
         tables=tuple(table for m in measured for table in files.tables(m, experiment.name, names)),
         notes=_notes(measured),
         numbers=_numbers(measured),
@@ -152,7 +158,9 @@ def _notes(measured: Sequence[Measured]) -> tuple[tuple[str, str], ...]:
     for each in measured:
         for note in each.notes:
             networks.setdefault(note, []).append(each.network)
-    return tuple((note, "" if len(on) == len(measured) else ", ".join(on)) for note, on in networks.items())
+    return tuple(
+        (note, "" if len(on) == len(measured) else ", ".join(on)) for note, on in networks.items()
+    )
 
 
 def _numbers(measured: Sequence[Measured]) -> NumbersTable:
@@ -171,7 +179,9 @@ def claim_view(claim: Claim, verdict: Verdict, measured: Mapping[str, Measured])
 
 
 def _judgement(judgement: Judgement, decides: bool) -> JudgementView:
-    return JudgementView(judgement, decides, tuple(_outcome(outcome) for outcome in judgement.tests))
+    return JudgementView(
+        judgement, decides, tuple(_outcome(outcome) for outcome in judgement.tests)
+    )
 
 
 def _outcome(outcome: Outcome) -> OutcomeView:
@@ -191,5 +201,12 @@ def _mark(outcome: Outcome) -> dict[str, object] | None:
         return None
     first, last = min(points), max(points)
     scale = 84 / (last - first) if last > first else 0.0
-    low, high, value, *marks = (round(8 + scale * (point - first), 2) if scale else 50.0 for point in points)
-    return {"left": low, "width": max(round(high - low, 2), 0.0), "value": value, "thresholds": marks}
+    low, high, value, *marks = (
+        round(8 + scale * (point - first), 2) if scale else 50.0 for point in points
+    )
+    return {
+        "left": low,
+        "width": max(round(high - low, 2), 0.0),
+        "value": value,
+        "thresholds": marks,
+    }

@@ -8,20 +8,27 @@ from functools import partial
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.checks import check_count, check_norm, refuse
-from pipeline.evaluation import maximum, minimum, paired_bootstrap, recomputed_success
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import recomputed_success
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import random_subspace
-from pipeline.norms import dual, norms
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network, Perturbed, predict
+from pipeline.statistics import Estimate, maximum, minimum
+from pipeline.studies.synthetic import Affine
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, check_norm, refuse
+from robustness_geometry.geometry import random_subspace
+from robustness_geometry.norms import dual, norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network, Perturbed, predict
 
-__all__ = ["SECTION", "Settings", "attack_closed_forms"]
+__all__ = [
+    "SECTION",
+    "Settings",
+    "attack_closed_forms",
+]
 
 SECTION = "Sections 3.2.1, 3.2.2 and 3.4"
 
@@ -60,17 +67,24 @@ class Settings:
         check_count("dimension", self.dimension, minimum=2)
         check_count("classes", self.classes, minimum=2)
         if self.subspace_dimension > self.dimension:
-            refuse("subspace_dimension", self.subspace_dimension, f"at most dimension = {self.dimension}")
+            refuse(
+                "subspace_dimension",
+                self.subspace_dimension,
+                f"at most dimension = {self.dimension}",
+            )
         if not self.exponents:
             refuse("exponents", "()", "at least one p")
         for p in self.exponents:
             check_norm("exponents", p)
 
 
-def attack_closed_forms(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def attack_closed_forms(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Compare DeepFool with the exact minimal perturbations of random affine classifiers, in float64.
 
-    The network and the data take no part: the classifiers are made up, so that the answers are known.
+    The network and the data take no part: the classifiers are made up, so that the answers are
+    known.
 
     Args:
         network: not used.
@@ -79,14 +93,18 @@ def attack_closed_forms(network: Network, data: Dataset, settings: Settings, exe
         executor: not used; the work takes less than a second or two.
 
     Returns:
-        The worst relative error, number of steps and residual of each case over all classifiers and points.
+        The worst relative error, number of steps and residual of each case over all classifiers and
+        points.
     """
     measured = {
         "binary": _cases(_binary, settings),
         "multiclass": _cases(_multiclass, settings),
         "subspace": _cases(_subspace, settings),
     }
-    powers = {p: _cases(partial(_power, p=check_norm("exponents", p)), settings) for p in settings.exponents}
+    powers = {
+        p: _cases(partial(_power, p=check_norm("exponents", p)), settings)
+        for p in settings.exponents
+    }
     measured["lp"] = {
         name: torch.cat([case[name] for case in powers.values()]) for name in ("error", "flips")
     }
@@ -101,24 +119,14 @@ def attack_closed_forms(network: Network, data: Dataset, settings: Settings, exe
         tables={"closed_forms": _table(numbers), "lp": _power_table(powers)},
         figures={"closed_forms": _figure(numbers, powers)},
         notes=[
-            f"Worst case over {settings.classifiers} random affine classifiers in {settings.dimension} "
-            f"dimensions and {settings.points} points each ({total} cases, float64); the network plays no "
+            f"Worst case over {settings.classifiers} random affine classifiers in "
+            f"{settings.dimension} "
+            f"dimensions and {settings.points} points each ({total} cases, float64); the network "
+            "plays no "
             "part.",
             f"DeepFool ran with overshoot {OVERSHOOT:g}, which was divided out before comparing.",
         ],
     )
-
-
-class Affine(nn.Module):
-    """x -> W x + b on flattened images, with one row of W a class, or a single row whose sign decides."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weight.T + self.bias
 
 
 def _draws(settings: Settings, outputs: int, purpose: str) -> Iterator[tuple[Affine, Tensor]]:
@@ -134,7 +142,9 @@ def _draws(settings: Settings, outputs: int, purpose: str) -> Iterator[tuple[Aff
         )
 
 
-def _cases(case: Callable[[Settings], Iterator[dict[str, Tensor]]], settings: Settings) -> dict[str, Tensor]:
+def _cases(
+    case: Callable[[Settings], Iterator[dict[str, Tensor]]], settings: Settings
+) -> dict[str, Tensor]:
     """All draws of one case side by side: quantity -> (classifiers * points,)."""
     found = list(case(settings))
     return {name: torch.cat([part[name].double() for part in found]) for name in found[0]}
@@ -167,19 +177,25 @@ def _subspace(settings: Settings) -> Iterator[dict[str, Tensor]]:
         result = deepfool(model, points, overshoot=OVERSHOOT, subspace=basis)
         found = result.perturbations.flatten(1)
         outside = (found - found @ basis.T @ basis).norm(dim=1) / found.norm(dim=1)
-        yield {"error": _error(result, _nearest(model, points, basis.T @ basis)), "residual": outside}
+        yield {
+            "error": _error(result, _nearest(model, points, basis.T @ basis)),
+            "residual": outside,
+        }
 
 
 def _power(settings: Settings, p: float) -> Iterator[dict[str, Tensor]]:
     """Equations 3.11 to 3.14: the l_p norm is min_k |F_k| / ||w_k||_q, and the label flips just beyond it."""
     for model, points in _draws(settings, settings.classes, f"lp {p:g}"):
         gaps, normals, own = _competitors(model, points)
-        exact = _without_own(gaps.abs() / torch.linalg.vector_norm(normals, ord=dual(p), dim=2), own).amin(
-            dim=1
-        )
+        exact = _without_own(
+            gaps.abs() / torch.linalg.vector_norm(normals, ord=dual(p), dim=2), own
+        ).amin(dim=1)
         result = deepfool(model, points, norm=p, overshoot=OVERSHOOT)
         reached = norms(result.perturbations, p) / (1 + OVERSHOOT)
-        yield {"error": (reached - exact).abs() / exact, "flips": recomputed_success(model, points, result)}
+        yield {
+            "error": (reached - exact).abs() / exact,
+            "flips": recomputed_success(model, points, result),
+        }
 
 
 def _competitors(model: Affine, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,7 +234,9 @@ def _worst(values: Tensor, resamples: int, *, smallest: bool) -> Estimate:
 
 
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame([{"quantity": name, "worst": e.value, "cases": e.n} for name, e in numbers.items()])
+    return pd.DataFrame(
+        [{"quantity": name, "worst": e.value, "cases": e.n} for name, e in numbers.items()]
+    )
 
 
 def _power_table(powers: dict[float | str, dict[str, Tensor]]) -> pd.DataFrame:

@@ -9,34 +9,35 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import ddn, deepfool, fgsm, lbfgs
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import (
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out
+from pipeline.executor import Executor, Mapped
+from pipeline.findings import Findings
+from pipeline.plots import Panel, estimate_line, histogram_figure, image_grid, line_figure
+from pipeline.statistics import (
+    Estimate,
     Statistic,
-    attack_name,
     difference,
-    held_out,
     mean,
-    measured,
-    paired_bootstrap,
+    padded,
     ratio_of_means,
     share,
+    stack,
 )
-from pipeline.executor import Executor, Mapped
-from pipeline.findings import Estimate, Findings
-from pipeline.norms import norms
-from pipeline.plots import Panel, estimate_line, histogram_figure, image_grid, line_figure
-from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed, predict
-from stages.attack._shared import (
-    deepfool_of,
-    fgsm_at_rate,
-    is_deepfool,
-    joined,
-    padded,
-    relative,
-    run,
-    shown_label,
-    titled,
+from pipeline.studies.attacking import deepfool_of, fgsm_at_rate, is_deepfool, relative, run
+from pipeline.tables import class_name, titled
+from robustness_geometry.attacks import ddn, deepfool, fgsm, lbfgs
+from robustness_geometry.attacks.protocol import attack_name
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.norms import norms
+from robustness_geometry.types import (
+    Attack,
+    Classifier,
+    Dataset,
+    Images,
+    Network,
+    Perturbed,
+    predict,
 )
 
 __all__ = ["SECTION", "Settings", "attack_l2", "fooled_at"]
@@ -61,10 +62,10 @@ class Settings:
     """What to measure.
 
     Attributes:
-        attack: the attack under study, reported as ``rho_attack``; if it is a DeepFool, its options also make
-            the DeepFool of the table, with norm 2.
-        lbfgs: the penalised attack that DeepFool is compared with; the default's fewer constants and steps
-            give norms within one percent of the full attack's at a fraction of its time.
+        attack: the attack under study, reported as ``rho_attack``; if it is a DeepFool, its options
+            also make the DeepFool of the table, with norm 2.
+        lbfgs: the penalised attack that DeepFool is compared with; the default's fewer constants
+            and steps give norms within one percent of the full attack's at a fraction of its time.
         judge: an accurate minimum-norm attack to judge DeepFool by, not clipped as DeepFool is not.
         samples: held-out images for DeepFool, FGSM and the attack under study.
         lbfgs_samples: of these, the images for L-BFGS, which is slow.
@@ -96,7 +97,8 @@ class Measured:
     """What one training seed gave.
 
     Attributes:
-        results: method -> its perturbations of the first so many images; no FGSM where no eps is enough.
+        results: method -> its perturbations of the first so many images; no FGSM where no eps is
+            enough.
         eps: FGSM's step; NaN where no eps is enough.
         curve: (curve_samples, len(EPS)) whether FGSM fools each image at each eps.
     """
@@ -116,15 +118,15 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs the attacks.
 
     Returns:
-        rho of each method with ratios and differences (on the images that both have), timings, and the relative
-        norms (seeds, images) as tensors, NaN where a method failed or was not run.
+        rho of each method with ratios and differences (on the images that both have), timings, and
+        the relative norms (seeds, images) as tensors, NaN where a method failed or was not run.
     """
     images = held_out(data, settings.samples).images
     found = [
-        _measure(model, images, settings, executor.scope("attack_l2", seed))
+        _measure(model, images, settings, executor.for_seed(seed))
         for seed, model in sorted(network.models.items())
     ]
-    samples = joined([_quantities(seed, images, data) for seed in found])
+    samples = stack([_quantities(seed, images, data) for seed in found])
     estimates = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     timings = measured(paired_bootstrap(samples, _timings(), resamples=settings.resamples))
     return Findings(
@@ -137,7 +139,9 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
             "fgsm_curve": _curve_table(estimates),
         },
         figures={
-            "figure_3_5": _examples(data, images, next((seed for seed in found if "fgsm" in seed.results), found[0])),
+            "figure_3_5": _examples(
+                data, images, next((seed for seed in found if "fgsm" in seed.results), found[0])
+            ),
             "fooling_fgsm": _curve(network, estimates, settings),
             "norms": _histogram(network, samples),
         },
@@ -158,7 +162,11 @@ def fooled_at(model: Classifier, images: Images, *, eps: tuple[float, ...]) -> T
 
 def _measure(model: Classifier, images: Images, settings: Settings, executor: Executor) -> Measured:
     boundary = run(deepfool_of(settings.attack, norm=2.0), model, images, executor)
-    studied = boundary if is_deepfool(settings.attack, 2.0) else run(settings.attack, model, images, executor)
+    studied = (
+        boundary
+        if is_deepfool(settings.attack, 2.0)
+        else run(settings.attack, model, images, executor)
+    )
     results = {
         "df": boundary,
         "attack": studied,
@@ -179,11 +187,14 @@ def _quantities(seed: Measured, images: Images, data: Dataset) -> dict[str, Tens
     for method in METHODS:
         mapped = seed.results.get(method)
         if mapped is None:
-            found |= {f"{what} {method}": torch.full((len(images),), math.nan) for what in QUANTITIES}
+            found |= {
+                f"{what} {method}": torch.full((len(images),), math.nan) for what in QUANTITIES
+            }
             continue
         result = mapped.value
         n = len(result.steps)
-        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of them.
+        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of
+        # them.
         kept = torch.ones_like(result.success) if method == "fgsm" else result.success
         values = {
             "rho": relative(result.perturbations, images[:n], kept),
@@ -195,7 +206,9 @@ def _quantities(seed: Measured, images: Images, data: Dataset) -> dict[str, Tens
         found |= {f"{what} {method}": padded(value, len(images)) for what, value in values.items()}
     found["below"] = _below(found)
     found |= {f"curve {i}": padded(seed.curve[:, i].double(), len(images)) for i in range(len(EPS))}
-    found["limit"] = padded(seed.curve[:, seed.curve.double().mean(dim=0).argmax()].double(), len(images))
+    found["limit"] = padded(
+        seed.curve[:, seed.curve.double().mean(dim=0).argmax()].double(), len(images)
+    )
     return found
 
 
@@ -254,7 +267,10 @@ def _table(estimates: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.Dat
                 "rho_mean_subtracted_low": centred.low,
                 "rho_mean_subtracted_high": centred.high,
             }
-        row |= {"share_fooled": fooled.value, "failed": int((samples[f"fooled {method}"] == 0).sum())}
+        row |= {
+            "share_fooled": fooled.value,
+            "failed": int((samples[f"fooled {method}"] == 0).sum()),
+        }
         rows.append(row | {"steps": estimates[f"steps_{method}"].value})
     return pd.DataFrame(rows)
 
@@ -323,7 +339,7 @@ def _examples(data: Dataset, images: Images, seed: Measured) -> Figure:
     rows: list[list[Panel | None]] = []
     for index in _quartiles(seed, images, shown):
         label = int(seed.results["df"].value.labels[index])
-        row: list[Panel | None] = [Panel(images[index], shown_label(data, label))]
+        row: list[Panel | None] = [Panel(images[index], class_name(data, label))]
         for method in shown:
             row += _pair(data, images[index], seed.results[method].value, index)
         rows.append(row)
@@ -333,7 +349,7 @@ def _examples(data: Dataset, images: Images, seed: Measured) -> Figure:
 
 def _pair(data: Dataset, image: Tensor, result: Perturbed, index: int) -> list[Panel | None]:
     perturbation = result.perturbations[index]
-    outcome = shown_label(data, result.adversarial_labels[index])
+    outcome = class_name(data, result.adversarial_labels[index])
     size = float(norms(perturbation[None])[0] / norms(image[None])[0])
     return [
         Panel(
@@ -348,7 +364,9 @@ def _quartiles(seed: Measured, images: Images, methods: list[str]) -> list[int]:
     """Up to three images that all the methods fool, at the quartiles of DeepFool's relative norm."""
     fooled = torch.stack([seed.results[method].value.success for method in methods]).all(dim=0)
     chosen = (fooled if bool(fooled.any()) else torch.ones_like(fooled)).nonzero().flatten()
-    order = chosen[relative(seed.results["df"].value.perturbations[chosen], images[chosen]).argsort()]
+    order = chosen[
+        relative(seed.results["df"].value.perturbations[chosen], images[chosen]).argsort()
+    ]
     return list(dict.fromkeys(int(order[int(q * (len(order) - 1))]) for q in (0.25, 0.5, 0.75)))
 
 
@@ -357,23 +375,32 @@ def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]
     failed = int((samples["fooled df"] == 0).sum())
     unreachable = sum("fgsm" not in seed.results for seed in found)
     steps = ", ".join(f"{seed.eps:.4g}" for seed in found if "fgsm" in seed.results)
-    sizes = [min(count, n) for count in (settings.lbfgs_samples, settings.judge_samples, settings.curve_samples)]
+    sizes = [
+        min(count, n)
+        for count in (settings.lbfgs_samples, settings.judge_samples, settings.curve_samples)
+    ]
     notes = [
-        f"DeepFool, FGSM and the attack under study on {n} held-out images, L-BFGS on the first {sizes[0]}, "
-        f"the judge ({attack_name(settings.judge)}) on the first {sizes[1]}, the fooling curve on the first "
+        f"DeepFool, FGSM and the attack under study on {n} held-out images, L-BFGS on the first "
+        f"{sizes[0]}, "
+        f"the judge ({attack_name(settings.judge)}) on the first {sizes[1]}, the fooling curve on "
+        "the first "
         f"{sizes[2]}; ratios and differences are taken on the images that both methods have.",
         f"DeepFool failed in {failed} of {cases} cases, which are left out of rho and counted.",
         f"FGSM's rho is over all images, fooled or not, at the smallest eps that fools "
-        f"{settings.fooling_rate:g} of them (one eps a training seed: {steps or 'none'}); its intervals take "
+        f"{settings.fooling_rate:g} of them (one eps a training seed: {steps or 'none'}); its "
+        "intervals take "
         "that eps as given.",
-        f"{titled(settings.lbfgs)}, the judge {titled(settings.judge)}: L-BFGS keeps the pixels in [0, 1] unless its "
+        f"{titled(settings.lbfgs)}, the judge {titled(settings.judge)}: L-BFGS keeps the pixels in "
+        "[0, 1] unless its "
         "clip says otherwise, which the other methods do not.",
         f"Attack under study: {titled(settings.attack)}; its rho is over the images that it fools.",
-        "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by channel.",
+        "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by "
+        "channel.",
     ]
     if unreachable:
         notes.append(
-            f"For {unreachable} of {len(found)} training seeds no eps fools {settings.fooling_rate:g} of the "
+            f"For {unreachable} of {len(found)} training seeds no eps fools "
+            f"{settings.fooling_rate:g} of the "
             "images: they are left out of FGSM's numbers."
         )
     return notes

@@ -9,23 +9,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import (
-    Statistic,
-    difference,
-    held_out,
-    mean,
-    measured,
-    paired_bootstrap,
-    ratio_of_means,
-    share,
-)
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import histogram_figure
-from pipeline.types import Attack, Classifier, Dataset, Images, Network
-from stages.attack._shared import deepfool_of, fgsm_at_rate, is_deepfool, joined, relative, run, titled
+from pipeline.statistics import Estimate, Statistic, difference, mean, ratio_of_means, share, stack
+from pipeline.studies.attacking import deepfool_of, fgsm_at_rate, is_deepfool, relative, run
+from pipeline.tables import titled
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "attack_linf"]
 
@@ -40,8 +34,8 @@ class Settings:
     """What to measure.
 
     Attributes:
-        attack: the attack under study, reported as ``rho_inf_attack``; if it is a DeepFool, its options also
-            make the DeepFool of the table, with norm inf.
+        attack: the attack under study, reported as ``rho_inf_attack``; if it is a DeepFool, its
+            options also make the DeepFool of the table, with norm inf.
         samples: held-out images.
         fooling_rate: share of the images that FGSM's one eps must fool, in (0, 1].
         resamples: of the bootstrap.
@@ -59,7 +53,9 @@ class Settings:
             refuse("fooling_rate", self.fooling_rate, "a share in (0, 1]")
 
 
-def attack_linf(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def attack_linf(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure rho_inf = mean ||r||_inf / ||x||_inf of DeepFool with p = inf and of FGSM.
 
     Args:
@@ -69,14 +65,14 @@ def attack_linf(network: Network, data: Dataset, settings: Settings, executor: E
         executor: runs the attacks.
 
     Returns:
-        rho_inf of each method, their ratio and their difference, and the relative norms (seeds, images) as
-        tensors, NaN where a method failed.
+        rho_inf of each method, their ratio and their difference, and the relative norms (seeds,
+        images) as tensors, NaN where a method failed.
     """
     images = held_out(data, settings.samples).images
     seeds = sorted(network.models)
-    scopes = {seed: executor.scope("attack_linf", seed) for seed in seeds}
+    scopes = {seed: executor.for_seed(seed) for seed in seeds}
     found = [_measure(network.models[seed], images, settings, scopes[seed]) for seed in seeds]
-    samples = joined([quantities for quantities, _ in found])
+    samples = stack([quantities for quantities, _ in found])
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,
@@ -99,10 +95,14 @@ def _measure(
     found: dict[str, Tensor] = {}
     for method, mapped in results.items():
         if mapped is None:
-            found |= {f"{what} {method}": torch.full((len(images),), math.nan) for what in ("rho", "fooled")}
+            found |= {
+                f"{what} {method}": torch.full((len(images),), math.nan)
+                for what in ("rho", "fooled")
+            }
             continue
         result = mapped.value
-        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of them.
+        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of
+        # them.
         kept = torch.ones_like(result.success) if method == "fgsm" else result.success
         found[f"rho {method}"] = relative(result.perturbations, images, kept, p=math.inf)
         found[f"fooled {method}"] = result.success.double()
@@ -150,10 +150,15 @@ def _by_seed(seeds: list[int], found: list[tuple[dict[str, Tensor], float]]) -> 
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
-    shown = {METHODS[method].replace("l_inf", r"$\ell_\infty$"): samples[f"rho {method}"] for method in ("df", "fgsm")}
+    shown = {
+        METHODS[method].replace("l_inf", r"$\ell_\infty$"): samples[f"rho {method}"]
+        for method in ("df", "fgsm")
+    }
     shown = {name: values for name, values in shown.items() if bool(values.isfinite().any())}
     title = rf"$\ell_\infty$ norms of the perturbations, {network.name}"
-    return histogram_figure(shown, xlabel=r"relative norm $\|r\|_\infty\,/\,\|x\|_\infty$", title=title)
+    return histogram_figure(
+        shown, xlabel=r"relative norm $\|r\|_\infty\,/\,\|x\|_\infty$", title=title
+    )
 
 
 def _notes(settings: Settings, samples: dict[str, Tensor], eps: list[float]) -> list[str]:
@@ -161,12 +166,17 @@ def _notes(settings: Settings, samples: dict[str, Tensor], eps: list[float]) -> 
     failed = int((samples["fooled df"] == 0).sum())
     reached = ", ".join(f"{value:.4g}" for value in eps if not math.isnan(value))
     notes = [
-        f"{samples['rho df'].shape[1]} held-out images; perturbations and images are both measured in l_inf.",
+        f"{samples['rho df'].shape[1]} held-out images; perturbations and images are both measured "
+        "in l_inf.",
         f"DeepFool failed in {failed} of {cases} cases, which are left out of rho_inf and counted.",
-        f"FGSM's rho_inf is over all images at the smallest eps that fools {settings.fooling_rate:g} of them "
+        "FGSM's rho_inf is over all images at the smallest eps that fools "
+        f"{settings.fooling_rate:g} of them "
         f"(one eps a training seed: {reached or 'none'}); its intervals take that eps as given.",
-        f"Attack under study: {titled(settings.attack)}; its rho_inf is over the images that it fools.",
+        f"Attack under study: {titled(settings.attack)}; its rho_inf is over the images that it "
+        "fools.",
     ]
     if any(math.isnan(value) for value in eps):
-        notes.append(f"Where no eps fools {settings.fooling_rate:g} of the images, FGSM is left out.")
+        notes.append(
+            f"Where no eps fools {settings.fooling_rate:g} of the images, FGSM is left out."
+        )
     return notes

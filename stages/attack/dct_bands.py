@@ -9,23 +9,25 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import (
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, judged, valid
+from pipeline.executor import Executor
+from pipeline.findings import Findings
+from pipeline.plots import Panel, estimate_line, image_grid, line_figure
+from pipeline.statistics import (
+    Estimate,
     Statistic,
-    held_out,
-    judged,
     mean,
-    measured,
     median,
     median_difference,
-    paired_bootstrap,
     ratio_of_means,
-    valid,
+    stack,
 )
-from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import (
+from pipeline.studies.attacking import deepfool_of, run
+from pipeline.tables import class_name
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import (
     band_count,
     band_dimension,
     block_side,
@@ -33,10 +35,8 @@ from pipeline.geometry import (
     project_onto_band,
     random_subspace,
 )
-from pipeline.norms import norms, relative_norms
-from pipeline.plots import Panel, estimate_line, image_grid, line_figure
-from pipeline.types import Attack, Classifier, Dataset, Images, Network, Perturbed
-from stages.attack._shared import deepfool_of, joined, run, shown_label
+from robustness_geometry.norms import norms, relative_norms
+from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network, Perturbed
 
 __all__ = ["SECTION", "Settings", "dct_bands", "in_random_subspace"]
 
@@ -54,7 +54,8 @@ class Settings:
     """What to measure.
 
     Attributes:
-        attack: the attack under study; if it is a DeepFool, its options are used, else the default ones.
+        attack: the attack under study; if it is a DeepFool, its options are used, else the default
+            ones.
         samples: held-out images.
         steps: most steps of DeepFool inside a subspace; where it succeeds it needs few.
         random_samples: of these, the images for the random subspaces.
@@ -82,7 +83,11 @@ class Settings:
     def check(self, data: Dataset) -> None:
         """Hold that there are three bands."""
         if (bands := self.bands(data)).count < 3:
-            refuse("block", bands.block, f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}")
+            refuse(
+                "block",
+                bands.block,
+                f"at most {(min(data.shape[1:]) - 1) // 2}, for three bands of {data.name}",
+            )
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,8 @@ class Bands:
 def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Measure beta(S_q) = sqrt(m / d) rho_S / rho of every frequency band S_q (Equations 3.19 and 3.20).
 
-    The reference is a random subspace of the same dimension as the first band, a fresh one for each image.
+    The reference is a random subspace of the same dimension as the first band, a fresh one for each
+    image.
 
     Args:
         network: the trained classifiers.
@@ -134,22 +140,26 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs the attacks.
 
     Returns:
-        beta of each band and of random subspaces, rank correlation of beta with frequency, median norms. As
-        tensors, the relative norms: ``rho`` (seeds, images) and ``rho_bands`` (seeds, bands, images), the latter
-        times sqrt(m / d), NaN where there is no perturbation.
+        beta of each band and of random subspaces, rank correlation of beta with frequency, median
+        norms. As
+        tensors, the relative norms: ``rho`` (seeds, images) and ``rho_bands`` (seeds, bands,
+        images), the latter times sqrt(m / d), NaN where there is no perturbation.
 
     Raises:
         InputError: the images are too small for three bands of the given block.
     """
-    settings.check(data)
     bands = settings.bands(data)
     images = held_out(data, settings.samples).images
     found = executor.each(
-        lambda seed: _measure(network.models[seed], images, bands, settings, executor.scope("dct_bands", seed)),
+        lambda seed: _measure(
+            network.models[seed], images, bands, settings, executor.for_seed(seed)
+        ),
         sorted(network.models),
     )
-    samples = joined([quantities for quantities, _ in found])
-    estimates = measured(paired_bootstrap(samples, _statistics(bands), resamples=settings.resamples))
+    samples = stack([quantities for quantities, _ in found])
+    estimates = measured(
+        paired_bootstrap(samples, _statistics(bands), resamples=settings.resamples)
+    )
     table = _table(bands, samples, estimates)
     return Findings(
         numbers={name: e for name, e in estimates.items() if not name.startswith("norm ")},
@@ -161,7 +171,9 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
         },
         tensors={
             "rho": samples["full"].float(),
-            "rho_bands": torch.stack([samples[f"band {band}"] for band in range(bands.count)], dim=1).float(),
+            "rho_bands": torch.stack(
+                [samples[f"band {band}"] for band in range(bands.count)], dim=1
+            ).float(),
         },
         notes=_notes(bands, settings, samples),
     )
@@ -180,7 +192,9 @@ def in_random_subspace(
         generator: one an image.
     """
     drawn = [random_subspace(images.shape[1:].numel(), m, own) for own in generator]
-    bases = torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, images.shape[1:].numel())
+    bases = (
+        torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, images.shape[1:].numel())
+    )
     return judged(deepfool_of(attack, subspace=bases), model, images)
 
 
@@ -194,9 +208,13 @@ def _measure(
     kept = {}
     for band in range(bands.count):
         projector = partial(project_onto_band, band=band, block=bands.block)
-        result = executor.map(partial(judged, deepfool_of(boundary, subspace=projector), model), images).value
+        result = executor.map(
+            partial(judged, deepfool_of(boundary, subspace=projector), model), images
+        ).value
         quantities[f"band {band}"] = _scaled(result, images, bands.dimension(band), bands.total)
-        quantities[f"norm {band}"] = norms(result.perturbations).double().masked_fill(~result.success, math.inf)
+        quantities[f"norm {band}"] = (
+            norms(result.perturbations).double().masked_fill(~result.success, math.inf)
+        )
         if band in bands.marked:
             kept[band] = result
     for name, m in _random_dimensions(bands).items():
@@ -252,14 +270,19 @@ def _over_last(first: Tensor, second: Tensor, full: Tensor) -> Tensor:
 
 def _spearman(full: Tensor, *every: Tensor) -> Tensor:
     """Rank correlation of the bands' beta with their index; a band that no image has comes last."""
-    betas = [band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1)) for band in every]
+    betas = [
+        band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1))
+        for band in every
+    ]
     ranks = torch.stack(betas, dim=-1).nan_to_num(nan=math.inf).argsort(-1).argsort(-1).double()
     count = len(every)
     distance = (ranks - torch.arange(count, dtype=torch.float64)).square().sum(-1)
     return 1 - 6 * distance / (count * (count**2 - 1))
 
 
-def _table(bands: Bands, samples: dict[str, Tensor], estimates: dict[str, Estimate]) -> pd.DataFrame:
+def _table(
+    bands: Bands, samples: dict[str, Tensor], estimates: dict[str, Estimate]
+) -> pd.DataFrame:
     rows = []
     for band in range(bands.count):
         beta, norm = estimates.get(f"beta_{band}", _NOTHING), estimates[f"norm {band}"]
@@ -306,16 +329,26 @@ def _example(data: Dataset, images: Tensor, bands: Bands, results: dict[int, Per
     """Figure 3.10: one image, perturbed in the first, the middle and the last band."""
     index = _typical(bands, results)
     label = int(results[0].labels[index])
-    top: list[Panel | None] = [Panel(images[index], f"original\n{shown_label(data, label)}")]
+    top: list[Panel | None] = [Panel(images[index], f"original\n{class_name(data, label)}")]
     bottom: list[Panel | None] = [None]
     for band in bands.marked:
         result = results[band]
         perturbation = result.perturbations[index]
-        outcome = shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
+        outcome = (
+            class_name(data, result.adversarial_labels[index])
+            if result.success[index]
+            else "not fooled"
+        )
         top.append(Panel((images[index] + perturbation).clamp(0, 1), f"perturbed\n{outcome}"))
-        bottom.append(Panel(perturbation, f"norm {float(perturbation.norm()):.3g}", perturbation=True))
+        bottom.append(
+            Panel(perturbation, f"norm {float(perturbation.norm()):.3g}", perturbation=True)
+        )
     names = ["", *(f"$S_{{{band}}}$" for band in bands.marked)]
-    return image_grid([top, bottom], column_titles=names, title="The smallest perturbations of three frequency bands")
+    return image_grid(
+        [top, bottom],
+        column_titles=names,
+        title="The smallest perturbations of three frequency bands",
+    )
 
 
 def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
@@ -323,7 +356,11 @@ def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
     fooled = torch.stack([results[band].success for band in bands.marked]).all(dim=0)
     labels = torch.stack([results[band].adversarial_labels for band in bands.marked])
     alike = fooled & (labels == labels[0]).all(dim=0)
-    chosen = next((mask for mask in (alike, fooled) if bool(mask.any())), torch.ones_like(fooled)).nonzero().flatten()
+    chosen = (
+        next((mask for mask in (alike, fooled) if bool(mask.any())), torch.ones_like(fooled))
+        .nonzero()
+        .flatten()
+    )
     order = norms(results[bands.count - 1].perturbations[chosen]).argsort()
     return int(chosen[order[len(order) // 2]])
 
@@ -335,12 +372,16 @@ def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list
     same, wide = _random_dimensions(bands).values()
     few = min(settings.random_samples, count)
     return [
-        f"{bands.count} diagonal blocks of {bands.block} x {bands.block} DCT coefficients, independent in "
-        f"each of {bands.shape[0]} channel(s), on {count} held-out images; beta is a ratio of means.",
-        f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they are left out "
+        f"{bands.count} diagonal blocks of {bands.block} x {bands.block} DCT coefficients, "
+        "independent in "
+        f"each of {bands.shape[0]} channel(s), on {count} held-out images; beta is a ratio of "
+        "means.",
+        f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they "
+        "are left out "
         "of beta, counted in the table, and stand as infinite in the medians.",
         f"Inside a subspace DeepFool takes at most {settings.steps} steps.",
-        f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band and "
+        f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band "
+        "and "
         f"m = {wide}; an affine boundary would give {expected_beta(d, same):.3f} and "
         f"{expected_beta(d, wide):.3f}.",
         "Differences of beta are taken on the images that have both values.",

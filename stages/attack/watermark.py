@@ -13,17 +13,20 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import held_out, judged, measured, median, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import orthonormalise
-from pipeline.norms import norms, relative_norms
+from pipeline.findings import Findings
 from pipeline.plots import Panel, image_grid
-from pipeline.randomness import seeded
-from pipeline.types import Attack, Dataset, Network, Perturbed
-from stages.attack._shared import deepfool_of, joined, shown_label
+from pipeline.statistics import Estimate, median, share, stack
+from pipeline.studies.attacking import deepfool_of
+from pipeline.tables import class_name
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import orthonormalise
+from robustness_geometry.norms import norms, relative_norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Attack, Dataset, Network, Perturbed
 
 __all__ = ["SECTION", "Settings", "watermark", "word_images"]
 
@@ -45,7 +48,8 @@ class Settings:
     """What to measure.
 
     Attributes:
-        attack: the attack under study; if it is a DeepFool, its options are used, else the default ones.
+        attack: the attack under study; if it is a DeepFool, its options are used, else the default
+            ones.
         samples: held-out images.
         words: the words whose translated and scaled pictures span the subspace.
         resamples: of the bootstrap.
@@ -86,19 +90,20 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs the attacks.
 
     Returns:
-        The share of images fooled and the median relative norm, for m = floor(d / 228) and, on small images,
-        for m = floor(d / 16); the relative norms (seeds, images) as tensors, NaN where an image was not fooled.
+        The share of images fooled and the median relative norm, for m = floor(d / 228) and, on
+        small images, for m = floor(d / 16); the relative norms (seeds, images) as tensors, NaN
+        where an image was not fooled.
     """
     images = held_out(data, settings.samples).images
     spans = _spans(data.shape, settings.words)
     found = [
         {
-            suffix: _attacked(executor.scope("watermark", seed), settings, model, images, span)
+            suffix: _attacked(executor.for_seed(seed), settings, model, images, span)
             for suffix, span in spans.items()
         }
         for seed, model in sorted(network.models.items())
     ]
-    samples = joined([_quantities(results, images) for results in found])
+    samples = stack([_quantities(results, images) for results in found])
     statistics = {f"share_fooled{s}": share(f"fooled{s}") for s in spans}
     statistics |= {f"relative_norm{s}": median(f"norm{s}") for s in spans}
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
@@ -132,7 +137,9 @@ def word_images(
     pictures = []
     for index in range(count):
         scale, left, top = torch.rand(3, generator=generator).tolist()
-        drawn = _word(words[index % len(words)], SCALES[0] + scale * (SCALES[1] - SCALES[0]), height, width)
+        drawn = _word(
+            words[index % len(words)], SCALES[0] + scale * (SCALES[1] - SCALES[0]), height, width
+        )
         plane = torch.zeros(height, width)
         y = int(top * (height - drawn.shape[0] + 1))
         x = int(left * (width - drawn.shape[1] + 1))
@@ -176,11 +183,15 @@ def _quantities(results: dict[str, Perturbed], images: Tensor) -> dict[str, Tens
     quantities = {}
     for suffix, result in results.items():
         quantities[f"fooled{suffix}"] = result.success.double()
-        quantities[f"norm{suffix}"] = valid(relative_norms(result.perturbations, images), result.success)
+        quantities[f"norm{suffix}"] = valid(
+            relative_norms(result.perturbations, images), result.success
+        )
     return quantities
 
 
-def _table(spans: dict[str, Span], shape: tuple[int, int, int], numbers: dict[str, Estimate]) -> pd.DataFrame:
+def _table(
+    spans: dict[str, Span], shape: tuple[int, int, int], numbers: dict[str, Estimate]
+) -> pd.DataFrame:
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
     rows = []
     for suffix, span in spans.items():
@@ -212,12 +223,14 @@ def _figure(data: Dataset, images: Tensor, results: dict[str, Perturbed]) -> Fig
         index = _typical(result)
         image, perturbation = images[index], result.perturbations[index]
         outcome = (
-            shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
+            class_name(data, result.adversarial_labels[index])
+            if result.success[index]
+            else "not fooled"
         )
         size = float(perturbation.norm() / image.norm())
         rows.append(
             [
-                Panel(image, shown_label(data, result.labels[index])),
+                Panel(image, class_name(data, result.labels[index])),
                 Panel(perturbation, f"relative norm {size:.3g}", perturbation=True),
                 Panel((image + perturbation).clamp(0, 1), outcome),
             ]
@@ -251,11 +264,13 @@ def _notes(spans: dict[str, Span], data: Dataset, count: int) -> list[str]:
     notes = [
         f"{count} held-out images, d = {d}; "
         + "; ".join(
-            f"m = floor(d / {WIDE[suffix]}) = {len(span.pictures)} word pictures of rank {len(span.basis)}"
+            f"m = floor(d / {WIDE[suffix]}) = {len(span.pictures)} word pictures of rank "
+            f"{len(span.basis)}"
             for suffix, span in spans.items()
         )
         + ".",
-        "The relative norm is the median over the images that were fooled; perturbed images are not clipped.",
+        "The relative norm is the median over the images that were fooled; perturbed images are "
+        "not clipped.",
     ]
     if "_wide" not in spans:
         notes.append(f"No wide variant: floor(d / {WIDE['_wide']}) is above {LARGEST_WIDE}.")

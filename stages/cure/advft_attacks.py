@@ -9,16 +9,18 @@ from itertools import pairwise
 import pandas as pd
 from torch import Tensor
 
-from pipeline.attacks import deepfool, fgsm
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, correct, difference, measured, paired_bootstrap, recomputed_success, share
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import correct, recomputed_success
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.types import Classifier, Dataset, Images, Labels, Network
-from stages.cure._shared import BOX, TITLES, Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import Estimate, Statistic, difference, share, stack
+from pipeline.studies.cure import BOX, TITLES, Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.attacks import deepfool, fgsm
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Classifier, Dataset, Images, Labels, Network
 
 __all__ = ["SECTION", "Settings", "advft_attacks", "beyond"]
 
@@ -46,7 +48,9 @@ class Settings(Common):
             refuse("steps", self.steps, "two whole numbers, ascending")
 
 
-def advft_attacks(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def advft_attacks(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure accuracy under FGSM, l_inf DeepFool and PGD of the original and the fine-tuned network.
 
     Args:
@@ -56,17 +60,17 @@ def advft_attacks(network: Network, data: Dataset, settings: Settings, executor:
         executor: runs trainings and attacks.
 
     Returns:
-        ``acc_<network>_<attack>`` for the networks ``original`` and ``deepfool`` and the attacks ``fgsm``, ``linf_df``,
-        ``pgd<steps>``; the differences between neighbouring attacks, and between the networks; ``gap_<network>``, from
-        FGSM to the longer PGD, and their ratio.
+        ``acc_<network>_<attack>`` for the networks ``original`` and ``deepfool`` and the attacks
+        ``fgsm``, ``linf_df``, ``pgd<steps>``; the differences between neighbouring attacks, and
+        between the networks; ``gap_<network>``, from FGSM to the longer PGD, and their ratio.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
     judged = executor.each(lambda study: _judged(study, settings), found)
-    samples = stacked([values for values, _ in judged])
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    samples = stack([values for values, _ in judged])
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    )
     failed = sum(count for _, count in judged)
     bars = {
         title: {TITLES[name]: numbers[f"acc_{name}_{attack}"] for name in NETWORKS}
@@ -77,13 +81,18 @@ def advft_attacks(network: Network, data: Dataset, settings: Settings, executor:
         tables={"table_8_1": _table(numbers, settings)},
         figures={
             "table_8_1": bar_figure(
-                bars, ylabel="accuracy", title=f"Accuracy at eps = {found[0].eps:.3g}, {network.name}", width=9.0
+                bars,
+                ylabel="accuracy",
+                title=f"Accuracy at eps = {found[0].eps:.3g}, {network.name}",
+                width=9.0,
             )
         },
         notes=[
             *notes(found),
-            f"Accuracies on {len(found[0].test)} held-out images. Under l_inf DeepFool an image is right where its own "
-            f"smallest perturbation is longer than eps; DeepFool failed in {failed} cases, which count as right.",
+            f"Accuracies on {len(found[0].test)} held-out images. Under l_inf DeepFool an image is "
+            "right where its own "
+            f"smallest perturbation is longer than eps; DeepFool failed in {failed} cases, which "
+            "count as right.",
         ],
     )
 
@@ -92,8 +101,8 @@ def beyond(model: Classifier, images: Images, labels: Labels, *, eps: float) -> 
     """Where DeepFool's perturbation for l_inf is longer than ``eps``.
 
     Returns:
-        ``right`` (N,): whether an image has its true label and keeps it within eps; ``failed`` (N,): whether DeepFool
-        found nothing.
+        ``right`` (N,): whether an image has its true label and keeps it within eps; ``failed``
+        (N,): whether DeepFool found nothing.
     """
     result = deepfool(model, images, norm=math.inf)
     fooled = recomputed_success(model, images, result)
@@ -128,7 +137,9 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
     for name in NETWORKS:
         found |= {f"acc_{name}_{attack}": share(f"{name} {attack}") for attack in attacks}
         for weak, strong in pairwise(attacks):
-            found[f"acc_{name}_{weak} - acc_{name}_{strong}"] = difference(f"{name} {weak}", f"{name} {strong}")
+            found[f"acc_{name}_{weak} - acc_{name}_{strong}"] = difference(
+                f"{name} {weak}", f"{name} {strong}"
+            )
         found[f"gap_{name}"] = difference(f"{name} fgsm", f"{name} {attacks[-1]}")
     for attack in attacks:
         pair = (f"deepfool {attack}", f"original {attack}")
@@ -147,7 +158,12 @@ def _over(*values: Tensor) -> Tensor:
 
 def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
     rows: Sequence[dict[str, object]] = [
-        {"network": TITLES[name], "attack": attack, "accuracy": estimate.value, **columns(estimate)}
+        {
+            "network": TITLES[name],
+            "attack": attack,
+            "accuracy": estimate.value,
+            **interval(estimate),
+        }
         for name in NETWORKS
         for attack in _attacks(settings)
         for estimate in [numbers[f"acc_{name}_{attack}"]]

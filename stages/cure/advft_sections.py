@@ -11,17 +11,24 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, check_positive
-from pipeline.evaluation import Statistic, median, median_difference, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import boundary_points, default_h, normal_curvatures, plane_sections, random_directions
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
-from pipeline.randomness import Generators, normal, seeded
-from pipeline.types import Classifier, Dataset, Images, Network
-from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import Estimate, Statistic, median, median_difference, stack
+from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.checks import check_count, check_positive
+from robustness_geometry.geometry import (
+    boundary_points,
+    default_h,
+    normal_curvatures,
+    plane_sections,
+    random_directions,
+)
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import Generators, normal, seeded
+from robustness_geometry.types import Classifier, Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "advft_sections", "bends"]
 
@@ -39,9 +46,11 @@ class Settings(Common):
 
     Attributes:
         directions: random v at each point of the boundary, over which |kappa| is averaged.
-        curvature_h: step of the differences, in pixel l2 units; None: :func:`pipeline.geometry.default_h`.
+        curvature_h: step of the differences, in pixel l2 units; None:
+            :func:`robustness_geometry.geometry.default_h`.
         shown: images in the figure.
-        reach: half the side of the drawn sections, as a multiple of the original network's distance there.
+        reach: half the side of the drawn sections, as a multiple of the original network's distance
+            there.
     """
 
     samples: int = 200
@@ -59,7 +68,9 @@ class Settings(Common):
             check_positive("curvature_h", self.curvature_h)
 
 
-def advft_sections(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def advft_sections(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure ||r|| and |kappa(x + r, v)| for random v, of the original and the fine-tuned network.
 
     Args:
@@ -69,18 +80,20 @@ def advft_sections(network: Network, data: Dataset, settings: Settings, executor
         executor: runs trainings and boundary points.
 
     Returns:
-        ``distance_*`` and ``curvature_*``, medians over the images of ``original`` and ``deepfool``, and their
-        differences.
+        ``distance_*`` and ``curvature_*``, medians over the images of ``original`` and
+        ``deepfool``, and their differences.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked(executor.each(lambda study: _measured(study, settings), found))
+    samples = stack(executor.each(lambda study: _measured(study, settings), found))
     statistics: dict[str, Statistic] = {
-        f"{key}_{name}": median(f"{key} {name}") for key in ("distance", "curvature") for name in NETWORKS
+        f"{key}_{name}": median(f"{key} {name}")
+        for key in ("distance", "curvature")
+        for name in NETWORKS
     }
-    statistics["distance_deepfool - distance_original"] = median_difference("distance deepfool", "distance original")
+    statistics["distance_deepfool - distance_original"] = median_difference(
+        "distance deepfool", "distance original"
+    )
     statistics["curvature_original - curvature_deepfool"] = median_difference(
         "curvature original", "curvature deepfool"
     )
@@ -90,20 +103,31 @@ def advft_sections(network: Network, data: Dataset, settings: Settings, executor
     return Findings(
         numbers=numbers,
         tables={"figure_8_1": _table(numbers)},
-        figures=_figures(network, found[0], settings, [samples[f"distance {name}"][0] for name in NETWORKS]),
+        figures=_figures(
+            network, found[0], settings, [samples[f"distance {name}"][0] for name in NETWORKS]
+        ),
         notes=[
             *notes(found),
-            f"{len(found[0].test)} held-out images, {settings.directions} random directions v at each one's nearest "
-            f"point of the boundary; curvatures by central differences over h = {h:.4g} in pixel l2. No point was "
-            f"found in {missing['original']} cases before and {missing['deepfool']} after fine-tuning; they are left "
+            f"{len(found[0].test)} held-out images, {settings.directions} random directions v at "
+            "each one's nearest "
+            f"point of the boundary; curvatures by central differences over h = {h:.4g} in pixel "
+            "l2. No point was "
+            f"found in {missing['original']} cases before and {missing['deepfool']} after "
+            "fine-tuning; they are left "
             "out.",
-            "A boundary that has moved away is seen at another place: the curvatures are not those of the same points.",
+            "A boundary that has moved away is seen at another place: the curvatures are not those "
+            "of the same points.",
         ],
     )
 
 
 def bends(
-    model: Classifier, images: Images, *, directions: int, h: float | None, generator: Generators = None
+    model: Classifier,
+    images: Images,
+    *,
+    directions: int,
+    h: float | None,
+    generator: Generators = None,
 ) -> dict[str, Tensor]:
     """The distance to the boundary and the mean size of its curvature along random tangent directions there.
 
@@ -116,7 +140,9 @@ def bends(
     there = boundary.select(rows)
     curvature = images.new_full((len(images),), torch.nan)
     if len(rows):
-        found = normal_curvatures(model, there.points, drawn[rows], labels=there.labels, targets=there.targets, h=h)
+        found = normal_curvatures(
+            model, there.points, drawn[rows], labels=there.labels, targets=there.targets, h=h
+        )
         curvature[rows] = found.abs().nanmean(dim=1).to(curvature)
     return {"distance": norms(boundary.perturbations), "curvature": curvature}
 
@@ -134,7 +160,13 @@ def _measured(study: Study, settings: Settings) -> dict[str, Tensor]:
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     units = {"distance": "pixel l2", "curvature": "1 / pixel l2"}
     rows: Sequence[dict[str, object]] = [
-        {"network": TITLES[name], "quantity": key, "unit": unit, "median": estimate.value, **columns(estimate)}
+        {
+            "network": TITLES[name],
+            "quantity": key,
+            "unit": unit,
+            "median": estimate.value,
+            **interval(estimate),
+        }
         for key, unit in units.items()
         for name in NETWORKS
         for estimate in [numbers[f"{key}_{name}"]]
@@ -142,11 +174,13 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figures(network: Network, study: Study, settings: Settings, distances: Sequence[Tensor]) -> dict[str, Figure]:
+def _figures(
+    network: Network, study: Study, settings: Settings, distances: Sequence[Tensor]
+) -> dict[str, Figure]:
     """The plane of r and a random v around a few images: the region of the true label, and all others.
 
-    They are images that both networks label right and that have a point of the boundary in both; without any there is
-    nothing to draw.
+    They are images that both networks label right and that have a point of the boundary in both;
+    without any there is nothing to draw.
     """
     chosen = torch.stack(list(distances)).isfinite().all(dim=0)
     for name in NETWORKS:
@@ -163,14 +197,23 @@ def _figures(network: Network, study: Study, settings: Settings, distances: Sequ
                 axes, end = grid[row, column], float(half)
                 extent = (-end, end, -end, end)
                 axes.imshow(
-                    inside.numpy(), origin="lower", extent=extent, cmap=ListedColormap([OTHER, OWN]), vmin=0, vmax=1
+                    inside.numpy(),
+                    origin="lower",
+                    extent=extent,
+                    cmap=ListedColormap([OTHER, OWN]),
+                    vmin=0,
+                    vmax=1,
                 )
                 axes.plot([0], [0], "o", color="black", markersize=4)
                 axes.grid(visible=False)
-                axes.set(xlabel="along r, in pixel l2", ylabel="along a random v" if column == 0 else "")
+                axes.set(
+                    xlabel="along r, in pixel l2", ylabel="along a random v" if column == 0 else ""
+                )
                 if row == 0:
                     axes.set_title(TITLES[name], fontsize=10.5)
-        figure.suptitle(f"Sections of the decision regions, {network.name}", fontsize=12.5, fontweight="bold")
+        figure.suptitle(
+            f"Sections of the decision regions, {network.name}", fontsize=12.5, fontweight="bold"
+        )
     return {"figure_8_1": figure}
 
 
@@ -186,6 +229,8 @@ def _sections(study: Study, name: str, rows: Tensor, reach: Tensor) -> list[Tens
     for index, half in enumerate(reach):
         row = slice(index, index + 1)
         places = torch.from_numpy(np.linspace(-float(half), float(half), GRID)).to(placed)
-        section = plane_sections(model, placed[row], across[row], upward[row], places, places, labels=own[row])
+        section = plane_sections(
+            model, placed[row], across[row], upward[row], places, places, labels=own[row]
+        )
         found.append((section.labels[0] == own[index]).float().cpu())
     return found

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.checks import check_count, check_positive
-from pipeline.evaluation import attack_name, paired_bootstrap, share
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.training import Cure
-from pipeline.types import Classifier, Dataset, Network
-from stages.cure._accuracy import accuracies, by_autoattack, figure, table
-from stages.cure._shared import Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns
+from pipeline.statistics import share
+from pipeline.studies.accuracy import accuracies, by_autoattack, figure, table
+from pipeline.studies.cure import Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.attacks.protocol import attack_name
+from robustness_geometry.checks import check_count, check_positive
+from robustness_geometry.training import Cure
+from robustness_geometry.types import Classifier, Dataset, Network
 
 __all__ = ["SECTION", "Settings", "cure_cifar10"]
 
@@ -43,7 +45,9 @@ class Settings(Common):
             check_positive("sweep.lambda", weight, zero=True)
 
 
-def cure_cifar10(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def cure_cifar10(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure accuracies on clean images, under the attack that judges, and under AutoAttack.
 
     Args:
@@ -53,11 +57,9 @@ def cure_cifar10(network: Network, data: Dataset, settings: Settings, executor: 
         executor: runs trainings and attacks.
 
     Returns:
-        ``clean_*``, ``adv_*`` and ``aa_*`` of the networks ``original``, ``cure`` and ``advtrain``, and their
-        differences.
+        ``clean_*``, ``adv_*`` and ``aa_*`` of the networks ``original``, ``cure`` and ``advtrain``,
+        and their differences.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
     numbers = accuracies(found, Study.judge, settings.resamples)
@@ -70,7 +72,9 @@ def cure_cifar10(network: Network, data: Dataset, settings: Settings, executor: 
     return Findings(
         numbers=numbers,
         tables=tables,
-        figures={"table_8_2": figure(numbers, f"{attack} at eps = {found[0].eps:.3g}, {network.name}")},
+        figures={
+            "table_8_2": figure(numbers, f"{attack} at eps = {found[0].eps:.3g}, {network.name}")
+        },
         notes=[*notes(found), *_notes(found, settings, attack)],
     )
 
@@ -79,7 +83,9 @@ def _curves(found: Sequence[Study]) -> pd.DataFrame:
     """CURE's two terms after each epoch, the mean over the seeds."""
     curves = [study.tuned("cure").history for study in found]
     means = {
-        name: [sum(values) / len(values) for values in zip(*(one[name] for one in curves), strict=True)]
+        name: [
+            sum(values) / len(values) for values in zip(*(one[name] for one in curves), strict=True)
+        ]
         for name in curves[0]
     }
     weight = found[0].settings.cure(found[0].std).weight
@@ -102,23 +108,34 @@ def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
     for (h, weight), model in zip(pairs, study.executor.each(tuned, pairs), strict=True):
         chosen = (h, weight) == (own.h, own.weight)
         samples = {"clean": study.right(model), "adv": study.right(model, study.judge())}
-        numbers = paired_bootstrap(samples, {name: share(name) for name in samples}, resamples=settings.resamples)
-        row = {"h": h, "lambda": weight, "clean": numbers["clean"].value, "adv": numbers["adv"].value}
-        rows.append({**row, **columns(numbers["adv"]), "chosen": chosen})
+        numbers = paired_bootstrap(
+            samples, {name: share(name) for name in samples}, resamples=settings.resamples
+        )
+        row = {
+            "h": h,
+            "lambda": weight,
+            "clean": numbers["clean"].value,
+            "adv": numbers["adv"].value,
+        }
+        rows.append({**row, **interval(numbers["adv"]), "chosen": chosen})
     return pd.DataFrame(rows)
 
 
 def _notes(found: Sequence[Study], settings: Settings, attack: str) -> list[str]:
     lines = [
         f"Accuracies on {len(found[0].test)} held-out images, under {attack} on the true labels.",
-        "PGD training is fine-tuned like CURE, by the same recipe, instead of starting from scratch; the thesis quotes "
+        "PGD training is fine-tuned like CURE, by the same recipe, instead of starting from "
+        "scratch; the thesis quotes "
         "figures from elsewhere.",
     ]
     if settings.autoattack_seeds:
         lines.append(
-            f"AutoAttack's standard ensemble on {min(settings.autoattack_samples, len(found[0].test))} images of "
+            "AutoAttack's standard ensemble on "
+            f"{min(settings.autoattack_samples, len(found[0].test))} images of "
             f"{min(settings.autoattack_seeds, len(found))} training seed(s)."
         )
     if settings.sweep:
-        lines.append("The sweep over h and lambda is that of the first training seed, in pixel units.")
+        lines.append(
+            "The sweep over h and lambda is that of the first training seed, in pixel units."
+        )
     return lines

@@ -10,15 +10,24 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, difference, measured, median, median_of_ratios, paired_bootstrap, share
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.training import CrossEntropy, Recipe, train
-from pipeline.types import Classifier, Dataset, Network, Split
-from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    difference,
+    median,
+    median_of_ratios,
+    share,
+    stack,
+)
+from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.checks import check_count
+from robustness_geometry.training import CrossEntropy, Recipe, train
+from robustness_geometry.types import Classifier, Dataset, Network, Split
 
 __all__ = ["SECTION", "Settings", "cure_cost_ablation"]
 
@@ -46,7 +55,9 @@ class Settings(Common):
         check_count("rounds", self.rounds, minimum=2)
 
 
-def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def cure_cost_ablation(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure the cost of a step of each training, and accuracies with other directions and weaker adversaries.
 
     Args:
@@ -56,16 +67,18 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
         executor: runs trainings and attacks.
 
     Returns:
-        ``adv_*`` and their differences; ``gradients_*``, the gradients by the images that a step takes; ``t_*``, the
-        seconds of a step, and ``t_cure / t_*`` over the rounds.
+        ``adv_*`` and their differences; ``gradients_*``, the gradients by the images that a step
+        takes; ``t_*``, the seconds of a step, and ``t_cure / t_*`` over the rounds.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked(executor.each(lambda study: _judged(study), found))
+    samples = stack(executor.each(lambda study: _judged(study), found))
     statistics = {name: share(name) for name in samples}
-    for first, second in (("adv_cure", "adv_fgsm"), ("adv_cure_gradient", "adv_cure"), ("adv_cure", "adv_advtrain")):
+    for first, second in (
+        ("adv_cure", "adv_fgsm"),
+        ("adv_cure_gradient", "adv_cure"),
+        ("adv_cure", "adv_advtrain"),
+    ):
         statistics[f"{first} - {second}"] = difference(first, second)
     pair = ("adv_cure_gradient", "adv_cure")
     statistics["|adv_cure_gradient - adv_cure|"] = Statistic(pair, _apart_over, of_means=_apart)
@@ -79,9 +92,12 @@ def cure_cost_ablation(network: Network, data: Dataset, settings: Settings, exec
         figures={"ablation": _figure(numbers, network)},
         notes=[
             *notes(found),
-            f"Seconds are those of a step on {settings.training.batch_size} images with its optimiser, over "
-            f"{settings.rounds} rounds in turns; PGD training takes {settings.adversary_steps} steps an image.",
-            "Gradients counted are those by the images; every step also takes one by the weights, which for CURE goes "
+            f"Seconds are those of a step on {settings.training.batch_size} images with its "
+            "optimiser, over "
+            f"{settings.rounds} rounds in turns; PGD training takes {settings.adversary_steps} "
+            "steps an image.",
+            "Gradients counted are those by the images; every step also takes one by the weights, "
+            "which for CURE goes "
             "back through both of its gradients.",
         ],
     )
@@ -99,7 +115,10 @@ def _judged(study: Study) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for name in NETWORKS:
         model = study.tuned(name).model
-        values[f"clean_{name}"], values[f"adv_{name}"] = study.right(model), study.right(model, study.judge())
+        values[f"clean_{name}"], values[f"adv_{name}"] = (
+            study.right(model),
+            study.right(model, study.judge()),
+        )
     return values
 
 
@@ -124,7 +143,9 @@ def _timed(study: Study, settings: Settings) -> dict[str, Estimate]:
     seconds = study.executor.task(work, name="the cost of a step").value
     samples = {name: values / settings.timed_steps for name, values in seconds.items()}
     statistics = {f"t_{name}": median(name) for name in samples}
-    statistics |= {f"t_cure / t_{name}": median_of_ratios("cure", name) for name in samples if name != "cure"}
+    statistics |= {
+        f"t_cure / t_{name}": median_of_ratios("cure", name) for name in samples if name != "cure"
+    }
     return paired_bootstrap(samples, statistics, resamples=settings.resamples)
 
 
@@ -132,11 +153,17 @@ def _at_full_strength(study: Study, name: str) -> CrossEntropy:
     """The objective of a training, with h as it is after the ramp."""
     if name == "original":
         return CrossEntropy()
-    return replace(study.settings.cure(study.std), ramp=0) if name == "cure" else study.objective(name)
+    return (
+        replace(study.settings.cure(study.std), ramp=0) if name == "cure" else study.objective(name)
+    )
 
 
 def _seconds(
-    model: Classifier, data: Split, recipe: Recipe, objectives: Mapping[str, CrossEntropy], rounds: int
+    model: Classifier,
+    data: Split,
+    recipe: Recipe,
+    objectives: Mapping[str, CrossEntropy],
+    rounds: int,
 ) -> dict[str, Tensor]:
     """(rounds,) seconds of an epoch of each training, in turns, after a short one that is thrown away."""
     device = next(model.parameters()).device
@@ -157,7 +184,9 @@ def _bars(numbers: Mapping[str, Estimate]) -> dict[str, dict[str, Estimate]]:
     measures = {"clean": "clean images", "adv": "under attack"}
     return {
         TITLES[name]: {
-            title: numbers[f"{measure}_{name}"] for measure, title in measures.items() if f"{measure}_{name}" in numbers
+            title: numbers[f"{measure}_{name}"]
+            for measure, title in measures.items()
+            if f"{measure}_{name}" in numbers
         }
         for name in NETWORKS
     }
@@ -170,7 +199,12 @@ def _figure(numbers: Mapping[str, Estimate], network: Network) -> Figure:
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows: Sequence[dict[str, object]] = [
-        {"training": title, "measured_on": measure, "accuracy": estimate.value, **columns(estimate)}
+        {
+            "training": title,
+            "measured_on": measure,
+            "accuracy": estimate.value,
+            **interval(estimate),
+        }
         for title, bars in _bars(numbers).items()
         for measure, estimate in bars.items()
     ]

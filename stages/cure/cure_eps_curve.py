@@ -8,14 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.checks import check_positive, refuse
-from pipeline.evaluation import Statistic, measured, paired_bootstrap, share
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.types import Dataset, Network
-from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import Estimate, Statistic, share, stack
+from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.checks import check_positive, refuse
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "cure_eps_curve"]
 
@@ -43,7 +44,9 @@ class Settings(Common):
             refuse("factors", self.factors, "two or more numbers, ascending")
 
 
-def cure_eps_curve(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def cure_eps_curve(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure accuracy under the attack that judges at several radii.
 
     Args:
@@ -53,20 +56,24 @@ def cure_eps_curve(network: Network, data: Dataset, settings: Settings, executor
         executor: runs trainings and attacks.
 
     Returns:
-        ``adv_<network>_<k>`` at the k-th radius (k = 0: no attack), and ``largest_rise_<network>``: the largest change
-        from one radius to the next, at most 0 where accuracy never rises.
+        ``adv_<network>_<k>`` at the k-th radius (k = 0: no attack), and ``largest_rise_<network>``:
+        the largest change from one radius to the next, at most 0 where accuracy never rises.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked(executor.each(lambda study: _judged(study, settings), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    samples = stack(executor.each(lambda study: _judged(study, settings), found))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    )
     radii = [factor * found[0].eps for factor in (0.0, *settings.factors)]
-    lines = {TITLES[name]: estimate_line(radii, _curve(numbers, name, len(radii))) for name in NETWORKS}
+    lines = {
+        TITLES[name]: estimate_line(radii, _curve(numbers, name, len(radii))) for name in NETWORKS
+    }
     return Findings(
         numbers=numbers,
-        curves={f"adv_{name}": [e.value for e in _curve(numbers, name, len(radii))] for name in NETWORKS},
+        curves={
+            f"adv_{name}": [e.value for e in _curve(numbers, name, len(radii))] for name in NETWORKS
+        },
         tables={"figure_8_6": _table(numbers, radii)},
         figures={
             "figure_8_6": line_figure(
@@ -79,7 +86,8 @@ def cure_eps_curve(network: Network, data: Dataset, settings: Settings, executor
         },
         notes=[
             *notes(found),
-            f"Accuracies on {len(found[0].test)} held-out images; the same random starts at every eps.",
+            f"Accuracies on {len(found[0].test)} held-out images; the same random starts at every "
+            "eps.",
         ],
     )
 
@@ -96,7 +104,11 @@ def _judged(study: Study, settings: Settings) -> dict[str, Tensor]:
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:
     count = len(settings.factors) + 1
-    found = {f"adv_{name}_{index}": share(f"{name} {index}") for name in NETWORKS for index in range(count)}
+    found = {
+        f"adv_{name}_{index}": share(f"{name} {index}")
+        for name in NETWORKS
+        for index in range(count)
+    }
     for name in NETWORKS:
         names = tuple(f"{name} {index}" for index in range(count))
         found[f"largest_rise_{name}"] = Statistic(names, partial(_over, _rise), of_means=_rise)
@@ -118,7 +130,7 @@ def _curve(numbers: Mapping[str, Estimate], name: str, count: int) -> Sequence[E
 
 def _table(numbers: Mapping[str, Estimate], radii: Sequence[float]) -> pd.DataFrame:
     rows = [
-        {"training": TITLES[name], "eps": radius, "accuracy": estimate.value, **columns(estimate)}
+        {"training": TITLES[name], "eps": radius, "accuracy": estimate.value, **interval(estimate)}
         for name in NETWORKS
         for radius, estimate in zip(radii, _curve(numbers, name, len(radii)), strict=True)
     ]

@@ -10,17 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pipeline.checks import check_count, check_positive
-from pipeline.evaluation import Statistic, mean, measured, paired_bootstrap, share
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import loss_gradients, loss_hessian_products
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.randomness import Generators, normal
-from pipeline.types import Classifier, Dataset, Images, Labels, Network
-from stages.cure._shared import Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns
+from pipeline.statistics import Estimate, Statistic, mean, share
+from pipeline.studies.cure import Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.checks import check_count, check_positive
+from robustness_geometry.geometry import loss_gradients, loss_hessian_products
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import Generators, normal
+from robustness_geometry.types import Classifier, Dataset, Images, Labels, Network
 
 __all__ = ["SECTION", "Settings", "cure_evolution", "curvature_norms"]
 
@@ -53,7 +54,9 @@ class Settings(Common):
             check_positive("curvature_h", self.curvature_h)
 
 
-def cure_evolution(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def cure_evolution(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure ||H||_F, ||H z|| and accuracy under attack before CURE and after each of its epochs.
 
     Args:
@@ -63,11 +66,9 @@ def cure_evolution(network: Network, data: Dataset, settings: Settings, executor
         executor: runs trainings and attacks.
 
     Returns:
-        ``frobenius_<epoch>``, ``hz_<epoch>`` and ``adversarial_<epoch>``, means over the images, and the rank
-        correlations ``spearman_*`` of those means with the epoch.
+        ``frobenius_<epoch>``, ``hz_<epoch>`` and ``adversarial_<epoch>``, means over the images,
+        and the rank correlations ``spearman_*`` of those means with the epoch.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     study = studies(network, data, settings, executor)[0]
     h = settings.curvature_h or study.settings.cure(study.std).h
@@ -77,7 +78,9 @@ def cure_evolution(network: Network, data: Dataset, settings: Settings, executor
         for epoch, model in enumerate(models)
         for name, values in _measured(study, model, h, settings.draws).items()
     }
-    numbers = measured(paired_bootstrap(samples, _statistics(len(models)), resamples=settings.resamples))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(len(models)), resamples=settings.resamples)
+    )
     curves = {name: _curve(numbers, name, len(models)) for name in QUANTITIES}
     return Findings(
         numbers=numbers,
@@ -86,27 +89,37 @@ def cure_evolution(network: Network, data: Dataset, settings: Settings, executor
         figures={"figure_8_10": _figure(network, curves)},
         notes=[
             *notes([study]),
-            f"One training seed, {len(study.test)} held-out images, {settings.draws} draws of z; differences over "
+            f"One training seed, {len(study.test)} held-out images, {settings.draws} draws of z; "
+            "differences over "
             f"h = {h:.4g} in pixel l2. Epoch 0 is the network before CURE.",
         ],
     )
 
 
 def curvature_norms(
-    model: Classifier, images: Images, labels: Labels, *, h: float, draws: int, generator: Generators = None
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    *,
+    h: float,
+    draws: int,
+    generator: Generators = None,
 ) -> dict[str, Tensor]:
     """Two sizes of the loss's Hessian H at each image, by differences of gradients over ``h``.
 
     Returns:
-        ``frobenius`` (N,): sqrt(mean ||H z||^2) over normal z (Equation 8.5); ``hz`` (N,): ||H z|| for z the unit
-        vector along the sign of the gradient.
+        ``frobenius`` (N,): sqrt(mean ||H z||^2) over normal z (Equation 8.5); ``hz`` (N,): ||H z||
+        for z the unit vector along the sign of the gradient.
     """
     vectors = normal(images.new_empty(len(images), draws, *images.shape[1:]), generator)
     products = loss_hessian_products(model, images, labels, vectors, h=h)
     signs = loss_gradients(model, images, labels)[1].sign()
     unit = signs / norms(signs).clamp_min(1)[:, None, None, None]
     along = loss_hessian_products(model, images, labels, unit[:, None], h=h)
-    return {"frobenius": products.flatten(2).square().sum(dim=2).mean(dim=1).sqrt(), "hz": norms(along[:, 0])}
+    return {
+        "frobenius": products.flatten(2).square().sum(dim=2).mean(dim=1).sqrt(),
+        "hz": norms(along[:, 0]),
+    }
 
 
 def _measured(study: Study, model: Classifier, h: float, draws: int) -> dict[str, Tensor]:
@@ -149,7 +162,7 @@ def _curve(numbers: Mapping[str, Estimate], name: str, count: int) -> Sequence[E
 
 def _table(curves: Mapping[str, Sequence[Estimate]]) -> pd.DataFrame:
     rows = [
-        {"quantity": name, "epoch": epoch, "value": estimate.value, **columns(estimate)}
+        {"quantity": name, "epoch": epoch, "value": estimate.value, **interval(estimate)}
         for name, curve in curves.items()
         for epoch, estimate in enumerate(curve)
     ]
@@ -162,7 +175,9 @@ def _figure(network: Network, curves: Mapping[str, Sequence[Estimate]]) -> Figur
         for axes, (name, curve), colour in zip(grid[0], curves.items(), COLOURS, strict=False):
             epochs = range(len(curve))
             axes.plot(epochs, [e.value for e in curve], marker="o", color=colour)
-            axes.fill_between(epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.18)
+            axes.fill_between(
+                epochs, [e.low for e in curve], [e.high for e in curve], color=colour, alpha=0.18
+            )
             axes.set(xlabel="epochs of CURE", title=QUANTITIES[name], ylim=(0, None))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(f"While CURE trains, {network.name}", fontsize=12.5, fontweight="bold")

@@ -9,26 +9,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import fgsm, spsa
-from pipeline.attacks.spsa import margin_loss
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.evaluation import (
-    Statistic,
-    correct,
-    difference,
-    mean,
-    measured,
-    paired_bootstrap,
-    recomputed_success,
-    share,
-    takes_generator,
-)
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import correct, recomputed_success
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.types import Attack, Classifier, Dataset, Images, Labels, Network
-from stages.cure._shared import BOX, Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import Estimate, Statistic, difference, mean, share, stack
+from pipeline.studies.cure import BOX, Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.attacks import fgsm, spsa
+from robustness_geometry.attacks.protocol import takes_generator
+from robustness_geometry.attacks.spsa import margin_loss
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.types import Attack, Classifier, Dataset, Images, Labels, Network
 
 __all__ = ["SECTION", "Settings", "cure_strong_attacks", "outcome"]
 
@@ -64,7 +57,9 @@ class Settings(Common):
         check_count("spsa_samples", self.spsa_samples, minimum=3)
 
 
-def cure_strong_attacks(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def cure_strong_attacks(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure whether more steps, restarts, a larger ball or no gradients at all find what PGD does not.
 
     Args:
@@ -74,17 +69,20 @@ def cure_strong_attacks(network: Network, data: Dataset, settings: Settings, exe
         executor: runs trainings and attacks.
 
     Returns:
-        ``adv_cure_<attack>`` and the differences that tell masked gradients; on SPSA's images ``pearson_spsa_pgd`` and
-        ``share_spsa_below_pgd`` of the two attacks' losses f_y - max f_k, where the smaller one is the stronger.
+        ``adv_cure_<attack>`` and the differences that tell masked gradients; on SPSA's images
+        ``pearson_spsa_pgd`` and ``share_spsa_below_pgd`` of the two attacks' losses f_y - max f_k,
+        where the smaller one is the stronger.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
-    samples = stacked(executor.each(lambda study: _judged(study, settings), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
-    beside = stacked(executor.each(lambda study: _beside(study, settings), found))
-    numbers |= measured(paired_bootstrap(beside, _beside_statistics(settings), resamples=settings.resamples))
+    samples = stack(executor.each(lambda study: _judged(study, settings), found))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    )
+    beside = stack(executor.each(lambda study: _beside(study, settings), found))
+    numbers |= measured(
+        paired_bootstrap(beside, _beside_statistics(settings), resamples=settings.resamples)
+    )
     first, last = settings.steps[0], settings.steps[-1]
     return Findings(
         numbers=numbers,
@@ -93,20 +91,26 @@ def cure_strong_attacks(network: Network, data: Dataset, settings: Settings, exe
         tensors={name: values.float() for name, values in beside.items()},
         notes=[
             *notes(found),
-            f"PGD and FGSM on {len(found[0].test)} held-out images, SPSA on {beside['margin_spsa'].shape[1]} of them "
+            f"PGD and FGSM on {len(found[0].test)} held-out images, SPSA on "
+            f"{beside['margin_spsa'].shape[1]} of them "
             f"with the options {_options(settings.spsa)}; its best iterate "
             "counts, of PGD the last one.",
-            f"Masked gradients would show as: FGSM beating PGD({first}), PGD({last}) or restarts beating "
-            f"PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA beating PGD({last}).",
+            f"Masked gradients would show as: FGSM beating PGD({first}), PGD({last}) or restarts "
+            "beating "
+            f"PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA beating "
+            f"PGD({last}).",
         ],
     )
 
 
-def outcome(attack: Attack, model: Classifier, images: Images, labels: Labels, **options: object) -> dict[str, Tensor]:
+def outcome(
+    attack: Attack, model: Classifier, images: Images, labels: Labels, **options: object
+) -> dict[str, Tensor]:
     """What an attack on the true labels leaves of each image.
 
     Returns:
-        ``right`` (N,): whether it has its label before and after; ``margin`` (N,): f_y - max_{k != y} f_k after.
+        ``right`` (N,): whether it has its label before and after; ``margin`` (N,): f_y - max_{k !=
+        y} f_k after.
     """
     given: dict[str, object] = {"labels": labels, **options}
     result = attack(model, images, **given)
@@ -144,8 +148,13 @@ def _beside(study: Study, settings: Settings) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for name, attack in attacks.items():
         work = partial(outcome, attack, model)
-        found = study.executor.cached(work, test.images, test.labels, randomness=takes_generator(attack)).value
-        values |= {f"right_{name}": found["right"].double(), f"margin_{name}": found["margin"].double()}
+        found = study.executor.cached(
+            work, test.images, test.labels, randomness=takes_generator(attack)
+        ).value
+        values |= {
+            f"right_{name}": found["right"].double(),
+            f"margin_{name}": found["margin"].double(),
+        }
     values["below"] = (values["margin_spsa"] < values["margin_pgd"]).double()
     return values
 
@@ -171,7 +180,11 @@ def _pearson(first: Tensor, second: Tensor) -> Tensor:
 
 def _options(attack: Attack) -> str:
     """What an attack was given apart from eps and norm."""
-    given = {name: value for name, value in getattr(attack, "keywords", {}).items() if name not in ("eps", "norm")}
+    given = {
+        name: value
+        for name, value in getattr(attack, "keywords", {}).items()
+        if name not in ("eps", "norm")
+    }
     return ", ".join(f"{name} = {value}" for name, value in given.items()) or "of its own"
 
 
@@ -191,7 +204,7 @@ def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
     for name, title in _attacks(settings).items():
         estimate = numbers.get(f"adv_cure_{name}")
         if estimate is not None:
-            rows.append({"attack": title, "accuracy": estimate.value, **columns(estimate)})
+            rows.append({"attack": title, "accuracy": estimate.value, **interval(estimate)})
     return pd.DataFrame(rows)
 
 
@@ -199,11 +212,19 @@ def _masking(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFram
     """The checks of Section 8.5.1, each a number that masked gradients would push beyond its bound."""
     first, last = settings.steps[0], settings.steps[-1]
     checks = {
-        f"PGD({first}) is not weaker than FGSM": (f"adv_cure_fgsm - adv_cure_pgd{first}", ">=", 0.0),
+        f"PGD({first}) is not weaker than FGSM": (
+            f"adv_cure_fgsm - adv_cure_pgd{first}",
+            ">=",
+            0.0,
+        ),
         f"PGD({last}) finds little more": (f"adv_cure_pgd{first} - adv_cure_pgd{last}", "<=", 0.02),
         "restarts find little more": (f"adv_cure_pgd{first} - adv_cure_restarts", "<=", 0.05),
         "a large ball leaves few images": ("adv_cure_wide", "<=", 0.05),
-        f"SPSA finds little more than PGD({last})": (f"adv_cure_spsa - adv_cure_pgd{last}", ">=", -0.02),
+        f"SPSA finds little more than PGD({last})": (
+            f"adv_cure_spsa - adv_cure_pgd{last}",
+            ">=",
+            -0.02,
+        ),
     }
     rows: Sequence[dict[str, object]] = [
         {
@@ -211,8 +232,10 @@ def _masking(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFram
             "number": number,
             "value": numbers[number].value,
             "bound": f"{side} {bound:g}",
-            "holds": numbers[number].value >= bound if side == ">=" else numbers[number].value <= bound,
-            **columns(numbers[number]),
+            "holds": numbers[number].value >= bound
+            if side == ">="
+            else numbers[number].value <= bound,
+            **interval(numbers[number]),
         }
         for text, (number, side, bound) in checks.items()
         if number in numbers
@@ -232,7 +255,15 @@ def _figure(network: Network, beside: Mapping[str, Tensor], steps: int) -> Figur
             (below, COLOURS[1], "SPSA stronger"),
         ):
             if bool(chosen.any()):
-                axes.plot(pgd_[chosen], spsa_[chosen], "o", markersize=3.5, alpha=0.6, color=colour, label=label)
+                axes.plot(
+                    pgd_[chosen],
+                    spsa_[chosen],
+                    "o",
+                    markersize=3.5,
+                    alpha=0.6,
+                    color=colour,
+                    label=label,
+                )
         ends = [float(torch.cat([pgd_, spsa_]).min()), float(torch.cat([pgd_, spsa_]).max())]
         axes.plot(ends, ends, "--", color=COLOURS[5], linewidth=1.2)
         axes.set(

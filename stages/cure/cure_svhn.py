@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from pipeline.checks import check_count
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.types import Dataset, Network
-from stages.cure._accuracy import accuracies, figure, table
-from stages.cure._shared import Common, left_out, notes, studies
+from pipeline.studies.accuracy import accuracies, figure, table
+from pipeline.studies.cure import Common, notes, studies
+from robustness_geometry.checks import check_count
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "cure_svhn"]
 
@@ -40,20 +40,24 @@ def cure_svhn(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs trainings and attacks.
 
     Returns:
-        ``clean_*`` and ``adv_*`` of the networks ``original``, ``cure`` and ``advtrain``, and their differences.
+        ``clean_*`` and ``adv_*`` of the networks ``original``, ``cure`` and ``advtrain``, and their
+        differences.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
     numbers = accuracies(found, lambda study: study.pgd(steps=settings.steps), settings.resamples)
     return Findings(
         numbers=numbers,
         tables={"table_8_3": table(numbers)},
-        figures={"table_8_3": figure(numbers, f"PGD({settings.steps}) at eps = {found[0].eps:.3g}, {network.name}")},
+        figures={
+            "table_8_3": figure(
+                numbers, f"PGD({settings.steps}) at eps = {found[0].eps:.3g}, {network.name}"
+            )
+        },
         notes=[
             *notes(found),
-            f"Accuracies on {len(found[0].test)} held-out images, under PGD({settings.steps}) on the true labels.",
+            f"Accuracies on {len(found[0].test)} held-out images, under PGD({settings.steps}) on "
+            "the true labels.",
             "PGD training is fine-tuned like CURE; the thesis quotes it from elsewhere.",
         ],
     )

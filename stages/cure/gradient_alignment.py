@@ -9,16 +9,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import histogram_figure
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network
-from stages.cure._profile import WithProfile, profile
-from stages.cure._shared import TITLES, Study, left_out, notes, studies
-from stages.finetune._shared import columns
+from pipeline.statistics import Estimate, Statistic, difference, mean
+from pipeline.studies.cure import TITLES, Study, notes, studies
+from pipeline.studies.loss_hessian import WithProfile, profile
+from pipeline.tables import interval
+from robustness_geometry.checks import check_count
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "gradient_alignment"]
 
@@ -42,7 +43,9 @@ class Settings(WithProfile):
         check_count("pairs", self.pairs, minimum=2)
 
 
-def gradient_alignment(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def gradient_alignment(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure the mean of |g.u| / ||g|| for the gradient g and the eigenvector u of the largest eigenvalue.
 
     Args:
@@ -52,17 +55,19 @@ def gradient_alignment(network: Network, data: Dataset, settings: Settings, exec
         executor: runs trainings and Hessians.
 
     Returns:
-        ``alignment_*`` for ``original``, ``deepfool``, ``cure`` and ``random`` (pairs of random unit vectors), and
-        what claims compare: with the original's, and with multiples of 1 / sqrt(d), the size of random vectors'.
+        ``alignment_*`` for ``original``, ``deepfool``, ``cure`` and ``random`` (pairs of random
+        unit vectors), and
+        what claims compare: with the original's, and with multiples of 1 / sqrt(d), the size of
+        random vectors'.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
     few = found[: settings.profile_seeds]
     samples = {name: _alignments(few, name, settings) for name in NETWORKS}
     d = few[0].test.images[0].numel()
-    numbers = measured(paired_bootstrap(samples, _statistics(d, NETWORKS), resamples=settings.resamples))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(d, NETWORKS), resamples=settings.resamples)
+    )
     random = {"random": _random(d, settings.pairs)}
     numbers |= paired_bootstrap(random, _statistics(d, ("random",)), resamples=settings.resamples)
     missing = int(sum(values.isnan().sum() for values in samples.values()))
@@ -71,15 +76,18 @@ def gradient_alignment(network: Network, data: Dataset, settings: Settings, exec
         tables={"remark_3": _table(numbers)},
         figures={
             "remark_3": histogram_figure(
-                {TITLES[name]: values for name, values in samples.items()} | {"random vectors": random["random"]},
+                {TITLES[name]: values for name, values in samples.items()}
+                | {"random vectors": random["random"]},
                 xlabel=r"$|g\cdot u|\,/\,\|g\|$",
                 title=f"Gradient and top eigenvector, {network.name}",
             )
         },
         notes=[
             *notes(few),
-            f"{samples['cure'].shape[1]} held-out images, {len(few)} training seed(s); the gradient vanished in "
-            f"{missing} cases, which are left out. Random vectors: {settings.pairs} pairs in {d} dimensions.",
+            f"{samples['cure'].shape[1]} held-out images, {len(few)} training seed(s); the "
+            "gradient vanished in "
+            f"{missing} cases, which are left out. Random vectors: {settings.pairs} pairs in {d} "
+            "dimensions.",
         ],
     )
 
@@ -130,5 +138,5 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
         estimate = numbers.get(f"alignment_{name}")
         if estimate is not None:
             title = TITLES.get(name, "random vectors")
-            rows.append({"network": title, "alignment": estimate.value, **columns(estimate)})
+            rows.append({"network": title, "alignment": estimate.value, **interval(estimate)})
     return pd.DataFrame(rows)

@@ -9,17 +9,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, difference, maximum, mean, measured, paired_bootstrap, ratio_of_means, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import default_h, hessian_vector_products
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.randomness import Generators, normal
-from pipeline.types import Classifier, Dataset, Images, Network, class_logits
-from stages.cure._profile import WithProfile, profile
-from stages.cure._shared import TITLES, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    difference,
+    maximum,
+    mean,
+    ratio_of_means,
+    stack,
+)
+from pipeline.studies.cure import TITLES, Study, notes, studies
+from pipeline.studies.loss_hessian import WithProfile, profile
+from pipeline.tables import interval
+from robustness_geometry.checks import check_count
+from robustness_geometry.geometry import default_h, hessian_vector_products
+from robustness_geometry.randomness import Generators, normal
+from robustness_geometry.types import Classifier, Dataset, Images, Network, class_logits
 
 __all__ = ["SECTION", "Settings", "logit_curvatures", "loss_hessian_profile"]
 
@@ -38,7 +48,8 @@ class Settings(WithProfile):
     """What to measure, beyond what :class:`WithProfile` says.
 
     Attributes:
-        logit_samples: images on which the exact Hessian of a logit difference is compared with the one at h = 1.
+        logit_samples: images on which the exact Hessian of a logit difference is compared with the
+            one at h = 1.
     """
 
     samples: int = 100
@@ -49,7 +60,9 @@ class Settings(WithProfile):
         check_count("logit_samples", self.logit_samples, minimum=2)
 
 
-def loss_hessian_profile(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def loss_hessian_profile(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure the sorted eigenvalues of the loss's Hessian in the input, averaged over images.
 
     Args:
@@ -59,18 +72,19 @@ def loss_hessian_profile(network: Network, data: Dataset, settings: Settings, ex
         executor: runs trainings and Hessians.
 
     Returns:
-        ``lambda_max_*`` and ``squares_*`` (the sum of the squared eigenvalues), means over the images of ``original``,
-        ``deepfool`` and ``cure``, with their ratios; ``share_large_*``: the share of eigenvalues of at least a tenth
-        of the largest size; ``exact_logit_hessian`` (the largest) and ``finite_logit_hessian`` (the mean): Frobenius
-        norms of the Hessian of a logit difference, exactly and over h = 1.
+        ``lambda_max_*`` and ``squares_*`` (the sum of the squared eigenvalues), means over the
+        images of ``original``, ``deepfool`` and ``cure``, with their ratios; ``share_large_*``: the
+        share of eigenvalues of at least a tenth of the largest size; ``exact_logit_hessian`` (the
+        largest) and ``finite_logit_hessian`` (the mean): Frobenius norms of the Hessian of a logit
+        difference, exactly and over h = 1.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
     few = found[: settings.profile_seeds]
     spectra = {name: _spectra(few, name, settings) for name in NETWORKS}
-    samples = {key: values for name in NETWORKS for key, values in _sizes(name, spectra[name]).items()}
+    samples = {
+        key: values for name in NETWORKS for key, values in _sizes(name, spectra[name]).items()
+    }
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     numbers |= _logits(few, settings)
     flat = sum(int(samples[f"share_large {name}"].isnan().sum()) for name in NETWORKS)
@@ -82,12 +96,17 @@ def loss_hessian_profile(network: Network, data: Dataset, settings: Settings, ex
         figures={"figure_8_9": _figure(network, curves)},
         notes=[
             *notes(few),
-            f"Hessians of the cross-entropy at the true label on {spectra['cure'].shape[1]} held-out images, by "
-            f"{settings.scheme} differences over h = {h:.4g} in pixel l2, of {len(few)} training seed(s).",
-            "The loss of an image that a network is sure of hardly bends: the means hang on few images, see the "
-            f"standard deviations. In {flat} cases of an image and network the Hessian is zero to the last digit; they "
+            f"Hessians of the cross-entropy at the true label on {spectra['cure'].shape[1]} "
+            "held-out images, by "
+            f"{settings.scheme} differences over h = {h:.4g} in pixel l2, of {len(few)} training "
+            "seed(s).",
+            "The loss of an image that a network is sure of hardly bends: the means hang on few "
+            "images, see the "
+            f"standard deviations. In {flat} cases of an image and network the Hessian is zero to "
+            "the last digit; they "
             "are left out of the shares of large eigenvalues.",
-            f"The exact Hessian of the next minus the predicted logit is taken on {settings.logit_samples} images "
+            "The exact Hessian of the next minus the predicted logit is taken on "
+            f"{settings.logit_samples} images "
             f"along {DRAWS} random directions.",
         ],
     )
@@ -115,16 +134,23 @@ def _sizes(name: str, spectra: Tensor) -> dict[str, Tensor]:
 def _statistics() -> dict[str, Statistic]:
     found: dict[str, Statistic] = {}
     for name in NETWORKS:
-        found |= {f"{size}_{name}": mean(f"{size} {name}") for size in ("lambda_max", "squares", "share_large")}
+        found |= {
+            f"{size}_{name}": mean(f"{size} {name}")
+            for size in ("lambda_max", "squares", "share_large")
+        }
     for first, second in (("deepfool", "original"), ("cure", "original"), ("cure", "deepfool")):
         pair = (f"lambda_max {first}", f"lambda_max {second}")
         found[f"lambda_max_{first} / lambda_max_{second}"] = ratio_of_means(*pair)
     for name in NETWORKS[1:]:
-        found[f"squares_original - squares_{name}"] = difference("squares original", f"squares {name}")
+        found[f"squares_original - squares_{name}"] = difference(
+            "squares original", f"squares {name}"
+        )
     return found
 
 
-def logit_curvatures(model: Classifier, images: Images, *, h: float, generator: Generators = None) -> dict[str, Tensor]:
+def logit_curvatures(
+    model: Classifier, images: Images, *, h: float, generator: Generators = None
+) -> dict[str, Tensor]:
     """The Frobenius norm of the Hessian of the next minus the predicted logit, exactly and over a length ``h``.
 
     Returns:
@@ -133,10 +159,14 @@ def logit_curvatures(model: Classifier, images: Images, *, h: float, generator: 
     with torch.no_grad():
         labels, targets = class_logits(model(images)).topk(2, dim=1).indices.unbind(dim=1)
     vectors = normal(images.new_empty(len(images), DRAWS, *images.shape[1:]), generator)
-    products = partial(hessian_vector_products, model, images, vectors, labels=labels, targets=targets)
+    products = partial(
+        hessian_vector_products, model, images, vectors, labels=labels, targets=targets
+    )
     exact, finite = products(exact=True), products(h=h)
     both = {"exact": exact, "finite": finite}
-    return {name: each.flatten(2).square().sum(dim=2).mean(dim=1).sqrt() for name, each in both.items()}
+    return {
+        name: each.flatten(2).square().sum(dim=2).mean(dim=1).sqrt() for name, each in both.items()
+    }
 
 
 def _logits(few: Sequence[Study], settings: Settings) -> dict[str, Estimate]:
@@ -146,12 +176,12 @@ def _logits(few: Sequence[Study], settings: Settings) -> dict[str, Estimate]:
         work = partial(logit_curvatures, study.original, h=1.0)
         rows.append(study.executor.cached(work, images, randomness=True).value)
     statistics = {"exact_logit_hessian": maximum("exact"), "finite_logit_hessian": mean("finite")}
-    return measured(paired_bootstrap(stacked(rows), statistics, resamples=settings.resamples))
+    return measured(paired_bootstrap(stack(rows), statistics, resamples=settings.resamples))
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows: Sequence[dict[str, object]] = [
-        {"network": TITLES[name], "quantity": size, "mean": e.value, "std": e.std, **columns(e)}
+        {"network": TITLES[name], "quantity": size, "mean": e.value, "std": e.std, **interval(e)}
         for name in NETWORKS
         for size in ("lambda_max", "squares", "share_large")
         for e in [numbers[f"{size}_{name}"]]
@@ -161,7 +191,9 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 def _eigenvalues(curves: Mapping[str, Tensor]) -> pd.DataFrame:
     count = len(next(iter(curves.values())))
-    return pd.DataFrame({"index": range(1, count + 1), **{name: curve.tolist() for name, curve in curves.items()}})
+    return pd.DataFrame(
+        {"index": range(1, count + 1), **{name: curve.tolist() for name, curve in curves.items()}}
+    )
 
 
 def _figure(network: Network, curves: Mapping[str, Tensor]) -> Figure:
@@ -171,10 +203,20 @@ def _figure(network: Network, curves: Mapping[str, Tensor]) -> Figure:
         for axes, count in zip(grid[0], (None, 30), strict=True):
             for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
                 values = curve[:count]
-                axes.plot(range(1, len(values) + 1), values, color=colour, label=TITLES[name], linewidth=1.8)
-            axes.set(xlabel="eigenvalue, the largest first", ylabel="mean eigenvalue, 1 / pixel$^2$")
+                axes.plot(
+                    range(1, len(values) + 1),
+                    values,
+                    color=colour,
+                    label=TITLES[name],
+                    linewidth=1.8,
+                )
+            axes.set(
+                xlabel="eigenvalue, the largest first", ylabel="mean eigenvalue, 1 / pixel$^2$"
+            )
         grid[0, 0].set_title("all of them")
         grid[0, 1].set_title("the largest 30")
         grid[0, 1].legend()
-        figure.suptitle(f"Curvature profile of the loss, {network.name}", fontsize=12.5, fontweight="bold")
+        figure.suptitle(
+            f"Curvature profile of the loss, {network.name}", fontsize=12.5, fontweight="bold"
+        )
     return figure

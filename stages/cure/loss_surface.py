@@ -10,19 +10,28 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.attacks.protocol import per_image
-from pipeline.checks import check_count, check_positive
-from pipeline.evaluation import Statistic, median, median_difference, median_of_ratios, paired_bootstrap, valid
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import random_directions
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
-from pipeline.randomness import Generators
-from pipeline.types import Classifier, Dataset, Images, Labels, Network, class_logits
-from stages.cure._shared import TITLES, Common, Study, left_out, notes, studies
-from stages.finetune._shared import columns, stacked
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    median,
+    median_difference,
+    median_of_ratios,
+    stack,
+)
+from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.tables import interval
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.attacks.protocol import per_image
+from robustness_geometry.checks import check_count, check_positive
+from robustness_geometry.geometry import random_directions
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import Generators
+from robustness_geometry.types import Classifier, Dataset, Images, Labels, Network, class_logits
 
 __all__ = ["SECTION", "Settings", "loss_surface", "surfaces"]
 
@@ -38,7 +47,8 @@ class Settings(Common):
     """What to measure.
 
     Attributes:
-        reach: half the side of the squares, as a multiple of the original network's median distance to the boundary.
+        reach: half the side of the squares, as a multiple of the original network's median distance
+            to the boundary.
         grid: points along a side.
         shown: images in the figure.
     """
@@ -55,11 +65,13 @@ class Settings(Common):
         check_count("shown", self.shown)
 
 
-def loss_surface(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def loss_surface(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure how far the loss on such planes is from a linear function of the place.
 
-    r is the direction of the l2 DeepFool perturbation of each network itself, v a random direction orthogonal to it;
-    the square is the same for all networks.
+    r is the direction of the l2 DeepFool perturbation of each network itself, v a random direction
+    orthogonal to it; the square is the same for all networks.
 
     Args:
         network: the trained classifiers.
@@ -68,16 +80,14 @@ def loss_surface(network: Network, data: Dataset, settings: Settings, executor: 
         executor: runs trainings and networks.
 
     Returns:
-        ``residual_*``: the median over the images of the root mean square distance of the loss from its best linear
-        fit, for ``original``, ``deepfool`` and ``cure``, and their differences; ``curved_*``: the same as a share of
-        the loss's own spread, 0 where it is linear.
+        ``residual_*``: the median over the images of the root mean square distance of the loss from
+        its best linear fit, for ``original``, ``deepfool`` and ``cure``, and their differences;
+        ``curved_*``: the same as a share of the loss's own spread, 0 where it is linear.
     """
-    if (absent := left_out(network, settings)) is not None:
-        return absent
     settings = settings.of(network)
     found = studies(network, data, settings, executor)
     measured_ = executor.each(lambda study: _measured(study, settings), found)
-    samples = stacked([values for values, _, _ in measured_])
+    samples = stack([values for values, _, _ in measured_])
     numbers = paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     reach = [half for _, half, _ in measured_]
     missing = int(sum(samples[f"residual {name}"].isnan().sum() for name in NETWORKS))
@@ -87,29 +97,41 @@ def loss_surface(network: Network, data: Dataset, settings: Settings, executor: 
         figures={"figure_8_3": _figure(network, measured_[0][2], reach[0], settings)},
         notes=[
             *notes(found),
-            f"The cross-entropy at the true label on {settings.grid} x {settings.grid} points around "
-            f"{len(found[0].test)} held-out images, up to {', '.join(f'{half:.3g}' for half in reach)} in pixel l2 "
-            f"to each side (one value a training seed); DeepFool found no direction in {missing} cases, which are "
+            f"The cross-entropy at the true label on {settings.grid} x {settings.grid} points "
+            "around "
+            f"{len(found[0].test)} held-out images, up to "
+            f"{', '.join(f'{half:.3g}' for half in reach)} in pixel l2 "
+            f"to each side (one value a training seed); DeepFool found no direction in {missing} "
+            "cases, which are "
             "left out.",
         ],
     )
 
 
 def surfaces(
-    model: Classifier, images: Images, labels: Labels, *, reach: float, grid: int, generator: Generators = None
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    *,
+    reach: float,
+    grid: int,
+    generator: Generators = None,
 ) -> dict[str, Tensor]:
     """The cross-entropy on a square around each image, along DeepFool's direction and a random one.
 
     Returns:
-        ``losses`` (N, grid, grid): rows along the random direction, columns along DeepFool's; ``residual`` (N,): the
-        root mean square distance from the best linear fit; ``curved`` (N,): that over the loss's standard deviation;
-        ``success`` (N,): whether DeepFool found a direction.
+        ``losses`` (N, grid, grid): rows along the random direction, columns along DeepFool's;
+        ``residual`` (N,): the root mean square distance from the best linear fit; ``curved`` (N,):
+        that over the loss's standard deviation; ``success`` (N,): whether DeepFool found a
+        direction.
     """
     result = deepfool(model, images)
     sizes = norms(result.perturbations)
     success = result.success & torch.isfinite(sizes) & (sizes > 0)
     across = torch.where(
-        per_image(success, images), result.perturbations / per_image(sizes, images), images.new_ones(())
+        per_image(success, images),
+        result.perturbations / per_image(sizes, images),
+        images.new_ones(()),
     )
     across = across / per_image(norms(across), across)
     upward = random_directions(images, generator, normals=across)
@@ -120,7 +142,11 @@ def surfaces(
     parts = []
     for part in torch.arange(len(rows), device=images.device).split(BATCH):
         own = rows[part]
-        moved = images[own] + per_image(column[part], images) * across[own] + per_image(row[part], images) * upward[own]
+        moved = (
+            images[own]
+            + per_image(column[part], images) * across[own]
+            + per_image(row[part], images) * upward[own]
+        )
         with torch.no_grad():
             logits = class_logits(model(moved))
         parts.append(torch.nn.functional.cross_entropy(logits, labels[own], reduction="none"))
@@ -154,14 +180,18 @@ def linear_residual(losses: Tensor) -> Tensor:
     return found
 
 
-def _measured(study: Study, settings: Settings) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
+def _measured(
+    study: Study, settings: Settings
+) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
     """Per-image values, the half side of the squares, and the losses of the first images."""
     half = settings.reach * _distance(study)
     values: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}
     for name in NETWORKS:
         work = partial(surfaces, study.tuned(name).model, reach=half, grid=settings.grid)
-        found = study.executor.cached(work, study.test.images, study.test.labels, randomness=True).value
+        found = study.executor.cached(
+            work, study.test.images, study.test.labels, randomness=True
+        ).value
         for key in ("residual", "curved"):
             values[f"{key} {name}"] = valid(found[key], found["success"])
         shown[name] = found["losses"][: settings.shown]
@@ -175,17 +205,25 @@ def _distance(study: Study) -> float:
 
 
 def _statistics() -> dict[str, Statistic]:
-    found = {f"{key}_{name}": median(f"{key} {name}") for key in ("residual", "curved") for name in NETWORKS}
+    found = {
+        f"{key}_{name}": median(f"{key} {name}")
+        for key in ("residual", "curved")
+        for name in NETWORKS
+    }
     for name in NETWORKS[1:]:
         for key in ("residual", "curved"):
-            found[f"{key}_original - {key}_{name}"] = median_difference(f"{key} original", f"{key} {name}")
-        found[f"residual_{name} / residual_original"] = median_of_ratios(f"residual {name}", "residual original")
+            found[f"{key}_original - {key}_{name}"] = median_difference(
+                f"{key} original", f"{key} {name}"
+            )
+        found[f"residual_{name} / residual_original"] = median_of_ratios(
+            f"residual {name}", "residual original"
+        )
     return found
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows: Sequence[dict[str, object]] = [
-        {"network": TITLES[name], "quantity": key, "median": estimate.value, **columns(estimate)}
+        {"network": TITLES[name], "quantity": key, "median": estimate.value, **interval(estimate)}
         for name in NETWORKS
         for key in ("residual", "curved")
         for estimate in [numbers[f"{key}_{name}"]]
@@ -193,7 +231,9 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, shown: Mapping[str, Tensor], half: float, settings: Settings) -> Figure:
+def _figure(
+    network: Network, shown: Mapping[str, Tensor], half: float, settings: Settings
+) -> Figure:
     """-l on the squares, one row an image, all on one scale of colours."""
     count = len(shown["original"])
     figure, grid = axes_grid(count, len(NETWORKS), width=10.0, height=0.6 + 3.0 * count)
@@ -203,12 +243,20 @@ def _figure(network: Network, shown: Mapping[str, Tensor], half: float, settings
         for column, name in enumerate(NETWORKS):
             for row, losses in enumerate(shown[name]):
                 axes = grid[row, column]
-                drawn = axes.contourf(places, places, -losses.numpy(), levels=np.linspace(-highest, 0, 13), cmap="RdBu")
+                drawn = axes.contourf(
+                    places,
+                    places,
+                    -losses.numpy(),
+                    levels=np.linspace(-highest, 0, 13),
+                    cmap="RdBu",
+                )
                 axes.plot([0], [0], "o", color="black", markersize=4)
                 axes.set_aspect("equal")
                 axes.set(xlabel="along r, in pixel l2", ylabel="along v" if column == 0 else "")
                 if row == 0:
                     axes.set_title(TITLES[name].replace(" on ", "\non "), fontsize=10.5)
         figure.colorbar(drawn, ax=grid, label="minus the cross-entropy", shrink=0.8)
-        figure.suptitle(f"The loss around {count} images, {network.name}", fontsize=12.5, fontweight="bold")
+        figure.suptitle(
+            f"The loss around {count} images, {network.name}", fontsize=12.5, fontweight="bold"
+        )
     return figure

@@ -9,15 +9,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, maximum, mean, minimum, paired_bootstrap, ratio_of_means
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import quadratic_robustness, theorem5_bounds
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, Line, axes_grid, line_figure, styled
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network
-from stages.finetune._shared import columns
+from pipeline.statistics import Estimate, Statistic, maximum, mean, minimum, ratio_of_means
+from pipeline.tables import interval
+from robustness_geometry.checks import check_count
+from robustness_geometry.geometry import quadratic_robustness, theorem5_bounds
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "theorem5"]
 
@@ -64,14 +65,18 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
         executor: not used.
 
     Returns:
-        ``margin_*``: the smallest relative distance by which a bound is kept, below 0 where one is broken;
-        ``largest_step_*``: the largest change from one value of nu (or of ||g||) to the next, below 0 where the bound
-        decreases; ``gap_parallel`` and ``error_parallel``: |upper - lower| and |exact - lower| for g parallel to u;
+        ``margin_*``: the smallest relative distance by which a bound is kept, below 0 where one is
+        broken;
+        ``largest_step_*``: the largest change from one value of nu (or of ||g||) to the next, below
+        0 where the bound decreases; ``gap_parallel`` and ``error_parallel``: |upper - lower| and
+        |exact - lower| for g parallel to u;
         ``frobenius_ratio``: mean ||H z||^2 over the
         sum of the squared eigenvalues.
     """
     samples = _random_losses(settings)
-    statistics: dict[str, Statistic] = {name: minimum(name) for name in samples if name.startswith("margin")}
+    statistics: dict[str, Statistic] = {
+        name: minimum(name) for name in samples if name.startswith("margin")
+    }
     statistics |= {name: maximum(name) for name in ("gap_parallel", "error_parallel")}
     statistics["tightness"] = ratio_of_means("lower", "upper")
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
@@ -86,11 +91,15 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
         tables={"theorem_5": _table(numbers)},
         figures={"figure_8_4": _bounds_figure(), "figure_8_5": _line_figure()},
         notes=[
-            f"{settings.draws} random quadratic losses in {settings.dimension} dimensions: normal g, a symmetric "
-            "normal H with a positive largest eigenvalue, c uniform in (0, 2); the exact minimum by the secular "
+            f"{settings.draws} random quadratic losses in {settings.dimension} dimensions: normal "
+            "g, a symmetric "
+            "normal H with a positive largest eigenvalue, c uniform in (0, 2); the exact minimum "
+            "by the secular "
             "equation.",
-            f"Equation 8.5 on {settings.matrices} random H with {settings.normal_draws} normal z each.",
-            "The figure's text calls the eigenvector v where u is meant. No network takes part: the numbers are the "
+            f"Equation 8.5 on {settings.matrices} random H with {settings.normal_draws} normal z "
+            "each.",
+            "The figure's text calls the eigenvector v where u is meant. No network takes part: "
+            "the numbers are the "
             "same for all.",
         ],
     )
@@ -113,7 +122,9 @@ def _random_losses(settings: Settings) -> dict[str, Tensor]:
     """(draws,) how far each inequality is kept, and the bounds' difference for a gradient along u."""
     values, vectors = torch.linalg.eigh(_matrices(settings.draws, settings.dimension))
     generator = seeded("theorem 5", settings.dimension)
-    gradients = torch.randn(settings.draws, settings.dimension, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(
+        settings.draws, settings.dimension, generator=generator, dtype=torch.float64
+    )
     gaps = 2 * torch.rand(settings.draws, generator=generator, dtype=torch.float64)
     slopes = torch.einsum("nij,ni->nj", vectors, gradients)
     exact = quadratic_robustness(slopes, values, gaps)
@@ -168,7 +179,9 @@ def _frobenius_ratios(settings: Settings) -> Tensor:
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame([{"number": name, "value": e.value, **columns(e)} for name, e in numbers.items()])
+    return pd.DataFrame(
+        [{"number": name, "value": e.value, **interval(e)} for name, e in numbers.items()]
+    )
 
 
 def _bounds_figure() -> Figure:
@@ -197,7 +210,9 @@ def _line_figure() -> Figure:
     with styled():
         for curvature, colour in zip((0.2, 2.0, 6.0), COLOURS, strict=False):
             reached = float(quadratic_robustness(one[:, None], curvature * one[:, None], one))
-            axes.plot(x, x + curvature * x.square() / 2, color=colour, label=rf"$\nu = {curvature:g}$")
+            axes.plot(
+                x, x + curvature * x.square() / 2, color=colour, label=rf"$\nu = {curvature:g}$"
+            )
             axes.plot([reached], [1.0], "o", color=colour)
             axes.plot([reached, reached], [0.0, 1.0], ":", color=colour, linewidth=1.2)
         axes.axhline(1.0, color=COLOURS[5], linestyle="--", linewidth=1.2, label="threshold t")

@@ -10,20 +10,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.checks import check_count, refuse
-from pipeline.datasets.sampling import stratified_order
-from pipeline.evaluation import judged, mean, paired_bootstrap, ratio_of_means
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import judged
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Images, Network
-from stages.attack._shared import deepfool_of
-from stages.attack.attack_closed_forms import Affine
-from stages.curvature._shared import Common, Study, named, studies
-from stages.semirandom._shared import columns, exactly
-from stages.universal._shared import of_means, stacked
+from pipeline.statistics import Estimate, exactly, mean, of_means, ratio_of_means, stack
+from pipeline.studies.attacking import deepfool_of
+from pipeline.studies.curvature import Common, Study, named, studies
+from pipeline.studies.synthetic import Affine
+from pipeline.tables import columns
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.datasets.sampling import stratified_order
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "normals_svd", "unit_normals"]
 
@@ -44,7 +45,8 @@ class Settings(Common):
     """What to measure, beyond what :class:`Common` says.
 
     Attributes:
-        normal_samples: training images whose normals make the matrix N; at most as many held-out ones test its span.
+        normal_samples: training images whose normals make the matrix N; at most as many held-out
+            ones test its span.
     """
 
     normal_samples: int = 1000
@@ -59,9 +61,11 @@ class Spectrum:
     """The singular value decomposition of one training seed's normals.
 
     Attributes:
-        values: (k,) singular values of N, for k images or pixels, whichever are fewer; 0 beyond the normals found.
+        values: (k,) singular values of N, for k images or pixels, whichever are fewer; 0 beyond the
+            normals found.
         random: (k,) those of as many random unit vectors.
-        inside: (n, k) ||P_m n|| of each image's normal for the first m singular vectors, m = 1 ... k; NaN without one.
+        inside: (n, k) ||P_m n|| of each image's normal for the first m singular vectors, m = 1 ...
+            k; NaN without one.
         random_inside: the same of the random vectors and their own singular vectors.
         unseen: (n', k) the same of held-out normals and N's singular vectors.
     """
@@ -78,7 +82,9 @@ class Spectrum:
         return int(self.inside[:, 0].isnan().sum())
 
 
-def normals_svd(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def normals_svd(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Take the singular values of the matrix of unit normals r / ||r||, beside those of random unit vectors.
 
     Args:
@@ -88,16 +94,19 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
         executor: runs the attack.
 
     Returns:
-        The share of the squared singular values in the first tenth over that of random vectors; ``dimension_90``, the
-        smallest m whose singular vectors hold 90% of a normal's length in the mean; and sv_2 / sv_1 of a binary linear
-        classifier.
+        The share of the squared singular values in the first tenth over that of random vectors;
+        ``dimension_90``, the smallest m whose singular vectors hold 90% of a normal's length in the
+        mean; and sv_2 / sv_1 of a binary linear classifier.
     """
     found = executor.each(
         lambda study: _spectrum(study, data, settings), studies(network, data, settings, executor)
     )
     k = max(1, int(LEADING * len(found[0].values)))
-    most = min(max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in found), len(found[0].values))
-    samples = stacked([_quantities(each, k, most) for each in found])
+    most = min(
+        max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in found),
+        len(found[0].values),
+    )
+    samples = stack([_quantities(each, k, most) for each in found])
     sizes = [name for name in samples if name.startswith("inside ")]
     classes = len(data.classes)
     statistics = {
@@ -107,7 +116,11 @@ def normals_svd(network: Network, data: Dataset, settings: Settings, executor: E
         "dimension_90": of_means(sizes, _reaching),
         "dimension_90 - classes": of_means(sizes, partial(_beyond, classes)),
         **{f"share_in_{classes}": mean(name) for name in sizes if name == f"inside {classes}"},
-        **{f"share_in_{classes}_unseen": mean(f"unseen {classes}") for name in sizes if name == f"inside {classes}"},
+        **{
+            f"share_in_{classes}_unseen": mean(f"unseen {classes}")
+            for name in sizes
+            if name == f"inside {classes}"
+        },
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     numbers |= {"sv_2 / sv_1, linear": exactly(linear_ratio(), LINEAR_POINTS)}
@@ -129,7 +142,11 @@ def unit_normals(study: Study, images: Images) -> Tensor:
     attack = deepfool_of(study.settings.boundary_attack, norm=2.0, clip=None)
     result = study.executor.cached(partial(judged, attack, study.model), images).value
     if not bool(result.success.any()):
-        refuse("normal_samples", f"{len(images)} images without a normal", "images that the boundary attack fools")
+        refuse(
+            "normal_samples",
+            f"{len(images)} images without a normal",
+            "images that the boundary attack fools",
+        )
     found = torch.full((len(images), study.d), math.nan, dtype=torch.float64)
     found[result.success] = _unit(result.perturbations[result.success].double().flatten(1))
     return found
@@ -140,7 +157,11 @@ def _spectrum(study: Study, data: Dataset, settings: Settings) -> Spectrum:
     order = stratified_order(data.train.labels, "curvature")[:count]
     images = data.train.images[order] if len(order) else study.known
     normals, unseen = unit_normals(study, images), unit_normals(study, study.unseen[:count])
-    drawn = _unit(torch.randn(normals.shape, generator=seeded("random normals", study.seed), dtype=torch.float64))
+    drawn = _unit(
+        torch.randn(
+            normals.shape, generator=seeded("random normals", study.seed), dtype=torch.float64
+        )
+    )
     drawn = drawn.masked_fill(normals.isnan(), math.nan)  # as many as there are normals
     (values, basis), (random, random_basis) = _spectrum_of(normals), _spectrum_of(drawn)
     return Spectrum(
@@ -155,7 +176,8 @@ def _spectrum(study: Study, data: Dataset, settings: Settings) -> Spectrum:
 def _spectrum_of(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The singular values (k,), k = min(n, d), of the rows (n, d) that are known, and as many singular vectors.
 
-    Where rows are missing, zeros are added to both, so that the shapes are those of all training seeds.
+    Where rows are missing, zeros are added to both, so that the shapes are those of all training
+    seeds.
     """
     _, values, basis = torch.linalg.svd(rows[~rows.isnan().any(dim=1)], full_matrices=False)
     lacking = min(rows.shape) - len(values)
@@ -217,7 +239,14 @@ def _energies(numbers: Mapping[str, Estimate], k: int) -> pd.DataFrame:
     rows = []
     for name in ("energy_normals", "energy_random"):
         estimate = numbers[name]
-        rows.append({"vectors": name.removeprefix("energy_"), "k": k, **columns("share", estimate), "n": estimate.n})
+        rows.append(
+            {
+                "vectors": name.removeprefix("energy_"),
+                "k": k,
+                **columns("share", estimate),
+                "n": estimate.n,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -240,8 +269,12 @@ def _inside(network: Network, found: Spectrum) -> Figure:
     return line_figure(
         {
             "the normals themselves": Line(index, found.inside.nanmean(dim=0).tolist(), marker=""),
-            "normals at held-out images": Line(index, found.unseen.nanmean(dim=0).tolist(), marker=""),
-            "random unit vectors": Line(index, found.random_inside.nanmean(dim=0).tolist(), style="--", marker=""),
+            "normals at held-out images": Line(
+                index, found.unseen.nanmean(dim=0).tolist(), marker=""
+            ),
+            "random unit vectors": Line(
+                index, found.random_inside.nanmean(dim=0).tolist(), style="--", marker=""
+            ),
         },
         xlabel="number m of leading singular vectors",
         ylabel=r"mean of $\|P_m n\|_2$",
@@ -255,10 +288,13 @@ def _inside(network: Network, found: Spectrum) -> Figure:
 def _notes(found: Sequence[Spectrum], settings: Settings, k: int, classes: int) -> list[str]:
     first = found[0]
     return [
-        f"N: unit r of {len(first.inside) - first.failed} training images ({first.failed} are without a "
-        f"perturbation) in {first.inside.shape[1]} dimensions at most; the thesis does not give its n. The first tenth "
+        f"N: unit r of {len(first.inside) - first.failed} training images ({first.failed} are "
+        "without a "
+        f"perturbation) in {first.inside.shape[1]} dimensions at most; the thesis does not give "
+        "its n. The first tenth "
         f"are k = {k} singular values.",
-        f"dimension_90 is the smallest m with mean ||P_m n|| >= {COVERED:g} over the images that made the span; those "
+        f"dimension_90 is the smallest m with mean ||P_m n|| >= {COVERED:g} over the images that "
+        "made the span; those "
         "held out are beside it in the table.",
         f"A linear classifier of {classes} classes has its normals in {classes - 1} dimensions.",
         "Figures and the first table are of the first training seed.",

@@ -10,17 +10,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network
-from stages.curvature._measures import profiles
-from stages.curvature._shared import Common, Study, named, notes, sign_shares, studies
-from stages.semirandom._shared import columns
-from stages.universal._shared import of_means, stacked
+from pipeline.statistics import Estimate, Statistic, mean, of_means, stack
+from pipeline.studies.curvature import Common, Study, named, notes, studies
+from pipeline.studies.curvature_measures import profiles
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.checks import check_count
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "flat_share", "principal_curvatures", "profile"]
 
@@ -39,7 +39,8 @@ class Settings(Common):
 
     Attributes:
         profile_samples: held-out images whose whole spectrum is computed; 1,000 in the thesis.
-        full_dimension: the largest d for which it is; beyond, both ends are found and the mean is estimated.
+        full_dimension: the largest d for which it is; beyond, both ends are found and the mean is
+            estimated.
         directions: random tangent directions an image.
         draws: random vectors of Equation 7.4 an image.
     """
@@ -57,7 +58,9 @@ class Settings(Common):
             check_count(name, getattr(self, name), minimum=2)
 
 
-def principal_curvatures(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def principal_curvatures(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Compute the sorted principal curvatures of the boundary at points near held-out images, and their balance.
 
     Args:
@@ -67,14 +70,19 @@ def principal_curvatures(network: Network, data: Dataset, settings: Settings, ex
         executor: runs the measurements.
 
     Returns:
-        ``share_flat`` of the mean profile, ``mean_curvature``, shares of negative curvatures, how far Equation 7.4 is
-        from its standard errors; and curvatures along random directions over a range of h. The profiles as tensors.
+        ``share_flat`` of the mean profile, ``mean_curvature``, shares of negative curvatures, how
+        far Equation 7.4 is from its standard errors; and curvatures along random directions over a
+        range of h. The profiles as tensors.
     """
     found = studies(network, data, settings, executor)
     full = found[0].d <= settings.full_dimension
-    every = executor.each(lambda study: profile(study, settings.profile_samples), found) if full else []
-    parts = [_quantities(study, settings, every[i] if full else None) for i, study in enumerate(found)]
-    samples = stacked(parts)
+    every = (
+        executor.each(lambda study: profile(study, settings.profile_samples), found) if full else []
+    )
+    parts = [
+        _quantities(study, settings, every[i] if full else None) for i, study in enumerate(found)
+    ]
+    samples = stack(parts)
     numbers = paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples)
     tables = {"summary": _table(numbers), "sweep": _sweep(found[0], settings)}
     figures = {"extremes": _extremes_figure(network, parts[0])}
@@ -137,7 +145,8 @@ def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[s
 def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
     """The mean of v'Gv over random unit v, and its standard error, for matrices of known principal curvatures.
 
-    v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the eigenvalue 0.
+    v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the
+    eigenvalue 0.
 
     Args:
         curvatures: (n, d - 1).
@@ -147,7 +156,9 @@ def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tenso
     generator = seeded("equation 7.4", seed)
     found = []
     for row in curvatures:
-        squares = torch.randn(draws, len(row) + 1, generator=generator, dtype=torch.float64).square()
+        squares = torch.randn(
+            draws, len(row) + 1, generator=generator, dtype=torch.float64
+        ).square()
         found.append(squares[:, 1:] @ row / squares.sum(dim=1))
     values = torch.stack(found)
     return values.mean(dim=1), values.std(dim=1) / math.sqrt(draws)
@@ -185,10 +196,15 @@ def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
     rows = []
     points = study.unseen_points(settings.sweep_samples)
     for factor, h in study.heights.items():
-        values, ends = study.at_random(points, settings.directions, h=h), study.extremes(points, h=h).values
+        values, ends = (
+            study.at_random(points, settings.directions, h=h),
+            study.extremes(points, h=h).values,
+        )
         row: dict[str, float] = {"h_factor": factor, "h": h, **sign_shares(values)}
         row["share_of_points_with_negative_mean"] = float((values.mean(dim=1) < 0).double().mean())
-        rows.append(row | {"largest": float(ends[:, 0].mean()), "smallest": float(ends[:, -1].mean())})
+        rows.append(
+            row | {"largest": float(ends[:, 0].mean()), "smallest": float(ends[:, -1].mean())}
+        )
     return pd.DataFrame(rows)
 
 
@@ -204,7 +220,11 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 def _profile_table(every: Sequence[Tensor]) -> pd.DataFrame:
     """Figure 7.5b: mean and standard deviation of each rank over points and training seeds."""
     values = torch.cat(list(every))
-    table = {"rank": range(1, values.shape[1] + 1), "mean": values.mean(dim=0).tolist(), "points": len(values)}
+    table = {
+        "rank": range(1, values.shape[1] + 1),
+        "mean": values.mean(dim=0).tolist(),
+        "points": len(values),
+    }
     return pd.DataFrame(table | {"std": values.std(dim=0).tolist()})
 
 
@@ -227,19 +247,26 @@ def _figure(network: Network, every: Sequence[Tensor]) -> Figure:
             (grid[0, 1], None, f"the {shown} at either end"),
         ):
             if part is None:
-                ends = ((mean_[:shown], spread[:shown], "most positive"),
-                        (mean_.flip(0)[:shown], spread.flip(0)[:shown], "most negative"))  # fmt: skip
+                ends = (
+                    (mean_[:shown], spread[:shown], "most positive"),
+                    (mean_.flip(0)[:shown], spread.flip(0)[:shown], "most negative"),
+                )
                 for colour, (y, s, label) in zip(COLOURS, ends, strict=False):
                     axes.plot(index[:shown], y, "-o", color=colour, label=label, markersize=3.5)
-                    axes.fill_between(index[:shown], y - s, y + s, color=colour, alpha=0.18, linewidth=0)
+                    axes.fill_between(
+                        index[:shown], y - s, y + s, color=colour, alpha=0.18, linewidth=0
+                    )
                 axes.legend()
             else:
                 axes.plot(index, mean_, color=COLOURS[0])
-                axes.fill_between(index, mean_ - spread, mean_ + spread, color=COLOURS[0], alpha=0.18, linewidth=0)
+                axes.fill_between(
+                    index, mean_ - spread, mean_ + spread, color=COLOURS[0], alpha=0.18, linewidth=0
+                )
             axes.axhline(0, color="#6b7580", linewidth=1)
             axes.set(xlabel="rank", ylabel=r"$\kappa_i$ (1 / pixel unit)", title=title)
         figure.suptitle(
-            f"Principal curvatures near {len(values)} images, mean and standard deviation, {network.name}",
+            f"Principal curvatures near {len(values)} images, mean and standard deviation, "
+            f"{network.name}",
             fontsize=12.5,
             fontweight="bold",
         )
@@ -253,31 +280,49 @@ def _extremes_figure(network: Network, found: Mapping[str, Tensor]) -> Figure:
     with styled():
         axes.plot(-found["smallest"], found["largest"], "o", color=COLOURS[0], alpha=0.7)
         top = 1.05 * float(torch.cat([-found["smallest"], found["largest"]]).nan_to_num(0.0).max())
-        axes.plot([0, top], [0, top], "--", color="#6b7580", linewidth=1.2, label="as much to either side")
-        axes.set(xlabel=r"$-\kappa$ of the most negative direction", ylabel=r"$\kappa$ of the most positive one")
+        axes.plot(
+            [0, top], [0, top], "--", color="#6b7580", linewidth=1.2, label="as much to either side"
+        )
+        axes.set(
+            xlabel=r"$-\kappa$ of the most negative direction",
+            ylabel=r"$\kappa$ of the most positive one",
+        )
         axes.set_title(f"Both ends of each spectrum,\n{network.name}, first training seed")
         axes.legend()
     return figure
 
 
-def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings, full: bool) -> list[str]:
+def _notes(
+    found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings, full: bool
+) -> list[str]:
     study = found[0]
     lines = [
-        f"Random directions: {settings.directions} an image, each a difference of gradients of its own; "
-        f"{numbers['share_negative_direct'].value:.0%} of these curvatures are negative. 'largest' and 'smallest' come "
+        f"Random directions: {settings.directions} an image, each a difference of gradients of its "
+        "own; "
+        f"{numbers['share_negative_direct'].value:.0%} of these curvatures are negative. 'largest' "
+        "and 'smallest' come "
         f"from {min(3 * settings.leading, study.d - 1)} products with each Hessian.",
     ]
     if not full:
-        return [*lines, f"With d = {study.d} the whole spectrum is not computed; mean_curvature is that of the draws."]
+        return [
+            *lines,
+            f"With d = {study.d} the whole spectrum is not computed; mean_curvature is that of the "
+            "draws.",
+        ]
     matrix, direct = numbers["mean_curvature"].value, numbers["mean_curvature_direct"].value
     return [
         *lines,
-        f"Whole spectra of {settings.profile_samples} images a training seed (the thesis: 1,000), by differences along "
-        f"an orthonormal basis whose vectors move all pixels. Over a finite h the Hessian of a network of ReLUs "
-        f"depends on the directions that it is measured along: the mean curvature is {matrix:.3g} from that basis and "
+        f"Whole spectra of {settings.profile_samples} images a training seed (the thesis: 1,000), "
+        "by differences along "
+        "an orthonormal basis whose vectors move all pixels. Over a finite h the Hessian of a "
+        "network of ReLUs "
+        f"depends on the directions that it is measured along: the mean curvature is {matrix:.3g} "
+        "from that basis and "
         f"{direct:.3g} from random directions, the largest curvature "
-        f"{numbers['largest, full profile'].value:.3g} and {numbers['largest'].value:.3g}, the smallest "
+        f"{numbers['largest, full profile'].value:.3g} and {numbers['largest'].value:.3g}, the "
+        "smallest "
         f"{numbers['smallest, full profile'].value:.3g} and {numbers['smallest'].value:.3g}.",
-        f"Equation 7.4 is tested on the measured spectra with {settings.draws} random v an image; its constant is 1/d, "
+        f"Equation 7.4 is tested on the measured spectra with {settings.draws} random v an image; "
+        "its constant is 1/d, "
         "where 1/(d - 1) is printed, which is too close to tell apart here.",
     ]

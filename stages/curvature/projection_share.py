@@ -10,16 +10,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Images, Network
-from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies
-from stages.semirandom._shared import columns
-from stages.universal._shared import of_means, stacked
+from pipeline.statistics import Estimate, Statistic, difference, mean, of_means, stack
+from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.checks import check_count
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "image_gradients", "projection_share"]
 
@@ -50,7 +50,9 @@ class Settings(Common):
             check_count("dimension", self.dimension)
 
 
-def projection_share(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def projection_share(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure ||P_S v|| / ||v|| of several kinds of vectors for S = span(u_1 ... u_m).
 
     Args:
@@ -60,13 +62,13 @@ def projection_share(network: Network, data: Dataset, settings: Settings, execut
         executor: runs the measurements.
 
     Returns:
-        ``proj_<kind>``, the mean over held-out images, their differences, and how far that of random noise is from
-        sqrt(m / d).
+        ``proj_<kind>``, the mean over held-out images, their differences, and how far that of
+        random noise is from sqrt(m / d).
     """
     found = studies(network, data, settings, executor)
     d = found[0].d
     m = settings.dimension or dimension_of(200, d)
-    samples = stacked(executor.each(lambda study: _measure(study, study.shared(m)), found))
+    samples = stack(executor.each(lambda study: _measure(study, study.shared(m)), found))
     numbers = paired_bootstrap(samples, _statistics(math.sqrt(m / d)), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
@@ -110,7 +112,9 @@ def _statistics(expected: float) -> dict[str, Statistic]:
     return {
         **{f"proj_{kind}": mean(kind) for kind in TITLES},
         "proj_random - sqrt(m / d), absolute": of_means(["random"], partial(_off, expected)),
-        "proj_adversarial - 1.5 proj_random": of_means(["adversarial", "random"], partial(_less, 1.5)),
+        "proj_adversarial - 1.5 proj_random": of_means(
+            ["adversarial", "random"], partial(_less, 1.5)
+        ),
         "proj_random - proj_difference": difference("random", "difference"),
         "1.2 proj_random - proj_gradient": of_means(["gradient", "random"], _below),
         "proj_adversarial - proj_gradient": difference("adversarial", "gradient"),
@@ -138,7 +142,12 @@ def _sweep(study: Study, m: int, settings: Settings) -> pd.DataFrame:
     count = min(m, len(known) * min(settings.leading, study.d - 1))
     for factor, h in study.heights.items():
         shares = _measure(study, study.shared(count, points=known, h=h))
-        row: dict[str, object] = {"h_factor": factor, "h": h, "m": count, "images": len(study.unseen)}
+        row: dict[str, object] = {
+            "h_factor": factor,
+            "h": h,
+            "m": count,
+            "images": len(study.unseen),
+        }
         row |= {f"proj_{kind}": float(values.nanmean()) for kind, values in shares.items()}
         leading = study.extremes(known, h=h).by_size(min(settings.leading, study.d - 1)).values
         rows.append(row | sign_shares(leading))
@@ -149,7 +158,11 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows = []
     for kind, title in TITLES.items():
         estimate = numbers[f"proj_{kind}"]
-        row: dict[str, object] = {"perturbation": title, **columns("share", estimate), "std": estimate.std}
+        row: dict[str, object] = {
+            "perturbation": title,
+            **columns("share", estimate),
+            "std": estimate.std,
+        }
         rows.append(row | {"images": estimate.n, "seeds": estimate.seeds})
     return pd.DataFrame(rows)
 
@@ -166,10 +179,14 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], m: int) -> Figure
 def _notes(found: Sequence[Study], m: int) -> list[str]:
     study = found[0]
     return [
-        f"S: the first {m} shared directions u_i of {len(study.known_points())} training images, of d = {study.d} "
-        f"dimensions (the thesis: 200 of 3,072), so that sqrt(m / d) = {math.sqrt(m / study.d):.4f}.",
-        f"{len(study.unseen)} held-out images a training seed: the smallest perturbation r of each, to the point of "
-        "the boundary that DeepFool leads to, its difference from another one drawn at random, Gaussian "
+        f"S: the first {m} shared directions u_i of {len(study.known_points())} training images, "
+        f"of d = {study.d} "
+        "dimensions (the thesis: 200 of 3,072), so that sqrt(m / d) = "
+        f"{math.sqrt(m / study.d):.4f}.",
+        f"{len(study.unseen)} held-out images a training seed: the smallest perturbation r of "
+        "each, to the point of "
+        "the boundary that DeepFool leads to, its difference from another one drawn at random, "
+        "Gaussian "
         "noise, and the differences of neighbouring pixels along rows and along "
         "columns, of which the mean counts.",
     ]

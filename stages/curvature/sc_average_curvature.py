@@ -9,26 +9,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, estimate_line, line_figure, styled
-from pipeline.types import Dataset, Network
-from stages.curvature._shared import (
-    Common,
-    Study,
-    check_products,
-    named,
-    notes,
-    sign_shares,
-    spread_margin,
-    studies,
-    within,
-)
-from stages.semirandom._shared import columns
-from stages.spared import spared
-from stages.universal._shared import of_means, spearman, stacked
+from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, spread_margin, stack
+from pipeline.studies.curvature import Common, Study, check_products, named, notes, studies, within
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["KINDS", "SECTION", "Settings", "bases", "sc_average_curvature"]
 
@@ -78,7 +67,9 @@ def check_dimensions(dimensions: Sequence[int], small: int) -> None:
         refuse("small", small, f"one of dimensions = {dimensions}")
 
 
-def sc_average_curvature(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def sc_average_curvature(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure kappa_S(x) = E (Pv)' H (Pv) / ||Pv||^2 over random v of S_c at unseen boundary points (Equation 6.4).
 
     Args:
@@ -88,20 +79,20 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
         executor: runs the measurements.
 
     Returns:
-        For each m ``kappa_S_<m>``, the mean over images, and ``kappa_<control>_<m>`` for the subspace of the most
-        negative eigenvectors, S_f and random directions; the mean less the standard deviation, and the rank correlation
-        with m.
+        For each m ``kappa_S_<m>``, the mean over images, and ``kappa_<control>_<m>`` for the
+        subspace of the most negative eigenvectors, S_f and random directions; the mean less the
+        standard deviation, and the rank correlation with m.
     """
-    if (absent := spared(network, settings.networks)) is not None:
-        return absent
     found = studies(network, data, settings, executor)
-    settings.check(data)
-    samples = stacked(executor.each(lambda study: _measure(study, settings), found))
+    samples = stack(executor.each(lambda study: _measure(study, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     table = _table(numbers, settings)
     return Findings(
         numbers=named(numbers, settings),
-        tables={"figure_6_9a": table, "sweep": sweep(found[0], settings.small, settings.directions)},
+        tables={
+            "figure_6_9a": table,
+            "sweep": sweep(found[0], settings.small, settings.directions),
+        },
         figures={"figure_6_9a": _figure(network, numbers, settings)},
         notes=[*notes(found), *_notes(found, numbers, settings)],
     )
@@ -109,7 +100,11 @@ def sc_average_curvature(network: Network, data: Dataset, settings: Settings, ex
 
 def bases(study: Study, m: int) -> dict[str, Tensor]:
     """Name of KINDS -> orthonormal rows (m, d)."""
-    return {"sc": study.curved(m), "negative": study.curved(m, negative=True), "sf": study.normal_basis(m)}
+    return {
+        "sc": study.curved(m),
+        "negative": study.curved(m, negative=True),
+        "sf": study.normal_basis(m),
+    }
 
 
 def _measure(study: Study, settings: Settings) -> dict[str, Tensor]:
@@ -154,9 +149,13 @@ def sweep(study: Study, m: int, directions: int) -> pd.DataFrame:
             basis = study.curved(taken, negative=kind == "negative", ends=ends)
             vectors = within(basis, study.known, directions, 1.0, kind, taken, study.seed)
             values = study.along(points, vectors, h=h)
-            rows.append({"h_factor": factor, "h": h, "direction": kind, "m": taken, **sign_shares(values)})
+            rows.append(
+                {"h_factor": factor, "h": h, "direction": kind, "m": taken, **sign_shares(values)}
+            )
         values = study.at_random(points, directions, h=h)
-        rows.append({"h_factor": factor, "h": h, "direction": "random", "m": study.d, **sign_shares(values)})
+        rows.append(
+            {"h_factor": factor, "h": h, "direction": "random", "m": study.d, **sign_shares(values)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -206,19 +205,30 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
     return figure
 
 
-def _notes(found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
+def _notes(
+    found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings
+) -> list[str]:
     small, ends = settings.small, found[0].ends()
     negative = numbers[f"kappa_negative_{small}"].value
     return [
-        f"S_c is spanned by the eigenvectors with the largest eigenvalues of the mean tangent-projected Hessian at "
-        f"{len(found[0].known_points())} training images, found by {ends.values.shape[1]} products with it; the "
-        f"largest and smallest eigenvalues are {float(ends.values[0, 0]):.3g} and {float(ends.values[0, -1]):.3g} "
-        f"(first training seed), up to {float(ends.residuals[0, 0]):.2g} and {float(ends.residuals[0, -1]):.2g}: over "
+        "S_c is spanned by the eigenvectors with the largest eigenvalues of the mean "
+        "tangent-projected Hessian at "
+        f"{len(found[0].known_points())} training images, found by {ends.values.shape[1]} products "
+        "with it; the "
+        f"largest and smallest eigenvalues are {float(ends.values[0, 0]):.3g} and "
+        f"{float(ends.values[0, -1]):.3g} "
+        f"(first training seed), up to {float(ends.residuals[0, 0]):.2g} and "
+        f"{float(ends.residuals[0, -1]):.2g}: over "
         "a finite h the Hessian of a network of ReLUs is not quite linear.",
-        f"At m = {small} the mean curvature along S_c on unseen images is {numbers['kappa_S'].value:.3g} (standard "
-        f"deviation {numbers['kappa_S'].std:.3g}), along the most negative eigenvectors {negative:.3g}, along random "
+        f"At m = {small} the mean curvature along S_c on unseen images is "
+        f"{numbers['kappa_S'].value:.3g} (standard "
+        f"deviation {numbers['kappa_S'].std:.3g}), along the most negative eigenvectors "
+        f"{negative:.3g}, along random "
         f"directions {numbers['kappa_random'].value:.3g}; the thesis has it well above 0 for S_c.",
-        f"{settings.directions} random directions of each subspace, drawn anew for each image; curvatures as in "
-        "Equation 6.4, not divided by the gradient's norm. The sweep makes S_c anew from fewer images at each h and "
-        f"divides by it. S_f has at most {len(found[0].known)} dimensions; beyond, all of it is taken.",
+        f"{settings.directions} random directions of each subspace, drawn anew for each image; "
+        "curvatures as in "
+        "Equation 6.4, not divided by the gradient's norm. The sweep makes S_c anew from fewer "
+        "images at each h and "
+        f"divides by it. S_f has at most {len(found[0].known)} dimensions; beyond, all of it is "
+        "taken.",
     ]

@@ -1,6 +1,5 @@
 """How different vectors of the shared curved subspace are, and what retraining changes (Section 6.4.1, Figure 6.11)."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +10,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.datasets.sampling import choose
-from pipeline.evaluation import Statistic, correct, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import correct
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import Panel, bar_figure, image_grid
-from pipeline.randomness import seeded
-from pipeline.training import Recipe, extra_epochs, fine_tune, warm_up
-from pipeline.types import Classifier, Dataset, Network, Split
-from stages.curvature._shared import (
+from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means, stack
+from pipeline.studies.curvature import (
     Study,
     WithUniversal,
     check_products,
@@ -33,11 +29,15 @@ from stages.curvature._shared import (
     universal_case,
     within,
 )
+from pipeline.studies.training import fine_tuned
+from pipeline.studies.universal import Case, cosines, made_of
+from pipeline.tables import columns
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.datasets.sampling import choose
+from robustness_geometry.randomness import seeded
+from robustness_geometry.training import Recipe, extra_epochs, warm_up
+from robustness_geometry.types import Dataset, Network, Split
 from stages.curvature.sc_fooling import sweep
-from stages.semirandom._shared import exactly
-from stages.spared import spared
-from stages.universal._shared import Case, columns, made_of, of_means, stacked
-from stages.universal.uap_diversity import cosines
 
 __all__ = ["SECTION", "Settings", "largest_cosines", "sc_diversity"]
 
@@ -93,7 +93,9 @@ class Settings(WithUniversal):
         check_products(self.products, self.small, math.prod(data.shape))
 
 
-def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def sc_diversity(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Compare random vectors of S_c, and retrain on some of them.
 
     Args:
@@ -103,21 +105,24 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
         executor: runs trainings and measurements.
 
     Returns:
-        ``largest |cosine|`` of a few draws in as large a subspace as Figure 6.9 goes to, in proportion, and of as many
-        dimensions as there; fooling of fresh vectors of S_c before and after retraining on others, and clean errors.
-        A network without training images is not retrained.
+        ``largest |cosine|`` of a few draws in as large a subspace as Figure 6.9 goes to, in
+        proportion, and of as many dimensions as there; fooling of fresh vectors of S_c before and
+        after retraining on others, and clean errors. A network without training images is not
+        retrained.
     """
-    if (absent := spared(network, settings.networks)) is not None:
-        return absent
-    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
+    found = [
+        (study, universal_case(study, data, settings))
+        for study in studies(network, data, settings, executor)
+    ]
     first, case = found[0]
-    settings.check(data)
     numbers = _cosine_numbers(first.d, settings)
     retrained = bool(len(data.train))
     if retrained:
-        recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
+        recipe = extra_epochs(
+            network.training, epochs=settings.epochs, factor=settings.learning_rate_factor
+        )
         warm_up()
-        samples = stacked(executor.each(lambda pair: _measure(*pair, data, recipe, settings), found))
+        samples = stack(executor.each(lambda pair: _measure(*pair, data, recipe, settings), found))
         numbers |= paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     tables = {"cosines": _cosine_table(first.d, settings)}
     radius = noise_norm(case, settings.noise_share)
@@ -136,29 +141,44 @@ def sc_diversity(network: Network, data: Dataset, settings: Settings, executor: 
 
 def largest_cosines(m: int, draws: int, repeats: int) -> Tensor:
     """(repeats,) the largest |cosine| among random vectors of an m-dimensional subspace, which is that of any other."""
-    drawn = torch.randn(repeats, draws, m, generator=seeded("cosines", m, draws), dtype=torch.float64)
+    drawn = torch.randn(
+        repeats, draws, m, generator=seeded("cosines", m, draws), dtype=torch.float64
+    )
     rows, others = torch.triu_indices(draws, draws, offset=1)
     unit = drawn / drawn.norm(dim=2, keepdim=True)
     return (unit[:, rows] * unit[:, others]).sum(dim=2).abs().amax(dim=1)
 
 
 def _cosine_numbers(d: int, settings: Settings) -> dict[str, Estimate]:
-    sizes = {"largest |cosine|": dimension_of(LARGEST, d), f"largest |cosine|, m = {LARGEST}": min(LARGEST, d)}
-    samples = {name: largest_cosines(m, settings.draws, settings.repeats) for name, m in sizes.items()}
-    numbers = paired_bootstrap(samples, {name: mean(name) for name in samples}, resamples=settings.resamples)
+    sizes = {
+        "largest |cosine|": dimension_of(LARGEST, d),
+        f"largest |cosine|, m = {LARGEST}": min(LARGEST, d),
+    }
+    samples = {
+        name: largest_cosines(m, settings.draws, settings.repeats) for name, m in sizes.items()
+    }
+    numbers = paired_bootstrap(
+        samples, {name: mean(name) for name in samples}, resamples=settings.resamples
+    )
     return numbers | {"m": exactly(float(dimension_of(LARGEST, d)))}
 
 
 def _cosine_table(d: int, settings: Settings) -> pd.DataFrame:
     rows = []
-    for m in sorted({m for m in (1, 5, 10, 20, 50, 100, 200, LARGEST, dimension_of(LARGEST, d), d) if m <= d}):
+    for m in sorted(
+        {m for m in (1, 5, 10, 20, 50, 100, 200, LARGEST, dimension_of(LARGEST, d), d) if m <= d}
+    ):
         values = largest_cosines(m, settings.draws, settings.repeats)
         row = {"m": m, "largest_cosine": float(values.mean()), "std": float(values.std())}
-        rows.append(row | {"one_over_sqrt_m": m**-0.5, "draws": settings.draws, "repeats": settings.repeats})
+        rows.append(
+            row | {"one_over_sqrt_m": m**-0.5, "draws": settings.draws, "repeats": settings.repeats}
+        )
     return pd.DataFrame(rows)
 
 
-def _measure(study: Study, case: Case, data: Dataset, recipe: Recipe, settings: Settings) -> dict[str, Tensor]:
+def _measure(
+    study: Study, case: Case, data: Dataset, recipe: Recipe, settings: Settings
+) -> dict[str, Tensor]:
     """Name -> one value a held-out image."""
     radius, count = noise_norm(case, settings.noise_share), settings.vectors
     products = min(4 * settings.small, settings.products)
@@ -170,7 +190,10 @@ def _measure(study: Study, case: Case, data: Dataset, recipe: Recipe, settings: 
     later = replace(case, model=tuned.model)
     test = data.test
     errors = {
-        f"err {name}": 1 - each.executor.cached(partial(correct, each.model), test.images, test.labels).value.double()
+        f"err {name}": 1
+        - each.executor.cached(
+            partial(correct, each.model), test.images, test.labels
+        ).value.double()
         for name, each in (("original", case), ("retrained", later))
     }
     anew = within(own, study.known, count, radius, "fresh", study.seed)
@@ -186,15 +209,9 @@ def _tuned(study: Study, data: Dataset, pool: Tensor, recipe: Recipe, settings: 
     carries = torch.rand(len(images), generator=generator) < settings.share
     which = torch.randint(len(pool), (len(images),), generator=generator)
     perturbed = images + carries.to(images).view(-1, 1, 1, 1) * pool[which]
-    work = partial(_state, study.model, Split(perturbed, labels), recipe, study.seed)
-    label = f"{recipe.epochs} extra epochs on {len(images)} images, seed {study.seed}"
-    model = copy.deepcopy(study.model)
-    model.load_state_dict(study.executor.task(work, name=label).value)
+    carrying = Split(perturbed, labels)
+    model = fine_tuned(study.model, carrying, recipe, study.seed, study.executor)[-1]
     return replace(study, model=model)
-
-
-def _state(model: Classifier, data: Split, recipe: Recipe, seed: int) -> dict[str, Tensor]:
-    return fine_tune(model, data, recipe, seed=seed)[-1]
 
 
 def _statistics() -> dict[str, Statistic]:
@@ -227,14 +244,21 @@ TITLES = {
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"what": title, **columns("share", numbers[name]), "images": numbers[name].n, "seeds": numbers[name].seeds}
+            {
+                "what": title,
+                **columns("share", numbers[name]),
+                "images": numbers[name].n,
+                "seeds": numbers[name].seeds,
+            }
             for name, title in TITLES.items()
         ]
     )
 
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
-    shown = {name: title.replace("S_c", "$S_c$").replace(", ", ",\n") for name, title in TITLES.items()}
+    shown = {
+        name: title.replace("S_c", "$S_c$").replace(", ", ",\n") for name, title in TITLES.items()
+    }
     shown = {name: title.replace("vectors of", "vectors\nof") for name, title in shown.items()}
     return bar_figure(
         {shown[name]: {"share": numbers[name]} for name in TITLES if name.startswith("fool")},
@@ -244,9 +268,13 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     )
 
 
-def _pictures(network: Network, study: Study, case: Case, radius: float, settings: Settings) -> Figure:
+def _pictures(
+    network: Network, study: Study, case: Case, radius: float, settings: Settings
+) -> Figure:
     """Figure 6.11: random vectors of S_c."""
-    vectors = within(study.curved(settings.small), study.known, settings.draws, radius, "fresh", study.seed)
+    vectors = within(
+        study.curved(settings.small), study.known, settings.draws, radius, "fresh", study.seed
+    )
     fooled = case.fooled(case.unseen, vectors).mean(dim=0)
     inner = cosines(vectors)
     panels: list[Panel | None] = []
@@ -255,27 +283,38 @@ def _pictures(network: Network, study: Study, case: Case, radius: float, setting
         if index:
             caption += f"\ncosine with the first {float(inner[0, index]):.2f}"
         panels.append(Panel(v, caption, perturbation=True))
-    return image_grid([panels], title=f"Random vectors of $S_c$ (m = {settings.small}), {network.name}", side=2.3)
+    return image_grid(
+        [panels], title=f"Random vectors of $S_c$ (m = {settings.small}), {network.name}", side=2.3
+    )
 
 
 def _notes(
-    found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings, retrained: bool
+    found: Sequence[tuple[Study, Case]],
+    numbers: Mapping[str, Estimate],
+    settings: Settings,
+    retrained: bool,
 ) -> list[str]:
     study, m = found[0][0], dimension_of(LARGEST, found[0][0].d)
     expected = math.sqrt(2 / (math.pi * m))
     lines = [
         *made_of([case for _, case in found]),
-        f"The cosine of random vectors of a subspace depends on its dimension alone; its mean size is about sqrt(2 / "
-        f"(pi m)), {expected:.3f} for m = {m}, which is to d = {study.d} what the thesis' largest m = {LARGEST} is to "
-        f"3,072. That the largest of {settings.draws} draws stays below 0.1 takes some 400 dimensions, whatever the "
+        "The cosine of random vectors of a subspace depends on its dimension alone; its mean size "
+        "is about sqrt(2 / "
+        f"(pi m)), {expected:.3f} for m = {m}, which is to d = {study.d} what the thesis' largest "
+        f"m = {LARGEST} is to "
+        f"3,072. That the largest of {settings.draws} draws stays below 0.1 takes some 400 "
+        "dimensions, whatever the "
         "network: the claim says more about m than about S_c.",
     ]
     if not retrained:
         return [*lines, "The data set has no training images, so that nothing is retrained."]
     return [
         *lines,
-        f"Retrained for {settings.epochs} epochs on training images of which {settings.share:.0%} carry one of "
-        f"{settings.pool} random vectors of S_c (m = {settings.small}, {settings.noise_share:g} of the norm that "
-        f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of each network's S_c, found by "
+        f"Retrained for {settings.epochs} epochs on training images of which {settings.share:.0%} "
+        "carry one of "
+        f"{settings.pool} random vectors of S_c (m = {settings.small}, {settings.noise_share:g} of "
+        "the norm that "
+        f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of each "
+        "network's S_c, found by "
         f"{min(4 * settings.small, settings.products, study.d)} products each.",
     ]

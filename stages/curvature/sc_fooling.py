@@ -10,13 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure, styled
-from pipeline.types import Dataset, Network
-from stages.curvature._shared import (
+from pipeline.statistics import Estimate, Statistic, difference, mean, of_means, stack
+from pipeline.studies.curvature import (
     Study,
     WithUniversal,
     check_products,
@@ -24,14 +23,15 @@ from stages.curvature._shared import (
     named,
     noise_norm,
     notes,
-    sign_shares,
     studies,
     universal_case,
     within,
 )
+from pipeline.studies.universal import Case, Plan, made_of, random_vectors
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.types import Dataset, Network
 from stages.curvature.sc_average_curvature import KINDS, bases, check_dimensions
-from stages.spared import spared
-from stages.universal._shared import Case, Plan, columns, made_of, of_means, random_vectors, stacked
 
 __all__ = ["SECTION", "Settings", "sc_fooling", "sweep"]
 
@@ -46,7 +46,8 @@ class Settings(WithUniversal):
         dimensions: the m of the subspaces, ascending.
         small: one of them, which stands for the thesis' small m.
         noise_share: norm of the vectors over that which random noise needs; the thesis: a fifth.
-        algorithm_samples: training images of Algorithm 4's vector, beside the ``train_samples`` of S_c.
+        algorithm_samples: training images of Algorithm 4's vector, beside the ``train_samples`` of
+            S_c.
         networks: those to measure; None takes all.
     """
 
@@ -78,22 +79,29 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         executor: runs the measurements.
 
     Returns:
-        ``fool_sc_<m>``, ``fool_sf_<m>``, ``fool_negative_<m>`` (random vectors of the most negative eigenvectors),
-        ``fool_random``, ``fool_uap``, and what the claims compare; ``fool_sc`` is that of the small m.
+        ``fool_sc_<m>``, ``fool_sf_<m>``, ``fool_negative_<m>`` (random vectors of the most negative
+        eigenvectors), ``fool_random``, ``fool_uap``, and what the claims compare; ``fool_sc`` is
+        that of the small m.
     """
-    if (absent := spared(network, settings.networks)) is not None:
-        return absent
     options = replace(settings, universal_samples=settings.algorithm_samples)
-    found = [(study, universal_case(study, data, options)) for study in studies(network, data, settings, executor)]
-    settings.check(data)
-    samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
+    found = [
+        (study, universal_case(study, data, options))
+        for study in studies(network, data, settings, executor)
+    ]
+    samples = stack(executor.each(lambda pair: _measure(*pair, settings), found))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     first, case = found[0]
     return Findings(
         numbers=named(numbers, settings),
         tables={
             "figure_6_9b": _table(numbers, settings),
-            "sweep": sweep(first, case, settings.small, settings.vectors, noise_norm(case, settings.noise_share)),
+            "sweep": sweep(
+                first,
+                case,
+                settings.small,
+                settings.vectors,
+                noise_norm(case, settings.noise_share),
+            ),
         },
         figures={"figure_6_9b": _figure(network, numbers, settings)},
         notes=[*notes([study for study, _ in found]), *_notes(found, numbers, settings)],
@@ -116,7 +124,9 @@ def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
 def _statistics(settings: Settings) -> dict[str, Statistic]:
     small, large = f"sc {settings.small}", f"sc {settings.dimensions[-1]}"
     sc, sf = ([f"{kind} {m}" for m in settings.dimensions] for kind in ("sc", "sf"))
-    statistics = {f"fool_{kind}_{m}": mean(f"{kind} {m}") for kind in KINDS for m in settings.dimensions}
+    statistics = {
+        f"fool_{kind}_{m}": mean(f"{kind} {m}") for kind in KINDS for m in settings.dimensions
+    }
     return statistics | {
         "fool_sc": mean(small),
         "fool_uap": mean("uap"),
@@ -190,7 +200,9 @@ def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
 def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Settings) -> Figure:
     m = list(settings.dimensions)
     lines = {
-        title: estimate_line(m, [numbers[f"fool_{kind}_{each}"] for each in m], style="-" if kind == "sc" else "--")
+        title: estimate_line(
+            m, [numbers[f"fool_{kind}_{each}"] for each in m], style="-" if kind == "sc" else "--"
+        )
         for kind, title in KINDS.items()
     }
     figure = line_figure(
@@ -198,7 +210,10 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
         xlabel="dimension m of the subspace",
         ylabel="share of held-out images fooled",
         title=f"Random vectors of each subspace, {network.name}",
-        references={"Algorithm 4": numbers["fool_uap"].value, "random vectors": numbers["fool_random"].value},
+        references={
+            "Algorithm 4": numbers["fool_uap"].value,
+            "random vectors": numbers["fool_random"].value,
+        },
         log_x=True,
         limits=(0, 1),
         width=9.0,
@@ -208,19 +223,31 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
     return figure
 
 
-def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
+def _notes(
+    found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings
+) -> list[str]:
     first, case = found[0]
-    radius, size = noise_norm(case, settings.noise_share), float(case.unseen.flatten(1).norm(dim=1).mean())
+    radius, size = (
+        noise_norm(case, settings.noise_share),
+        float(case.unseen.flatten(1).norm(dim=1).mean()),
+    )
     gap = numbers["fool_sc - fool_negative"]
-    verdict = "does make a difference here" if gap.low > 0 else "cannot be credited with the fooling here"
+    verdict = (
+        "does make a difference here" if gap.low > 0 else "cannot be credited with the fooling here"
+    )
     return [
         *made_of([case for _, case in found]),
-        f"Here, other than there, all vectors have {settings.noise_share:g} of the norm that random noise needs (the "
-        f"thesis: a fifth): {radius:.3g} for the first training seed, {radius / size:.2g} of an image's mean norm.",
-        f"Control: at m = {settings.small} random vectors of S_c fool {numbers['fool_sc'].value:.2f}, those of the "
+        f"Here, other than there, all vectors have {settings.noise_share:g} of the norm that "
+        "random noise needs (the "
+        f"thesis: a fifth): {radius:.3g} for the first training seed, {radius / size:.2g} of an "
+        "image's mean norm.",
+        f"Control: at m = {settings.small} random vectors of S_c fool "
+        f"{numbers['fool_sc'].value:.2f}, those of the "
         f"most negative eigenvectors {numbers['fool_negative'].value:.2f}, random ones "
         f"{numbers['fool_random'].value:.2f}: the sign of the curvature {verdict}.",
-        f"{settings.vectors} random vectors of each subspace and training seed; their mean counts. S_c and S_f are "
-        f"made of {len(first.known)} training images, so that S_f has no more dimensions than that; beyond, all of it "
+        f"{settings.vectors} random vectors of each subspace and training seed; their mean counts. "
+        "S_c and S_f are "
+        f"made of {len(first.known)} training images, so that S_f has no more dimensions than "
+        "that; beyond, all of it "
         f"is taken. In the sweep S_c is made of {settings.sweep_samples} of them.",
     ]

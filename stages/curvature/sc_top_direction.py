@@ -8,13 +8,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import difference, mean, paired_bootstrap, share
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import Panel, bar_figure, image_grid
-from pipeline.types import Dataset, Network
-from stages.curvature._shared import (
+from pipeline.statistics import Estimate, difference, mean, share, stack
+from pipeline.studies.curvature import (
     Study,
     WithUniversal,
     fooled_shares,
@@ -24,8 +23,11 @@ from stages.curvature._shared import (
     universal_case,
     within,
 )
+from pipeline.studies.universal import CLIP, Case, made_of, random_vectors
+from pipeline.tables import class_name, columns
+from robustness_geometry.checks import check_count
+from robustness_geometry.types import Dataset, Network
 from stages.curvature.sc_fooling import sweep
-from stages.universal._shared import CLIP, Case, class_name, columns, made_of, random_vectors, stacked
 
 __all__ = ["SECTION", "Settings", "sc_top_direction"]
 
@@ -51,7 +53,8 @@ class Settings(WithUniversal):
     """What to measure, beyond what :class:`WithUniversal` says.
 
     Attributes:
-        dimension: m of S_f to compare with, 100 in the thesis; all of their span where the normals span less.
+        dimension: m of S_f to compare with, 100 in the thesis; all of their span where the normals
+            span less.
     """
 
     dimension: int = 100
@@ -61,7 +64,9 @@ class Settings(WithUniversal):
         check_count("dimension", self.dimension)
 
 
-def sc_top_direction(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def sc_top_direction(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Scale the leading eigenvector of the mean Hessian to xi and count whom it fools.
 
     Args:
@@ -71,13 +76,18 @@ def sc_top_direction(network: Network, data: Dataset, settings: Settings, execut
         executor: runs the measurements.
 
     Returns:
-        ``fool_top``, the mean of both signs, ``fool_top_best``, the better one of them on the images that judge, the
-        same of the most negative eigenvector, ``fool_sf``, ``fool_random`` and ``fool_uap``; xi is a tenth of the norm
-        that random noise needs.
+        ``fool_top``, the mean of both signs, ``fool_top_best``, the better one of them on the
+        images that judge, the same of the most negative eigenvector, ``fool_sf``, ``fool_random``
+        and ``fool_uap``; xi is a tenth of the norm that random noise needs.
     """
-    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
-    samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
-    statistics = {f"fool_{name}": share(name) if name.endswith("best") else mean(name) for name in TITLES}
+    found = [
+        (study, universal_case(study, data, settings))
+        for study in studies(network, data, settings, executor)
+    ]
+    samples = stack(executor.each(lambda pair: _measure(*pair, settings), found))
+    statistics = {
+        f"fool_{name}": share(name) if name.endswith("best") else mean(name) for name in TITLES
+    }
     statistics |= {
         "fool_top - fool_sf": difference("top", "sf"),
         "fool_uap - fool_top": difference("uap", "top"),
@@ -92,7 +102,10 @@ def sc_top_direction(network: Network, data: Dataset, settings: Settings, execut
             "fooling": _table(numbers),
             "sweep": sweep(first, case, 1, 2, case.xi(2.0)),
         },
-        figures={"fooling": _bars(network, numbers), "figure_6_10": _examples(first, case, data, network)},
+        figures={
+            "fooling": _bars(network, numbers),
+            "figure_6_10": _examples(first, case, data, network),
+        },
         tensors={"top": torch.cat([_signs(study, 1.0)[:1] for study, _ in found])},
         notes=[*notes([study for study, _ in found]), *_notes(found, numbers)],
     )
@@ -163,11 +176,16 @@ def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate])
     values = {name: numbers[f"fool_{name}"].value for name in TITLES}
     return [
         *made_of([case for _, case in found]),
-        f"S_c is made of {len(found[0][0].known)} training images (the thesis: 200), m = 1. An eigenvector has no "
-        "sign: the mean of both counts, and the better one, chosen on the images that judge, is shown beside it.",
-        f"The most positive eigenvector fools {values['top']:.2f} (better sign {values['top_best']:.2f}), the most "
-        f"negative one, the control, {values['negative']:.2f} ({values['negative_best']:.2f}), random vectors of S_f "
+        f"S_c is made of {len(found[0][0].known)} training images (the thesis: 200), m = 1. An "
+        "eigenvector has no "
+        "sign: the mean of both counts, and the better one, chosen on the images that judge, is "
+        "shown beside it.",
+        f"The most positive eigenvector fools {values['top']:.2f} (better sign "
+        f"{values['top_best']:.2f}), the most "
+        f"negative one, the control, {values['negative']:.2f} ({values['negative_best']:.2f}), "
+        "random vectors of S_f "
         f"{values['sf']:.2f}, random ones {values['random']:.2f}, Algorithm 4 {values['uap']:.2f}.",
-        "The pictures are of images that the vector fools, as far as there are any; they are clipped to [0, 1], their "
+        "The pictures are of images that the vector fools, as far as there are any; they are "
+        "clipped to [0, 1], their "
         "labels are those without clipping.",
     ]

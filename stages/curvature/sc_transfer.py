@@ -10,18 +10,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, mean, median, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import principal_angles, random_subspace
+from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network
-from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies, within
+from pipeline.statistics import Estimate, Statistic, mean, median, of_means
+from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies, within
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import principal_angles, random_subspace
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network
 from stages.curvature.uap_sections import draw_sections
-from stages.semirandom._shared import columns
-from stages.universal._shared import of_means
 
 __all__ = ["SECTION", "Settings", "sc_transfer"]
 
@@ -33,7 +33,8 @@ class Settings(Common):
     """What to measure, beyond what :class:`Common` says.
 
     Attributes:
-        dimension: m of the subspaces whose angles are taken; None: 200 of d = 3,072, in proportion where d is smaller.
+        dimension: m of the subspaces whose angles are taken; None: 200 of d = 3,072, in proportion
+            where d is smaller.
         small: m of the subspaces along whose random vectors the other network is cut.
         directions: random vectors of each, and random directions an image.
         pictures: images in the figure.
@@ -56,7 +57,10 @@ class Settings(Common):
 
 
 def sc_transfer(
-    networks: Mapping[str, Network], data: Mapping[str, Dataset], settings: Settings, executor: Executor
+    networks: Mapping[str, Network],
+    data: Mapping[str, Dataset],
+    settings: Settings,
+    executor: Executor,
 ) -> Findings:
     """Take the principal angles between the S_c of every two networks, and cut each network along the other's S_c.
 
@@ -67,9 +71,9 @@ def sc_transfer(
         executor: runs the measurements.
 
     Returns:
-        ``cos_1[a][b]``, the cosine of the smallest angle, with that of random subspaces and of one network's training
-        seeds; ``share_positive[s][t]`` and ``kappa[s][t]``, the curvature of t's boundary along the S_c of s; and what
-        the claims ask of all pairs at once.
+        ``cos_1[a][b]``, the cosine of the smallest angle, with that of random subspaces and of one
+        network's training seeds; ``share_positive[s][t]`` and ``kappa[s][t]``, the curvature of t's
+        boundary along the S_c of s; and what the claims ask of all pairs at once.
 
     Raises:
         InputError: fewer than two networks, or images of different shapes.
@@ -77,12 +81,16 @@ def sc_transfer(
     shapes = {name: each.shape for name, each in data.items()}
     if len(networks) < 2 or len(set(shapes.values())) != 1:
         refuse("network", str(shapes), "two or more networks that take images of one shape")
-    found = {name: studies(network, data[name], settings, executor) for name, network in networks.items()}
+    found = {
+        name: studies(network, data[name], settings, executor) for name, network in networks.items()
+    }
     d = next(iter(found.values()))[0].d
     m = settings.dimension or dimension_of(200, d)
     next(iter(found.values()))[0].check_curved(max(m, settings.small))
     angles = _angles(found, m)
-    numbers = paired_bootstrap(_firsts(angles), _angle_statistics(angles), resamples=settings.resamples)
+    numbers = paired_bootstrap(
+        _firsts(angles), _angle_statistics(angles), resamples=settings.resamples
+    )
     cuts = _cuts(found, settings)
     numbers |= paired_bootstrap(cuts, _cut_statistics(list(found)), resamples=settings.resamples)
     source, target = next(iter(found)), list(found)[-1]
@@ -97,16 +105,22 @@ def sc_transfer(
         },
         figures={
             "figure_6_12": _figure(angles, m),
-            "figure_6_13": _pictures(found[source][0], found[target][0], source, target, first, settings),
+            "figure_6_13": _pictures(
+                found[source][0], found[target][0], source, target, first, settings
+            ),
         },
-        notes=[*notes([study for each in found.values() for study in each]), *_notes(found, settings, m, d)],
+        notes=[
+            *notes([study for each in found.values() for study in each]),
+            *_notes(found, settings, m, d),
+        ],
     )
 
 
 def _angles(found: Mapping[str, Sequence[Study]], m: int) -> dict[str, Tensor]:
     """``[a][b]`` -> (s, s, m) cosines for each training seed of a and of b; ``[a][a]``; ``[random]``.
 
-    s is the largest number of training seeds; NaN where there are fewer, and for a subspace and itself.
+    s is the largest number of training seeds; NaN where there are fewer, and for a subspace and
+    itself.
     """
     bases = {name: [study.curved(m) for study in each] for name, each in found.items()}
     most, d = max(map(len, bases.values())), next(iter(bases.values()))[0].shape[1]
@@ -129,9 +143,15 @@ def _firsts(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    between = [name for name in angles if name.count("[") == 2 and len(set(name.strip("[]").split("]["))) == 2]
+    between = [
+        name
+        for name in angles
+        if name.count("[") == 2 and len(set(name.strip("[]").split("]["))) == 2
+    ]
     statistics = {f"cos_1{name}": mean(name) for name in angles}
-    return statistics | {"cos_1 - cos_1[random], smallest": of_means([*between, "[random]"], _margin)}
+    return statistics | {
+        "cos_1 - cos_1[random], smallest": of_means([*between, "[random]"], _margin)
+    }
 
 
 def _margin(*cosines: Tensor) -> Tensor:
@@ -157,7 +177,14 @@ def _cuts(found: Mapping[str, Sequence[Study]], settings: Settings) -> dict[str,
 def _cut(source: Study, target: Study, settings: Settings) -> dict[str, Tensor]:
     """Curvatures of the target's boundary along random vectors of the source's S_c, one value an image."""
     points = target.unseen_points()
-    vectors = within(source.curved(settings.small), source.known, settings.directions, 1.0, "transfer", source.seed)
+    vectors = within(
+        source.curved(settings.small),
+        source.known,
+        settings.directions,
+        1.0,
+        "transfer",
+        source.seed,
+    )
     along = target.along(points, vectors)
     random = target.at_random(points, settings.directions)
     return {
@@ -190,7 +217,9 @@ def _smallest(*shares: Tensor) -> Tensor:
 
 def _smallest_excess(*values: Tensor) -> Tensor:
     middle = median("kappa").reduce
-    return torch.stack([middle(a) - middle(b) for a, b in zip(values[::2], values[1::2], strict=True)]).amin(dim=0)
+    return torch.stack(
+        [middle(a) - middle(b) for a, b in zip(values[::2], values[1::2], strict=True)]
+    ).amin(dim=0)
 
 
 def _sweep(source: Study, target: Study, s: str, t: str, settings: Settings) -> pd.DataFrame:
@@ -232,7 +261,9 @@ def _cut_table(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.Data
     for s, t in product(names, repeat=2):
         kappa, positive = numbers[f"kappa[{s}][{t}]"], numbers[f"share_positive[{s}][{t}]"]
         row: dict[str, object] = {"S_c_of": s, "boundary_of": t, **columns("kappa", kappa)}
-        row |= columns("share_positive", positive) | columns("kappa_random_size", numbers[f"kappa_random[{t}]"])
+        row |= columns("share_positive", positive) | columns(
+            "kappa_random_size", numbers[f"kappa_random[{t}]"]
+        )
         rows.append(row | {"images": kappa.n, "seeds": kappa.seeds})
     return pd.DataFrame(rows)
 
@@ -243,7 +274,9 @@ def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
     for name, values in angles.items():
         pair = name.strip("[]").split("][")
         title = "random subspaces" if pair == ["random"] else " and ".join(pair)
-        title = f"{pair[0]}, two training seeds" if len(set(pair)) == 1 and len(pair) == 2 else title
+        title = (
+            f"{pair[0]}, two training seeds" if len(set(pair)) == 1 and len(pair) == 2 else title
+        )
         style = ":" if pair == ["random"] else "-" if len(set(pair)) == 2 else "--"
         lines[title] = Line(index, values.nanmean(dim=(0, 1)).tolist(), style=style, marker="")
     return line_figure(
@@ -256,7 +289,9 @@ def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
     )
 
 
-def _pictures(source: Study, target: Study, s: str, t: str, data: Dataset, settings: Settings) -> Figure:
+def _pictures(
+    source: Study, target: Study, s: str, t: str, data: Dataset, settings: Settings
+) -> Figure:
     """Figure 6.13: sections of the target along one direction of the source's S_c, and along random ones."""
     points = target.near_unseen
     rows = points.success.nonzero()[: settings.pictures, 0]
@@ -265,16 +300,23 @@ def _pictures(source: Study, target: Study, s: str, t: str, data: Dataset, setti
     drawn = torch.randn(images.shape, generator=seeded("transfer", target.seed))
     directions = {f"$S_c$ of {s}": v.expand_as(images), "random direction": drawn}
     title = f"Normal sections of {t}"
-    return draw_sections(target.model, data, images, points.select(rows), directions, grid=settings.grid, title=title)
+    return draw_sections(
+        target.model, data, images, points.select(rows), directions, grid=settings.grid, title=title
+    )
 
 
 def _notes(found: Mapping[str, Sequence[Study]], settings: Settings, m: int, d: int) -> list[str]:
     return [
-        f"S_c of {m} of d = {d} dimensions for the angles (the thesis does not give its m), of {settings.small} for "
+        f"S_c of {m} of d = {d} dimensions for the angles (the thesis does not give its m), of "
+        f"{settings.small} for "
         f"the sections, of which {settings.directions} random vectors cut every other network.",
-        "cos_1 is the cosine of the smallest principal angle, its mean over pairs of training seeds, whose intervals "
-        "draw the seeds of both networks; '[a][a]' are two training seeds of one network, '[random]' random subspaces "
+        "cos_1 is the cosine of the smallest principal angle, its mean over pairs of training "
+        "seeds, whose intervals "
+        "draw the seeds of both networks; '[a][a]' are two training seeds of one network, "
+        "'[random]' random subspaces "
         "of as many dimensions.",
-        f"'smallest' is over all pairs of the {len(found)} networks: the thesis' relations are asked of all of them at "
-        "once. Curvature is divided by the gradient's norm; networks of the same training seed meet.",
+        f"'smallest' is over all pairs of the {len(found)} networks: the thesis' relations are "
+        "asked of all of them at "
+        "once. Curvature is divided by the gradient's norm; networks of the same training seed "
+        "meet.",
     ]

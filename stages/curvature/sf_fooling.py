@@ -7,17 +7,27 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.datasets.sampling import stratified_order
-from pipeline.evaluation import difference, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import orthonormalise
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.types import Dataset, Network
-from stages.curvature._shared import Study, WithUniversal, fooled_shares, named, studies, universal_case, within
+from pipeline.statistics import Estimate, difference, mean, share_ratio, stack
+from pipeline.studies.curvature import (
+    Study,
+    WithUniversal,
+    fooled_shares,
+    named,
+    studies,
+    universal_case,
+    within,
+)
+from pipeline.studies.universal import Case, made_of, random_vectors
+from pipeline.tables import columns
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.datasets.sampling import stratified_order
+from robustness_geometry.geometry import orthonormalise
+from robustness_geometry.types import Dataset, Network
 from stages.curvature.normals_svd import unit_normals
-from stages.universal._shared import Case, columns, made_of, random_vectors, share_ratio, stacked
 
 __all__ = ["SECTION", "Settings", "sf_fooling"]
 
@@ -62,11 +72,15 @@ def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         executor: runs the attacks.
 
     Returns:
-        ``fool_sf``, ``fool_random`` and ``fool_uap`` on held-out images, their ratios and differences, and the fooling
-        of S_f against its dimension; xi is a tenth of the random-noise norm, as for Algorithm 4.
+        ``fool_sf``, ``fool_random`` and ``fool_uap`` on held-out images, their ratios and
+        differences, and the fooling of S_f against its dimension; xi is a tenth of the random-noise
+        norm, as for Algorithm 4.
     """
-    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
-    samples = stacked(executor.each(lambda pair: _measure(*pair, data, settings), found))
+    found = [
+        (study, universal_case(study, data, settings))
+        for study in studies(network, data, settings, executor)
+    ]
+    samples = stack(executor.each(lambda pair: _measure(*pair, data, settings), found))
     images = next(iter(samples.values())).shape[-1]
     statistics = {
         "fool_sf": mean(f"S_f {settings.dimension}"),
@@ -95,13 +109,18 @@ def _measure(study: Study, case: Case, data: Dataset, settings: Settings) -> dic
     sets = {
         "universal": case.vector(2.0).perturbation,
         "random": random_vectors(study.known.shape[1:], 2.0, xi, count),
-        **{f"S_f {m}": within(basis[:m], study.known, count, xi, "S_f", m, study.seed) for m in settings.every},
+        **{
+            f"S_f {m}": within(basis[:m], study.known, count, xi, "S_f", m, study.seed)
+            for m in settings.every
+        },
     }
     return fooled_shares(case, sets)
 
 
 def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
-    rows: list[dict[str, object]] = [{"vector": f"random, S_f of {m} dimensions"} for m in settings.every]
+    rows: list[dict[str, object]] = [
+        {"vector": f"random, S_f of {m} dimensions"} for m in settings.every
+    ]
     names = [f"fool_sf_{m}" for m in settings.every]
     rows += [{"vector": "random"}, {"vector": "Algorithm 4"}]
     for row, name in zip(rows, [*names, "fool_random", "fool_uap"], strict=True):
@@ -117,7 +136,10 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
         xlabel="dimension m of $S_f$",
         ylabel="share of held-out images fooled",
         title=f"Random vectors among the normals, {network.name}",
-        references={"Algorithm 4": numbers["fool_uap"].value, "random vectors": numbers["fool_random"].value},
+        references={
+            "Algorithm 4": numbers["fool_uap"].value,
+            "random vectors": numbers["fool_random"].value,
+        },
         log_x=True,
         limits=(0, 1),
     )
@@ -127,8 +149,12 @@ def _notes(found: Sequence[tuple[Study, Case]], settings: Settings) -> list[str]
     d = found[0][0].d
     return [
         *made_of([case for _, case in found]),
-        f"S_f: the leading singular vectors of the unit r of {settings.normal_samples} training images, none of which "
-        f"judges. {settings.vectors} random vectors of norm xi for each kind and training seed; their mean counts.",
-        f"The thesis takes m = {settings.dimension} of 150,528 dimensions; here it is {settings.dimension} of {d}, a "
-        "much larger share, and the curve shows smaller m. Where the normals span less, all of their span is taken.",
+        f"S_f: the leading singular vectors of the unit r of {settings.normal_samples} training "
+        "images, none of which "
+        f"judges. {settings.vectors} random vectors of norm xi for each kind and training seed; "
+        "their mean counts.",
+        f"The thesis takes m = {settings.dimension} of 150,528 dimensions; here it is "
+        f"{settings.dimension} of {d}, a "
+        "much larger share, and the curve shows smaller m. Where the normals span less, all of "
+        "their span is taken.",
     ]

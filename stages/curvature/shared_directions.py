@@ -8,16 +8,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, difference, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import Boundary
+from pipeline.findings import Findings
 from pipeline.plots import Panel, estimate_line, image_grid, line_figure
-from pipeline.types import Dataset, Network
-from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies
-from stages.semirandom._shared import columns
-from stages.universal._shared import stacked
+from pipeline.statistics import Estimate, Statistic, difference, mean, stack
+from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import Boundary
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "relative_curvatures", "shared_directions"]
 
@@ -38,7 +38,8 @@ class Settings(Common):
     """What to measure, beyond what :class:`Common` says.
 
     Attributes:
-        middle: the second of the ranks that are compared, of d = 3,072; in proportion where d is smaller.
+        middle: the second of the ranks that are compared, of d = 3,072; in proportion where d is
+            smaller.
         last: the third one.
         directions: random directions an image, for the mean curvature that rho_i is relative to.
     """
@@ -55,7 +56,9 @@ class Settings(Common):
             refuse("middle", self.middle, f"a whole number above 1 and below last = {self.last}")
 
 
-def shared_directions(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def shared_directions(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure rho_i(z) = |u_i' PHP u_i| / E |v' PHP v| at boundary points of unseen images (Equation 7.3).
 
     Args:
@@ -65,14 +68,14 @@ def shared_directions(network: Network, data: Dataset, settings: Settings, execu
         executor: runs the measurements.
 
     Returns:
-        ``rho_<i>`` over a range of ranks; ``rho_first``, ``rho_middle`` and ``rho_last`` and their differences; the
-        directions as tensors.
+        ``rho_<i>`` over a range of ranks; ``rho_first``, ``rho_middle`` and ``rho_last`` and their
+        differences; the directions as tensors.
     """
     found = studies(network, data, settings, executor)
     d = found[0].d
     ranks = ranks_of(settings, d, len(found[0].known))
     middle, last = (_nearest(ranks, dimension_of(i, d)) for i in (settings.middle, settings.last))
-    samples = stacked(executor.each(lambda study: _measure(study, ranks, settings), found))
+    samples = stack(executor.each(lambda study: _measure(study, ranks, settings), found))
     statistics: dict[str, Statistic] = {f"rho_{i}": mean(f"rho {i}") for i in ranks}
     statistics |= {
         "rho_first": mean("rho 1"),
@@ -86,12 +89,17 @@ def shared_directions(network: Network, data: Dataset, settings: Settings, execu
     first = found[0]
     return Findings(
         numbers=named(numbers, settings),
-        tables={"figure_7_6a": _table(numbers, ranks), "sweep": _sweep(first, settings, min(SHOWN, max(ranks)))},
+        tables={
+            "figure_7_6a": _table(numbers, ranks),
+            "sweep": _sweep(first, settings, min(SHOWN, max(ranks))),
+        },
         figures={
             "figure_7_6a": _figure(network, numbers, ranks),
             "figure_7_6b": _pictures(network, first, min(SHOWN, max(ranks)), numbers),
         },
-        tensors={"directions": first.shared(min(2 * SHOWN, max(ranks))).view(-1, *first.known.shape[1:])},
+        tensors={
+            "directions": first.shared(min(2 * SHOWN, max(ranks))).view(-1, *first.known.shape[1:])
+        },
         notes=[*notes(found), *_notes(found, numbers, settings, (middle, last))],
     )
 
@@ -112,8 +120,9 @@ def relative_curvatures(
 ) -> tuple[Tensor, Tensor]:
     """rho_i(z) (n, K) for directions (K, d), and the signed u' PHP u / ||grad F|| (n, K) themselves.
 
-    Both numerator and denominator keep the length of the tangent part, as in Equation 7.3; for v uniform on the whole
-    sphere it is nearly 1, and the curvatures along random tangent directions are taken, times (d - 1) / d.
+    Both numerator and denominator keep the length of the tangent part, as in Equation 7.3; for v
+    uniform on the whole sphere it is nearly 1, and the curvatures along random tangent directions
+    are taken, times (d - 1) / d.
     """
     vectors = directions.view(-1, *study.known.shape[1:])
     along = study.along(points, vectors, h=h).double()
@@ -121,7 +130,9 @@ def relative_curvatures(
     tangent = (flat.square().sum(dim=1) - (normals @ flat.T).square()).clamp_min(0)
     # Along the normal itself no curvature is found, and none counts: its tangent part is zero.
     values = torch.where(tangent > TANGENT, along * tangent, 0.0)
-    random = study.at_random(points, count, h=h).double().abs().mean(dim=1) * (study.d - 1) / study.d
+    random = (
+        study.at_random(points, count, h=h).double().abs().mean(dim=1) * (study.d - 1) / study.d
+    )
     return values.abs() / random[:, None], values
 
 
@@ -136,14 +147,22 @@ def _measure(study: Study, ranks: Sequence[int], settings: Settings) -> dict[str
 def _sweep(study: Study, settings: Settings, most: int) -> pd.DataFrame:
     """The foremost shared directions made of a few images and measured at other ones, at each h."""
     rows = []
-    points, known = study.unseen_points(settings.sweep_samples), study.known_points(settings.sweep_samples)
+    points, known = (
+        study.unseen_points(settings.sweep_samples),
+        study.known_points(settings.sweep_samples),
+    )
     for factor, h in study.heights.items():
         count = min(most, len(known) * min(settings.leading, study.d - 1))
         directions = study.shared(count, points=known, h=h)
         rho, values = relative_curvatures(study, points, directions, settings.directions, h=h)
         sets = {"u_1": (rho[:, :1], values[:, :1]), f"u_1 to u_{count}": (rho, values)}
         for name, (relative, signed) in sets.items():
-            row: dict[str, object] = {"h_factor": factor, "h": h, "direction": name, "rho": float(relative.mean())}
+            row: dict[str, object] = {
+                "h_factor": factor,
+                "h": h,
+                "direction": name,
+                "rho": float(relative.mean()),
+            }
             rows.append(row | sign_shares(signed))
         values = study.at_random(points, settings.directions, h=h)
         row = {"h_factor": factor, "h": h, "direction": "random", "rho": 1.0}
@@ -178,29 +197,42 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], ranks: Sequence[i
     )
 
 
-def _pictures(network: Network, study: Study, count: int, numbers: Mapping[str, Estimate]) -> Figure:
+def _pictures(
+    network: Network, study: Study, count: int, numbers: Mapping[str, Estimate]
+) -> Figure:
     """Figure 7.6b: the foremost directions, scaled to the same largest value."""
     directions = study.shared(count).view(-1, *study.known.shape[1:])
-    known = {1: "rho_1", 2: "rho_2"} | {i: f"rho_{i}" for i in range(3, count + 1) if f"rho_{i}" in numbers}
+    known = {1: "rho_1", 2: "rho_2"} | {
+        i: f"rho_{i}" for i in range(3, count + 1) if f"rho_{i}" in numbers
+    }
     panels: list[Panel | None] = []
     for i, u in enumerate(directions, 1):
         caption = f"$u_{{{i}}}$" + (f", rho {numbers[known[i]].value:.1f}" if i in known else "")
         panels.append(Panel(u, caption, perturbation=True))
     half = (len(panels) + 1) // 2
     title = f"Shared curved directions, {network.name}, first training seed"
-    return image_grid([panels[:half], panels[half:]] if len(panels) > 1 else [panels], title=title, side=1.8)
+    return image_grid(
+        [panels[:half], panels[half:]] if len(panels) > 1 else [panels], title=title, side=1.8
+    )
 
 
 def _notes(
-    found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings, ranks: tuple[int, int]
+    found: Sequence[Study],
+    numbers: Mapping[str, Estimate],
+    settings: Settings,
+    ranks: tuple[int, int],
 ) -> list[str]:
     d, known = found[0].d, found[0].known_points()
     return [
-        f"The u_i are the leading singular vectors of the {settings.leading} principal directions of largest size of "
-        f"each of {len(known)} training images, found by {min(3 * settings.leading, d - 1)} products with each "
+        f"The u_i are the leading singular vectors of the {settings.leading} principal directions "
+        "of largest size of "
+        f"each of {len(known)} training images, found by {min(3 * settings.leading, d - 1)} "
+        "products with each "
         "Hessian. The thesis does not say how many an image gives.",
-        f"The thesis' ranks 100 and 1,000 of d = 3,072 are {ranks[0]} and {ranks[1]} of d = {d} here.",
-        f"Along u_1 the boundary bends away from the image at {numbers['share_negative_1'].value:.0%} of the unseen "
+        f"The thesis' ranks 100 and 1,000 of d = 3,072 are {ranks[0]} and {ranks[1]} of d = {d} "
+        "here.",
+        "Along u_1 the boundary bends away from the image at "
+        f"{numbers['share_negative_1'].value:.0%} of the unseen "
         "points; rho_i itself has no sign.",
         f"E |v' PHP v| is the mean over {settings.directions} random directions an image.",
     ]

@@ -9,19 +9,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks.protocol import labels_at
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.evaluation import Statistic, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import random_subspace
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.randomness import normal, seeded
-from pipeline.types import Classifier, Dataset, Images, Network, predict
-from stages.curvature._shared import Common, Study, dimension_of, named, notes, sign_shares, studies, unseen_images
-from stages.semirandom._shared import columns
-from stages.universal._shared import of_means, spearman, stacked
+from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, stack
+from pipeline.studies.curvature import (
+    Common,
+    Study,
+    dimension_of,
+    named,
+    notes,
+    studies,
+    unseen_images,
+)
+from pipeline.tables import columns, sign_shares
+from robustness_geometry.attacks.protocol import labels_at
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.geometry import random_subspace
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import normal, seeded
+from robustness_geometry.types import Classifier, Dataset, Images, Network, predict
 
 __all__ = ["SECTION", "Settings", "changed_by_noise", "subspace_noise"]
 
@@ -67,7 +75,9 @@ class Settings(Common):
             refuse("magnitudes", self.magnitudes, "two or more ascending numbers")
 
 
-def subspace_noise(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def subspace_noise(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Add noise of one norm inside S = span(u_1 ... u_m), orthogonal to it, and of all directions; count label changes.
 
     Args:
@@ -77,20 +87,28 @@ def subspace_noise(network: Network, data: Dataset, settings: Settings, executor
         executor: runs the measurements.
 
     Returns:
-        ``changed_<kind>_<t>``, the share of held-out images whose label changes; over all t, by how much noise in S
-        changes more than noise outside, at least; the mean excess of noise outside over isotropic noise; and the rank
-        correlation of t with the share for S.
+        ``changed_<kind>_<t>``, the share of held-out images whose label changes; over all t, by how
+        much noise in S changes more than noise outside, at least; the mean excess of noise outside
+        over isotropic noise; and the rank correlation of t with the share for S.
     """
     found = studies(network, data, settings, executor)
     images = unseen_images(data, settings.noise_samples)
     m = settings.dimension or dimension_of(200, found[0].d)
-    samples = stacked(executor.each(lambda study: _measure(study, study.shared(m), images, settings), found))
+    samples = stack(
+        executor.each(lambda study: _measure(study, study.shared(m), images, settings), found)
+    )
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
-        tables={"figure_7_7": _table(numbers, settings), "sweep": _sweep(found[0], m, images, settings)},
+        tables={
+            "figure_7_7": _table(numbers, settings),
+            "sweep": _sweep(found[0], m, images, settings),
+        },
         figures={"figure_7_7": _figure(network, numbers, settings, m)},
-        notes=[*notes(found), *_notes(found, settings, m, len(images), float(norms(images).mean()))],
+        notes=[
+            *notes(found),
+            *_notes(found, settings, m, len(images), float(norms(images).mean())),
+        ],
     )
 
 
@@ -106,8 +124,8 @@ def changed_by_noise(
 ) -> Tensor:
     """The share of noise vectors that change each image's label.
 
-    All kinds are made of the same draws: the isotropic noise, its part in S and its part outside, and the same numbers
-    in a random subspace, each scaled to the same norm.
+    All kinds are made of the same draws: the isotropic noise, its part in S and its part outside,
+    and the same numbers in a random subspace, each scaled to the same norm.
 
     Args:
         model: the classifier.
@@ -141,16 +159,26 @@ def _measure(study: Study, basis: Tensor, images: Images, settings: Settings) ->
     sizes = tuple(t * float(norms(images).mean()) for t in settings.magnitudes)
     work = partial(changed_by_noise, study.model, basis, other, sizes, settings.draws)
     values = study.executor.cached(work, images, randomness=True).value
-    return {f"{kind} {t}": values[:, k, i] for k, kind in enumerate(TITLES) for i, t in enumerate(settings.magnitudes)}
+    return {
+        f"{kind} {t}": values[:, k, i]
+        for k, kind in enumerate(TITLES)
+        for i, t in enumerate(settings.magnitudes)
+    }
 
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:
     every = {kind: [f"{kind} {t}" for t in settings.magnitudes] for kind in TITLES}
-    statistics = {f"changed_{kind}_{t:g}": mean(f"{kind} {t}") for kind in TITLES for t in settings.magnitudes}
+    statistics = {
+        f"changed_{kind}_{t:g}": mean(f"{kind} {t}") for kind in TITLES for t in settings.magnitudes
+    }
     return statistics | {
-        "changed_S - changed_S_perp, smallest": of_means([*every["S"], *every["S_perp"]], _smallest_gap),
+        "changed_S - changed_S_perp, smallest": of_means(
+            [*every["S"], *every["S_perp"]], _smallest_gap
+        ),
         "changed_S - changed_random, mean": of_means([*every["S"], *every["random"]], _mean_gap),
-        "changed_S_perp - changed_isotropic, mean": of_means([*every["S_perp"], *every["isotropic"]], _mean_gap),
+        "changed_S_perp - changed_isotropic, mean": of_means(
+            [*every["S_perp"], *every["isotropic"]], _mean_gap
+        ),
         "spearman": of_means(every["S"], partial(spearman, settings.magnitudes)),
     }
 
@@ -178,7 +206,10 @@ def _sweep(study: Study, m: int, images: Images, settings: Settings) -> pd.DataF
         found = _measure(study, study.shared(count, points=known, h=h), images, settings)
         row: dict[str, object] = {"h_factor": factor, "h": h, "m": count, "images": len(images)}
         for kind in ("S", "S_perp"):
-            row |= {f"changed_{kind}_{t:g}": float(found[f"{kind} {t}"].mean()) for t in settings.magnitudes}
+            row |= {
+                f"changed_{kind}_{t:g}": float(found[f"{kind} {t}"].mean())
+                for t in settings.magnitudes
+            }
         leading = study.extremes(known, h=h).by_size(min(settings.leading, study.d - 1)).values
         rows.append(row | sign_shares(leading))
     return pd.DataFrame(rows)
@@ -200,11 +231,15 @@ def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
     )
 
 
-def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Settings, m: int) -> Figure:
+def _figure(
+    network: Network, numbers: Mapping[str, Estimate], settings: Settings, m: int
+) -> Figure:
     t = list(settings.magnitudes)
     styles = {"S": "-", "S_perp": "-", "isotropic": "--", "random": ":"}
     lines = {
-        title: estimate_line(t, [numbers[f"changed_{kind}_{each:g}"] for each in t], style=styles[kind])
+        title: estimate_line(
+            t, [numbers[f"changed_{kind}_{each:g}"] for each in t], style=styles[kind]
+        )
         for kind, title in TITLES.items()
     }
     return line_figure(
@@ -216,11 +251,17 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
     )
 
 
-def _notes(found: Sequence[Study], settings: Settings, m: int, images: int, size: float) -> list[str]:
+def _notes(
+    found: Sequence[Study], settings: Settings, m: int, images: int, size: float
+) -> list[str]:
     return [
-        f"S: the first {m} shared directions u_i of {len(found[0].known_points())} training images, of "
-        f"d = {found[0].d} dimensions (the thesis: 200 of 3,072). Noise is added to {images} held-out images, "
-        f"{settings.draws} times at each norm, without clipping; the mean norm of an image is {size:.3g}.",
-        "All kinds of noise are made of the same draws. A random subspace of as many dimensions is the control: it "
+        f"S: the first {m} shared directions u_i of {len(found[0].known_points())} training "
+        "images, of "
+        f"d = {found[0].d} dimensions (the thesis: 200 of 3,072). Noise is added to {images} "
+        "held-out images, "
+        f"{settings.draws} times at each norm, without clipping; the mean norm of an image is "
+        f"{size:.3g}.",
+        "All kinds of noise are made of the same draws. A random subspace of as many dimensions is "
+        "the control: it "
         "says what noise in few dimensions does of itself.",
     ]

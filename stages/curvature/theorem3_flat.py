@@ -10,17 +10,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, mean, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import random_subspace, theorem3_radius
+from pipeline.findings import Findings
 from pipeline.plots import Line, estimate_line, line_figure
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network, predict
-from stages.attack.attack_closed_forms import Affine
-from stages.semirandom._shared import columns, exactly, once
-from stages.universal._shared import of_means
+from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means
+from pipeline.studies.boundary import once
+from pipeline.studies.synthetic import Affine
+from pipeline.tables import columns
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import random_subspace, theorem3_radius
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network, predict
 
 __all__ = ["SECTION", "Settings", "binary_fooled", "flat_model", "linear_fooled", "theorem3_flat"]
 
@@ -62,7 +63,11 @@ class Settings:
         for name in ("dimension", "classes", "points", "pairs"):
             check_count(name, getattr(self, name), minimum=2)
         if len(self.dimensions) < 2 or not all(2 <= m < self.dimension for m in self.dimensions):
-            refuse("dimensions", self.dimensions, f"two or more whole numbers from 2 to d - 1 = {self.dimension - 1}")
+            refuse(
+                "dimensions",
+                self.dimensions,
+                f"two or more whole numbers from 2 to d - 1 = {self.dimension - 1}",
+            )
         if not 0 < self.delta < 1:
             refuse("delta", self.delta, "a number in (0, 1)")
         if not 0 <= self.xi < 1:
@@ -71,10 +76,13 @@ class Settings:
             refuse("classes", self.classes, f"at most dimension = {self.dimension}")
 
 
-def theorem3_flat(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def theorem3_flat(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Draw flat boundaries whose unit normals lie near a subspace, and count whom v or -v fools.
 
-    The network and the data take no part: the boundaries are made up, so that the answers are known.
+    The network and the data take no part: the boundaries are made up, so that the answers are
+    known.
 
     Args:
         network: not used.
@@ -83,22 +91,34 @@ def theorem3_flat(network: Network, data: Dataset, settings: Settings, executor:
         executor: keeps the simulation for other networks.
 
     Returns:
-        The share fooled at the theorem's radius, less the 1 - delta that it promises, for the worst m; the slope of the
-        smallest norm that suffices over m; rank and share of a linear classifier; and the two shares of Figure 6.1b.
+        The share fooled at the theorem's radius, less the 1 - delta that it promises, for the worst
+        m; the slope of the smallest norm that suffices over m; rank and share of a linear
+        classifier; and the two shares of Figure 6.1b.
     """
     size, delta = {"points": settings.points, "vectors": settings.vectors}, settings.delta
-    flat = partial(flat_fooled, settings.dimension, settings.dimensions, delta=delta, xi=settings.xi, **size)
+    flat = partial(
+        flat_fooled, settings.dimension, settings.dimensions, delta=delta, xi=settings.xi, **size
+    )
     linear = partial(linear_fooled, settings.dimension, settings.classes, delta=delta, **size)
     binary = partial(binary_fooled, settings.dimension, settings.points)
-    pairs = partial(norms_needed, settings.dimension, settings.dimensions, xi=settings.xi, pairs=settings.pairs)
-    fooled, lengths = once(flat, executor, "flat boundaries"), once(pairs, executor, "norms at flat boundaries")
+    pairs = partial(
+        norms_needed, settings.dimension, settings.dimensions, xi=settings.xi, pairs=settings.pairs
+    )
+    fooled, lengths = (
+        once(flat, executor, "flat boundaries"),
+        once(pairs, executor, "norms at flat boundaries"),
+    )
     quantile = partial(_quantile, 1 - delta)
     needed = paired_bootstrap(
-        lengths, {name: Statistic((name,), quantile) for name in lengths}, resamples=settings.resamples
+        lengths,
+        {name: Statistic((name,), quantile) for name in lengths},
+        resamples=settings.resamples,
     )
     numbers = _numbers(fooled, lengths, settings)
     numbers |= _linear_numbers(
-        once(linear, executor, "linear classifier"), once(binary, executor, "binary linear classifier"), settings
+        once(linear, executor, "linear classifier"),
+        once(binary, executor, "binary linear classifier"),
+        settings,
     )
     return Findings(
         numbers=numbers,
@@ -108,7 +128,9 @@ def theorem3_flat(network: Network, data: Dataset, settings: Settings, executor:
     )
 
 
-def flat_model(dimension: int, m: int, xi: float, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def flat_model(
+    dimension: int, m: int, xi: float, points: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Unit r (points, d) with ||P_S r|| = 1 - xi, and an orthonormal basis (m, d) of S, in float64."""
     basis = random_subspace(dimension, m, generator, dtype=torch.float64)
     inside = _unit(torch.randn(points, m, generator=generator, dtype=torch.float64)) @ basis
@@ -126,11 +148,15 @@ def flat_fooled(
         generator = seeded("theorem 3", dimension, m)
         r, basis = flat_model(dimension, m, xi, points, generator)
         v = _unit(torch.randn(vectors, m, generator=generator, dtype=torch.float64)) @ basis
-        found[f"fooled {m}"] = (theorem3_radius(m, delta, xi) * (r @ v.T).abs() >= 1).double().mean(dim=1)
+        found[f"fooled {m}"] = (
+            (theorem3_radius(m, delta, xi) * (r @ v.T).abs() >= 1).double().mean(dim=1)
+        )
     return found
 
 
-def norms_needed(dimension: int, dimensions: Sequence[int], *, xi: float, pairs: int) -> dict[str, Tensor]:
+def norms_needed(
+    dimension: int, dimensions: Sequence[int], *, xi: float, pairs: int
+) -> dict[str, Tensor]:
     """``norm m`` (pairs,): the norm at which a random direction of S fools a random point; ``norm d``: of the space."""
     found = {}
     for m in dimensions:
@@ -139,17 +165,23 @@ def norms_needed(dimension: int, dimensions: Sequence[int], *, xi: float, pairs:
         u = _unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis
         found[f"norm {m}"] = 1 / (r * u).sum(dim=1).abs()
     generator = seeded("theorem 3, norms", dimension)
-    r, u = _unit(torch.randn(2, pairs, dimension, generator=generator, dtype=torch.float64)).unbind()
+    r, u = _unit(
+        torch.randn(2, pairs, dimension, generator=generator, dtype=torch.float64)
+    ).unbind()
     return found | {"norm d": 1 / (r * u).sum(dim=1).abs()}
 
 
-def linear_fooled(dimension: int, classes: int, *, delta: float, points: int, vectors: int) -> dict[str, Tensor]:
+def linear_fooled(
+    dimension: int, classes: int, *, delta: float, points: int, vectors: int
+) -> dict[str, Tensor]:
     """Remark 1 on a linear classifier: whom random v of norm sqrt(e (L - 1)) / delta in the normals' span fool.
 
-    The classifier has no bias, so that each point can be scaled to lie at distance 1 from its nearest boundary.
+    The classifier has no bias, so that each point can be scaled to lie at distance 1 from its
+    nearest boundary.
 
     Returns:
-        ``fooled`` (points,): the share of the vectors of which v or -v changes the label; ``rank`` (): of the normals.
+        ``fooled`` (points,): the share of the vectors of which v or -v changes the label; ``rank``
+        (): of the normals.
     """
     generator = seeded("remark 1", dimension, classes)
     weight = torch.randn(classes, dimension, generator=generator, dtype=torch.float64)
@@ -167,7 +199,10 @@ def linear_fooled(dimension: int, classes: int, *, delta: float, points: int, ve
     basis = torch.linalg.svd(differences[0], full_matrices=False).Vh[: classes - 1]
     v = _unit(torch.randn(vectors, classes - 1, generator=generator, dtype=torch.float64)) @ basis
     v = theorem3_radius(classes - 1, delta) * v
-    sides = [torch.stack([predict(model, (x + sign * w).view(points, 1, 1, -1)) for sign in (1, -1)]) for w in v]
+    sides = [
+        torch.stack([predict(model, (x + sign * w).view(points, 1, 1, -1)) for sign in (1, -1)])
+        for w in v
+    ]
     changed = [(labels != own).any(dim=0) for labels in sides]
     return {
         "fooled": torch.stack(changed).double().mean(dim=0),
@@ -181,7 +216,8 @@ def binary_fooled(dimension: int, points: int) -> dict[str, Tensor]:
     Points come in pairs x, -x, so that the classes are balanced exactly.
 
     Returns:
-        For each pair, ``vector``, the share of its points whose label v changes; ``direction``, the share for v or -v.
+        For each pair, ``vector``, the share of its points whose label v changes; ``direction``, the
+        share for v or -v.
     """
     generator = seeded("figure 6.1b", dimension)
     weight = torch.randn(1, dimension, generator=generator, dtype=torch.float64)
@@ -195,12 +231,16 @@ def binary_fooled(dimension: int, points: int) -> dict[str, Tensor]:
     return {name: changed.double().view(2, -1).mean(dim=0) for name, changed in found.items()}
 
 
-def _numbers(fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], settings: Settings) -> dict[str, Estimate]:
+def _numbers(
+    fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], settings: Settings
+) -> dict[str, Estimate]:
     margin = of_means(list(fooled), partial(_worst, 1 - settings.delta))
     sizes = tuple(f"norm {m}" for m in settings.dimensions)
     slope = Statistic(sizes, partial(_slope, settings.dimensions, 1 - settings.delta))
     return {
-        **paired_bootstrap(fooled, {"fooled - (1 - delta), smallest": margin}, resamples=settings.resamples),
+        **paired_bootstrap(
+            fooled, {"fooled - (1 - delta), smallest": margin}, resamples=settings.resamples
+        ),
         **paired_bootstrap(lengths, {"slope": slope}, resamples=settings.resamples),
     }
 
@@ -208,7 +248,9 @@ def _numbers(fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], settin
 def _linear_numbers(
     linear: Mapping[str, Tensor], binary: Mapping[str, Tensor], settings: Settings
 ) -> dict[str, Estimate]:
-    margin = {"linear fooled - (1 - delta)": of_means(["fooled"], partial(_worst, 1 - settings.delta))}
+    margin = {
+        "linear fooled - (1 - delta)": of_means(["fooled"], partial(_worst, 1 - settings.delta))
+    }
     shares = {f"fool_{name}": mean(name) for name in ("vector", "direction")}
     rank = float(linear["rank"])
     return {
@@ -240,14 +282,24 @@ def _unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-def _table(samples: Mapping[str, Tensor], needed: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
+def _table(
+    samples: Mapping[str, Tensor], needed: Mapping[str, Estimate], settings: Settings
+) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for m in settings.dimensions:
         rho = theorem3_radius(m, settings.delta, settings.xi)
-        row: dict[str, object] = {"m": m, "rho": rho, "share_fooled_at_rho": float(samples[f"fooled {m}"].mean())}
-        rows.append(row | columns("smallest_norm", needed[f"norm {m}"]) | {"points": settings.points})
+        row: dict[str, object] = {
+            "m": m,
+            "rho": rho,
+            "share_fooled_at_rho": float(samples[f"fooled {m}"].mean()),
+        }
+        rows.append(
+            row | columns("smallest_norm", needed[f"norm {m}"]) | {"points": settings.points}
+        )
     row = {"m": settings.dimension, "rho": math.nan, "share_fooled_at_rho": math.nan}
-    return pd.DataFrame([*rows, row | columns("smallest_norm", needed["norm d"]) | {"points": settings.points}])
+    return pd.DataFrame(
+        [*rows, row | columns("smallest_norm", needed["norm d"]) | {"points": settings.points}]
+    )
 
 
 def _figure(needed: Mapping[str, Estimate], settings: Settings) -> Figure:
@@ -255,13 +307,17 @@ def _figure(needed: Mapping[str, Estimate], settings: Settings) -> Figure:
     rho = [theorem3_radius(each, settings.delta, settings.xi) for each in m]
     return line_figure(
         {
-            "smallest norm, random direction of S": estimate_line(m, [needed[f"norm {each}"] for each in m]),
+            "smallest norm, random direction of S": estimate_line(
+                m, [needed[f"norm {each}"] for each in m]
+            ),
             r"Theorem 3: $\sqrt{em}\,/\,(\delta(1-\xi))$": Line(m, rho, style="--", marker=""),
         },
         xlabel="dimension m of the normals' subspace",
         ylabel=r"norm of the direction, in units of $\|r\|_2$",
         title=f"Flat boundaries: directions that fool {1 - settings.delta:.0%} up to their sign",
-        references={f"random direction of all d = {settings.dimension} dimensions": needed["norm d"].value},
+        references={
+            f"random direction of all d = {settings.dimension} dimensions": needed["norm d"].value
+        },
         log_x=True,
         log_y=True,
     )
@@ -269,11 +325,15 @@ def _figure(needed: Mapping[str, Estimate], settings: Settings) -> Figure:
 
 def _notes(settings: Settings) -> list[str]:
     return [
-        f"Made-up flat boundaries in d = {settings.dimension} dimensions: {settings.points} points with unit r, of "
-        f"which 1 - xi = {1 - settings.xi:g} lies in S; {settings.vectors} random vectors of S; delta = "
+        f"Made-up flat boundaries in d = {settings.dimension} dimensions: {settings.points} points "
+        "with unit r, of "
+        f"which 1 - xi = {1 - settings.xi:g} lies in S; {settings.vectors} random vectors of S; "
+        "delta = "
         f"{settings.delta:g}. The network plays no part.",
-        "The theorem's radius has to spare: it comes from Markov's inequality, while the share of points that a random "
+        "The theorem's radius has to spare: it comes from Markov's inequality, while the share of "
+        "points that a random "
         "direction leaves unfooled there is about half of delta.",
-        f"Remark 1: one linear classifier of {settings.classes} classes without bias, its points scaled to distance 1. "
+        f"Remark 1: one linear classifier of {settings.classes} classes without bias, its points "
+        "scaled to distance 1. "
         "Figure 6.1b: points in pairs x, -x, so that both classes have as many.",
     ]

@@ -10,18 +10,31 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.evaluation import Statistic, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import crosses_quadratic, random_subspace, sphere_step, theorem4_radius
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, Line, axes_grid, estimate_line, line_figure, styled
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network
-from stages.semirandom._shared import columns, exactly, once
-from stages.universal._shared import of_means
+from pipeline.statistics import Estimate, Statistic, exactly, of_means
+from pipeline.studies.boundary import once
+from pipeline.tables import columns
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.geometry import (
+    crosses_quadratic,
+    random_subspace,
+    sphere_step,
+    theorem4_radius,
+)
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network
 
-__all__ = ["SECTION", "Settings", "arc_distances", "curved_fooled", "norms_needed", "theorem4_curved"]
+__all__ = [
+    "SECTION",
+    "Settings",
+    "arc_distances",
+    "curved_fooled",
+    "norms_needed",
+    "theorem4_curved",
+]
 
 SECTION = "Section 6.4, Theorem 4, Figure 6.5"
 
@@ -42,8 +55,8 @@ class Settings:
     Attributes:
         dimension: d of the input space.
         dimensions: the m of the subspaces along which boundaries bend.
-        curvatures: the kappa of the quadratic model, in units of 1 / ||r||, ascending and below 1: from there on a
-            point would lie beyond its own boundary.
+        curvatures: the kappa of the quadratic model, in units of 1 / ||r||, ascending and below 1:
+            from there on a point would lie beyond its own boundary.
         delta: share of the points that may stay unfooled.
         points: points of each case.
         vectors: random vectors of each case.
@@ -66,7 +79,11 @@ class Settings:
         for name in ("dimension", "points", "pairs"):
             check_count(name, getattr(self, name), minimum=2)
         if not self.dimensions or not all(2 <= m < self.dimension for m in self.dimensions):
-            refuse("dimensions", self.dimensions, f"whole numbers from 2 to d - 1 = {self.dimension - 1}")
+            refuse(
+                "dimensions",
+                self.dimensions,
+                f"whole numbers from 2 to d - 1 = {self.dimension - 1}",
+            )
         for kappa in self.curvatures:
             check_positive("curvatures", kappa)
         rising = list(self.curvatures) == sorted(set(self.curvatures))
@@ -76,10 +93,13 @@ class Settings:
             refuse("delta", self.delta, "a number in (0, 1)")
 
 
-def theorem4_curved(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def theorem4_curved(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Draw quadratic boundaries that bend along most directions of a subspace, and count whom v fools.
 
-    The network and the data take no part: the boundaries are made up, so that the answers are known.
+    The network and the data take no part: the boundaries are made up, so that the answers are
+    known.
 
     Args:
         network: not used.
@@ -88,8 +108,9 @@ def theorem4_curved(network: Network, data: Dataset, settings: Settings, executo
         executor: keeps the simulation for other networks.
 
     Returns:
-        The share fooled at the theorem's radius, less the 1 - delta - beta that it promises, in the worst case; how
-        much radius and smallest norm rise from one curvature to the next, at most; and the differences of Figure 6.5.
+        The share fooled at the theorem's radius, less the 1 - delta - beta that it promises, in the
+        worst case; how much radius and smallest norm rise from one curvature to the next, at most;
+        and the differences of Figure 6.5.
     """
     fooled = once(
         partial(
@@ -105,7 +126,13 @@ def theorem4_curved(network: Network, data: Dataset, settings: Settings, executo
         "quadratic boundaries",
     )
     lengths = once(
-        partial(norms_needed, settings.dimension, settings.dimensions[-1], settings.curvatures, pairs=settings.pairs),
+        partial(
+            norms_needed,
+            settings.dimension,
+            settings.dimensions[-1],
+            settings.curvatures,
+            pairs=settings.pairs,
+        ),
         executor,
         "norms at quadratic boundaries",
     )
@@ -132,12 +159,13 @@ def curved_fooled(
 ) -> dict[str, Tensor]:
     """Quadratic boundaries with H / alpha = 3/2 kappa I - 1/8 kappa m w w', w a random unit vector of S, one a point.
 
-    The boundary bends by kappa or more towards the point along all directions but those near w: along a share beta of
-    them the smallest eigenvalue of the Hessian on span(r, v) is below kappa.
+    The boundary bends by kappa or more towards the point along all directions but those near w:
+    along a share beta of them the smallest eigenvalue of the Hessian on span(r, v) is below kappa.
 
     Returns:
-        For each m and kappa, ``fooled`` (points,), the share of random v of norm rho in S that cross the boundary, and
-        ``below`` (points,), the share of the v along which the condition fails, whose mean is beta.
+        For each m and kappa, ``fooled`` (points,), the share of random v of norm rho in S that
+        cross the boundary, and ``below`` (points,), the share of the v along which the condition
+        fails, whose mean is beta.
     """
     found = {}
     for m in dimensions:
@@ -150,7 +178,9 @@ def curved_fooled(
             hessian = 1.5 * kappa * torch.eye(dimension, dtype=torch.float64).expand(points, -1, -1)
             hessian = hessian - BENT_BACK * kappa * m * w[:, :, None] * w[:, None]
             rho = theorem4_radius(kappa, m, delta)
-            crossed = torch.stack([crosses_quadratic((rho * each).expand_as(r), r, hessian) for each in v])
+            crossed = torch.stack(
+                [crosses_quadratic((rho * each).expand_as(r), r, hessian) for each in v]
+            )
             found[f"fooled {m} {kappa}"] = crossed.double().mean(dim=0)
             found[f"below {m} {kappa}"] = _fails(r, v, hessian, kappa).double().mean(dim=1)
     return found
@@ -166,19 +196,26 @@ def _fails(r: Tensor, v: Tensor, hessian: Tensor, kappa: float) -> Tensor:
     return smallest < kappa * (1 - 1e-9)
 
 
-def norms_needed(dimension: int, m: int, curvatures: Sequence[float], *, pairs: int) -> dict[str, Tensor]:
+def norms_needed(
+    dimension: int, m: int, curvatures: Sequence[float], *, pairs: int
+) -> dict[str, Tensor]:
     """``norm kappa`` (pairs,): the smallest norm at which a random direction of S crosses, for H / alpha = kappa I.
 
-    It is the root t > 0 of kappa t^2 + (1 - 2 kappa) c t + kappa - 1 = 0 with c = r'v, the same pairs for every kappa.
+    It is the root t > 0 of kappa t^2 + (1 - 2 kappa) c t + kappa - 1 = 0 with c = r'v, the same
+    pairs for every kappa.
     """
     generator = seeded("theorem 4, norms", dimension, m)
     basis = random_subspace(dimension, m, generator, dtype=torch.float64)
     r = _unit(torch.randn(pairs, dimension, generator=generator, dtype=torch.float64))
-    c = (r * (_unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis)).sum(dim=1)
+    c = (r * (_unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis)).sum(
+        dim=1
+    )
     found = {}
     for kappa in curvatures:
         half = (1 - 2 * kappa) * c
-        found[f"norm {kappa}"] = ((half.square() + 4 * kappa * (1 - kappa)).sqrt() - half) / (2 * kappa)
+        found[f"norm {kappa}"] = ((half.square() + 4 * kappa * (1 - kappa)).sqrt() - half) / (
+            2 * kappa
+        )
     return found
 
 
@@ -186,8 +223,9 @@ def arc_distances() -> dict[str, Tensor]:
     """Figure 6.5: how far a boundary at distance 1 is along directions at an angle from its nearest point.
 
     Returns:
-        ``angle`` (k,) in radians, and the distances ``positive``, ``flat`` and ``negative`` (k,) to an arc around the
-        point, to a line and to an arc around the other side, infinite where they are not met.
+        ``angle`` (k,) in radians, and the distances ``positive``, ``flat`` and ``negative`` (k,) to
+        an arc around the point, to a line and to an arc around the other side, infinite where they
+        are not met.
     """
     angle = torch.linspace(0, math.pi / 2, ANGLES + 1, dtype=torch.float64)[1:-1]
     cosine = angle.cos()
@@ -201,21 +239,36 @@ def arc_distances() -> dict[str, Tensor]:
 
 
 def _numbers(
-    fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], arcs: Mapping[str, Tensor], settings: Settings
+    fooled: Mapping[str, Tensor],
+    lengths: Mapping[str, Tensor],
+    arcs: Mapping[str, Tensor],
+    settings: Settings,
 ) -> dict[str, Estimate]:
     cases = [f"{m} {kappa}" for m in settings.dimensions for kappa in settings.curvatures]
     pairs = [name for case in cases for name in (f"fooled {case}", f"below {case}")]
     margin = of_means(pairs, partial(_margin, 1 - settings.delta))
     rise = Statistic(tuple(lengths), partial(_rise, 1 - settings.delta))
-    rho = [theorem4_radius(kappa, m, settings.delta) for m in settings.dimensions for kappa in settings.curvatures]
+    rho = [
+        theorem4_radius(kappa, m, settings.delta)
+        for m in settings.dimensions
+        for kappa in settings.curvatures
+    ]
     steps = torch.tensor(rho).view(len(settings.dimensions), -1).diff(dim=1)
     kept = arcs["negative"].isfinite()
     return {
-        **paired_bootstrap(fooled, {"fooled - (1 - delta - beta), smallest": margin}, resamples=settings.resamples),
+        **paired_bootstrap(
+            fooled, {"fooled - (1 - delta - beta), smallest": margin}, resamples=settings.resamples
+        ),
         "rho's rise with kappa, largest": exactly(float(steps.max()), len(rho)),
-        **paired_bootstrap(lengths, {"norm's rise with kappa, largest": rise}, resamples=settings.resamples),
-        "t_flat - t_positive, smallest": exactly(float((arcs["flat"] - arcs["positive"]).min()), len(kept)),
-        "t_negative - t_flat, smallest": exactly(float((arcs["negative"] - arcs["flat"])[kept].min()), int(kept.sum())),
+        **paired_bootstrap(
+            lengths, {"norm's rise with kappa, largest": rise}, resamples=settings.resamples
+        ),
+        "t_flat - t_positive, smallest": exactly(
+            float((arcs["flat"] - arcs["positive"]).min()), len(kept)
+        ),
+        "t_negative - t_flat, smallest": exactly(
+            float((arcs["negative"] - arcs["flat"])[kept].min()), int(kept.sum())
+        ),
     }
 
 
@@ -242,7 +295,12 @@ def _table(fooled: Mapping[str, Tensor], settings: Settings) -> pd.DataFrame:
     for m in settings.dimensions:
         for kappa in settings.curvatures:
             beta = float(fooled[f"below {m} {kappa}"].mean())
-            row = {"m": m, "kappa": kappa, "rho": theorem4_radius(kappa, m, settings.delta), "beta": beta}
+            row = {
+                "m": m,
+                "kappa": kappa,
+                "rho": theorem4_radius(kappa, m, settings.delta),
+                "beta": beta,
+            }
             row["promised"] = 1 - settings.delta - beta
             row["share_fooled_at_rho"] = float(fooled[f"fooled {m} {kappa}"].mean())
             rows.append(row | {"points": settings.points, "vectors": settings.vectors})
@@ -252,7 +310,11 @@ def _table(fooled: Mapping[str, Tensor], settings: Settings) -> pd.DataFrame:
 def _norms(needed: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"kappa": kappa, **columns("smallest_norm", needed[f"norm {kappa}"]), "pairs": settings.pairs}
+            {
+                "kappa": kappa,
+                **columns("smallest_norm", needed[f"norm {kappa}"]),
+                "pairs": settings.pairs,
+            }
             for kappa in settings.curvatures
         ]
     )
@@ -297,9 +359,14 @@ def _arcs(arcs: Mapping[str, Tensor]) -> Figure:
         left.annotate("x", (0, 0), xytext=(6, -4), textcoords="offset points")
         left.annotate("", (0, 1), (0, 0), arrowprops={"arrowstyle": "->", "color": "#22282f"})
         left.annotate(r"$r^*$", (0, 0.45), xytext=(5, 0), textcoords="offset points")
-        left.set(xlim=(-2.6, 2.6), ylim=(-0.6, 2.4), aspect="equal", title="Boundaries at distance 1")
+        left.set(
+            xlim=(-2.6, 2.6), ylim=(-0.6, 2.4), aspect="equal", title="Boundaries at distance 1"
+        )
         left.set(xlabel="tangent direction", ylabel="normal direction")
-        right.set(xlabel=r"angle between v and $r^*$ (degrees)", ylabel=r"norm to reach the boundary / $\|r^*\|_2$")
+        right.set(
+            xlabel=r"angle between v and $r^*$ (degrees)",
+            ylabel=r"norm to reach the boundary / $\|r^*\|_2$",
+        )
         right.set(title="How far it is along v", ylim=(0, 8))
         right.legend()
     return figure
@@ -308,11 +375,16 @@ def _arcs(arcs: Mapping[str, Tensor]) -> Figure:
 def _notes(settings: Settings, fooled: Mapping[str, Tensor]) -> list[str]:
     betas = [float(values.mean()) for name, values in fooled.items() if name.startswith("below")]
     return [
-        f"Made-up quadratic boundaries in d = {settings.dimension} dimensions: {settings.points} points with unit r "
-        f"and {settings.vectors} random vectors of each subspace; delta = {settings.delta:g}. Along one direction of S "
-        f"a point the boundary bends the other way, so that the condition fails for beta = {min(betas):.3f} to "
+        f"Made-up quadratic boundaries in d = {settings.dimension} dimensions: {settings.points} "
+        "points with unit r "
+        f"and {settings.vectors} random vectors of each subspace; delta = {settings.delta:g}. "
+        "Along one direction of S "
+        "a point the boundary bends the other way, so that the condition fails for beta = "
+        f"{min(betas):.3f} to "
         f"{max(betas):.3f} of the directions. The network plays no part.",
-        "The quadratic model is that of the proof, (v - r)'H(v - r)/alpha + r'(v - r) >= 0, without a factor of 1/2: "
+        "The quadratic model is that of the proof, (v - r)'H(v - r)/alpha + r'(v - r) >= 0, "
+        "without a factor of 1/2: "
         "its kappa is a sphere of radius 1 / (2 kappa).",
-        f"Figure 6.5: arcs of radius {ARC:g} times the distance; angles at which the outer arc is missed are left out.",
+        f"Figure 6.5: arcs of radius {ARC:g} times the distance; angles at which the outer arc is "
+        "missed are left out.",
     ]

@@ -9,20 +9,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, mean, median, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import Boundary, plane_sections, tangent_projection
+from pipeline.findings import Findings
 from pipeline.plots import axes_grid, histogram_figure, styled
-from pipeline.types import Classifier, Dataset, Network
-from stages.attack._shared import shown_label
-from stages.curvature._shared import Study, WithUniversal, named, notes, sign_shares, studies, universal_case
+from pipeline.statistics import Estimate, Statistic, mean, median, stack
+from pipeline.studies.curvature import Study, WithUniversal, named, notes, studies, universal_case
+from pipeline.studies.regions import draw_regions
+from pipeline.studies.universal import Case, made_of
+from pipeline.tables import class_name, columns, sign_shares
+from robustness_geometry.checks import check_count
+from robustness_geometry.geometry import Boundary, plane_sections, tangent_projection
+from robustness_geometry.types import Classifier, Dataset, Network
 from stages.curvature.principal_curvatures import flat_share, profile
-from stages.regions import draw_regions
-from stages.semirandom._shared import columns
-from stages.spared import spared
-from stages.universal._shared import Case, made_of, stacked
 
 __all__ = ["SECTION", "Settings", "draw_sections", "uap_sections"]
 
@@ -37,8 +36,10 @@ class Settings(WithUniversal):
     """What to measure, beyond what :class:`WithUniversal` says.
 
     Attributes:
-        directions: random directions an image; the median size of its curvatures along them stands for the image.
-        profile_samples: held-out images whose whole spectrum says how rare strongly bent directions are.
+        directions: random directions an image; the median size of its curvatures along them stands
+            for the image.
+        profile_samples: held-out images whose whole spectrum says how rare strongly bent directions
+            are.
         full_dimension: the largest d for which it is computed.
         pictures: images in the figures.
         grid: points a side of each picture.
@@ -59,7 +60,9 @@ class Settings(WithUniversal):
         check_count("grid", self.grid, minimum=2)
 
 
-def uap_sections(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def uap_sections(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure the curvature of the normal section along the universal perturbation and along random directions.
 
     Args:
@@ -69,19 +72,23 @@ def uap_sections(network: Network, data: Dataset, settings: Settings, executor: 
         executor: runs the measurements.
 
     Returns:
-        ``kappa_uap``, the median over images, ``kappa_random``, the median size along random directions, and the first
-        less three times the second; the same of the most positive and most negative shared directions;
-        ``share_flat`` of an image's principal curvatures.
+        ``kappa_uap``, the median over images, ``kappa_random``, the median size along random
+        directions, and the first less three times the second; the same of the most positive and
+        most negative shared directions; ``share_flat`` of an image's principal curvatures.
     """
-    if (absent := spared(network, settings.networks)) is not None:
-        return absent
-    found = [(study, universal_case(study, data, settings)) for study in studies(network, data, settings, executor)]
-    samples = stacked(executor.each(lambda pair: _measure(*pair, settings), found))
+    found = [
+        (study, universal_case(study, data, settings))
+        for study in studies(network, data, settings, executor)
+    ]
+    samples = stack(executor.each(lambda pair: _measure(*pair, settings), found))
     numbers = paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples)
     first, case = found[0]
     v = case.vector(2.0).perturbation
     kappas = {name: samples[name][0] for name in ("uap", "random signed")}
-    titles = {"uap": "along the universal perturbation", "random signed": "along a random direction"}
+    titles = {
+        "uap": "along the universal perturbation",
+        "random signed": "along a random direction",
+    }
     return Findings(
         numbers=named(numbers, settings),
         tables={"curvature": _table(numbers), "sweep": _sweep(first, v, settings)},
@@ -100,7 +107,9 @@ def uap_sections(network: Network, data: Dataset, settings: Settings, executor: 
 def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
     """Name -> one value a held-out image, NaN for those without a point."""
     points = study.unseen_points()
-    vectors = torch.cat([case.vector(2.0).perturbation, *(_end(study, negative) for negative in (False, True))])
+    vectors = torch.cat(
+        [case.vector(2.0).perturbation, *(_end(study, negative) for negative in (False, True))]
+    )
     along = study.along(points, vectors)
     drawn = study.at_random(points, settings.directions)
     found = {
@@ -144,7 +153,10 @@ def _margin(universal: Tensor, random: Tensor) -> Tensor:
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(
-        [{"number": name, **columns("value", e), "images": e.n, "seeds": e.seeds} for name, e in numbers.items()]
+        [
+            {"number": name, **columns("value", e), "images": e.n, "seeds": e.seeds}
+            for name, e in numbers.items()
+        ]
     )
 
 
@@ -152,15 +164,25 @@ def _sweep(study: Study, v: Tensor, settings: Settings) -> pd.DataFrame:
     rows = []
     points = study.unseen_points(settings.sweep_samples)
     for factor, h in study.heights.items():
-        sets = {"universal": study.along(points, v, h=h), "random": study.at_random(points, settings.directions, h=h)}
+        sets = {
+            "universal": study.along(points, v, h=h),
+            "random": study.at_random(points, settings.directions, h=h),
+        }
         for name, values in sets.items():
-            row: dict[str, object] = {"h_factor": factor, "h": h, "direction": name, **sign_shares(values)}
+            row: dict[str, object] = {
+                "h_factor": factor,
+                "h": h,
+                "direction": name,
+                **sign_shares(values),
+            }
             row["median"] = float(values.nanmedian())
             rows.append(row | {"median_size": float(values.abs().nanmedian())})
     return pd.DataFrame(rows)
 
 
-def _pictures(study: Study, v: Tensor, data: Dataset, network: Network, settings: Settings) -> Figure:
+def _pictures(
+    study: Study, v: Tensor, data: Dataset, network: Network, settings: Settings
+) -> Figure:
     """Figures 6.7 and 6.8: sections with the plane of r and the universal perturbation, and of r and a random one."""
     points = study.near_unseen
     rows = points.success.nonzero()[: settings.pictures, 0]
@@ -200,7 +222,7 @@ def draw_sections(
     """
     like = next(model.parameters(), images)
     span = torch.linspace(-REACH, REACH, grid)
-    names = partial(shown_label, data)
+    names = partial(class_name, data)
     wide, high = max(6.5, 2.9 * len(images) + 0.6), 3.2 * len(directions) + 0.4
     figure, axes = axes_grid(len(directions), len(images), width=wide, height=high)
     for row, (name, vectors) in zip(axes, directions.items(), strict=True):
@@ -209,9 +231,19 @@ def draw_sections(
         across = lengths * tangent / tangent.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         origins, first, second = (part.to(like) for part in (images, across, points.perturbations))
         own = points.labels.to(like.device)
-        section = plane_sections(model, origins, first, second, span.to(like), span.to(like), labels=own)
+        section = plane_sections(
+            model, origins, first, second, span.to(like), span.to(like), labels=own
+        )
         for index, (panel, label) in enumerate(zip(row, points.labels.tolist(), strict=True)):
-            draw_regions(panel, section.labels[index], section.leads[index], span, span, own=label, name=names)
+            draw_regions(
+                panel,
+                section.labels[index],
+                section.leads[index],
+                span,
+                span,
+                own=label,
+                name=names,
+            )
             with styled():
                 panel.plot([0], [0], "o", color="#22282f", markersize=4)
                 panel.annotate("x", (0, 0), xytext=(4, -12), textcoords="offset points")
@@ -223,21 +255,28 @@ def draw_sections(
     return figure
 
 
-def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
+def _notes(
+    found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings
+) -> list[str]:
     universal, random = numbers["kappa_uap"].value, numbers["kappa_random"].value
     lines = [
         *made_of([case for _, case in found]),
-        f"The section along v is that with the plane of the boundary's normal and v; kappa is divided by the "
-        f"gradient's norm. Along the universal perturbation its median is {universal:.3g} (positive for "
-        f"{numbers['share_positive_uap'].value:.0%} of the images), its size along {settings.directions} random "
-        f"directions {random:.3g} (positive for {numbers['share_positive_random'].value:.0%}), along the most positive "
+        "The section along v is that with the plane of the boundary's normal and v; kappa is "
+        "divided by the "
+        f"gradient's norm. Along the universal perturbation its median is {universal:.3g} "
+        "(positive for "
+        f"{numbers['share_positive_uap'].value:.0%} of the images), its size along "
+        f"{settings.directions} random "
+        f"directions {random:.3g} (positive for {numbers['share_positive_random'].value:.0%}), "
+        "along the most positive "
         f"shared direction {numbers['kappa_sc'].value:.3g}, along the most negative one "
         f"{numbers['kappa_negative'].value:.3g}.",
         "In the figure the black line bounds the region of the image's class against all others.",
     ]
     if "share_flat" in numbers:
         lines.append(
-            f"share_flat: of the principal curvatures of {settings.profile_samples} images a training seed, those of "
+            f"share_flat: of the principal curvatures of {settings.profile_samples} images a "
+            "training seed, those of "
             "at most 5% of the image's largest size, as mean over images."
         )
     return lines

@@ -7,22 +7,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.evaluation import Statistic, measured, median, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import histogram_figure
-from pipeline.types import Dataset, Images, Network, Perturbed
-from stages.detect._shared import (
-    BoundaryCurvature,
-    Common,
-    Study,
-    common_notes,
-    joined,
-    moved,
-    shown,
-    studies,
-)
+from pipeline.statistics import Estimate, Statistic, median, share, stack
+from pipeline.studies.detector import BoundaryCurvature, Common, Study, common_notes, moved, studies
+from pipeline.tables import shown
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Dataset, Images, Network, Perturbed
 
 __all__ = ["SECTION", "Settings", "curvature_sign"]
 
@@ -44,10 +38,13 @@ class Settings(Common):
     """The settings of the stage."""
 
 
-def curvature_sign(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def curvature_sign(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Count at how many images the nearest boundary bends, on average, the way that Table 7.2 says.
 
-    The sign is that of F = f_other - f_own: after the text negative near clean images, positive near perturbed ones.
+    The sign is that of F = f_other - f_own: after the text negative near clean images, positive
+    near perturbed ones.
 
     Args:
         network: the trained classifiers.
@@ -56,13 +53,14 @@ def curvature_sign(network: Network, data: Dataset, settings: Settings, executor
         executor: runs the attack and the curvatures.
 
     Returns:
-        The shares of images with the expected sign, the median curvatures, and how near the boundary points of a clean
-        and of its perturbed image are; the curvatures (seeds, images) as tensors.
+        The shares of images with the expected sign, the median curvatures, and how near the
+        boundary points of a clean and of its perturbed image are; the curvatures (seeds, images) as
+        tensors.
     """
     found = studies(network, data, settings, executor)
     trials = _trials(found[0])
     h = float(trials.loc[trials["chosen"], "h"].iloc[0])
-    samples = joined(executor.each(lambda study: _quantities(study, h), found))
+    samples = stack(executor.each(lambda study: _quantities(study, h), found))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,
@@ -77,7 +75,9 @@ def _near(
     study: Study, images: Images, attacked: Perturbed, h: Sequence[float], kinds: Sequence[str]
 ) -> dict[str, BoundaryCurvature]:
     """The boundary near the images of some kinds."""
-    return {kind: study.boundary(moved(images, attacked, KINDS[kind][1]), OUTPUT, h) for kind in kinds}
+    return {
+        kind: study.boundary(moved(images, attacked, KINDS[kind][1]), OUTPUT, h) for kind in kinds
+    }
 
 
 def _trials(study: Study) -> pd.DataFrame:
@@ -89,10 +89,16 @@ def _trials(study: Study) -> pd.DataFrame:
         row = {"h": h, "h / default": factor, "images": int(attacked.success.sum())}
         for kind, found in near.items():
             kappa = valid(found.values[:, index], attacked.success)
-            row[f"negative near {KINDS[kind][0]}"] = float(valid((kappa < 0).double(), ~kappa.isnan()).nanmean())
+            row[f"negative near {KINDS[kind][0]}"] = float(
+                valid((kappa < 0).double(), ~kappa.isnan()).nanmean()
+            )
         rows.append(row)
     table = pd.DataFrame(rows)
-    expected = table[f"negative near {KINDS['original'][0]}"] + 1 - table[f"negative near {KINDS['perturbed'][0]}"]
+    expected = (
+        table[f"negative near {KINDS['original'][0]}"]
+        + 1
+        - table[f"negative near {KINDS['perturbed'][0]}"]
+    )
     table["expected sign"] = expected / 2
     table["chosen"] = table.index == expected.fillna(0).idxmax()
     return table
@@ -130,11 +136,19 @@ def _statistics() -> dict[str, Statistic]:
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     """Table 7.2 for one network, with the control at twice the perturbation."""
     rows = []
-    for (kind, (title, _)), sign in zip(KINDS.items(), ("negative", "positive", "positive"), strict=True):
+    for (kind, (title, _)), sign in zip(
+        KINDS.items(), ("negative", "positive", "positive"), strict=True
+    ):
         found, size = numbers.get(f"share_{sign}_{kind}"), numbers.get(f"median_kappa_{kind}")
         if found is None or size is None:
             continue
-        row = {"boundary near": title, "sign": sign, "share": found.value, "low": found.low, "high": found.high}
+        row = {
+            "boundary near": title,
+            "sign": sign,
+            "share": found.value,
+            "low": found.low,
+            "high": found.high,
+        }
         rows.append(row | {"median kappa": size.value, "images": found.n, "seeds": found.seeds})
     return pd.DataFrame(rows)
 
@@ -142,25 +156,42 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
     """Curvatures differ by orders of magnitude: asinh keeps their signs and shows both ends."""
     size = samples["kappa original"].abs().nanmedian()
-    values = {title: (samples[f"kappa {kind}"] / size).asinh() for kind, (title, _) in KINDS.items()}
+    values = {
+        title: (samples[f"kappa {kind}"] / size).asinh() for kind, (title, _) in KINDS.items()
+    }
     xlabel = r"asinh$(\bar\kappa\,/\,$median $|\bar\kappa|$ near clean images$)$"
-    return histogram_figure(values, xlabel=xlabel, title=f"Mean curvature of the nearest boundary, {network.name}")
+    return histogram_figure(
+        values, xlabel=xlabel, title=f"Mean curvature of the nearest boundary, {network.name}"
+    )
 
 
-def _notes(found: Sequence[Study], h: float, numbers: dict[str, Estimate], samples: dict[str, Tensor]) -> list[str]:
+def _notes(
+    found: Sequence[Study], h: float, numbers: dict[str, Estimate], samples: dict[str, Tensor]
+) -> list[str]:
     failed = int(samples["apart"].isnan().sum())
     notes = common_notes(found, failed)
     notes += [
-        "kappa is the mean curvature of F = f_other - f_own (logits) where DeepFool's way out of the image's region "
-        f"crosses the boundary, over T = {found[0].settings.directions} random directions, at h = {h:.3g}: the step "
-        "with most expected signs on the calibration images (table steps). With this F the text of Section 7.5 expects "
-        "negative near clean and positive near perturbed images; Table 7.2's rows mean F with the opposite sign.",
+        "kappa is the mean curvature of F = f_other - f_own (logits) where DeepFool's way out of "
+        "the image's region "
+        f"crosses the boundary, over T = {found[0].settings.directions} random directions, at h = "
+        f"{h:.3g}: the step "
+        "with most expected signs on the calibration images (table steps). With this F the text of "
+        "Section 7.5 expects "
+        "negative near clean and positive near perturbed images; Table 7.2's rows mean F with the "
+        "opposite sign.",
     ]
-    if "share_back_to_original_label" in numbers and "distance_of_boundary_points / norm_of_r" in numbers:
+    if (
+        "share_back_to_original_label" in numbers
+        and "distance_of_boundary_points / norm_of_r" in numbers
+    ):
         notes.append(
-            "Near x + r it is mostly the same boundary seen from its other side, which turns the sign by definition: "
-            f"the way out leads back to the original label for {shown(numbers['share_back_to_original_label'])} of the "
-            f"images, to a point {shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| (median) away from "
-            "that of the clean image. x + 2r, as far beyond the boundary as x is before it, is the control.",
+            "Near x + r it is mostly the same boundary seen from its other side, which turns the "
+            "sign by definition: "
+            "the way out leads back to the original label for "
+            f"{shown(numbers['share_back_to_original_label'])} of the "
+            f"images, to a point {shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| "
+            "(median) away from "
+            "that of the clean image. x + 2r, as far beyond the boundary as x is before it, is the "
+            "control.",
         )
     return notes

@@ -10,14 +10,34 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from pipeline.detection import auc, auc_difference, balanced_accuracy, threshold_at
-from pipeline.evaluation import Statistic, measured, median, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, histogram_figure, line_figure
-from pipeline.types import Dataset, Images, Network
-from stages.detect._choice import Choice, Trial, choose
-from stages.detect._shared import Common, Option, Study, common_notes, joined, moved, roc_figure, shown, studies
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    auc,
+    auc_difference,
+    balanced_accuracy,
+    median,
+    share,
+    stack,
+)
+from pipeline.studies.detector import (
+    Common,
+    Option,
+    Study,
+    common_notes,
+    moved,
+    roc_figure,
+    studies,
+)
+from pipeline.studies.detector_options import Choice, Trial, choose
+from pipeline.tables import shown
+from robustness_geometry.detection import threshold_at
+from robustness_geometry.types import Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "detect_roc"]
 
@@ -46,13 +66,13 @@ def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Ex
         executor: runs the attack and the scores.
 
     Returns:
-        Areas under the ROC curve with their differences, accuracies at the best threshold, shares flagged at the
-        calibrated threshold and at 0, how the curvature at the image goes with that at the boundary, and the sweep over
-        the options; the scores (seeds, images) as tensors.
+        Areas under the ROC curve with their differences, accuracies at the best threshold, shares
+        flagged at the calibrated threshold and at 0, how the curvature at the image goes with that
+        at the boundary, and the sweep over the options; the scores (seeds, images) as tensors.
     """
     found = studies(network, data, settings, executor)
     choice = choose(found[0])
-    samples = joined(executor.each(lambda study: _quantities(study, choice.detection), found))
+    samples = stack(executor.each(lambda study: _quantities(study, choice.detection), found))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     swept = _swept(choice, settings)
     return Findings(
@@ -63,7 +83,9 @@ def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Ex
             "scores": _histogram(network, samples, choice.detection),
             "options": _sweep_figure(network, choice, swept),
         },
-        tensors={f"score_{kind}": samples[f"curvature {kind}"].float() for kind in ("clean", "perturbed")},
+        tensors={
+            f"score_{kind}": samples[f"curvature {kind}"].float() for kind in ("clean", "perturbed")
+        },
         notes=_notes(found, choice, numbers, samples),
     )
 
@@ -87,15 +109,22 @@ def _look(study: Study, images: Images, option: Option) -> Looked:
     scores = study.score(images, option).scores, study.score(perturbed, option).scores
     baseline = study.confidence(images).scores, study.confidence(perturbed).scores
     return Looked(
-        (scores[0], valid(scores[1], attacked.success)), (baseline[0], valid(baseline[1], attacked.success))
+        (scores[0], valid(scores[1], attacked.success)),
+        (baseline[0], valid(baseline[1], attacked.success)),
     )
 
 
 def _quantities(study: Study, option: Option) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed."""
-    calibration, report = (_look(study, images, option) for images in (study.calibration, study.report))
+    calibration, report = (
+        _look(study, images, option) for images in (study.calibration, study.report)
+    )
     first, second = (
-        {"curvature": seen.curvature, "confidence": seen.confidence, "both": _both(calibration, seen)}
+        {
+            "curvature": seen.curvature,
+            "confidence": seen.confidence,
+            "both": _both(calibration, seen),
+        }
         for seen in (calibration, report)
     )
     values: dict[str, Tensor] = {}
@@ -103,13 +132,17 @@ def _quantities(study: Study, option: Option) -> dict[str, Tensor]:
         threshold = threshold_at(first[detector][0], study.settings.false_positive_rate)
         for kind, scores in zip(("clean", "perturbed"), second[detector], strict=True):
             values[f"{detector} {kind}"] = scores
-            values[f"{detector} flags {kind}"] = valid((scores >= threshold).double(), ~scores.isnan())
+            values[f"{detector} flags {kind}"] = valid(
+                (scores >= threshold).double(), ~scores.isnan()
+            )
     for kind, scores in zip(("clean", "perturbed"), report.curvature, strict=True):
         values[f"zero flags {kind}"] = valid((scores >= 0).double(), ~scores.isnan())
     # The normalisation is put on after the measurement: nothing is measured anew here.
     values["kappa x"] = study.score(study.report, Option(option.output, option.h, True)).scores
     values["kappa z"] = study.boundary(study.report, option.output, (option.h,)).values[:, 0]
-    return values | {f"rank {end}": _order(values[f"kappa {end}"], values["kappa z"]) for end in "xz"}
+    return values | {
+        f"rank {end}": _order(values[f"kappa {end}"], values["kappa z"]) for end in "xz"
+    }
 
 
 def _order(values: Tensor, other: Tensor) -> Tensor:
@@ -125,17 +158,24 @@ def _both(calibration: Looked, seen: Looked) -> tuple[Tensor, Tensor]:
     rows = [_ranks(calibration, calibration, kind) for kind in (0, 1)]
     rows = [row[~row.isnan().any(dim=1)] for row in rows]
     if not all(map(len, rows)):
-        return torch.full_like(seen.curvature[0], math.nan), torch.full_like(seen.curvature[1], math.nan)
+        return torch.full_like(seen.curvature[0], math.nan), torch.full_like(
+            seen.curvature[1], math.nan
+        )
     labels = torch.cat([torch.full((len(row),), kind) for kind, row in enumerate(rows)])
     model = LogisticRegression().fit(torch.cat(rows).numpy(), labels.numpy())
     weights, bias = torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
-    return _ranks(calibration, seen, 0) @ weights + bias, _ranks(calibration, seen, 1) @ weights + bias
+    return _ranks(calibration, seen, 0) @ weights + bias, _ranks(
+        calibration, seen, 1
+    ) @ weights + bias
 
 
 def _ranks(calibration: Looked, seen: Looked, kind: int) -> Tensor:
     """(n, 2) the ranks in [0, 1] of both scores of the clean (0) or the perturbed (1) images; NaN stays NaN."""
     columns = []
-    for known, new in ((calibration.curvature, seen.curvature), (calibration.confidence, seen.confidence)):
+    for known, new in (
+        (calibration.curvature, seen.curvature),
+        (calibration.confidence, seen.confidence),
+    ):
         every = torch.cat(known)
         ordered = every[~every.isnan()].sort().values
         ranks = torch.searchsorted(ordered, new[kind]).double() / len(ordered)
@@ -145,8 +185,12 @@ def _ranks(calibration: Looked, seen: Looked, kind: int) -> Tensor:
 
 def _statistics() -> dict[str, Statistic]:
     pairs = {detector: (f"{detector} clean", f"{detector} perturbed") for detector in DETECTORS}
-    found: dict[str, Statistic] = {f"auc_{detector}": auc(*pair) for detector, pair in pairs.items()}
-    found["auc_curvature - auc_confidence"] = auc_difference(pairs["curvature"], pairs["confidence"])
+    found: dict[str, Statistic] = {
+        f"auc_{detector}": auc(*pair) for detector, pair in pairs.items()
+    }
+    found["auc_curvature - auc_confidence"] = auc_difference(
+        pairs["curvature"], pairs["confidence"]
+    )
     found["auc_both - auc_confidence"] = auc_difference(pairs["both"], pairs["confidence"])
     for detector, pair in pairs.items():
         found[f"accuracy_best_{detector}"] = balanced_accuracy(*pair)
@@ -155,7 +199,9 @@ def _statistics() -> dict[str, Statistic]:
     for kind in ("clean", "perturbed"):
         found[f"share_flagged_{kind}_at_zero"] = share(f"zero flags {kind}")
         found[f"median_score_{kind}"] = median(f"curvature {kind}")
-    found["median_score_clean * median_score_perturbed"] = Statistic(pairs["curvature"], _product_of_medians)
+    found["median_score_clean * median_score_perturbed"] = Statistic(
+        pairs["curvature"], _product_of_medians
+    )
     found["pearson(kappa_z, kappa_x)"] = Statistic(("kappa z", "kappa x"), _pearson)
     found["spearman(kappa_z, kappa_x)"] = Statistic(("rank z", "rank x"), _pearson)
     return found
@@ -170,7 +216,9 @@ def _product_of_medians(clean: Tensor, perturbed: Tensor) -> Tensor:
 def _pearson(first: Tensor, second: Tensor) -> Tensor:
     """The correlation within each training seed, averaged over the seeds."""
     a, b = (values - values.nanmean(dim=-1, keepdim=True) for values in (first, second))
-    return ((a * b).nansum(dim=-1) / (a.square().nansum(dim=-1) * b.square().nansum(dim=-1)).sqrt()).nanmean(dim=-1)
+    return (
+        (a * b).nansum(dim=-1) / (a.square().nansum(dim=-1) * b.square().nansum(dim=-1)).sqrt()
+    ).nanmean(dim=-1)
 
 
 # Tables, figures, words
@@ -183,7 +231,12 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
         row: dict[str, object] = {"detector": title}
         for name in ("auc", "accuracy_best", "share_flagged_clean", "share_flagged_perturbed"):
             if (found := numbers.get(f"{name}_{detector}")) is not None:
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high, "images": found.n}
+                row |= {
+                    name: found.value,
+                    f"{name}_low": found.low,
+                    f"{name}_high": found.high,
+                    "images": found.n,
+                }
                 row["seeds"] = found.seeds
         rows.append(row)
     return pd.DataFrame(rows)
@@ -241,10 +294,13 @@ def _histogram(network: Network, samples: dict[str, Tensor], option: Option) -> 
     """Scores differ by orders of magnitude: asinh keeps their signs and shows both ends."""
     size = samples["curvature clean"].abs().nanmedian()
     scaled = {
-        f"{kind} images": (samples[f"curvature {kind}"] / size).asinh() for kind in ("clean", "perturbed")
+        f"{kind} images": (samples[f"curvature {kind}"] / size).asinh()
+        for kind in ("clean", "perturbed")
     }
     xlabel = r"asinh$(\rho\,/\,$median of clean $|\rho|)$"
-    return histogram_figure(scaled, xlabel=xlabel, title=f"Scores: {option.output}, h = {option.h:.3g}, {network.name}")
+    return histogram_figure(
+        scaled, xlabel=xlabel, title=f"Scores: {option.output}, h = {option.h:.3g}, {network.name}"
+    )
 
 
 def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -> Figure:
@@ -257,7 +313,9 @@ def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -
                 if (trial.option.output, trial.option.normalise) == (output, normalise) and found.n
             ]
             name = f"{output}, over the gradient's norm" if normalise else output
-            lines[name] = estimate_line([h for h, _ in shown_here], [e for _, e in shown_here], style=style)
+            lines[name] = estimate_line(
+                [h for h, _ in shown_here], [e for _, e in shown_here], style=style
+            )
     return line_figure(
         lines,
         xlabel="step h (l2, pixels run from 0 to 1)",
@@ -278,15 +336,23 @@ def _notes(
     notes = common_notes(found, failed)
     edge = option.h in (min(found[0].steps), max(found[0].steps)) and len(found[0].steps) > 1
     notes += [
-        f"Algorithm 6 with {option}, T = {settings.directions} random directions: the option of the largest area under "
-        f"the ROC curve on the calibration images of the first training seed, out of {len(choice.trials)} (table "
+        f"Algorithm 6 with {option}, T = {settings.directions} random directions: the option of "
+        "the largest area under "
+        "the ROC curve on the calibration images of the first training seed, out of "
+        f"{len(choice.trials)} (table "
         "options)." + (" Its h is at an end of the steps that were tried." if edge else ""),
-        f"Flagged: at or above the threshold that flags at most {settings.false_positive_rate:.0%} of the clean "
-        "calibration images, one for each training seed; 'at zero' is the thesis' threshold for the sign. "
-        "accuracy_best is at the best threshold for the reported images themselves, as in the thesis.",
-        "'Both together' is a logistic regression on the ranks of the two scores, fitted on the calibration images.",
-        "kappa_z is the mean curvature of the nearest boundary where the way that the attack takes crosses it, kappa_x "
-        f"the score at the image, both divided by the gradient's norm; z was not found for {lost} images.",
+        f"Flagged: at or above the threshold that flags at most {settings.false_positive_rate:.0%} "
+        "of the clean "
+        "calibration images, one for each training seed; 'at zero' is the thesis' threshold for "
+        "the sign. "
+        "accuracy_best is at the best threshold for the reported images themselves, as in the "
+        "thesis.",
+        "'Both together' is a logistic regression on the ranks of the two scores, fitted on the "
+        "calibration images.",
+        "kappa_z is the mean curvature of the nearest boundary where the way that the attack takes "
+        "crosses it, kappa_x "
+        f"the score at the image, both divided by the gradient's norm; z was not found for {lost} "
+        "images.",
     ]
     return notes + _verdict(numbers)
 
@@ -297,14 +363,24 @@ def _verdict(numbers: dict[str, Estimate]) -> list[str]:
     if not all(name in numbers for name in needed):
         return ["No perturbed image counts: nothing can be said about detection."]
     first, second, both, gain = (numbers[name] for name in needed)
-    found = {name: numbers[f"share_flagged_perturbed_{name}"] for name in ("curvature", "confidence")}
+    found = {
+        name: numbers[f"share_flagged_perturbed_{name}"] for name in ("curvature", "confidence")
+    }
     said = (
-        f"AUC {shown(first)} for the curvature, {shown(second)} for 1 − the largest probability, {shown(both)} for "
-        f"both together. At the calibrated thresholds the curvature flags {shown(found['curvature'])} of the perturbed "
+        f"AUC {shown(first)} for the curvature, {shown(second)} for 1 − the largest probability, "
+        f"{shown(both)} for "
+        "both together. At the calibrated thresholds the curvature flags "
+        f"{shown(found['curvature'])} of the perturbed "
         f"images, the probability {shown(found['confidence'])}."
     )
     if gain.low > 0:
         return [f"{said} The curvature adds to the probabilities: {shown(gain)} of area."]
     if gain.high < 0:
-        return [f"{said} Adding the curvature to the probabilities makes detection worse: {shown(gain)} of area."]
-    return [f"{said} No gain from adding the curvature to the probabilities can be seen: {shown(gain)} of area."]
+        return [
+            f"{said} Adding the curvature to the probabilities makes detection worse: "
+            f"{shown(gain)} of area."
+        ]
+    return [
+        f"{said} No gain from adding the curvature to the probabilities can be seen: {shown(gain)} "
+        "of area."
+    ]

@@ -8,16 +8,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.detection import auc, auc_difference
-from pipeline.evaluation import Statistic, measured, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure, estimate_line, line_figure
-from pipeline.types import Dataset, Network
-from stages.detect._choice import Choice, choose
-from stages.detect._shared import Common, Study, common_notes, joined, moved, roc_figure, shown, studies
-from stages.detect._unforeseen import (
+from pipeline.statistics import Estimate, Statistic, auc, auc_difference, share, stack
+from pipeline.studies.detector import Common, Study, common_notes, moved, roc_figure, studies
+from pipeline.studies.detector_options import Choice, choose
+from pipeline.studies.unforeseen import (
     ATTACKS,
     EVADED,
     EVASIONS,
@@ -27,10 +26,14 @@ from stages.detect._unforeseen import (
     table_of_attacks,
     table_of_evasions,
 )
+from pipeline.tables import shown
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "detect_scaled"]
 
 SECTION = "Section 7.5, Figure 7.9 (right), and beyond the thesis"
+
 
 @dataclass(frozen=True)
 class Settings(Common):
@@ -39,8 +42,10 @@ class Settings(Common):
     Attributes:
         alphas: factors by which perturbations are scaled, the smallest first.
         unforeseen_seeds: training seeds, the first ones, on which other attacks are tried.
-        eps_factor: eps of FGSM and PGD in units of the median norm of l_inf DeepFool's perturbations.
-        knowing_radius: of the attack that knows the detector, in units of the norm of the attack under study.
+        eps_factor: eps of FGSM and PGD in units of the median norm of l_inf DeepFool's
+            perturbations.
+        knowing_radius: of the attack that knows the detector, in units of the norm of the attack
+            under study.
         knowing_steps: of it.
     """
 
@@ -63,7 +68,9 @@ class Settings(Common):
             refuse("knowing_radius", self.knowing_radius, "a number >= 1")
 
 
-def detect_scaled(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def detect_scaled(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Detect scaled perturbations, other attacks, and an attack that has the detector's score in its loss.
 
     Args:
@@ -73,15 +80,20 @@ def detect_scaled(network: Network, data: Dataset, settings: Settings, executor:
         executor: runs the attacks and the scores.
 
     Returns:
-        Areas under the ROC curve of each factor and each attack for curvature and confidence, with their differences,
-        and the shares of wrong labels that evade each detector; the scores (seeds, images) as tensors.
+        Areas under the ROC curve of each factor and each attack for curvature and confidence, with
+        their differences, and the shares of wrong labels that evade each detector; the scores
+        (seeds, images) as tensors.
     """
     found = studies(network, data, settings, executor)
     choice = choose(found[0])
-    samples = joined([_quantities(study, choice, settings.alphas) for study in found])
+    samples = stack([_quantities(study, choice, settings.alphas) for study in found])
     options = Unforeseen(settings.eps_factor, settings.knowing_radius, settings.knowing_steps)
-    others = joined([quantities(s, choice.detection, options) for s in found[: settings.unforeseen_seeds]])
-    estimates = paired_bootstrap(samples, _statistics(settings.alphas), resamples=settings.resamples)
+    others = stack(
+        [quantities(s, choice.detection, options) for s in found[: settings.unforeseen_seeds]]
+    )
+    estimates = paired_bootstrap(
+        samples, _statistics(settings.alphas), resamples=settings.resamples
+    )
     known = {name: each for name, each in statistics().items() if set(each.names) <= set(others)}
     estimates |= paired_bootstrap(others, known, resamples=settings.resamples)
     numbers = measured(estimates)
@@ -97,7 +109,10 @@ def detect_scaled(network: Network, data: Dataset, settings: Settings, executor:
             "detectors": _lines(network, numbers, settings.alphas),
             "attacks": _bars(network, numbers),
         },
-        tensors={f"score_alpha_{alpha:g}": samples[f"curvature {alpha:g}"].float() for alpha in settings.alphas},
+        tensors={
+            f"score_alpha_{alpha:g}": samples[f"curvature {alpha:g}"].float()
+            for alpha in settings.alphas
+        },
         notes=_notes(found, choice, numbers, samples, settings),
     )
 
@@ -117,7 +132,9 @@ def _quantities(study: Study, choice: Choice, alphas: Sequence[float]) -> dict[s
             "confidence": study.confidence(points).scores,
             "wrong": (scored.labels != attacked.labels).double(),
         }
-        found |= {f"{name} {alpha:g}": valid(value, attacked.success) for name, value in values.items()}
+        found |= {
+            f"{name} {alpha:g}": valid(value, attacked.success) for name, value in values.items()
+        }
     return found
 
 
@@ -125,12 +142,15 @@ def _statistics(alphas: Sequence[float]) -> dict[str, Statistic]:
     found: dict[str, Statistic] = {}
     for alpha in alphas:
         curvature, confidence = (
-            (f"{detector} clean", f"{detector} {alpha:g}") for detector in ("curvature", "confidence")
+            (f"{detector} clean", f"{detector} {alpha:g}")
+            for detector in ("curvature", "confidence")
         )
         found |= {
             f"auc_alpha_{alpha:g}": auc(*curvature),
             f"auc_confidence_alpha_{alpha:g}": auc(*confidence),
-            f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(curvature, confidence),
+            f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(
+                curvature, confidence
+            ),
             f"share_wrong_alpha_{alpha:g}": share(f"wrong {alpha:g}"),
         }
     for less, more in pairwise(alphas):
@@ -147,7 +167,11 @@ def _table(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> pd.DataF
         row: dict[str, object] = {"alpha": alpha}
         for column, name in names.items():
             if (found := numbers.get(f"{name}_alpha_{alpha:g}")) is not None:
-                row |= {column: found.value, f"{column} low": found.low, f"{column} high": found.high}
+                row |= {
+                    column: found.value,
+                    f"{column} low": found.low,
+                    f"{column} high": found.high,
+                }
                 row |= {"images": found.n, "seeds": found.seeds}
         if (wrong := numbers.get(f"share_wrong_alpha_{alpha:g}")) is not None:
             row["wrong label"] = wrong.value
@@ -157,14 +181,20 @@ def _table(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> pd.DataF
 
 def _curves(network: Network, samples: Mapping[str, Tensor], alphas: Sequence[float]) -> Figure:
     clean = samples["curvature clean"]
-    curves = {rf"$\alpha$ = {alpha:g}": (clean, samples[f"curvature {alpha:g}"]) for alpha in alphas}
+    curves = {
+        rf"$\alpha$ = {alpha:g}": (clean, samples[f"curvature {alpha:g}"]) for alpha in alphas
+    }
     return roc_figure(curves, title=f"Scaled perturbations, {network.name}")
 
 
 def _lines(network: Network, numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> Figure:
     lines = {}
     for name, title in (("auc", "curvature"), ("auc_confidence", "1 − largest probability")):
-        found = {alpha: numbers[f"{name}_alpha_{alpha:g}"] for alpha in alphas if f"{name}_alpha_{alpha:g}" in numbers}
+        found = {
+            alpha: numbers[f"{name}_alpha_{alpha:g}"]
+            for alpha in alphas
+            if f"{name}_alpha_{alpha:g}" in numbers
+        }
         lines[title] = estimate_line(list(found), list(found.values()))
     return line_figure(
         lines,
@@ -180,10 +210,14 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     groups = {}
     for name, title in ATTACKS.items():
         bars = {"curvature": f"auc_{name}", "1 − largest probability": f"auc_confidence_{name}"}
-        found = {detector: numbers[number] for detector, number in bars.items() if number in numbers}
+        found = {
+            detector: numbers[number] for detector, number in bars.items() if number in numbers
+        }
         if found:
             groups[title.replace("l_inf", r"$\ell_\infty$").replace(" on the", "\non the")] = found
-    return bar_figure(groups, ylabel="area under the ROC curve", title=f"Attacks not built for, {network.name}")
+    return bar_figure(
+        groups, ylabel="area under the ROC curve", title=f"Attacks not built for, {network.name}"
+    )
 
 
 def _notes(
@@ -197,17 +231,26 @@ def _notes(
     first = f"curvature {settings.alphas[0]:g}"
     notes = common_notes(found, int(samples[first].isnan().sum()))
     notes += [
-        f"Curvature: {choice.detection}, T = {settings.directions}: chosen at alpha = 1 on the calibration images of "
+        f"Curvature: {choice.detection}, T = {settings.directions}: chosen at alpha = 1 on the "
+        "calibration images of "
         "the first training seed, for every factor and attack.",
-        "A scaled perturbation counts where the unscaled one fooled; 'wrong label' says how many still fool. Scaled "
+        "A scaled perturbation counts where the unscaled one fooled; 'wrong label' says how many "
+        "still fool. Scaled "
         "images are not clipped.",
-        f"Other attacks on the first {few} training seed{'s' if few > 1 else ''}, each on the images that it fools: "
-        f"l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} times the median norm of its perturbations.",
-        f"The attack on the detector starts from the attack under study, scaled by {settings.knowing_radius:g}, and "
-        f"takes {settings.knowing_steps} steps in the l2 ball of that norm: down the score while the label is wrong, "
-        "and back across the boundary while it is right. It knows all but the directions that the detector then draws. "
-        "Evading: a wrong label that is not flagged, by the curvature at threshold 0 or at the one calibrated to "
-        f"{settings.false_positive_rate:.0%} false positives, by confidence at its own calibrated one, or by both.",
+        f"Other attacks on the first {few} training seed{'s' if few > 1 else ''}, each on the "
+        "images that it fools: "
+        f"l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} times the median norm of "
+        "its perturbations.",
+        "The attack on the detector starts from the attack under study, scaled by "
+        f"{settings.knowing_radius:g}, and "
+        f"takes {settings.knowing_steps} steps in the l2 ball of that norm: down the score while "
+        "the label is wrong, "
+        "and back across the boundary while it is right. It knows all but the directions that the "
+        "detector then draws. "
+        "Evading: a wrong label that is not flagged, by the curvature at threshold 0 or at the one "
+        "calibrated to "
+        f"{settings.false_positive_rate:.0%} false positives, by confidence at its own calibrated "
+        "one, or by both.",
     ]
     return [*notes, *_said(numbers, settings.alphas), *_said_of_evasion(numbers)]
 
@@ -220,9 +263,19 @@ def _said(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> list[str]
     for title, name in cases.items():
         gap = numbers.get(f"auc_{name} - auc_confidence_{name}")
         if gap is not None:
-            said = "better" if gap.low > 0 else "worse" if gap.high < 0 else "neither clearly better nor worse"
+            said = (
+                "better"
+                if gap.low > 0
+                else "worse"
+                if gap.high < 0
+                else "neither clearly better nor worse"
+            )
             words.append(f"{title} {said} ({shown(gap)})")
-    return [f"Curvature against 1 − the largest probability, difference of areas: {'; '.join(words)}."] if words else []
+    return (
+        [f"Curvature against 1 − the largest probability, difference of areas: {'; '.join(words)}."]
+        if words
+        else []
+    )
 
 
 def _said_of_evasion(numbers: Mapping[str, Estimate]) -> list[str]:

@@ -7,14 +7,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.detection import threshold_at
-from pipeline.evaluation import Statistic, difference, measured, paired_bootstrap, ratio_of_means, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.types import Dataset, Network
-from stages.detect._choice import Choice, choose
-from stages.detect._shared import Common, Option, Study, common_notes, joined, moved, shown, studies
+from pipeline.statistics import Estimate, Statistic, difference, ratio_of_means, share, stack
+from pipeline.studies.detector import Common, Option, Study, common_notes, moved, studies
+from pipeline.studies.detector_options import Choice, choose
+from pipeline.tables import shown
+from robustness_geometry.detection import threshold_at
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "label_recovery"]
 
@@ -35,7 +38,9 @@ class Settings(Common):
     """The settings of the stage."""
 
 
-def label_recovery(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def label_recovery(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure how often Algorithm 6 names the label that a perturbed image had before.
 
     Args:
@@ -45,12 +50,12 @@ def label_recovery(network: Network, data: Dataset, settings: Settings, executor
         executor: runs the attack and the scores.
 
     Returns:
-        The shares of perturbed images whose label is recovered by each rule, with their differences from the runner-up
-        class, and whether each image's is (seeds, images) as tensors.
+        The shares of perturbed images whose label is recovered by each rule, with their differences
+        from the runner-up class, and whether each image's is (seeds, images) as tensors.
     """
     found = studies(network, data, settings, executor)
     choice = choose(found[0])
-    samples = joined(executor.each(lambda study: _quantities(study, choice), found))
+    samples = stack(executor.each(lambda study: _quantities(study, choice), found))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,
@@ -81,7 +86,10 @@ def _quantities(study: Study, choice: Choice) -> dict[str, Tensor]:
     }
     found = {name: valid(values.double(), attacked.success) for name, values in holds.items()}
     clean = study.score(study.report, choice.recovery).scores
-    return found | {"relabelled": (clean >= 0).double(), "relabelled_calibrated": (clean >= limit).double()}
+    return found | {
+        "relabelled": (clean >= 0).double(),
+        "relabelled_calibrated": (clean >= limit).double(),
+    }
 
 
 def _at_zero(study: Study, perturbed: Tensor, labels: Tensor, option: Option) -> Tensor:
@@ -92,7 +100,9 @@ def _at_zero(study: Study, perturbed: Tensor, labels: Tensor, option: Option) ->
 def _statistics() -> dict[str, Statistic]:
     found = {f"share_recovered{rule}": share(f"recovered{rule}") for rule in RULES}
     return found | {
-        "share_recovered - share_recovered_runner_up": difference("recovered", "recovered_runner_up"),
+        "share_recovered - share_recovered_runner_up": difference(
+            "recovered", "recovered_runner_up"
+        ),
         "share_recovered_of_flagged": ratio_of_means("recovered", "flagged"),
         "share_flagged_at_zero": share("flagged"),
         "share_clean_relabelled": share("relabelled"),
@@ -104,7 +114,12 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     rows = []
     for rule, title in RULES.items():
         if (found := numbers.get(f"share_recovered{rule}")) is not None:
-            row = {"rule": title, "share recovered": found.value, "low": found.low, "high": found.high}
+            row = {
+                "rule": title,
+                "share recovered": found.value,
+                "low": found.low,
+                "high": found.high,
+            }
             rows.append(row | {"images": found.n, "seeds": found.seeds})
     return pd.DataFrame(rows)
 
@@ -131,19 +146,27 @@ def _notes(
     classes = found[0].score(found[0].report, choice.recovery).curvatures.shape[1]
     notes = common_notes(found, int(samples["recovered"].isnan().sum()))
     notes += [
-        "share_recovered: the class of the largest curvature is the label that the classifier gave to the clean image, "
-        "and the score is at least 0, over all perturbed images; guessing among the other classes would give "
-        f"{1 / max(1, classes - 1):.2f}. It uses {choice.recovery}: the option that recovers most on the calibration "
-        "images of the first training seed. share_recovered_of_detection uses the one chosen for detection, "
+        "share_recovered: the class of the largest curvature is the label that the classifier gave "
+        "to the clean image, "
+        "and the score is at least 0, over all perturbed images; guessing among the other classes "
+        "would give "
+        f"{1 / max(1, classes - 1):.2f}. It uses {choice.recovery}: the option that recovers most "
+        "on the calibration "
+        "images of the first training seed. share_recovered_of_detection uses the one chosen for "
+        "detection, "
         f"{choice.detection}.",
-        "share_clean_relabelled: clean images with a score of at least 0, whose label Algorithm 6 would replace.",
+        "share_clean_relabelled: clean images with a score of at least 0, whose label Algorithm 6 "
+        "would replace.",
     ]
     gap = numbers.get("share_recovered - share_recovered_runner_up")
     if gap is not None:
         known = shown(numbers["share_recovered_runner_up"])
-        better = "more" if gap.low > 0 else "fewer" if gap.high < 0 else "neither clearly more nor fewer"
+        better = (
+            "more" if gap.low > 0 else "fewer" if gap.high < 0 else "neither clearly more nor fewer"
+        )
         notes.append(
-            f"The curvature recovers {better} labels than the runner-up class, which is right for {known}: the "
+            f"The curvature recovers {better} labels than the runner-up class, which is right for "
+            f"{known}: the "
             f"difference is {shown(gap)}."
         )
     return notes

@@ -7,25 +7,26 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_positive
-from pipeline.evaluation import correct, difference, measured, paired_bootstrap, share
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import correct
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.training import Recipe
-from pipeline.types import Dataset, Network, Split
-from stages.finetune._shared import (
+from pipeline.statistics import Estimate, difference, share, stack
+from pipeline.studies.finetuning import (
     TITLES,
     Common,
     Study,
-    columns,
     notes,
     recipe_of,
-    stacked,
     strategies,
     studies,
     tune_all,
 )
+from pipeline.tables import interval
+from robustness_geometry.checks import check_positive
+from robustness_geometry.training import Recipe
+from robustness_geometry.types import Dataset, Network, Split
 
 __all__ = ["SECTION", "Settings", "advft_error"]
 
@@ -47,7 +48,9 @@ class Settings(Common):
         check_positive("learning_rate_factor", self.learning_rate_factor)
 
 
-def advft_error(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def advft_error(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure the share of held-out images that each network labels wrongly after the last extra epoch.
 
     Args:
@@ -62,7 +65,7 @@ def advft_error(network: Network, data: Dataset, settings: Settings, executor: E
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
     tune_all(found, [(strategy, 1.0) for strategy in strategies(settings)], recipe, executor)
-    samples = stacked(executor.each(lambda study: _wrong(study, recipe, data.test), found))
+    samples = stack(executor.each(lambda study: _wrong(study, recipe, data.test), found))
     statistics = {f"err_{name}": share(name) for name in samples}
     for strategy in strategies(settings):
         tuned = f"ft_{strategy}"
@@ -75,8 +78,10 @@ def advft_error(network: Network, data: Dataset, settings: Settings, executor: E
         figures={"table_3_3": _figure(network, numbers, settings)},
         notes=[
             *notes(found, recipe),
-            f"Errors are measured on all {len(data.test)} held-out images. The thesis does not say whether its "
-            "baseline is the original network or one with as many more epochs on clean images: both are here.",
+            f"Errors are measured on all {len(data.test)} held-out images. The thesis does not say "
+            "whether its "
+            "baseline is the original network or one with as many more epochs on clean images: "
+            "both are here.",
         ],
     )
 
@@ -87,7 +92,8 @@ def _wrong(study: Study, recipe: Recipe, test: Split) -> dict[str, Tensor]:
     for strategy in strategies(study.settings):
         networks[f"ft_{strategy}"] = study.tuned(study.perturbed(strategy), recipe)[-1]
     return {
-        name: 1 - study.executor.cached(partial(correct, model), test.images, test.labels).value.double()
+        name: 1
+        - study.executor.cached(partial(correct, model), test.images, test.labels).value.double()
         for name, model in networks.items()
     }
 
@@ -100,7 +106,11 @@ def _rows(numbers: dict[str, Estimate], settings: Settings) -> dict[str, Estimat
 def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
     rows = []
     for strategy, error in _rows(numbers, settings).items():
-        row: dict[str, object] = {"network": TITLES[strategy], "test_error": error.value, **columns(error)}
+        row: dict[str, object] = {
+            "network": TITLES[strategy],
+            "test_error": error.value,
+            **interval(error),
+        }
         change = numbers.get(f"err_ft_{strategy} - err_original")
         if change is not None:
             row |= {"change": change.value, "change_low": change.low, "change_high": change.high}

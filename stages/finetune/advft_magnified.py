@@ -8,15 +8,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_positive, refuse
-from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import Panel, estimate_line, image_grid, line_figure
-from pipeline.training import Recipe
-from pipeline.types import Dataset, Network, Perturbed, predict
-from stages.finetune._shared import Common, Study, columns, notes, recipe_of, stacked, studies, tune_all
+from pipeline.statistics import Estimate, Statistic, difference, mean, stack
+from pipeline.studies.finetuning import Common, Study, notes, recipe_of, studies, tune_all
+from pipeline.tables import interval
+from robustness_geometry.checks import check_positive, refuse
+from robustness_geometry.norms import norms
+from robustness_geometry.training import Recipe
+from robustness_geometry.types import Dataset, Network, Perturbed, predict
 
 __all__ = ["SECTION", "Settings", "advft_magnified"]
 
@@ -47,7 +49,9 @@ class Settings(Common):
             refuse("alphas", self.alphas, "one or more ascending numbers > 0")
 
 
-def advft_magnified(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def advft_magnified(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure rho_adv (Equation 3.10) by DeepFool after fine-tuning on x + alpha r, r DeepFool's perturbation.
 
     Args:
@@ -62,14 +66,18 @@ def advft_magnified(network: Network, data: Dataset, settings: Settings, executo
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
     tune_all(found, [("deepfool", float(alpha)) for alpha in settings.alphas], recipe, executor)
-    samples = stacked(executor.each(lambda study: _rho(study, recipe, settings), found))
-    estimates = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    samples = stack(executor.each(lambda study: _rho(study, recipe, settings), found))
+    estimates = measured(
+        paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    )
     failed = int(sum(values.isnan().sum() for values in samples.values()))
     cases = sum(values.numel() for values in samples.values())
     return Findings(
         numbers={name: e for name, e in estimates.items() if not name.startswith("_")},
         curves={
-            f"rho_alpha_{alpha:g}": [rho.value for rho in _points(estimates, alpha, settings).values()]
+            f"rho_alpha_{alpha:g}": [
+                rho.value for rho in _points(estimates, alpha, settings).values()
+            ]
             for alpha in settings.alphas
         },
         tables={"figure_3_7": _table(estimates, settings)},
@@ -79,7 +87,8 @@ def advft_magnified(network: Network, data: Dataset, settings: Settings, executo
         },
         notes=[
             *notes(found, recipe),
-            f"rho is measured on {len(found[0].test)} held-out images; DeepFool failed in {failed} of {cases} "
+            f"rho is measured on {len(found[0].test)} held-out images; DeepFool failed in {failed} "
+            f"of {cases} "
             "cases, which are left out. The rho of an alpha is the one after the last extra epoch.",
         ],
     )
@@ -107,7 +116,9 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
     return found
 
 
-def _points(estimates: dict[str, Estimate], alpha: float, settings: Settings) -> dict[int, Estimate]:
+def _points(
+    estimates: dict[str, Estimate], alpha: float, settings: Settings
+) -> dict[int, Estimate]:
     """Extra epoch -> rho, from the original network (epoch 0) on; an epoch without a value is missing."""
     names = ["rho_original", *(f"_{alpha:g} {epoch}" for epoch in range(1, settings.epochs + 1))]
     return {epoch: estimates[name] for epoch, name in enumerate(names) if name in estimates}
@@ -115,7 +126,7 @@ def _points(estimates: dict[str, Estimate], alpha: float, settings: Settings) ->
 
 def _table(estimates: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
     rows = [
-        {"alpha": alpha, "epoch": epoch, "rho": rho.value, **columns(rho)}
+        {"alpha": alpha, "epoch": epoch, "rho": rho.value, **interval(rho)}
         for alpha in settings.alphas
         for epoch, rho in _points(estimates, alpha, settings).items()
     ]

@@ -6,25 +6,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_positive
-from pipeline.evaluation import Statistic, difference, mean, measured, paired_bootstrap, ratio_of_means
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.training import Recipe
-from pipeline.types import Dataset, Network
-from stages.finetune._shared import (
+from pipeline.statistics import Estimate, Statistic, difference, mean, ratio_of_means, stack
+from pipeline.studies.finetuning import (
     TITLES,
     Common,
     Study,
-    columns,
     notes,
     recipe_of,
-    stacked,
     strategies,
     studies,
     tune_all,
 )
+from pipeline.tables import interval
+from robustness_geometry.checks import check_positive
+from robustness_geometry.training import Recipe
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "advft_robustness"]
 
@@ -46,7 +46,9 @@ class Settings(Common):
         check_positive("learning_rate_factor", self.learning_rate_factor)
 
 
-def advft_robustness(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def advft_robustness(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure rho_adv (Equation 3.10) by DeepFool after each extra epoch of each fine-tuning.
 
     Args:
@@ -61,21 +63,26 @@ def advft_robustness(network: Network, data: Dataset, settings: Settings, execut
     found = studies(network, data, settings, executor)
     recipe = recipe_of(network, settings, settings.learning_rate_factor)
     tune_all(found, [(strategy, 1.0) for strategy in strategies(settings)], recipe, executor)
-    samples = stacked(executor.each(lambda study: _rho(study, recipe), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    samples = stack(executor.each(lambda study: _rho(study, recipe), found))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    )
     failed = int(sum(values.isnan().sum() for values in samples.values()))
     cases = sum(values.numel() for values in samples.values())
     return Findings(
         numbers=numbers,
         curves={
-            f"rho_ft_{strategy}": [rho.value for rho in _points(numbers, strategy, settings).values()]
+            f"rho_ft_{strategy}": [
+                rho.value for rho in _points(numbers, strategy, settings).values()
+            ]
             for strategy in strategies(settings)
         },
         tables={"figure_3_6": _table(numbers, settings)},
         figures={"figure_3_6": _figure(network, numbers, settings)},
         notes=[
             *notes(found, recipe),
-            f"rho is measured on {len(found[0].test)} held-out images; DeepFool failed in {failed} of {cases} "
+            f"rho is measured on {len(found[0].test)} held-out images; DeepFool failed in {failed} "
+            f"of {cases} "
             "cases, which are left out.",
         ],
     )
@@ -109,7 +116,10 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
 
 def _points(numbers: dict[str, Estimate], strategy: str, settings: Settings) -> dict[int, Estimate]:
     """Extra epoch -> rho, from the original network (epoch 0) on; an epoch without a value is missing."""
-    names = ["rho_original", *(f"rho_ft_{strategy}_{epoch}" for epoch in range(1, settings.epochs + 1))]
+    names = [
+        "rho_original",
+        *(f"rho_ft_{strategy}_{epoch}" for epoch in range(1, settings.epochs + 1)),
+    ]
     return {epoch: numbers[name] for epoch, name in enumerate(names) if name in numbers}
 
 
@@ -119,7 +129,7 @@ def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
     for strategy in strategies(settings):
         for epoch, rho in _points(numbers, strategy, settings).items():
             row: dict[str, object] = {"network": TITLES[strategy], "epoch": epoch, "rho": rho.value}
-            row |= columns(rho)
+            row |= interval(rho)
             gain = numbers.get(f"rho_ft_{strategy}_{epoch} / rho_original")
             if gain is not None:
                 row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
@@ -131,7 +141,9 @@ def _figure(network: Network, numbers: dict[str, Estimate], settings: Settings) 
     lines = {}
     for strategy in strategies(settings):
         points = _points(numbers, strategy, settings)
-        lines[TITLES[strategy].removeprefix("fine-tuned on ")] = estimate_line(list(points), list(points.values()))
+        lines[TITLES[strategy].removeprefix("fine-tuned on ")] = estimate_line(
+            list(points), list(points.values())
+        )
     return line_figure(
         lines,
         xlabel="extra epochs",

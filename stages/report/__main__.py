@@ -16,8 +16,12 @@ def write(config: Config) -> None:
     suite = config.suite
     settings = typed(tracking.Settings, config.tracking, "tracking")
     with tracking.stage_run(
-        settings, stage="report", network="all", suite=suite.name,
-        parameters={"suite": suite.name, "networks": list(config.networks)}, tags={},
+        settings,
+        stage="report",
+        network="all",
+        suite=suite.name,
+        parameters={"suite": suite.name, "networks": list(config.networks)},
+        tags={},
     ) as run:
         page = write_report(
             suite.name,

@@ -10,16 +10,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import refuse
-from pipeline.evaluation import Statistic, held_out, mean, measured, paired_bootstrap, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import beta_spread, expected_beta
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.types import Attack, Classifier, Dataset, Images, Network
-from stages.attack._shared import deepfool_of, joined, run
-from stages.semirandom._shared import Common, columns, in_own_subspace
+from pipeline.statistics import Estimate, Statistic, mean, stack
+from pipeline.studies.attacking import deepfool_of, run
+from pipeline.studies.boundary import Common, in_own_subspace
+from pipeline.tables import columns
+from robustness_geometry.checks import refuse
+from robustness_geometry.geometry import beta_spread, expected_beta
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "beta_semirandom"]
 
@@ -38,17 +41,27 @@ class Settings(Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.ratios) < 2 or list(self.ratios) != sorted(set(self.ratios)) or self.ratios[0] < 1:
+        if (
+            len(self.ratios) < 2
+            or list(self.ratios) != sorted(set(self.ratios))
+            or self.ratios[0] < 1
+        ):
             refuse("ratios", self.ratios, "two or more rising whole numbers >= 1")
 
     def check(self, data: Dataset) -> None:
         """Hold that the smallest subspace has two dimensions."""
         d = math.prod(data.shape)
         if round(d / self.ratios[-1]) < 2:
-            refuse("ratios", self.ratios[-1], f"at most {d // 2}, for subspaces of two of the {d} dimensions")
+            refuse(
+                "ratios",
+                self.ratios[-1],
+                f"at most {d // 2}, for subspaces of two of the {d} dimensions",
+            )
 
 
-def beta_semirandom(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def beta_semirandom(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure beta(f; m) = sqrt(m / d) mean ||r_S|| / ||r*|| for a random subspace S of each image's own.
 
     Args:
@@ -58,23 +71,32 @@ def beta_semirandom(network: Network, data: Dataset, settings: Settings, executo
         executor: runs the attacks.
 
     Returns:
-        beta and its spread over the images for each d / m, their largest distance from 1, and the differences of
-        neighbouring spreads; as tensors, the scaled ratios (seeds, images), NaN where no perturbation was found.
+        beta and its spread over the images for each d / m, their largest distance from 1, and the
+        differences of neighbouring spreads; as tensors, the scaled ratios (seeds, images), NaN
+        where no perturbation was found.
 
     Raises:
         InputError: the images have too few dimensions for the smallest subspace to have two.
     """
-    settings.check(data)
     d = math.prod(data.shape)
     dimensions = {ratio: round(d / ratio) for ratio in settings.ratios}
     images = held_out(data, settings.samples).images
-    samples = joined(
+    samples = stack(
         [
-            _measure(model, images, dimensions, settings.boundary_attack, executor.scope("beta_semirandom", seed), seed)
+            _measure(
+                model,
+                images,
+                dimensions,
+                settings.boundary_attack,
+                executor.for_seed(seed),
+                seed,
+            )
             for seed, model in sorted(network.models.items())
         ]
     )
-    numbers = measured(paired_bootstrap(samples, _statistics(settings.ratios), resamples=settings.resamples))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings.ratios), resamples=settings.resamples)
+    )
     return Findings(
         numbers=numbers,
         tables={"table_5_1": _table(numbers, samples, dimensions, d)},
@@ -89,30 +111,47 @@ def _name(ratio: int) -> str:
 
 
 def _measure(
-    model: Classifier, images: Images, dimensions: dict[int, int], attack: Attack, executor: Executor, seed: int
+    model: Classifier,
+    images: Images,
+    dimensions: dict[int, int],
+    attack: Attack,
+    executor: Executor,
+    seed: int,
 ) -> dict[str, Tensor]:
     """sqrt(m / d) ||r_S|| / ||r*|| (n,) for each d / m of one training seed."""
     d = images[0].numel()
     worst = run(deepfool_of(attack, norm=2.0, clip=None), model, images, executor).value
     found = {}
     for ratio, m in dimensions.items():
-        inside = executor.map(partial(in_own_subspace, attack, m, seed, model), images, randomness=True).value
-        lengths = math.sqrt(m / d) * norms(inside.perturbations).double() / norms(worst.perturbations).double()
-        found[_name(ratio)] = valid(lengths, inside.success & worst.success & (norms(worst.perturbations) > 0))
+        inside = executor.map(
+            partial(in_own_subspace, attack, m, seed, model), images, randomness=True
+        ).value
+        lengths = (
+            math.sqrt(m / d)
+            * norms(inside.perturbations).double()
+            / norms(worst.perturbations).double()
+        )
+        found[_name(ratio)] = valid(
+            lengths, inside.success & worst.success & (norms(worst.perturbations) > 0)
+        )
     return found
 
 
 def _statistics(ratios: tuple[int, ...]) -> dict[str, Statistic]:
     names = tuple(map(_name, ratios))
     growth = {
-        f"std_{small} - std_{large}": Statistic((_name(small), _name(large)), lambda a, b: _std(a) - _std(b))
+        f"std_{small} - std_{large}": Statistic(
+            (_name(small), _name(large)), lambda a, b: _std(a) - _std(b)
+        )
         for large, small in pairwise(ratios)
     }
     return {
         **{f"beta_{ratio}": mean(_name(ratio)) for ratio in ratios},
         **{f"std_{ratio}": Statistic((_name(ratio),), _std) for ratio in ratios},
         **growth,
-        "largest |beta - 1|": Statistic(names, lambda *every: (_means(*every) - 1).abs().amax(dim=0), joint=False),
+        "largest |beta - 1|": Statistic(
+            names, lambda *every: (_means(*every) - 1).abs().amax(dim=0), joint=False
+        ),
         "smallest beta": Statistic(names, lambda *every: _means(*every).amin(dim=0), joint=False),
         "largest beta": Statistic(names, lambda *every: _means(*every).amax(dim=0), joint=False),
     }
@@ -145,13 +184,17 @@ def _table(
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, numbers: dict[str, Estimate], dimensions: dict[int, int], d: int) -> Figure:
+def _figure(
+    network: Network, numbers: dict[str, Estimate], dimensions: dict[int, int], d: int
+) -> Figure:
     """Measured beta with its spread over images, beside the law of a flat boundary."""
     shown = [ratio for ratio in dimensions if f"beta_{ratio}" in numbers]
     places = list(range(len(shown)))
     laws = {
         "this network": [(numbers[f"beta_{r}"].value, numbers[f"std_{r}"].value) for r in shown],
-        "flat boundary, exact law": [(expected_beta(d, dimensions[r]), beta_spread(d, dimensions[r])) for r in shown],
+        "flat boundary, exact law": [
+            (expected_beta(d, dimensions[r]), beta_spread(d, dimensions[r])) for r in shown
+        ],
     }
     figure, grid = axes_grid()
     axes = grid[0, 0]
@@ -159,7 +202,9 @@ def _figure(network: Network, numbers: dict[str, Estimate], dimensions: dict[int
         for index, (name, values) in enumerate(laws.items()):
             x = [place + 0.16 * (index - 0.5) for place in places]
             means, spread = zip(*values, strict=True) if values else ((), ())
-            axes.errorbar(x, means, yerr=spread, fmt="os"[index], color=COLOURS[index], capsize=4, label=name)
+            axes.errorbar(
+                x, means, yerr=spread, fmt="os"[index], color=COLOURS[index], capsize=4, label=name
+            )
         axes.axhline(1.0, color="#6b7580", linestyle="--", linewidth=1.2)
         axes.set_xticks(places, [f"1/{ratio}\n(m = {dimensions[ratio]})" for ratio in shown])
         axes.set(xlabel="m / d", ylabel=r"$\sqrt{m/d}\;\|r_S\|_2\,/\,\|r^*\|_2$")
@@ -174,8 +219,10 @@ def _notes(samples: dict[str, Tensor], dimensions: dict[int, int], d: int) -> li
     total = sum(values.numel() for values in samples.values())
     sizes = ", ".join(f"{m} (1/{ratio})" for ratio, m in dimensions.items())
     return [
-        f"{first.shape[1]} held-out images, a random subspace of its own for each; m of d = {d}: {sizes}.",
+        f"{first.shape[1]} held-out images, a random subspace of its own for each; m of d = {d}: "
+        f"{sizes}.",
         f"In {failed} of {total} cases no perturbation was found: they are left out and counted.",
-        "beta is a mean of ratios; its spread is the standard deviation over the images, in the mean over the seeds. "
+        "beta is a mean of ratios; its spread is the standard deviation over the images, in the "
+        "mean over the seeds. "
         "What stands for a flat boundary is exact: ||P_S n||^2 follows Beta(m/2, (d - m)/2).",
     ]

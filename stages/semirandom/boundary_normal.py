@@ -9,19 +9,31 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import pgd
-from pipeline.attacks.gradients import difference_gradients, linearise
-from pipeline.checks import check_count, check_positive
-from pipeline.evaluation import Statistic, held_out, measured, median, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import Boundary, plane_sections, random_directions
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, histogram_figure, styled
-from pipeline.randomness import seeded
-from pipeline.types import Classifier, Dataset, Images, Labels, Mask, Network, PerImage, predict
-from stages.attack._shared import deepfool_of, joined, run
-from stages.semirandom._shared import Common, columns, nearest_points, scaled_median_of_ratios
+from pipeline.statistics import Estimate, Statistic, median, scaled_median_of_ratios, share, stack
+from pipeline.studies.attacking import deepfool_of, run
+from pipeline.studies.boundary import Common, nearest_points
+from pipeline.tables import columns
+from robustness_geometry.attacks import pgd
+from robustness_geometry.attacks.gradients import difference_gradients, linearise
+from robustness_geometry.checks import check_count, check_positive
+from robustness_geometry.geometry import Boundary, plane_sections, random_directions
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import (
+    Classifier,
+    Dataset,
+    Images,
+    Labels,
+    Mask,
+    Network,
+    PerImage,
+    predict,
+)
 
 __all__ = ["SECTION", "Settings", "boundary_normal"]
 
@@ -52,11 +64,13 @@ class Settings(Common):
         check_count("restarts", self.restarts)
 
 
-def boundary_normal(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def boundary_normal(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Look for label changes nearer than ||r*||, and measure the angle between r* and the boundary's normal at x + r*.
 
-    r* is the smallest perturbation found: the attack's, brought onto the boundary and shortened by projections. The
-    angle of the attack's own perturbation stands beside it.
+    r* is the smallest perturbation found: the attack's, brought onto the boundary and shortened by
+    projections. The angle of the attack's own perturbation stands beside it.
 
     Args:
         network: the trained classifiers.
@@ -65,15 +79,15 @@ def boundary_normal(network: Network, data: Dataset, settings: Settings, executo
         executor: runs the attacks.
 
     Returns:
-        The share of images without a label change within ``radius`` ||r*||, the median |cos(r, grad F(x + r))| for r*
-        and for the attack's r, and the median of ||r*|| / ||r||.
+        The share of images without a label change within ``radius`` ||r*||, the median |cos(r, grad
+        F(x + r))| for r* and for the attack's r, and the median of ||r*|| / ||r||.
     """
     images = held_out(data, settings.samples).images
     found = [
-        _measure(model, images, settings, executor.scope("boundary_normal", seed))
+        _measure(model, images, settings, executor.for_seed(seed))
         for seed, model in sorted(network.models.items())
     ]
-    samples = joined([quantities for quantities, _ in found])
+    samples = stack([quantities for quantities, _ in found])
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,
@@ -82,7 +96,10 @@ def boundary_normal(network: Network, data: Dataset, settings: Settings, executo
             "figure_5_1": _picture(network.model, images, found[0][1]),
             "cosines": _histogram(network, samples),
         },
-        tensors={"cosine": samples["cosine"].float(), "cosine_attack": samples["cosine attack"].float()},
+        tensors={
+            "cosine": samples["cosine"].float(),
+            "cosine_attack": samples["cosine attack"].float(),
+        },
         notes=_notes(samples, settings),
     )
 
@@ -91,7 +108,9 @@ def _measure(
     model: Classifier, images: Images, settings: Settings, executor: Executor
 ) -> tuple[dict[str, Tensor], Boundary]:
     nearest = nearest_points(settings.boundary_attack, model, images, executor)
-    attacked = run(deepfool_of(settings.boundary_attack, norm=2.0, clip=None), model, images, executor).value
+    attacked = run(
+        deepfool_of(settings.boundary_attack, norm=2.0, clip=None), model, images, executor
+    ).value
     rows = (images, attacked.perturbations, attacked.labels, attacked.adversarial_labels)
     lengths = norms(nearest.perturbations)
     kept = nearest.success & (lengths > 0)
@@ -108,7 +127,9 @@ def _measure(
     }, nearest
 
 
-def cosines(model: Classifier, images: Images, perturbations: Images, labels: Labels, targets: Labels) -> PerImage:
+def cosines(
+    model: Classifier, images: Images, perturbations: Images, labels: Labels, targets: Labels
+) -> PerImage:
     """|cos(r, grad F(x + r))| for F = f_target - f_label, (N,); NaN where r or the gradient is zero."""
     logits, pull = linearise(model, images + perturbations)
     normals = difference_gradients(pull, logits.shape[1], targets[:, None], labels[:, None])[:, 0]
@@ -117,12 +138,26 @@ def cosines(model: Classifier, images: Images, perturbations: Images, labels: La
 
 
 def fooled_within(
-    model: Classifier, steps: int, restarts: int, images: Images, radii: Tensor, labels: Labels,
-    *, generator: list[torch.Generator],
+    model: Classifier,
+    steps: int,
+    restarts: int,
+    images: Images,
+    radii: Tensor,
+    labels: Labels,
+    *,
+    generator: list[torch.Generator],
 ) -> Mask:
     """Whether PGD finds another label within an l_2 ball of each image's own radius, (N,)."""
     result = pgd(
-        model, images, eps=radii, norm=2, steps=steps, restarts=restarts, clip=None, labels=labels, generator=generator
+        model,
+        images,
+        eps=radii,
+        norm=2,
+        steps=steps,
+        restarts=restarts,
+        clip=None,
+        labels=labels,
+        generator=generator,
     )
     inside = norms(result.perturbations) <= radii * (1 + 1e-4)
     return (predict(model, result.adversarial(images)) != labels) & inside
@@ -140,7 +175,12 @@ def _statistics() -> dict[str, Statistic]:
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"quantity": name, **columns("value", estimate), "images": estimate.n, "seeds": estimate.seeds}
+            {
+                "quantity": name,
+                **columns("value", estimate),
+                "images": estimate.n,
+                "seeds": estimate.seeds,
+            }
             for name, estimate in numbers.items()
         ]
     )
@@ -149,13 +189,21 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
 def _picture(model: Classifier, images: Images, nearest: Boundary) -> Figure:
     """Figure 5.1 measured: the plane of r* and a random direction, with the largest ball around the image."""
     index = _typical(nearest)
-    image, r = images[index : index + 1].to(nearest.perturbations), nearest.perturbations[index : index + 1]
+    image, r = (
+        images[index : index + 1].to(nearest.perturbations),
+        nearest.perturbations[index : index + 1],
+    )
     length = float(norms(r))
     across = random_directions(image, seeded("boundary_normal", "picture"), normals=r)
     device = next(iter(model.parameters()), image).device
     grid = torch.linspace(-2, 2, GRID)
     section = plane_sections(
-        model, image.to(device), (length * across).to(device), r.to(device), grid.to(device), grid.to(device)
+        model,
+        image.to(device),
+        (length * across).to(device),
+        r.to(device),
+        grid.to(device),
+        grid.to(device),
     )
     figure, axes = axes_grid(width=5.6, height=5.2)
     plot = axes[0, 0]
@@ -165,13 +213,20 @@ def _picture(model: Classifier, images: Images, nearest: Boundary) -> Figure:
         plot.contour(grid, grid, section.leads[0].cpu().numpy(), levels=[0.0], colors=["#22282f"])
         angle = torch.linspace(0, 2 * math.pi, 200)
         plot.plot(angle.cos(), angle.sin(), color=COLOURS[0], label=r"ball of radius $\|r^*\|_2$")
-        plot.annotate("", xy=(0, 1), xytext=(0, 0), arrowprops={"arrowstyle": "->", "color": COLOURS[1], "lw": 2})
+        plot.annotate(
+            "",
+            xy=(0, 1),
+            xytext=(0, 0),
+            arrowprops={"arrowstyle": "->", "color": COLOURS[1], "lw": 2},
+        )
         plot.plot([0], [0], "o", color="#22282f")
         plot.text(0.08, 0.45, r"$r^*$", color=COLOURS[1])
         plot.text(0.08, -0.16, "x")
         plot.set(
-            xlabel=r"a random direction, in units of $\|r^*\|_2$", ylabel=r"$r^*$, in units of its norm",
-            title="The nearest point of the boundary", aspect="equal",
+            xlabel=r"a random direction, in units of $\|r^*\|_2$",
+            ylabel=r"$r^*$, in units of its norm",
+            title="The nearest point of the boundary",
+            aspect="equal",
         )
         plot.grid(visible=False)
         plot.legend(loc="lower left")
@@ -180,13 +235,20 @@ def _picture(model: Classifier, images: Images, nearest: Boundary) -> Figure:
 
 def _typical(nearest: Boundary) -> int:
     """The image of median norm among those with a perturbation."""
-    rows = (nearest.success if bool(nearest.success.any()) else torch.ones_like(nearest.success)).nonzero().flatten()
+    rows = (
+        (nearest.success if bool(nearest.success.any()) else torch.ones_like(nearest.success))
+        .nonzero()
+        .flatten()
+    )
     order = norms(nearest.perturbations[rows]).argsort()
     return int(rows[order[len(order) // 2]])
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
-    shown = {"smallest perturbation r*": samples["cosine"], "the attack's r": samples["cosine attack"]}
+    shown = {
+        "smallest perturbation r*": samples["cosine"],
+        "the attack's r": samples["cosine attack"],
+    }
     title = f"Perturbation and normal of the boundary, {network.name}"
     return histogram_figure(shown, xlabel=r"$|\cos(r, \nabla F(x + r))|$", title=title)
 
@@ -196,10 +258,15 @@ def _notes(samples: dict[str, Tensor], settings: Settings) -> list[str]:
     lost, failed = int(samples["norm"].isnan().sum()), int(samples["norm attack"].isnan().sum())
     fooled = int((samples["unfooled"] == 0).sum())
     return [
-        f"{count} held-out images; the attack failed in {failed} of {cases} cases, and no boundary point was found in "
+        f"{count} held-out images; the attack failed in {failed} of {cases} cases, and no boundary "
+        "point was found in "
         f"{lost}: they are left out.",
-        f"PGD of {settings.steps} steps and {settings.restarts} run(s), not clipped, within {settings.radius:g} ||r*|| "
-        f"found another label in {fooled} cases: there r* is longer than the distance to the boundary.",
-        "r* is the attack's perturbation brought onto the boundary and shortened by projections until it is within "
-        "0.01 of the normal; the attack's own is the sum of its steps and ends just behind the boundary.",
+        f"PGD of {settings.steps} steps and {settings.restarts} run(s), not clipped, within "
+        f"{settings.radius:g} ||r*|| "
+        f"found another label in {fooled} cases: there r* is longer than the distance to the "
+        "boundary.",
+        "r* is the attack's perturbation brought onto the boundary and shortened by projections "
+        "until it is within "
+        "0.01 of the normal; the attack's own is the sum of its steps and ends just behind the "
+        "boundary.",
     ]

@@ -13,11 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.evaluation import Statistic, held_out, measured, median, paired_bootstrap, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import (
+from pipeline.findings import Findings
+from pipeline.plots import axes_grid, styled
+from pipeline.statistics import Estimate, Statistic, median, ratio_of_medians, stack
+from pipeline.studies.boundary import Common, nearest_points
+from pipeline.studies.regions import draw_regions
+from pipeline.tables import class_name, columns
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.geometry import (
     boundary_heights,
     curvature_limit,
     default_h,
@@ -27,12 +33,8 @@ from pipeline.geometry import (
     plane_sections,
     random_directions,
 )
-from pipeline.norms import norms
-from pipeline.plots import axes_grid, styled
-from pipeline.types import Classifier, Dataset, Images, Labels, Mask, Network, predict
-from stages.attack._shared import joined, shown_label
-from stages.regions import draw_regions
-from stages.semirandom._shared import Common, columns, nearest_points, ratio_of_medians
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Classifier, Dataset, Images, Labels, Mask, Network, predict
 
 __all__ = ["SECTION", "Settings", "boundary_sections"]
 
@@ -49,7 +51,9 @@ SHARE = 1e-3
 
 FLAT: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     r"$g = y\,\exp(2 \sin 3x)$": lambda x, y: y * np.exp(2 * np.sin(3 * x)),
-    r"$g = (y - x/2)\,\exp(2 \cos 3x\,\cos 3y)$": lambda x, y: (y - x / 2) * np.exp(2 * np.cos(3 * x) * np.cos(3 * y)),
+    r"$g = (y - x/2)\,\exp(2 \cos 3x\,\cos 3y)$": lambda x, y: (
+        (y - x / 2) * np.exp(2 * np.cos(3 * x) * np.cos(3 * y))
+    ),
 }
 """Two strongly nonlinear functions whose zero sets are straight lines: drawings in the place of Figure 5.6's."""
 
@@ -61,7 +65,8 @@ class Settings(Common):
     Attributes:
         widths: half widths of the sections in units of ||r*||; the first one decides.
         h: of the curvatures by differences of gradients, in pixel units; None takes the default.
-        steps: products with each Hessian in the search for the most curved direction, two gradients each.
+        steps: products with each Hessian in the search for the most curved direction, two gradients
+            each.
         delta: of Corollary 1's condition.
         pictures: images drawn for Figure 5.5.
         grid: points a side of each picture.
@@ -88,13 +93,16 @@ class Settings(Common):
             refuse("delta", self.delta, "a number in (0, 1)")
 
 
-def boundary_sections(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def boundary_sections(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure how much the boundary bends in sections along random directions and along the most curved one.
 
-    Two measures: the parabola through the boundary's curve in the plane of the normal and a random direction, over
-    several widths; and curvatures by differences of gradients over a length h, along the same random directions and
-    along the principal direction of largest |curvature|. Both look at the boundary between the image's class and the
-    nearest one alone, so that junctions with a third class are left out.
+    Two measures: the parabola through the boundary's curve in the plane of the normal and a random
+    direction, over several widths; and curvatures by differences of gradients over a length h,
+    along the same random directions and along the principal direction of largest |curvature|. Both
+    look at the boundary between the image's class and the nearest one alone, so that junctions with
+    a third class are left out.
 
     Args:
         network: the trained classifiers.
@@ -103,26 +111,33 @@ def boundary_sections(network: Network, data: Dataset, settings: Settings, execu
         executor: runs the measurements.
 
     Returns:
-        The medians of |kappa| ||r*|| and of |kappa|, their ratios, and the condition of Corollary 1.
+        The medians of |kappa| ||r*|| and of |kappa|, their ratios, and the condition of Corollary
+        1.
     """
     images = held_out(data, settings.samples).images
     found = []
     for seed, model in sorted(network.models.items()):
-        scope = executor.scope("boundary_sections", seed)
+        scope = executor.for_seed(seed)
         nearest = nearest_points(settings.boundary_attack, model, images, scope)
         names = ("points", "perturbations", "normals", "labels", "targets", "success")
         rows = [getattr(nearest, name) for name in names]
         measure = partial(flatness, settings.widths, settings.h, settings.steps, model)
-        found.append({"r": nearest.perturbations, **scope.map(measure, *rows, randomness=True).value})
-    samples = joined([_quantities(rows, settings.widths) for rows in found])
+        found.append(
+            {"r": nearest.perturbations, **scope.map(measure, *rows, randomness=True).value}
+        )
+    samples = stack([_quantities(rows, settings.widths) for rows in found])
     limit = _limit(math.prod(data.shape), settings.delta)
     samples["bend - limit"] = samples[f"bend {settings.widths[0]:g}"] - limit
-    numbers = measured(paired_bootstrap(samples, _statistics(settings.widths), resamples=settings.resamples))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings.widths), resamples=settings.resamples)
+    )
     return Findings(
         numbers=numbers,
         tables={"curvature": _table(numbers)},
         figures=_figures(network, data, images, found[0], settings),
-        tensors={f"bend_{width:g}": samples[f"bend {width:g}"].float() for width in settings.widths},
+        tensors={
+            f"bend_{width:g}": samples[f"bend {width:g}"].float() for width in settings.widths
+        },
         notes=_notes(samples, settings, math.prod(data.shape), limit),
     )
 
@@ -157,10 +172,10 @@ def flatness(
         generator: one an image; draws the random tangent direction.
 
     Returns:
-        ``success`` (N,); ``random``, the random tangent direction, (N, C, H, W); ``planar`` (N, widths), the curvature
-        of the section along it; ``along`` (N,), the curvature in the same direction by differences of gradients;
-        ``top`` (N,), the principal curvature of largest size, and its direction ``top direction``. NaN where there is
-        none.
+        ``success`` (N,); ``random``, the random tangent direction, (N, C, H, W); ``planar`` (N,
+        widths), the curvature of the section along it; ``along`` (N,), the curvature in the same
+        direction by differences of gradients; ``top`` (N,), the principal curvature of largest
+        size, and its direction ``top direction``. NaN where there is none.
     """
     rows = success.nonzero()[:, 0]
     nowhere = points.new_full((len(points),), torch.nan)
@@ -174,8 +189,12 @@ def flatness(
     }
     if not len(rows):
         return found
-    near = Section(points[rows], norms(perturbations[rows]), normals[rows], labels[rows], targets[rows])
-    tangents = random_directions(near.points, [generator[row] for row in rows.tolist()], normals=near.normals)
+    near = Section(
+        points[rows], norms(perturbations[rows]), normals[rows], labels[rows], targets[rows]
+    )
+    tangents = random_directions(
+        near.points, [generator[row] for row in rows.tolist()], normals=near.normals
+    )
     options: dict[str, Any] = {"labels": near.labels, "targets": near.targets, "h": h}
     found["random"][rows] = tangents
     found["planar"][rows] = _planar(model, near, tangents, widths)
@@ -221,7 +240,10 @@ def _planar(model: Classifier, near: Section, tangents: Images, widths: Sequence
 def _quantities(rows: Mapping[str, Tensor], widths: Sequence[float]) -> dict[str, Tensor]:
     lengths = norms(rows["r"]).double()
     success = rows["success"]
-    bends = {f"bend {width:g}": rows["planar"][:, i].double().abs() * lengths for i, width in enumerate(widths)}
+    bends = {
+        f"bend {width:g}": rows["planar"][:, i].double().abs() * lengths
+        for i, width in enumerate(widths)
+    }
     curvatures = {name: valid(rows[name].double().abs(), success) for name in ("along", "top")}
     return {
         **{name: valid(values, success) for name, values in bends.items()},
@@ -253,7 +275,10 @@ def _statistics(widths: Sequence[float]) -> dict[str, Statistic]:
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(
-        [{"number": name, **columns("median", e), "images": e.n, "seeds": e.seeds} for name, e in numbers.items()]
+        [
+            {"number": name, **columns("median", e), "images": e.n, "seeds": e.seeds}
+            for name, e in numbers.items()
+        ]
     )
 
 
@@ -264,21 +289,34 @@ def _figures(
     found = rows["success"].nonzero()[:, 0]
     if len(found):
         chosen = found[: settings.pictures]
-        figures["figure_5_5"] = _random_planes(network.model, data, images, rows, chosen.tolist(), settings.grid)
+        figures["figure_5_5"] = _random_planes(
+            network.model, data, images, rows, chosen.tolist(), settings.grid
+        )
         bent = rows["top"].abs().nan_to_num(nan=-1.0)[found].argsort(descending=True)[:3]
-        figures["figure_5_7"] = _chosen_planes(network.model, data, images, rows, found[bent].tolist(), settings.grid)
+        figures["figure_5_7"] = _chosen_planes(
+            network.model, data, images, rows, found[bent].tolist(), settings.grid
+        )
     return figures
 
 
 def _draw(
-    axes: Axes, model: Classifier, data: Dataset, image: Tensor, across: Tensor, upward: Tensor, x: Tensor, y: Tensor
+    axes: Axes,
+    model: Classifier,
+    data: Dataset,
+    image: Tensor,
+    across: Tensor,
+    upward: Tensor,
+    x: Tensor,
+    y: Tensor,
 ) -> None:
     """The decision regions on a plane through an image."""
     like = next(iter(model.parameters()), image)
     origin, first, second = (vector[None].to(like) for vector in (image, across, upward))
     section = plane_sections(model, origin, first, second, x.to(like), y.to(like))
     own = int(predict(model, image[None].to(like)))
-    draw_regions(axes, section.labels[0], section.leads[0], x, y, own=own, name=partial(shown_label, data))
+    draw_regions(
+        axes, section.labels[0], section.leads[0], x, y, own=own, name=partial(class_name, data)
+    )
     with styled():
         axes.plot([0], [0], "o", color="#22282f", markersize=4)
         axes.annotate("x", (0, 0), xytext=(4, -12), textcoords="offset points")
@@ -286,7 +324,12 @@ def _draw(
 
 
 def _random_planes(
-    model: Classifier, data: Dataset, images: Images, rows: Mapping[str, Tensor], chosen: Sequence[int], grid: int
+    model: Classifier,
+    data: Dataset,
+    images: Images,
+    rows: Mapping[str, Tensor],
+    chosen: Sequence[int],
+    grid: int,
 ) -> Figure:
     """Figure 5.5: the planes of r* and a random direction, both in units of ||r*||."""
     figure, panels = axes_grid(1, len(chosen), width=4.0 * len(chosen), height=4.0)
@@ -299,12 +342,19 @@ def _random_planes(
             axes.set(xlabel=r"random direction / $\|r^*\|_2$", ylabel=r"$r^*$ / $\|r^*\|_2$")
             axes.set_title(rf"$\|r^*\|_2$ = {length:.3g}")
     with styled():
-        figure.suptitle("Sections along random directions; mind the scales", fontsize=12.5, fontweight="bold")
+        figure.suptitle(
+            "Sections along random directions; mind the scales", fontsize=12.5, fontweight="bold"
+        )
     return figure
 
 
 def _chosen_planes(
-    model: Classifier, data: Dataset, images: Images, rows: Mapping[str, Tensor], chosen: Sequence[int], grid: int
+    model: Classifier,
+    data: Dataset,
+    images: Images,
+    rows: Mapping[str, Tensor],
+    chosen: Sequence[int],
+    grid: int,
 ) -> Figure:
     """Figure 5.7: normal sections along the most curved directions found, and along a random one, equal scales."""
     figure, panels = axes_grid(1, len(chosen) + 1, width=3.6 * (len(chosen) + 1), height=4.0)
@@ -317,7 +367,9 @@ def _chosen_planes(
         _draw(axes, model, data, images[index], length * rows[name][index], r, span, span)
         with styled():
             title = "most curved direction" if name == "top direction" else "random direction"
-            axes.set(xlabel=rf"{title} / $\|r^*\|_2$", ylabel=r"$r^*$ / $\|r^*\|_2$", aspect="equal")
+            axes.set(
+                xlabel=rf"{title} / $\|r^*\|_2$", ylabel=r"$r^*$ / $\|r^*\|_2$", aspect="equal"
+            )
             axes.set_title(rf"$\kappa\,\|r^*\|_2$ = {kappa * length:.3g}")
     with styled():
         figure.suptitle("Chosen sections and a random one", fontsize=12.5, fontweight="bold")
@@ -338,7 +390,9 @@ def _drawings() -> Figure:
             axes.set(aspect="equal")
             axes.grid(visible=False)
     with styled():
-        figure.suptitle("Nonlinear functions with straight boundaries (g = 0)", fontsize=12.5, fontweight="bold")
+        figure.suptitle(
+            "Nonlinear functions with straight boundaries (g = 0)", fontsize=12.5, fontweight="bold"
+        )
     return figure
 
 
@@ -348,14 +402,21 @@ def _notes(samples: Mapping[str, Tensor], settings: Settings, d: int, limit: flo
     open_ = int(samples[f"bend {settings.widths[0]:g}"].isnan().sum()) - lost
     h = default_h(d) if settings.h is None else settings.h
     return [
-        f"{first.shape[1]} held-out images, one random direction each; no boundary point was found in {lost} of "
-        f"{first.numel()} cases, and no crossing somewhere on the section in {open_}: they are left out.",
-        f"The most curved direction is looked for in a Krylov space of {settings.steps} dimensions: the largest "
+        f"{first.shape[1]} held-out images, one random direction each; no boundary point was found "
+        f"in {lost} of "
+        f"{first.numel()} cases, and no crossing somewhere on the section in {open_}: they are "
+        "left out.",
+        f"The most curved direction is looked for in a Krylov space of {settings.steps} "
+        "dimensions: the largest "
         "curvature is at least what stands here.",
-        f"Sections are {settings.widths[0]:g} ||r*|| wide on either side (and {settings.widths[1:]} for comparison); "
-        f"curvatures by gradients are over h = {h:.3g} pixel units, so that the two measures differ where the boundary "
+        f"Sections are {settings.widths[0]:g} ||r*|| wide on either side (and "
+        f"{settings.widths[1:]} for comparison); "
+        f"curvatures by gradients are over h = {h:.3g} pixel units, so that the two measures "
+        "differ where the boundary "
         "bends at smaller scales.",
-        f"Corollary 1 asks for kappa ||r*|| <= {limit:.3g} at m = d / 1,000 and delta = {settings.delta:g} (the thesis "
-        f"names no delta); d / 1,000 is {d / 1000:.3g} here, zeta_2 that of {max(1, round(SHARE * d))} dimension(s).",
+        f"Corollary 1 asks for kappa ||r*|| <= {limit:.3g} at m = d / 1,000 and delta = "
+        f"{settings.delta:g} (the thesis "
+        f"names no delta); d / 1,000 is {d / 1000:.3g} here, zeta_2 that of "
+        f"{max(1, round(SHARE * d))} dimension(s).",
         "Figure 5.6 shows two functions of our own: the thesis does not give its own.",
     ]

@@ -9,32 +9,28 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import random_noise
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import (
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, judged
+from pipeline.executor import Executor
+from pipeline.findings import Findings
+from pipeline.plots import Panel, histogram_figure, image_grid
+from pipeline.statistics import (
+    Estimate,
     Statistic,
-    held_out,
-    judged,
-    measured,
     median,
     median_difference,
-    paired_bootstrap,
-    share,
-)
-from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.norms import norms
-from pipeline.plots import Panel, histogram_figure, image_grid
-from pipeline.types import Classifier, Dataset, Images, Network, Perturbed
-from stages.attack._shared import deepfool_of, joined, run, shown_label
-from stages.semirandom._shared import (
-    Common,
-    columns,
-    in_own_subspace,
-    or_infinite,
     ratio_of_medians,
     scaled_median_of_ratios,
+    share,
+    stack,
 )
+from pipeline.studies.attacking import deepfool_of, run
+from pipeline.studies.boundary import Common, in_own_subspace, or_infinite
+from pipeline.tables import class_name, columns
+from robustness_geometry.attacks import random_noise
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Classifier, Dataset, Images, Network, Perturbed
 
 __all__ = ["SECTION", "Settings", "noise_regimes_example"]
 
@@ -63,10 +59,13 @@ class Settings(Common):
             refuse("m", self.m, f"a whole number below d = {d}")
 
 
-def noise_regimes_example(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def noise_regimes_example(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure how large random noise, a perturbation in m random dimensions, and the worst case have to be.
 
-    Random noise is min |t| over a random line, both its directions: the random-noise regime of Section 5.3.
+    Random noise is min |t| over a random line, both its directions: the random-noise regime of
+    Section 5.3.
 
     Args:
         network: the trained classifiers.
@@ -75,25 +74,28 @@ def noise_regimes_example(network: Network, data: Dataset, settings: Settings, e
         executor: runs the attacks.
 
     Returns:
-        The median norms, their differences and ratios, and the share of images that all three perturbations take to one
-        label; as tensors, the norms (seeds, images), infinite where no perturbation was found.
+        The median norms, their differences and ratios, and the share of images that all three
+        perturbations take to one label; as tensors, the norms (seeds, images), infinite where no
+        perturbation was found.
 
     Raises:
         InputError: m is not below the number of dimensions.
     """
-    settings.check(data)
     d = math.prod(data.shape)
     images = held_out(data, settings.samples).images
     found = [
-        _measure(model, images, settings, executor.scope("noise_regimes_example", seed), seed)
+        _measure(model, images, settings, executor.for_seed(seed), seed)
         for seed, model in sorted(network.models.items())
     ]
-    samples = joined([_quantities(results) for results in found])
+    samples = stack([_quantities(results) for results in found])
     numbers = measured(paired_bootstrap(samples, _statistics(d), resamples=settings.resamples))
     return Findings(
         numbers=numbers,
         tables={"regimes": _table(numbers, samples, settings.m)},
-        figures={"figure_5_4": _example(data, images, found[0], settings.m), "norms": _histogram(network, samples)},
+        figures={
+            "figure_5_4": _example(data, images, found[0], settings.m),
+            "norms": _histogram(network, samples),
+        },
         tensors={f"norm_{name}": samples[name].float() for name in REGIMES},
         notes=_notes(samples, settings.m, d),
     )
@@ -137,32 +139,50 @@ def _table(numbers: dict[str, Estimate], samples: dict[str, Tensor], m: int) -> 
         estimate = numbers[f"median_{name}"]
         failed = int(samples[name].isinf().sum())
         shown = f"{title}, m = {m}" if name == "semirandom" else title
-        rows.append({"regime": shown, **columns("median_norm", estimate), "failed": failed, "images": estimate.n})
+        rows.append(
+            {
+                "regime": shown,
+                **columns("median_norm", estimate),
+                "failed": failed,
+                "images": estimate.n,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def _example(data: Dataset, images: Images, results: dict[str, Perturbed], m: int) -> Figure:
     """Figure 5.4: the original and the three perturbed images, with the perturbations below."""
     index = _typical(results)
-    label = shown_label(data, results["worst"].labels[index])
+    label = class_name(data, results["worst"].labels[index])
     top: list[Panel | None] = [Panel(images[index], f"original\n{label}")]
     bottom: list[Panel | None] = [None]
     for result in results.values():
         r = result.perturbations[index]
-        outcome = shown_label(data, result.adversarial_labels[index]) if result.success[index] else "not fooled"
+        outcome = (
+            class_name(data, result.adversarial_labels[index])
+            if result.success[index]
+            else "not fooled"
+        )
         top.append(Panel((images[index] + r).clamp(0, 1), f"perturbed\n{outcome}"))
         bottom.append(Panel(r, f"norm {float(r.norm()):.3g}", perturbation=True))
     names = ["", "random noise", f"semi-random, m = {m}", "worst case"]
-    return image_grid([top, bottom], column_titles=names, title="From random noise to the worst case")
+    return image_grid(
+        [top, bottom], column_titles=names, title="From random noise to the worst case"
+    )
 
 
 def _typical(results: dict[str, Perturbed]) -> int:
     """The image of median amplification among those that all three take to one label, else among those fooled."""
     quantities = _quantities(results)
     fooled = torch.stack([result.success for result in results.values()]).all(dim=0)
-    chosen = next((mask for mask in (quantities["agree"] == 1, fooled) if bool(mask.any())), torch.ones_like(fooled))
+    chosen = next(
+        (mask for mask in (quantities["agree"] == 1, fooled) if bool(mask.any())),
+        torch.ones_like(fooled),
+    )
     rows = chosen.nonzero().flatten()
-    order = (norms(results["random"].perturbations[rows]) / norms(results["worst"].perturbations[rows])).argsort()
+    order = (
+        norms(results["random"].perturbations[rows]) / norms(results["worst"].perturbations[rows])
+    ).argsort()
     return int(rows[order[len(order) // 2]])
 
 
@@ -176,8 +196,10 @@ def _notes(samples: dict[str, Tensor], m: int, d: int) -> list[str]:
     cases = samples["worst"].numel()
     failed = {title: int(samples[name].isinf().sum()) for name, title in REGIMES.items()}
     return [
-        f"{samples['worst'].shape[1]} held-out images where the thesis shows one; d = {d}, sqrt(d) = "
-        f"{math.sqrt(d):.4g}, m = {m}; a random direction and a random subspace of its own for each image.",
+        f"{samples['worst'].shape[1]} held-out images where the thesis shows one; d = {d}, sqrt(d) "
+        "= "
+        f"{math.sqrt(d):.4g}, m = {m}; a random direction and a random subspace of its own for "
+        "each image.",
         "Random noise is the nearer of the two crossings on a random line through the image.",
         "Not found (counted as infinite, in the medians too): "
         + ", ".join(f"{title} {count} of {cases}" for title, count in failed.items())

@@ -10,18 +10,26 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import deepfool
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, median, paired_bootstrap, share
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import RandomSubspaces, lemma2_bounds, theorem1_bounds, zeta_1, zeta_2
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.randomness import per_image, seeded
-from pipeline.types import Dataset, Network, predict
-from stages.attack.attack_closed_forms import Affine
-from stages.semirandom._shared import columns, exactly, once
+from pipeline.statistics import Estimate, Statistic, exactly, median, share
+from pipeline.studies.boundary import once
+from pipeline.studies.synthetic import Affine
+from pipeline.tables import columns
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import (
+    RandomSubspaces,
+    lemma2_bounds,
+    theorem1_bounds,
+    zeta_1,
+    zeta_2,
+)
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import per_image, seeded
+from robustness_geometry.types import Dataset, Network, predict
 
 __all__ = ["SECTION", "Settings", "theorem1_affine"]
 
@@ -64,16 +72,23 @@ class Settings:
         check_count("classes", self.classes, minimum=2)
         check_count("dimension", self.dimension, minimum=2)
         if not self.dimensions or not all(1 <= m <= self.dimension for m in self.dimensions):
-            refuse("dimensions", self.dimensions, f"whole numbers from 1 to dimension = {self.dimension}")
+            refuse(
+                "dimensions",
+                self.dimensions,
+                f"whole numbers from 1 to dimension = {self.dimension}",
+            )
         for name in ("delta", "figure_delta"):
             if not 0 < getattr(self, name) < 1:
                 refuse(name, getattr(self, name), "a number in (0, 1)")
 
 
-def theorem1_affine(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def theorem1_affine(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Draw Figure 5.2 and count how often ||r_S|| / ||r*|| keeps the bounds of Theorem 1 on affine classifiers.
 
-    The network and the data take no part: the classifiers are made up, so that the answers are known.
+    The network and the data take no part: the classifiers are made up, so that the answers are
+    known.
 
     Args:
         network: not used.
@@ -82,16 +97,25 @@ def theorem1_affine(network: Network, data: Dataset, settings: Settings, executo
         executor: keeps the simulation for other networks.
 
     Returns:
-        The constants at 1, 250 and a million dimensions; for each m the share of trials within the bounds of Theorem 1
-        and of Lemma 2, and the median of the ratio, once over sqrt(d / m) and once as it is.
+        The constants at 1, 250 and a million dimensions; for each m the share of trials within the
+        bounds of Theorem 1 and of Lemma 2, and the median of the ratio, once over sqrt(d / m) and
+        once as it is.
     """
-    drawn = executor.each(lambda m: once(_job(settings, m), executor, f"Theorem 1, m = {m}"), settings.dimensions)
+    drawn = executor.each(
+        lambda m: once(_job(settings, m), executor, f"Theorem 1, m = {m}"), settings.dimensions
+    )
     trials = dict(zip(settings.dimensions, drawn, strict=True))
     numbers = {**_constants(settings.figure_delta), **_sampled(trials, settings)}
     return Findings(
         numbers=numbers,
-        tables={"coverage": _table(numbers, settings), "constants": _constants_table(settings.figure_delta)},
-        figures={"figure_5_2": _curves(settings.figure_delta), "coverage": _coverage(trials, settings)},
+        tables={
+            "coverage": _table(numbers, settings),
+            "constants": _constants_table(settings.figure_delta),
+        },
+        figures={
+            "figure_5_2": _curves(settings.figure_delta),
+            "coverage": _coverage(trials, settings),
+        },
         notes=_notes(settings),
     )
 
@@ -107,7 +131,9 @@ def _job(settings: Settings, m: int) -> "partial[dict[str, Tensor]]":
     )
 
 
-def simulate(*, dimension: int, m: int, classes: int, classifiers: int, points: int) -> dict[str, Tensor]:
+def simulate(
+    *, dimension: int, m: int, classes: int, classifiers: int, points: int
+) -> dict[str, Tensor]:
     """||r_S|| / ||r*|| on random affine classifiers, in closed form, float64.
 
     Args:
@@ -118,8 +144,8 @@ def simulate(*, dimension: int, m: int, classes: int, classifiers: int, points: 
         points: of each.
 
     Returns:
-        ``ratio`` (trials,); ``share``, ||P_S z||^2 of a unit normal z, (trials,); ``deepfool``, the relative error of
-        DeepFool's ||r_S||, (trials,), NaN beyond the first classifier.
+        ``ratio`` (trials,); ``share``, ||P_S z||^2 of a unit normal z, (trials,); ``deepfool``, the
+        relative error of DeepFool's ||r_S||, (trials,), NaN beyond the first classifier.
     """
     parts = []
     for index in range(classifiers):
@@ -128,27 +154,40 @@ def simulate(*, dimension: int, m: int, classes: int, classifiers: int, points: 
         model = Affine(weight, torch.randn(classes, generator=generator, dtype=torch.float64))
         places = torch.randn(points, 1, 1, dimension, generator=generator, dtype=torch.float64)
         subspaces = RandomSubspaces(
-            (1, 1, dimension), m, per_image(index, f"theorem 1, m = {m}", range(points)), like=weight[:0]
+            (1, 1, dimension),
+            m,
+            per_image(index, f"theorem 1, m = {m}", range(points)),
+            like=weight[:0],
         )
         parts.append(_ratios(model, places, subspaces, compared=index == 0))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _ratios(model: Affine, points: Tensor, subspaces: RandomSubspaces, *, compared: bool) -> dict[str, Tensor]:
+def _ratios(
+    model: Affine, points: Tensor, subspaces: RandomSubspaces, *, compared: bool
+) -> dict[str, Tensor]:
     with torch.no_grad():
         logits = model(points)
     own, weight = predict(model, points), model.weight.detach()
-    rivals = torch.stack([torch.cat([torch.arange(k), torch.arange(k + 1, len(weight))]) for k in own.tolist()])
+    rivals = torch.stack(
+        [torch.cat([torch.arange(k), torch.arange(k + 1, len(weight))]) for k in own.tolist()]
+    )
     gaps = (logits.gather(1, rivals) - logits.gather(1, own[:, None])).abs()
     normals = weight[rivals] - weight[own][:, None]
-    inside = subspaces.project(normals.view(*normals.shape[:2], *points.shape[1:]), torch.arange(len(points)))
+    inside = subspaces.project(
+        normals.view(*normals.shape[:2], *points.shape[1:]), torch.arange(len(points))
+    )
     lengths, kept = normals.norm(dim=2), inside.flatten(2).norm(dim=2)
     nearest, within = (gaps / lengths).amin(dim=1), (gaps / kept).amin(dim=1)
     error = torch.full_like(within, math.nan)
     if compared:
         result = deepfool(model, points, overshoot=OVERSHOOT, subspace=subspaces)
         error = (norms(result.perturbations) / (1 + OVERSHOOT) - within).abs() / within
-    return {"ratio": within / nearest, "share": (kept[:, 0] / lengths[:, 0]).square(), "deepfool": error}
+    return {
+        "ratio": within / nearest,
+        "share": (kept[:, 0] / lengths[:, 0]).square(),
+        "deepfool": error,
+    }
 
 
 def _constants(delta: float) -> dict[str, Estimate]:
@@ -212,7 +251,10 @@ def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
 
 def _constants_table(delta: float) -> pd.DataFrame:
     return pd.DataFrame(
-        [{"m": m, "zeta_1": zeta_1(m, delta), "zeta_2": zeta_2(m, delta)} for m in (1, 10, 100, 250, 1000, LARGEST)]
+        [
+            {"m": m, "zeta_1": zeta_1(m, delta), "zeta_2": zeta_2(m, delta)}
+            for m in (1, 10, 100, 250, 1000, LARGEST)
+        ]
     )
 
 
@@ -226,7 +268,9 @@ def _curves(delta: float) -> Figure:
         axes.plot(m, [zeta_1(k, delta) for k in m], color=COLOURS[0], label=r"$\zeta_1(m, \delta)$")
         axes.axhspan(0.8, 1.3, color="#6b7580", alpha=0.15, linewidth=0, label="[0.8, 1.3]")
         axes.axvline(250, color="#6b7580", linestyle=":", linewidth=1.4, label="m = 250")
-        axes.set(xscale="log", yscale="log", xlabel="dimension m of the subspace", ylabel="constant")
+        axes.set(
+            xscale="log", yscale="log", xlabel="dimension m of the subspace", ylabel="constant"
+        )
         axes.set_title(rf"The constants of Theorem 1, $\delta$ = {delta:g}")
         axes.legend()
     return figure
@@ -241,14 +285,24 @@ def _coverage(trials: dict[int, dict[str, Tensor]], settings: Settings) -> Figur
     middle, outer = ([np.quantile(scaled[m], q) for m in shown] for q in (0.5, 0.99))
     inner = [np.quantile(scaled[m], 0.01) for m in shown]
     with styled():
-        axes.fill_between(shown, inner, outer, color=COLOURS[0], alpha=0.25, linewidth=0, label="98% of the trials")
+        axes.fill_between(
+            shown,
+            inner,
+            outer,
+            color=COLOURS[0],
+            alpha=0.25,
+            linewidth=0,
+            label="98% of the trials",
+        )
         axes.plot(shown, middle, "o-", color=COLOURS[0], label="median")
         for name, zeta in ((r"$\sqrt{\zeta_2}$", zeta_2), (r"$\sqrt{\zeta_1}$", zeta_1)):
             bound = [math.sqrt(zeta(m, settings.delta)) for m in shown]
             axes.plot(shown, bound, "--", color=COLOURS[1], label=f"bound {name}")
         axes.set(xscale="log", yscale="log", xlabel="dimension m of the subspace")
         axes.set_ylabel(r"$\sqrt{m/d}\;\|r_S\|_2\,/\,\|r^*\|_2$")
-        axes.set_title(f"Affine classifiers of {settings.classes} classes, d = {settings.dimension}")
+        axes.set_title(
+            f"Affine classifiers of {settings.classes} classes, d = {settings.dimension}"
+        )
         axes.legend()
     return figure
 
@@ -257,10 +311,14 @@ def _notes(settings: Settings) -> list[str]:
     total = settings.classifiers * settings.points
     promised = theorem1_bounds(settings.dimension, 1, settings.delta, settings.classes).probability
     return [
-        f"{total} trials for each m: {settings.classifiers} random affine classifiers of {settings.classes} classes in "
-        f"d = {settings.dimension} dimensions, {settings.points} points each with a random subspace of its own, in "
+        f"{total} trials for each m: {settings.classifiers} random affine classifiers of "
+        f"{settings.classes} classes in "
+        f"d = {settings.dimension} dimensions, {settings.points} points each with a random "
+        "subspace of its own, in "
         "closed form in float64; the network plays no part.",
-        f"Theorem 1 at delta = {settings.delta:g} promises {promised:.4g} (at delta = 0.05 it would promise nothing "
+        f"Theorem 1 at delta = {settings.delta:g} promises {promised:.4g} (at delta = 0.05 it "
+        "would promise nothing "
         f"for 9 classes or more); Lemma 2 and Figure 5.2 are at delta = {settings.figure_delta:g}.",
-        "DeepFool inside the subspaces is held against the closed form on the points of the first classifier.",
+        "DeepFool inside the subspaces is held against the closed form on the points of the first "
+        "classifier.",
     ]

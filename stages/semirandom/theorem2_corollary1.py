@@ -12,11 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import paired_bootstrap, share
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import (
+from pipeline.findings import Findings
+from pipeline.plots import COLOURS, axes_grid, styled
+from pipeline.statistics import Estimate, exactly, share
+from pipeline.studies.boundary import once
+from pipeline.tables import columns
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import (
     RandomSubspaces,
     corollary1_bounds,
     corollary1_excluded,
@@ -28,10 +32,8 @@ from pipeline.geometry import (
     sphere_step,
     theorem2_bounds,
 )
-from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.randomness import per_image, seeded
-from pipeline.types import Dataset, Network
-from stages.semirandom._shared import columns, exactly, once
+from robustness_geometry.randomness import per_image, seeded
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "theorem2_corollary1"]
 
@@ -76,7 +78,11 @@ class Settings:
         check_count("classes", self.classes, minimum=3)
         check_count("grid", self.grid, minimum=10)
         if not self.dimensions or not all(2 <= m <= self.dimension for m in self.dimensions):
-            refuse("dimensions", self.dimensions, f"whole numbers from 2 to dimension = {self.dimension}")
+            refuse(
+                "dimensions",
+                self.dimensions,
+                f"whole numbers from 2 to dimension = {self.dimension}",
+            )
         if not self.bends or not all(0 < bend <= 1 for bend in self.bends):
             refuse("bends", self.bends, "shares in (0, 1]")
         for name in ("delta", "corollary_delta"):
@@ -84,10 +90,13 @@ class Settings:
                 refuse(name, getattr(self, name), "a number in (0, 1)")
 
 
-def theorem2_corollary1(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def theorem2_corollary1(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Count how often the bounds for curved boundaries hold on spheres, and check the lemmas on grids.
 
-    The network and the data take no part: the boundaries are made up, so that the distances are known in closed form.
+    The network and the data take no part: the boundaries are made up, so that the distances are
+    known in closed form.
 
     Args:
         network: not used.
@@ -96,10 +105,13 @@ def theorem2_corollary1(network: Network, data: Dataset, settings: Settings, exe
         executor: keeps the simulation for other networks.
 
     Returns:
-        The shares of trials within the bounds of Theorem 2 and of Corollary 1, the smallest slack of Lemmas 4, 7 and 8
-        on their grids, and the largest relative error of the curvature by inscribed balls.
+        The shares of trials within the bounds of Theorem 2 and of Corollary 1, the smallest slack
+        of Lemmas 4, 7 and 8 on their grids, and the largest relative error of the curvature by
+        inscribed balls.
     """
-    drawn = executor.each(lambda m: once(_job(settings, m), executor, f"Theorem 2, m = {m}"), settings.dimensions)
+    drawn = executor.each(
+        lambda m: once(_job(settings, m), executor, f"Theorem 2, m = {m}"), settings.dimensions
+    )
     draws = dict(zip(settings.dimensions, drawn, strict=True))
     theorem = {
         (m, bend, side): _ratios(draws[m]["cosines"][:, 0], settings, m, bend, side)
@@ -122,39 +134,53 @@ def theorem2_corollary1(network: Network, data: Dataset, settings: Settings, exe
 
 
 def _job(settings: Settings, m: int) -> "partial[dict[str, Tensor]]":
-    return partial(draw, dimension=settings.dimension, m=m, rivals=settings.classes - 1, trials=settings.trials)
+    return partial(
+        draw, dimension=settings.dimension, m=m, rivals=settings.classes - 1, trials=settings.trials
+    )
 
 
 def draw(*, dimension: int, m: int, rivals: int, trials: int) -> dict[str, Tensor]:
     """||P_S n_k|| for unit normals n_k of several boundaries and a random subspace S a trial, and their distances.
 
     Returns:
-        ``cosines`` (trials, rivals); ``distances`` (trials, rivals), the first 1 and the others in [1, 3];
-        ``outside`` (trials, rivals), whether the ball lies beyond the boundary.
+        ``cosines`` (trials, rivals); ``distances`` (trials, rivals), the first 1 and the others in
+        [1, 3]; ``outside`` (trials, rivals), whether the ball lies beyond the boundary.
     """
     parts = []
     for start in range(0, trials, 100):
         count = min(100, trials - start)
         generator = seeded("theorem 2", dimension, m, start)
-        normals = torch.randn(count, rivals, 1, 1, dimension, generator=generator, dtype=torch.float64)
+        normals = torch.randn(
+            count, rivals, 1, 1, dimension, generator=generator, dtype=torch.float64
+        )
         generators = per_image(0, f"theorem 2, m = {m}", range(start, start + count))
         subspaces = RandomSubspaces((1, 1, dimension), m, generators, like=normals[:0])
         kept = subspaces.project(normals, torch.arange(count)).flatten(2).norm(dim=2)
         distances = 1 + 2 * torch.rand(count, rivals, generator=generator, dtype=torch.float64)
         distances[:, 0] = 1.0
         outside = torch.rand(count, rivals, generator=generator, dtype=torch.float64) < 0.5
-        parts.append({"cosines": kept / normals.flatten(2).norm(dim=2), "distances": distances, "outside": outside})
+        parts.append(
+            {
+                "cosines": kept / normals.flatten(2).norm(dim=2),
+                "distances": distances,
+                "outside": outside,
+            }
+        )
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _ratios(cosines: Tensor, settings: Settings, m: int, bend: float, side: str) -> Tensor:
     """||r_S|| / ||r|| at a sphere with kappa ||r|| = bend * limit, (trials,)."""
-    radius = 1 / (bend * curvature_limit(settings.dimension, m, settings.delta))  # in units of ||r||
+    radius = 1 / (
+        bend * curvature_limit(settings.dimension, m, settings.delta)
+    )  # in units of ||r||
     offset = torch.full_like(cosines, radius - 1 if side == "inside" else radius + 1)
     return sphere_step(offset, cosines, radius)
 
 
-def _covered(theorem: dict[tuple[int, float, str], Tensor], settings: Settings) -> dict[str, Estimate]:
+def _covered(
+    theorem: dict[tuple[int, float, str], Tensor], settings: Settings
+) -> dict[str, Estimate]:
     samples, statistics = {}, {}
     for (m, bend, side), ratios in theorem.items():
         limit = curvature_limit(settings.dimension, m, settings.delta)
@@ -170,7 +196,9 @@ def _corollary(draws: dict[int, dict[str, Tensor]], settings: Settings) -> dict[
     samples, statistics = {}, {}
     for m, drawn in draws.items():
         limit = curvature_limit(settings.dimension, m, settings.corollary_delta)
-        bounds = corollary1_bounds(settings.dimension, m, settings.corollary_delta, settings.classes)
+        bounds = corollary1_bounds(
+            settings.dimension, m, settings.corollary_delta, settings.classes
+        )
         distances = drawn["distances"].clone()
         distances[:, -1] = 1.5 * bounds.high
         excluded = corollary1_excluded(distances, settings.dimension, m, settings.corollary_delta)
@@ -211,13 +239,19 @@ def _departure(bend: Tensor, tangent: Tensor, *, outside: bool) -> Tensor:
 def _curvature_error() -> float:
     """The largest relative error of 1 / q by inscribed balls: a plane, a sphere from both sides, two far spheres.
 
-    A plane, and the outside of a sphere, hold any ball: there the error is that of the largest radius looked at.
+    A plane, and the outside of a sphere, hold any ball: there the error is that of the largest
+    radius looked at.
     """
-    point, axis = torch.zeros(3, dtype=torch.float64), torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    point, axis = (
+        torch.zeros(3, dtype=torch.float64),
+        torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
+    )
     largest = 50 * RADIUS
 
     def balls(*centres: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: torch.stack([(x - c * RADIUS * axis).norm(dim=1) < RADIUS for c in centres]).any(dim=0)
+        return lambda x: torch.stack(
+            [(x - c * RADIUS * axis).norm(dim=1) < RADIUS for c in centres]
+        ).any(dim=0)
 
     def both(region: Callable[[Tensor], Tensor]) -> float:
         """min(q_i, q_j) of Section 5.5.1 at the point, which lies on the boundary of ``region``."""
@@ -225,7 +259,11 @@ def _curvature_error() -> float:
         return min(ahead, inscribed_radius(lambda x: ~region(x), point, -axis, largest=largest))
 
     plane = inscribed_radius(lambda x: x[:, 0] > 0, point, axis, largest=largest)
-    found = {"plane": (plane, largest), "sphere": (both(balls(1)), RADIUS), "spheres": (both(balls(1, -9)), RADIUS)}
+    found = {
+        "plane": (plane, largest),
+        "sphere": (both(balls(1)), RADIUS),
+        "spheres": (both(balls(1, -9)), RADIUS),
+    }
     return max(abs(radius - wanted) / wanted for radius, wanted in found.values())
 
 
@@ -239,29 +277,56 @@ def _table(
         number = numbers[f"coverage_{m}_{side}_{bend:g}"]
         row = {"result": "Theorem 2", "m": m, "ball": SIDES[side], "kappa_r": bend * limit}
         row |= {"low": bounds.low, "median_ratio": float(ratios.median()), "high": bounds.high}
-        rows.append(row | columns("share_within", number) | {"promised": bounds.probability, "trials": number.n})
+        rows.append(
+            row
+            | columns("share_within", number)
+            | {"promised": bounds.probability, "trials": number.n}
+        )
     for m in settings.dimensions:
-        bounds = corollary1_bounds(settings.dimension, m, settings.corollary_delta, settings.classes)
+        bounds = corollary1_bounds(
+            settings.dimension, m, settings.corollary_delta, settings.classes
+        )
         number = numbers[f"corollary_{m}"]
-        row = {"result": "Corollary 1", "m": m, "ball": "both", "low": bounds.low, "high": bounds.high}
-        rows.append(row | columns("share_within", number) | {"promised": bounds.probability, "trials": number.n})
+        row = {
+            "result": "Corollary 1",
+            "m": m,
+            "ball": "both",
+            "low": bounds.low,
+            "high": bounds.high,
+        }
+        rows.append(
+            row
+            | columns("share_within", number)
+            | {"promised": bounds.probability, "trials": number.n}
+        )
     return pd.DataFrame(rows)
 
 
 def _lemma_table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     names = [name for name in numbers if name.startswith("lemma")] + ["curvature_error"]
-    return pd.DataFrame([{"quantity": name, "worst": numbers[name].value, "cases": numbers[name].n} for name in names])
+    return pd.DataFrame(
+        [
+            {"quantity": name, "worst": numbers[name].value, "cases": numbers[name].n}
+            for name in names
+        ]
+    )
 
 
 def _figure(theorem: dict[tuple[int, float, str], Tensor], settings: Settings) -> Figure:
     """The ratios over sqrt(d / m) at the largest curvature, between the bounds of Theorem 2."""
     figure, grid = axes_grid()
     axes, bend = grid[0, 0], max(settings.bends)
-    names = [f"m = {m}\n{'inside' if side == 'inside' else 'outside'}" for m in settings.dimensions for side in SIDES]
+    names = [
+        f"m = {m}\n{'inside' if side == 'inside' else 'outside'}"
+        for m in settings.dimensions
+        for side in SIDES
+    ]
     with styled():
         for place, (m, side) in enumerate((m, side) for m in settings.dimensions for side in SIDES):
             scale = math.sqrt(settings.dimension / m)
-            low, middle, high = np.quantile(theorem[m, bend, side].numpy() / scale, (0.01, 0.5, 0.99))
+            low, middle, high = np.quantile(
+                theorem[m, bend, side].numpy() / scale, (0.01, 0.5, 0.99)
+            )
             limit = curvature_limit(settings.dimension, m, settings.delta)
             bounds = theorem2_bounds(settings.dimension, m, settings.delta, bend * limit)
             own = {"label": "98% of the trials, median"} if place == 0 else {}
@@ -295,22 +360,31 @@ def _lemma_figure() -> Figure:
         bounds = lemma4_bounds(torch.ones_like(slant), slant.sqrt())
         for bound, name in zip(bounds, ("", "bounds of Lemma 4"), strict=True):
             axes.plot(slant, bound, "--", color="#22282f", linewidth=1.6, label=name or None)
-        axes.set(xlabel=r"$\kappa\, r\, \tan^2\theta$", ylabel=r"$\|x_\gamma - x\|_2\,/\,\|u\|_2 - 1$")
+        axes.set(
+            xlabel=r"$\kappa\, r\, \tan^2\theta$", ylabel=r"$\|x_\gamma - x\|_2\,/\,\|u\|_2 - 1$"
+        )
         axes.set_title("Arcs and their tangent: convex above 0, concave below")
         axes.legend()
     return figure
 
 
 def _notes(settings: Settings) -> list[str]:
-    promised = corollary1_bounds(settings.dimension, settings.dimensions[0], settings.corollary_delta, settings.classes)
+    promised = corollary1_bounds(
+        settings.dimension, settings.dimensions[0], settings.corollary_delta, settings.classes
+    )
     return [
-        f"Spheres in d = {settings.dimension} dimensions, {settings.trials} random subspaces for each case, distances "
-        f"in closed form; the network plays no part. Theorem 2 at delta = {settings.delta:g} promises "
+        f"Spheres in d = {settings.dimension} dimensions, {settings.trials} random subspaces for "
+        "each case, distances "
+        f"in closed form; the network plays no part. Theorem 2 at delta = {settings.delta:g} "
+        "promises "
         f"{1 - 4 * settings.delta:.4g}.",
         f"Corollary 1 at delta = {settings.corollary_delta:g} promises {promised.probability:.4g}: "
-        f"{settings.classes - 1} spheres of the largest allowed curvature, on either side, the last one far enough to "
+        f"{settings.classes - 1} spheres of the largest allowed curvature, on either side, the "
+        "last one far enough to "
         "be excluded and five times as curved.",
-        "The slack of Lemma 4 uses the square on the sine that Equations A.21 and A.30 lack; a slack is negative where "
+        "The slack of Lemma 4 uses the square on the sine that Equations A.21 and A.30 lack; a "
+        "slack is negative where "
         "a lemma fails.",
-        "Curvature by inscribed balls: a plane, a sphere, and two spheres whose gap is wider than their diameter.",
+        "Curvature by inscribed balls: a plane, a sphere, and two spheres whose gap is wider than "
+        "their diameter.",
     ]

@@ -9,16 +9,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, difference, measured, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import stays_in_region
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.randomness import seeded
-from pipeline.types import Classifier, Dataset, Images, Labels, Mask, Network
-from stages.topology._shared import Common, Joined, columns, joined_pairs, own_labels
-from stages.universal._shared import of_means, spearman, stacked
+from pipeline.statistics import Estimate, Statistic, difference, of_means, share, spearman, stack
+from pipeline.studies.paths import Common, Joined, joined_pairs, own_labels
+from pipeline.tables import columns
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry import stays_in_region
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Classifier, Dataset, Images, Labels, Mask, Network
 
 __all__ = ["SECTION", "Settings", "convex_mixing"]
 
@@ -47,11 +49,13 @@ class Settings(Common):
             refuse("sizes", self.sizes, "three or more rising whole numbers >= 2")
 
 
-def convex_mixing(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def convex_mixing(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure how often a random convex combination of k images of one predicted label keeps it.
 
-    Beside it, the pairs of images of :mod:`stages.topology.path_connectivity`: on how many of them the straight segment
-    stays in the region, and on how many some path does.
+    Beside it, the pairs of images of :mod:`stages.topology.path_connectivity`: on how many of them
+    the straight segment stays in the region, and on how many some path does.
 
     Args:
         network: the trained classifiers.
@@ -67,11 +71,13 @@ def convex_mixing(network: Network, data: Dataset, settings: Settings, executor:
     """
     found = []
     for seed, model in sorted(network.models.items()):
-        scope = executor.scope("convex_mixing", seed)
+        scope = executor.for_seed(seed)
         mixed = {f"in {k}": _mixed(model, data, settings, k, seed, scope) for k in settings.sizes}
         found.append({**mixed, **_pairs(joined_pairs(model, data, settings, 1, seed, scope))})
-    samples = stacked(found)
-    numbers = measured(paired_bootstrap(samples, _statistics(settings.sizes), resamples=settings.resamples))
+    samples = stack(found)
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings.sizes), resamples=settings.resamples)
+    )
     return Findings(
         numbers=numbers,
         tables={"mixing": _table(numbers, settings.sizes)},
@@ -82,7 +88,12 @@ def convex_mixing(network: Network, data: Dataset, settings: Settings, executor:
 
 
 def keeps_label(
-    pool: Images, model: Classifier, groups: Tensor, labels: Labels, *, generator: list[torch.Generator]
+    pool: Images,
+    model: Classifier,
+    groups: Tensor,
+    labels: Labels,
+    *,
+    generator: list[torch.Generator],
 ) -> Mask:
     """Whether a random convex combination of each group of images has the group's label, (N,).
 
@@ -104,9 +115,14 @@ def _mixed(
     counts = torch.bincount(found)
     usable = (counts[found] >= size).nonzero()[:, 0]
     if not len(usable):
-        refuse("sizes", size, f"at most {int(counts.max())}, the most held-out images that share a predicted label")
+        refuse(
+            "sizes",
+            size,
+            f"at most {int(counts.max())}, the most held-out images that share a predicted label",
+        )
     generator = seeded("mixing", size, seed)
-    # The label of an image drawn at random, then a group of that label: labels count as often as they occur.
+    # The label of an image drawn at random, then a group of that label: labels count as often as
+    # they occur.
     labels = found[usable[torch.randint(len(usable), (settings.mixtures,), generator=generator)]]
     members = {label: (found == label).nonzero()[:, 0] for label in labels.unique().tolist()}
     groups = torch.stack([_some(members[label], size, generator) for label in labels.tolist()])
@@ -120,7 +136,10 @@ def _some(members: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _pairs(rows: Joined) -> dict[str, Tensor]:
-    return {"found": valid(rows.found, rows.reached), "straight": valid(rows.straight, rows.reached)}
+    return {
+        "found": valid(rows.found, rows.reached),
+        "straight": valid(rows.straight, rows.reached),
+    }
 
 
 def _statistics(sizes: tuple[int, ...]) -> dict[str, Statistic]:
@@ -171,10 +190,14 @@ def _notes(samples: Mapping[str, Tensor], settings: Settings) -> list[str]:
     pairs = int((~samples["found"].isnan()).sum())
     straight = int((samples["straight"] == 0).sum())
     return [
-        f"{settings.mixtures} mixtures of each size and training seed, of held-out images with one predicted label; "
-        "the weights are uniform on the simplex, Dirichlet(1), as the thesis does not say how it draws them.",
-        f"Straight segments and paths: {pairs} pairs of images of one predicted label, those of scenario 1 of "
+        f"{settings.mixtures} mixtures of each size and training seed, of held-out images with one "
+        "predicted label; "
+        "the weights are uniform on the simplex, Dirichlet(1), as the thesis does not say how it "
+        "draws them.",
+        f"Straight segments and paths: {pairs} pairs of images of one predicted label, those of "
+        "scenario 1 of "
         f"path_connectivity; straight segments leave the region in {straight} cases.",
-        "A mixture of many images is close to the mean of their class: where that is itself clearly of the class, as "
+        "A mixture of many images is close to the mean of their class: where that is itself "
+        "clearly of the class, as "
         "it is with centred digits, P_in grows with k.",
     ]

@@ -9,16 +9,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import Statistic, mean, measured, minimum, paired_bootstrap, share, valid
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import valid
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.geometry import Path, find_path, plane_sections, stitched_section
+from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, bar_figure, styled
-from pipeline.types import Classifier, Dataset, Network, predict
-from stages.attack._shared import deepfool_of, joined, shown_label
-from stages.regions import draw_regions
-from stages.topology._shared import CHUNK, SCENARIOS, Common, Joined, columns, endpoints, joined_pairs, search
+from pipeline.statistics import Estimate, Statistic, mean, minimum, share, stack
+from pipeline.studies.attacking import deepfool_of
+from pipeline.studies.paths import CHUNK, SCENARIOS, Common, Joined, endpoints, joined_pairs, search
+from pipeline.studies.regions import draw_regions
+from pipeline.tables import class_name, columns
+from robustness_geometry.checks import check_count
+from robustness_geometry.geometry import Path, find_path, plane_sections, stitched_section
+from robustness_geometry.types import Classifier, Dataset, Network, predict
 
 __all__ = ["SECTION", "Settings", "path_connectivity"]
 
@@ -36,8 +39,8 @@ class Settings(Common):
     """What to measure, beyond what :class:`Common` says.
 
     Attributes:
-        audited: pairs of each scenario whose search is repeated with every sample looked at, on the first training
-            seed, where ``safety`` leaves some out.
+        audited: pairs of each scenario whose search is repeated with every sample looked at, on the
+            first training seed, where ``safety`` leaves some out.
     """
 
     audited: int = 0
@@ -47,7 +50,9 @@ class Settings(Common):
         check_count("audited", self.audited, minimum=0)
 
 
-def path_connectivity(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def path_connectivity(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Look for paths inside a region: between two images, an image and an adversarial one, an image and a random one.
 
     Args:
@@ -57,25 +62,34 @@ def path_connectivity(network: Network, data: Dataset, settings: Settings, execu
         executor: runs the searches.
 
     Returns:
-        For each scenario the share of pairs joined, and over the paths found the mean D(p) and the mean number of
-        anchor points; as tensors, D(p) (seeds, pairs), NaN without a path.
+        For each scenario the share of pairs joined, and over the paths found the mean D(p) and the
+        mean number of anchor points; as tensors, D(p) (seeds, pairs), NaN without a path.
     """
     found = {
         scenario: [
-            joined_pairs(model, data, settings, scenario, seed, executor.scope("path_connectivity", seed))
+            joined_pairs(model, data, settings, scenario, seed, executor.for_seed(seed))
             for seed, model in sorted(network.models.items())
         ]
         for scenario in SCENARIOS
     }
-    samples = joined([_quantities({s: rows[i] for s, rows in found.items()}) for i in range(len(network.models))])
+    samples = stack(
+        [_quantities({s: rows[i] for s, rows in found.items()}) for i in range(len(network.models))]
+    )
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     every = {"found": torch.cat([samples[f"found {scenario}"] for scenario in SCENARIOS], dim=1)}
-    numbers |= measured(paired_bootstrap(every, {"share_connected": share("found")}, resamples=settings.resamples))
-    disagreements = _audit(network, data, settings, {scenario: rows[0] for scenario, rows in found.items()}, executor)
+    numbers |= measured(
+        paired_bootstrap(every, {"share_connected": share("found")}, resamples=settings.resamples)
+    )
+    disagreements = _audit(
+        network, data, settings, {scenario: rows[0] for scenario, rows in found.items()}, executor
+    )
     return Findings(
         numbers=numbers,
         tables={"paths": _table(numbers, found)},
-        figures={"connected": _bars(network, numbers), **_paths(network.model, data, settings, found[1][0])},
+        figures={
+            "connected": _bars(network, numbers),
+            **_paths(network.model, data, settings, found[1][0]),
+        },
         tensors={f"deviation_{s}": samples[f"deviation {s}"] for s in SCENARIOS},
         notes=_notes(found, settings, disagreements),
     )
@@ -108,17 +122,25 @@ def _statistics() -> dict[str, Statistic]:
 
 
 def _audit(
-    network: Network, data: Dataset, settings: Settings, found: Mapping[int, Joined], executor: Executor
+    network: Network,
+    data: Dataset,
+    settings: Settings,
+    found: Mapping[int, Joined],
+    executor: Executor,
 ) -> tuple[int, int]:
     """On how many pairs the search with every sample looked at ends otherwise, and how many were looked at."""
     if settings.safety is None or not settings.audited:
         return 0, 0
     seed, wrong, total = min(network.models), 0, 0
     for scenario, quick in found.items():
-        starts, others, labels = endpoints(network.model, data, scenario, settings.audited, seed, executor)
+        starts, others, labels = endpoints(
+            network.model, data, scenario, settings.audited, seed, executor
+        )
         join = search(settings, network.model, targeted=scenario != 1, full=True)
-        full = executor.scope("path_connectivity", seed).map(join, starts, others, labels, chunk=CHUNK).value
-        same = (full.found == quick.found[: len(starts)]) & (full.straight == quick.straight[: len(starts)])
+        full = executor.for_seed(seed).map(join, starts, others, labels, chunk=CHUNK).value
+        same = (full.found == quick.found[: len(starts)]) & (
+            full.straight == quick.straight[: len(starts)]
+        )
         wrong, total = wrong + int((~same).sum()), total + len(starts)
     return wrong, total
 
@@ -129,15 +151,26 @@ def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[Joined]]) -
         connected = numbers.get(f"share_connected_{scenario}")
         if connected is None:
             continue
-        row: dict[str, object] = {"scenario": scenario, "pair": title, **columns("share_connected", connected)}
+        row: dict[str, object] = {
+            "scenario": scenario,
+            "pair": title,
+            **columns("share_connected", connected),
+        }
         for name in ("share_straight", "deviation", "anchors"):
             if f"{name}_{scenario}" in numbers:
                 row |= columns(name, numbers[f"{name}_{scenario}"])
         outside = sum(int((~seed.reached).sum()) for seed in found[scenario])
         failed = sum(int((seed.reached & ~seed.found).sum()) for seed in found[scenario])
         deepest = max(int(seed.depth.max()) for seed in found[scenario])
-        looked = sum(float(seed.samples.double().mean()) for seed in found[scenario]) / len(found[scenario])
-        row |= {"endpoint_outside": outside, "no_path": failed, "deepest": deepest, "mean_samples": looked}
+        looked = sum(float(seed.samples.double().mean()) for seed in found[scenario]) / len(
+            found[scenario]
+        )
+        row |= {
+            "endpoint_outside": outside,
+            "no_path": failed,
+            "deepest": deepest,
+            "mean_samples": looked,
+        }
         rows.append(row | {"pairs": connected.n, "seeds": connected.seeds})
     return pd.DataFrame(rows)
 
@@ -145,9 +178,16 @@ def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[Joined]]) -
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     groups = {}
     for scenario, title in SHORT.items():
-        names = {"straight segment": f"share_straight_{scenario}", "some path": f"share_connected_{scenario}"}
+        names = {
+            "straight segment": f"share_straight_{scenario}",
+            "some path": f"share_connected_{scenario}",
+        }
         groups[title] = {k: numbers[v] for k, v in names.items() if v in numbers}
-    figure = bar_figure(groups, ylabel="share of pairs joined in their region", title=f"Pairs joined, {network.name}")
+    figure = bar_figure(
+        groups,
+        ylabel="share of pairs joined in their region",
+        title=f"Pairs joined, {network.name}",
+    )
     with styled():
         figure.axes[0].set(ylim=(0, 1.22), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0])
         figure.axes[0].legend(loc="upper right", ncols=2)
@@ -186,7 +226,7 @@ def _sections(model: Classifier, data: Dataset, path: Path, upward: Tensor) -> F
     straight = plane_sections(model, start[None], across[None], vertical[None], x, y)
     stitched = stitched_section(model, path.anchors, upward, y, columns=COLUMNS)
     figure, panels = axes_grid(2, 1, width=8.5, height=6.4)
-    name = partial(shown_label, data)
+    name = partial(class_name, data)
     draw_regions(panels[0, 0], straight.labels[0], straight.leads[0], x, y, own=own, name=name)
     draw_regions(panels[1, 0], stitched.labels, stitched.leads, stitched.x, y, own=own, name=name)
     marks = stitched.breaks.cpu()
@@ -195,19 +235,38 @@ def _sections(model: Classifier, data: Dataset, path: Path, upward: Tensor) -> F
         f"along the path: {len(path.anchors) - 2} anchor points, D(p) = {path.deviation:.5f}",
     )
     with styled():
-        for axes, places, title in zip(panels[:, 0], (torch.tensor([0.0, length]), marks), titles, strict=True):
-            axes.plot(places, torch.zeros(len(places)), "o-", color=COLOURS[0], markersize=4, linewidth=1.4)
+        for axes, places, title in zip(
+            panels[:, 0], (torch.tensor([0.0, length]), marks), titles, strict=True
+        ):
+            axes.plot(
+                places,
+                torch.zeros(len(places)),
+                "o-",
+                color=COLOURS[0],
+                markersize=4,
+                linewidth=1.4,
+            )
             axes.set(ylabel=r"along $r(x_1)$ (pixel units)", title=title)
             for place, text in ((places[0], "$x_1$"), (places[-1], "$x_2$")):
-                axes.annotate(text, (float(place), 0.0), xytext=(0, 6), textcoords="offset points", ha="center")
+                axes.annotate(
+                    text,
+                    (float(place), 0.0),
+                    xytext=(0, 6),
+                    textcoords="offset points",
+                    ha="center",
+                )
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         for place in marks[1:-1].tolist():
             panels[1, 0].axvline(place, color="#6b7580", linestyle=":", linewidth=1.0)
-        panels[1, 0].set_xlabel("length along the path (pixel units); the horizontal axis turns at each anchor point")
+        panels[1, 0].set_xlabel(
+            "length along the path (pixel units); the horizontal axis turns at each anchor point"
+        )
     return figure
 
 
-def _notes(found: Mapping[int, list[Joined]], settings: Settings, audit: tuple[int, int]) -> list[str]:
+def _notes(
+    found: Mapping[int, list[Joined]], settings: Settings, audit: tuple[int, int]
+) -> list[str]:
     everyone = [seed for rows in found.values() for seed in rows]
     outside = sum(int((~seed.reached).sum()) for seed in everyone)
     failed = sum(int((seed.reached & ~seed.found).sum()) for seed in everyone)
@@ -216,21 +275,30 @@ def _notes(found: Mapping[int, list[Joined]], settings: Settings, audit: tuple[i
     sampled = "every sample was looked at"
     if settings.safety is not None:
         sampled = (
-            f"samples were left out where the label could only change if its lead changed {settings.safety:g} times as "
-            f"fast as anywhere seen on the segment ({sum(float(s.samples.sum()) for s in everyone) / total:.0f} were "
-            f"looked at for a pair); on {audit[1]} pairs every sample was looked at as well, and {audit[0]} of them "
+            "samples were left out where the label could only change if its lead changed "
+            f"{settings.safety:g} times as "
+            "fast as anywhere seen on the segment "
+            f"({sum(float(s.samples.sum()) for s in everyone) / total:.0f} were "
+            f"looked at for a pair); on {audit[1]} pairs every sample was looked at as well, and "
+            f"{audit[0]} of them "
             "ended otherwise"
         )
     return [
-        f"{pairs} pairs of each scenario and training seed, on held-out images; the labels are the network's own.",
-        f"In {outside} of {total} cases the second point could not be moved into the region: they are left out.",
-        f"A path counts as inside if the label is right at samples {settings.spacing:g} of the pair's distance apart; "
+        f"{pairs} pairs of each scenario and training seed, on held-out images; the labels are the "
+        "network's own.",
+        f"In {outside} of {total} cases the second point could not be moved into the region: they "
+        "are left out.",
+        f"A path counts as inside if the label is right at samples {settings.spacing:g} of the "
+        "pair's distance apart; "
         f"{sampled}.",
-        f"{failed} pairs were not joined within {settings.depth} halvings, {stuck} of them because no point of the "
+        f"{failed} pairs were not joined within {settings.depth} halvings, {stuck} of them because "
+        "no point of the "
         "region was found near a midpoint.",
-        f"Midpoints outside the region are moved into it by DeepFool with an overshoot of {settings.overshoot:g}; with "
-        "the usual 0.02 the halves of a segment along a boundary that bends away from the region stay outside.",
-        "Segments that stay inside are not halved, where the thesis' pseudocode halves them: its paths have more "
+        "Midpoints outside the region are moved into it by DeepFool with an overshoot of "
+        f"{settings.overshoot:g}; with "
+        "the usual 0.02 the halves of a segment along a boundary that bends away from the region "
+        "stay outside.",
+        "Segments that stay inside are not halved, where the thesis' pseudocode halves them: its "
+        "paths have more "
         "anchor points on the same lines. Points of scenarios 2 and 3 may lie outside [0, 1].",
     ]
-

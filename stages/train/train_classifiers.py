@@ -1,6 +1,6 @@
 """The networks' test errors and learning curves (first column of Table 3.1)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -10,18 +10,21 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor, nn
 
-from pipeline.checks import check_count
-from pipeline.evaluation import correct, paired_bootstrap, share
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import correct
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.models import build
+from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
-from pipeline.training import Recipe, train
-from pipeline.types import Classifier, Dataset, Network, Split
+from pipeline.statistics import Estimate, share
+from robustness_geometry.checks import check_count
+from robustness_geometry.types import Dataset, Network
 
-__all__ = ["SECTION", "Settings", "train_classifiers", "trained"]
+__all__ = [
+    "SECTION",
+    "Settings",
+    "train_classifiers",
+]
 
 Curves: TypeAlias = Mapping[str, list[float]]
 """Curve name -> one value an epoch."""
@@ -46,41 +49,9 @@ class Settings:
         check_count("resamples", self.resamples)
 
 
-def trained(
-    factory: Callable[..., nn.Module], data: Dataset, recipe: Recipe, seed: int, executor: Executor
-) -> tuple[Classifier, dict[str, list[float]]]:
-    """The network of one training seed, trained once: a killed training goes on from its last epoch.
-
-    Args:
-        factory: makes the network for given channels, size, classes, mean and std.
-        data: what to train and test on.
-        recipe: how to train.
-        seed: of the initialisation, and of the training's randomness.
-        executor: keeps the weights and the epochs' checkpoints in its work folder.
-
-    Returns:
-        The model in evaluation mode on the executor's device, and its curves.
-
-    Raises:
-        TrainingDiverged: the loss or a weight became NaN or infinite.
-    """
-    model = executor.to_device(build(factory, data, seed))
-    checkpoints = str(executor.work / "checkpoints")
-    work = partial(_trained, model, data.train, data.test, recipe, seed, checkpoints)
-    found = executor.scope("train", seed).task(work, name=f"{data.name}, training seed {seed}").value
-    model.load_state_dict(found["weights"])
-    return model, {name: values.tolist() for name, values in found["history"].items()}
-
-
-def _trained(
-    model: nn.Module, data: Split, test: Split, recipe: Recipe, seed: int, checkpoints: str
-) -> dict[str, dict[str, Tensor]]:
-    result = train(model, data, recipe, seed=seed, test=test, checkpoints=checkpoints)
-    history = {name: torch.tensor(values, dtype=torch.float64) for name, values in result.history.items()}
-    return {"weights": result.state_dict, "history": history}
-
-
-def train_classifiers(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def train_classifiers(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Measure the share of held-out images that the network labels wrongly.
 
     Args:
@@ -90,11 +61,12 @@ def train_classifiers(network: Network, data: Dataset, settings: Settings, execu
         executor: runs the networks.
 
     Returns:
-        ``test_error`` and ``accuracy`` over all held-out images and training seeds, and the learning curves.
+        ``test_error`` and ``accuracy`` over all held-out images and training seeds, and the
+        learning curves.
     """
     seeds = sorted(network.models)
     right = [
-        executor.scope("train_classifiers", seed)
+        executor.for_seed(seed)
         .map(partial(correct, network.models[seed]), data.test.images, data.test.labels)
         .value
         for seed in seeds
@@ -104,7 +76,9 @@ def train_classifiers(network: Network, data: Dataset, settings: Settings, execu
     statistics = {"test_error": share("wrong"), "accuracy": share("right")}
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     single = [
-        paired_bootstrap({"wrong": 1 - row}, {"test_error": share("wrong")}, resamples=settings.resamples)
+        paired_bootstrap(
+            {"wrong": 1 - row}, {"test_error": share("wrong")}, resamples=settings.resamples
+        )
         for row in hits
     ]
     history = [network.history[seed] for seed in seeds if seed in network.history]
@@ -113,8 +87,14 @@ def train_classifiers(network: Network, data: Dataset, settings: Settings, execu
         numbers=numbers,
         curves=dict(curves),
         tables={
-            "table_3_1_test_error": _table(seeds, [e["test_error"] for e in single], numbers["test_error"]),
-            **({"learning_curves": pd.DataFrame({"epoch": _epochs(curves), **curves})} if curves else {}),
+            "table_3_1_test_error": _table(
+                seeds, [e["test_error"] for e in single], numbers["test_error"]
+            ),
+            **(
+                {"learning_curves": pd.DataFrame({"epoch": _epochs(curves), **curves})}
+                if curves
+                else {}
+            ),
         },
         figures={"learning_curves": _figure(network, history, curves)} if curves else {},
         notes=_notes(network, data, numbers["test_error"]),
@@ -135,7 +115,9 @@ def _table(seeds: list[int], single: list[Estimate], together: Estimate) -> pd.D
     """Test error by training seed and over all of them, with 95% intervals."""
     rows = [*zip(map(str, seeds), single, strict=True), ("all", together)]
     columns = ["seed", "test_error", "low", "high", "images", "seeds"]
-    return pd.DataFrame([[seed, e.value, e.low, e.high, e.n, e.seeds] for seed, e in rows], columns=columns)
+    return pd.DataFrame(
+        [[seed, e.value, e.low, e.high, e.n, e.seeds] for seed, e in rows], columns=columns
+    )
 
 
 def _figure(network: Network, history: Sequence[Curves], curves: Curves) -> Figure:
@@ -160,13 +142,16 @@ def _figure(network: Network, history: Sequence[Curves], curves: Curves) -> Figu
 
 def _notes(network: Network, data: Dataset, measured: Estimate) -> list[str]:
     notes = [
-        f"Test error on all {measured.n} held-out images of {data.name}, {measured.seeds} training seed(s); "
+        f"Test error on all {measured.n} held-out images of {data.name}, {measured.seeds} training "
+        "seed(s); "
         "the interval is over images and seeds."
     ]
     if network.history:
         recipe = ", ".join(f"{name}={value}" for name, value in network.training.items())
         notes.append(f"Trained on {len(data.train)} images: {recipe}.")
-        notes.append("The band of the learning curves runs from the best to the worst training seed.")
+        notes.append(
+            "The band of the learning curves runs from the best to the worst training seed."
+        )
     else:
         notes.append("The network came with its weights; there are no learning curves.")
     return notes

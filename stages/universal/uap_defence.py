@@ -1,6 +1,5 @@
 """Fine-tuning on universally perturbed images (Section 4.5)."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,29 +11,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks.protocol import labels_at
-from pipeline.checks import check_count, check_positive, check_training_images, refuse
-from pipeline.datasets.sampling import choose
-from pipeline.evaluation import Statistic, correct, difference, measured, paired_bootstrap, share
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import correct
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.randomness import seeded
-from pipeline.training import Recipe, extra_epochs, fine_tune, warm_up
-from pipeline.types import Classifier, Dataset, Network, Split, predict
-from stages.spared import spared
-from stages.universal._shared import (
-    Case,
-    Common,
-    Plan,
-    cases,
-    columns,
-    made_of,
-    norm_name,
-    norm_sign,
-    of_means,
-    stacked,
-)
+from pipeline.statistics import Estimate, Statistic, difference, of_means, share, stack
+from pipeline.studies.training import fine_tuned
+from pipeline.studies.universal import Case, Common, Plan, cases, made_of
+from pipeline.tables import columns, norm_name, norm_sign
+from robustness_geometry.attacks.protocol import labels_at
+from robustness_geometry.checks import check_count, check_positive, check_training_images, refuse
+from robustness_geometry.datasets.sampling import choose
+from robustness_geometry.randomness import seeded
+from robustness_geometry.training import Recipe, extra_epochs, warm_up
+from robustness_geometry.types import Classifier, Dataset, Network, Split, predict
 
 __all__ = ["SECTION", "Settings", "smallest_multiples", "uap_defence"]
 
@@ -53,7 +44,8 @@ class Settings(Common):
         pool: vectors that a training set is perturbed with.
         judges: new vectors whose fooling is averaged when a network is judged; the thesis: one.
         pool_samples: of X, the images that these vectors are made of; None takes all.
-        pool_passes: the most passes that Algorithm 4 makes for them; None: as for the stage's other vectors.
+        pool_passes: the most passes that Algorithm 4 makes for them; None: as for the stage's other
+            vectors.
         share: probability that a training image is perturbed.
         cap: the largest multiple of a vector that is tried; an image that none fools stays clean.
         steps: multiples that are tried, evenly spaced up to the cap.
@@ -100,7 +92,9 @@ class Settings(Common):
         check_training_images(data.name, len(data.train))
 
 
-def uap_defence(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def uap_defence(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Fine-tune on training images of which half carry a universal vector, and judge with new vectors.
 
     Args:
@@ -110,22 +104,22 @@ def uap_defence(network: Network, data: Dataset, settings: Settings, executor: E
         executor: runs Algorithm 4 and trainings.
 
     Returns:
-        ``fool_<network>`` and ``err_<network>`` of the original, of ``ft1`` to ``ft<rounds>`` and of ``ft_fixed``,
-        which was tuned for one round on vectors added as they are; and their differences.
+        ``fool_<network>`` and ``err_<network>`` of the original, of ``ft1`` to ``ft<rounds>`` and
+        of ``ft_fixed``, which was tuned for one round on vectors added as they are; and their
+        differences.
 
     Raises:
         InputError: the data set has no training images.
     """
-    if (absent := spared(network, settings.networks)) is not None:
-        return absent
-    settings.check(data)
     chosen = choose(data.train.labels, settings.tune_samples, "fine-tuning")
     tune = Split(data.train.images[chosen], data.train.labels[chosen])
-    recipe = extra_epochs(network.training, epochs=settings.epochs, factor=settings.learning_rate_factor)
+    recipe = extra_epochs(
+        network.training, epochs=settings.epochs, factor=settings.learning_rate_factor
+    )
     found = cases(network, data, settings, executor)
     warm_up()
     arms = executor.each(lambda case: _arms(case, tune, recipe, settings), found)
-    samples = stacked([_measure(own, data.test, settings) for own in arms])
+    samples = stack([_measure(own, data.test, settings) for own in arms])
     statistics = _statistics([f"ft{k}" for k in range(1, settings.rounds + 1)])
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     return Findings(
@@ -164,7 +158,12 @@ def _arms(case: Case, tune: Split, recipe: Recipe, settings: Settings) -> dict[s
     """Name -> the original network, the rounds, and the arm of unscaled vectors, for one training seed."""
     few = replace(case, images=case.images[: settings.pool_samples])
     if settings.pool_passes is not None:
-        few = replace(few, settings=replace(settings, attack=partial(settings.attack, passes=settings.pool_passes)))
+        few = replace(
+            few,
+            settings=replace(
+                settings, attack=partial(settings.attack, passes=settings.pool_passes)
+            ),
+        )
     arms = {"original": Arm(few, case.xi(settings.ball), settings.pool)}
     last = arms["original"]
     for number in range(1, settings.rounds + 1):
@@ -172,7 +171,9 @@ def _arms(case: Case, tune: Split, recipe: Recipe, settings: Settings) -> dict[s
     return arms | {FIXED: _tuned(arms["original"], tune, recipe, settings, 1, fixed=True)}
 
 
-def _tuned(arm: Arm, tune: Split, recipe: Recipe, settings: Settings, number: int, *, fixed: bool = False) -> Arm:
+def _tuned(
+    arm: Arm, tune: Split, recipe: Recipe, settings: Settings, number: int, *, fixed: bool = False
+) -> Arm:
     """The network after round ``number``; ``fixed`` adds the vectors unscaled and ends the arm."""
     case = arm.case
     pool = arm.vectors(settings)[settings.judges :]
@@ -186,17 +187,14 @@ def _tuned(arm: Arm, tune: Split, recipe: Recipe, settings: Settings, number: in
     beyond = drawn & ~multiples.isfinite()
     scale = torch.where(drawn & ~beyond, multiples, 0.0).view(-1, 1, 1, 1)
     images = tune.images + scale.nan_to_num(posinf=0.0) * pool[which]
-    label = f"{recipe.epochs} extra epochs on {len(tune)} images, seed {case.seed}"
-    work = partial(_state, case.model, Split(images, tune.labels), recipe, case.seed)
-    model = copy.deepcopy(case.model)
-    model.load_state_dict(case.executor.task(work, name=label).value)
-    perturbed, lost = float((drawn & ~beyond).double().mean()), float(beyond.sum() / drawn.sum().clamp_min(1))
+    carrying = Split(images, tune.labels)
+    model = fine_tuned(case.model, carrying, recipe, case.seed, case.executor)[-1]
+    perturbed, lost = (
+        float((drawn & ~beyond).double().mean()),
+        float(beyond.sum() / drawn.sum().clamp_min(1)),
+    )
     following = 0 if fixed or number == settings.rounds else settings.pool
     return Arm(replace(case, model=model), arm.radius, following, perturbed, lost)
-
-
-def _state(model: Classifier, data: Split, recipe: Recipe, seed: int) -> dict[str, Tensor]:
-    return fine_tune(model, data, recipe, seed=seed)[-1]
 
 
 def smallest_multiples(
@@ -275,15 +273,24 @@ def _table(numbers: Mapping[str, Estimate], arms: Mapping[str, Arm]) -> pd.DataF
     rows = []
     for name in arms:
         fooled, wrong = numbers[f"fool_{name}"], numbers[f"err_{name}"]
-        row: dict[str, object] = {"network": _title(name), **columns("fool_val", fooled), **columns("err", wrong)}
+        row: dict[str, object] = {
+            "network": _title(name),
+            **columns("fool_val", fooled),
+            **columns("err", wrong),
+        }
         rows.append(row | {"images_fooled": fooled.n, "images_err": wrong.n, "seeds": fooled.seeds})
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, numbers: Mapping[str, Estimate], arms: Mapping[str, Arm], settings: Settings) -> Figure:
+def _figure(
+    network: Network, numbers: Mapping[str, Estimate], arms: Mapping[str, Arm], settings: Settings
+) -> Figure:
     titles = {name: _title(name).replace(", ", ",\n") for name in arms}
     bars = {
-        titles[name]: {"fooled by a new vector": numbers[f"fool_{name}"], "clean error": numbers[f"err_{name}"]}
+        titles[name]: {
+            "fooled by a new vector": numbers[f"fool_{name}"],
+            "clean error": numbers[f"err_{name}"],
+        }
         for name in arms
     }
     return bar_figure(
@@ -295,22 +302,35 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], arms: Mapping[str
 
 
 def _notes(
-    found: Sequence[Case], arms: Sequence[Mapping[str, Arm]], recipe: Recipe, images: int, settings: Settings
+    found: Sequence[Case],
+    arms: Sequence[Mapping[str, Arm]],
+    recipe: Recipe,
+    images: int,
+    settings: Settings,
 ) -> list[str]:
     rounds = [name for name in arms[0] if name not in ("original", FIXED)]
     beyond = {name: sum(own[name].beyond for own in arms) / len(arms) for name in rounds}
     first = arms[0]["original"].case
-    made, passes = len(first.images), getattr(first.settings.algorithm, "keywords", {}).get("passes")
+    made, passes = (
+        len(first.images),
+        getattr(first.settings.algorithm, "keywords", {}).get("passes"),
+    )
     lost = ", ".join(f"{value:.1%}" for value in beyond.values())
     return [
         *made_of(found),
-        f"{norm_name(settings.ball)} vectors of {made} images of X and at most {passes} passes, their radius the "
-        f"original network's xi throughout; a pool of {settings.pool} a round, and {settings.judges} new one(s) to "
+        f"{norm_name(settings.ball)} vectors of {made} images of X and at most {passes} passes, "
+        "their radius the "
+        f"original network's xi throughout; a pool of {settings.pool} a round, and "
+        f"{settings.judges} new one(s) to "
         "judge each network, whose fooling is averaged.",
         f"{recipe.epochs} extra epochs a round on {images} training images at a learning rate of "
-        f"{recipe.learning_rate:.4g} (the thesis names none); each image carries a vector with probability "
+        f"{recipe.learning_rate:.4g} (the thesis names none); each image carries a vector with "
+        "probability "
         f"{settings.share:g}, the same one in every epoch, with its true label.",
-        f"A vector is scaled by the smallest of {settings.steps} multiples up to {settings.cap:g} that changes the "
-        f"label (the thesis names no cap); images that none changes stay clean: {lost} of those drawn, by round.",
-        f"'{FIXED}' is one round from the original network, with the vectors of its pool added as they are.",
+        f"A vector is scaled by the smallest of {settings.steps} multiples up to {settings.cap:g} "
+        "that changes the "
+        f"label (the thesis names no cap); images that none changes stay clean: {lost} of those "
+        "drawn, by round.",
+        f"'{FIXED}' is one round from the original network, with the vectors of its pool added as "
+        "they are.",
     ]

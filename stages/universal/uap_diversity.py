@@ -9,15 +9,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count
-from pipeline.evaluation import maximum, mean, measured, minimum, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Panel, image_grid
-from pipeline.types import Dataset, Network
-from stages.universal._shared import Case, Common, cases, made_of, norm_name, norm_sign, random_vectors, stacked
+from pipeline.statistics import maximum, mean, minimum, stack
+from pipeline.studies.universal import Case, Common, cases, cosines, made_of, random_vectors
+from pipeline.tables import norm_name, norm_sign
+from robustness_geometry.checks import check_count
+from robustness_geometry.types import Dataset, Network
 
-__all__ = ["SECTION", "Settings", "cosines", "uap_diversity"]
+__all__ = [
+    "SECTION",
+    "Settings",
+    "uap_diversity",
+]
 
 SECTION = "Section 4.3.1, Figure 4.5"
 
@@ -31,7 +37,9 @@ class Settings(Common):
         check_count("orders", self.orders, minimum=2)
 
 
-def uap_diversity(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def uap_diversity(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Make vectors from different shufflings of the same X and take their normalised inner products.
 
     Args:
@@ -41,19 +49,27 @@ def uap_diversity(network: Network, data: Dataset, settings: Settings, executor:
         executor: runs Algorithm 4.
 
     Returns:
-        ``largest |cosine|`` and ``mean |cosine|`` over the pairs of a network's vectors, the same of random vectors,
-        and the smallest and largest share of held-out images that one of the vectors fools.
+        ``largest |cosine|`` and ``mean |cosine|`` over the pairs of a network's vectors, the same
+        of random vectors, and the smallest and largest share of held-out images that one of the
+        vectors fools.
     """
     found = cases(network, data, settings, executor)
     orders = range(settings.orders)
-    made = executor.each(lambda case: torch.cat([case.vector(settings.norm, k).perturbation for k in orders]), found)
-    pairs = stacked([_pairs(vectors, settings.norm) for vectors in made])
+    made = executor.each(
+        lambda case: torch.cat([case.vector(settings.norm, k).perturbation for k in orders]), found
+    )
+    pairs = stack([_pairs(vectors, settings.norm) for vectors in made])
     statistics = {f"largest |{name}|": maximum(name) for name in pairs}
     statistics |= {f"mean |{name}|": mean(name) for name in pairs}
     numbers = paired_bootstrap(pairs, statistics, resamples=settings.resamples)
-    fooled = [case.fooled(case.unseen, vectors).mean(dim=0) for case, vectors in zip(found, made, strict=True)]
+    fooled = [
+        case.fooled(case.unseen, vectors).mean(dim=0)
+        for case, vectors in zip(found, made, strict=True)
+    ]
     spread = {"fool_val_smallest": minimum("fooled"), "fool_val_largest": maximum("fooled")}
-    numbers |= paired_bootstrap({"fooled": torch.stack(fooled)}, spread, resamples=settings.resamples)
+    numbers |= paired_bootstrap(
+        {"fooled": torch.stack(fooled)}, spread, resamples=settings.resamples
+    )
     return Findings(
         numbers=measured(numbers),
         tables={"figure_4_5": _table(found, made, fooled)},
@@ -61,12 +77,6 @@ def uap_diversity(network: Network, data: Dataset, settings: Settings, executor:
         tensors={"vectors": torch.stack(made)},
         notes=_notes(found, settings),
     )
-
-
-def cosines(vectors: Tensor) -> Tensor:
-    """(K, K) normalised inner products of vectors (K, C, H, W), in float64; zero for a vector that is zero."""
-    flat = torch.nn.functional.normalize(vectors.double().flatten(1), dim=1)
-    return flat @ flat.T
 
 
 def _pairs(vectors: Tensor, norm: float) -> dict[str, Tensor]:
@@ -96,10 +106,13 @@ def _table(found: Sequence[Case], made: Sequence[Tensor], fooled: Sequence[Tenso
     return pd.DataFrame(rows)
 
 
-def _figure(case: Case, vectors: Tensor, shares: Tensor, network: Network, settings: Settings) -> Figure:
+def _figure(
+    case: Case, vectors: Tensor, shares: Tensor, network: Network, settings: Settings
+) -> Figure:
     """Figure 4.5: the vectors side by side."""
     panels: list[Panel | None] = [
-        Panel(v, f"fools {share:.0%}", perturbation=True) for v, share in zip(vectors, shares.tolist(), strict=True)
+        Panel(v, f"fools {share:.0%}", perturbation=True)
+        for v, share in zip(vectors, shares.tolist(), strict=True)
     ]
     return image_grid(
         [panels],
@@ -113,8 +126,11 @@ def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
     count = settings.orders * (settings.orders - 1) // 2
     return [
         *made_of(found),
-        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed, which differ by the order of X "
-        f"alone: {count} pairs each; intervals are over pairs and training seeds. The thesis does not name the norm.",
-        f"The images have {found[0].images[0].numel()} dimensions, the thesis' 150,528; 'random cosine' is what "
+        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed, which "
+        "differ by the order of X "
+        f"alone: {count} pairs each; intervals are over pairs and training seeds. The thesis does "
+        "not name the norm.",
+        f"The images have {found[0].images[0].numel()} dimensions, the thesis' 150,528; 'random "
+        "cosine' is what "
         "vectors without anything in common have in so many.",
     ]

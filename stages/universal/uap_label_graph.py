@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.evaluation import Statistic, measured, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.types import Dataset, Network
-from stages.universal._shared import Case, Common, cases, class_name, fooled_by, made_of, norm_name
+from pipeline.statistics import Statistic
+from pipeline.studies.universal import Case, Common, cases, fooled_by, made_of
+from pipeline.tables import class_name, norm_name
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "label_graph", "smallest_in_share", "uap_label_graph"]
 
@@ -34,7 +36,9 @@ class Settings(Common):
     """What to measure; the vector is the stage's for the attack's norm."""
 
 
-def uap_label_graph(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def uap_label_graph(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Link each label to the commonest wrong one that its images get from the universal perturbation.
 
     Args:
@@ -44,18 +48,24 @@ def uap_label_graph(network: Network, data: Dataset, settings: Settings, executo
         executor: runs Algorithm 4.
 
     Returns:
-        The smallest share, over the weak components, of a component's edges that lead to its most wanted label; the
-        share of labels that are anybody's target; components, edges, and the share of fooled images that get the
-        commonest new label.
+        The smallest share, over the weak components, of a component's edges that lead to its most
+        wanted label; the share of labels that are anybody's target; components, edges, and the
+        share of fooled images that get the commonest new label.
     """
     found = cases(network, data, settings, executor)
     moves = torch.stack(executor.each(lambda case: _moves(case, len(data.classes)), found))
-    statistics = {name: Statistic(("move",), _Mean(function, len(data.classes))) for name, function in MEASURES.items()}
+    statistics = {
+        name: Statistic(("move",), _Mean(function, len(data.classes)))
+        for name, function in MEASURES.items()
+    }
     numbers = measured(paired_bootstrap({"move": moves}, statistics, resamples=settings.resamples))
     graphs = [label_graph(row, len(data.classes)) for row in moves]
     return Findings(
         numbers=numbers,
-        tables={"edges": _edges(found, graphs, data), "components": _components(found, graphs, data)},
+        tables={
+            "edges": _edges(found, graphs, data),
+            "components": _components(found, graphs, data),
+        },
         figures={
             "figure_4_7": _whole(found, graphs, data, network),
             "figure_4_8": _largest(found[0], graphs[0], data, network),
@@ -74,8 +84,8 @@ def _moves(case: Case, classes: int) -> Tensor:
 def label_graph(moves: Tensor, classes: int) -> nx.DiGraph:
     """The graph with an edge i -> j where j is the commonest new label of the images of label i.
 
-    Labels without a fooled image have no edge out; isolated ones are left out. Of labels that are as common, the first
-    counts.
+    Labels without a fooled image have no edge out; isolated ones are left out. Of labels that are
+    as common, the first counts.
 
     Args:
         moves: (n,) i * classes + j of each image; NaN where the label stays.
@@ -147,7 +157,9 @@ class _Mean:
 
     def __call__(self, moves: Tensor) -> Tensor:
         rows = moves.flatten(0, -2)
-        values = torch.tensor([self.measure(row, self.classes) for row in rows], dtype=torch.float64)
+        values = torch.tensor(
+            [self.measure(row, self.classes) for row in rows], dtype=torch.float64
+        )
         return values.view(moves.shape[:-1]).nanmean(dim=-1)
 
 
@@ -193,9 +205,15 @@ def _components(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Datas
     )
 
 
-def _whole(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset, network: Network) -> Figure:
+def _whole(
+    found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset, network: Network
+) -> Figure:
     """Figure 4.7: every component, of every training seed."""
-    panels = [(case.seed, part) for case, graph in zip(found, graphs, strict=True) for part in _parts(graph)]
+    panels = [
+        (case.seed, part)
+        for case, graph in zip(found, graphs, strict=True)
+        for part in _parts(graph)
+    ]
     columns = min(max(len(panels), 1), COLUMNS)
     rows = max(1, math.ceil(len(panels) / columns))
     figure, grid = axes_grid(rows, columns, width=max(4.2 * columns, 5.5), height=4.2 * rows + 0.7)
@@ -203,9 +221,18 @@ def _whole(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset, n
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, (seed, part) in zip(grid.flat, panels, strict=False):
-            _draw(axes, part, data, f"seed {seed}: {part.in_degree(_dominant(part))} of {part.number_of_edges()} edges "
-                  f"to {class_name(data, _dominant(part))}")  # fmt: skip
-        figure.suptitle(f"Commonest wrong label of each class,\n{network.name}", fontsize=12.5, fontweight="bold")
+            _draw(
+                axes,
+                part,
+                data,
+                f"seed {seed}: {part.in_degree(_dominant(part))} of {part.number_of_edges()} edges "
+                f"to {class_name(data, _dominant(part))}",
+            )
+        figure.suptitle(
+            f"Commonest wrong label of each class,\n{network.name}",
+            fontsize=12.5,
+            fontweight="bold",
+        )
     return figure
 
 
@@ -218,26 +245,48 @@ def _largest(case: Case, graph: nx.DiGraph, data: Dataset, network: Network) -> 
             axes.set_axis_off()
         for axes, part in zip(grid.flat, parts, strict=False):
             _draw(axes, part, data, f"{len(part)} labels", shares=True)
-        title = f"Largest component{'s' if len(parts) > 1 else ''}, {network.name}, seed {case.seed}"
+        title = (
+            f"Largest component{'s' if len(parts) > 1 else ''}, {network.name}, seed {case.seed}"
+        )
         figure.suptitle(title, fontsize=12.5, fontweight="bold")
         figure.supxlabel("percentages: of the class's fooled images", fontsize=9.5)
     return figure
 
 
-def _draw(axes: Axes, graph: nx.DiGraph, data: Dataset, title: str, *, shares: bool = False) -> None:
+def _draw(
+    axes: Axes, graph: nx.DiGraph, data: Dataset, title: str, *, shares: bool = False
+) -> None:
     """A component as rings around its dominant label."""
     places, root = _rings(graph), _dominant(graph)
     named = len(graph) <= NAMED
     size = 620 if named else 60
     for i, j, edge in graph.edges(data=True):
-        arrow = {"arrowstyle": "-|>", "color": "#7b8794", "linewidth": 1 + 2.5 * edge["share"], "mutation_scale": 15}
+        arrow = {
+            "arrowstyle": "-|>",
+            "color": "#7b8794",
+            "linewidth": 1 + 2.5 * edge["share"],
+            "mutation_scale": 15,
+        }
         bend = 0.3 if graph.has_edge(j, i) else 0.1  # two edges between the same labels bow apart
-        arrow |= {"shrinkA": size**0.5 / 2, "shrinkB": size**0.5 / 2, "connectionstyle": f"arc3,rad={bend}"}
+        arrow |= {
+            "shrinkA": size**0.5 / 2,
+            "shrinkB": size**0.5 / 2,
+            "connectionstyle": f"arc3,rad={bend}",
+        }
         axes.annotate("", xy=places[j], xytext=places[i], arrowprops=arrow, zorder=1)
         if shares and named:
             x, y = _on_arc(places[i], places[j], bend, 0.4)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-            axes.text(x, y, f"{edge['share']:.0%}", ha="center", va="center", fontsize=9.5, bbox=box, zorder=2)
+            axes.text(
+                x,
+                y,
+                f"{edge['share']:.0%}",
+                ha="center",
+                va="center",
+                fontsize=9.5,
+                bbox=box,
+                zorder=2,
+            )
     colours = [COLOURS[1] if node == root else COLOURS[0] for node in graph]
     across, up = zip(*(places[node] for node in graph), strict=True)
     axes.scatter(across, up, s=size, c=colours, zorder=3)
@@ -246,14 +295,24 @@ def _draw(axes: Axes, graph: nx.DiGraph, data: Dataset, title: str, *, shares: b
         inside = len(name) <= 2 and named
         x, y = places[node]
         below = 0.0 if inside else 0.16
-        axes.text(x, y - below, name, ha="center", va="center" if inside else "top", zorder=4,
-                  fontsize=12 if inside else 9, color="white" if inside else "black")  # fmt: skip
+        axes.text(
+            x,
+            y - below,
+            name,
+            ha="center",
+            va="center" if inside else "top",
+            zorder=4,
+            fontsize=12 if inside else 9,
+            color="white" if inside else "black",
+        )
     axes.set_title(title, loc="center", fontsize=11)
     axes.margins(0.16)
     axes.set_aspect("equal")
 
 
-def _on_arc(start: tuple[float, float], stop: tuple[float, float], bend: float, t: float) -> tuple[float, float]:
+def _on_arc(
+    start: tuple[float, float], stop: tuple[float, float], bend: float, t: float
+) -> tuple[float, float]:
     """The point at ``t`` in [0, 1] of matplotlib's arc3: a parabola whose control point lies beside the middle."""
     across, up = stop[0] - start[0], stop[1] - start[1]
     control = (start[0] + across / 2 + bend * up, start[1] + up / 2 - bend * across)
@@ -285,8 +344,12 @@ def _notes(found: Sequence[Case], moves: Tensor, settings: Settings) -> list[str
     fooled = ", ".join(f"{int((~row.isnan()).sum())}" for row in moves)
     return [
         *made_of(found),
-        f"The graph is of the classifier's labels without and with the {norm_name(settings.norm)} vector, on the "
-        f"images that change theirs ({fooled} for the training seeds). An edge leads to the commonest new label, "
-        "whether or not most images of the class get it; the table has its share. The thesis does not name the norm.",
-        "Numbers are means over the training seeds; resampling draws images, so that rare edges come and go.",
+        f"The graph is of the classifier's labels without and with the {norm_name(settings.norm)} "
+        "vector, on the "
+        f"images that change theirs ({fooled} for the training seeds). An edge leads to the "
+        "commonest new label, "
+        "whether or not most images of the class get it; the table has its share. The thesis does "
+        "not name the norm.",
+        "Numbers are means over the training seeds; resampling draws images, so that rare edges "
+        "come and go.",
     ]

@@ -9,30 +9,35 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks.universal import Universal
-from pipeline.checks import check_count, check_positive
-from pipeline.evaluation import Statistic, mean, measured, median, paired_bootstrap, ratio_of_means, share
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
-from pipeline.norms import norms
+from pipeline.findings import Findings
 from pipeline.plots import Line, Panel, estimate_line, image_grid, line_figure
-from pipeline.types import Dataset, Network
-from stages.universal._shared import (
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    mean,
+    median,
+    of_means,
+    ratio_of_means,
+    share,
+    stack,
+)
+from pipeline.studies.universal import (
     CLIP,
     Case,
     Common,
     Plan,
     cases,
-    class_name,
-    columns,
     made_of,
-    norm_name,
-    norm_sign,
-    of_means,
     random_vectors,
     scaled,
-    stacked,
 )
+from pipeline.tables import class_name, columns, norm_name, norm_sign
+from robustness_geometry.attacks.universal import Universal
+from robustness_geometry.checks import check_count, check_positive
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "uap_main"]
 
@@ -51,7 +56,8 @@ class Settings(Common):
 
     Attributes:
         norms: p of the balls; the attack's own is measured as well.
-        factors: multiples of xi to which the vector is scaled for the curve of fooling over its norm.
+        factors: multiples of xi to which the vector is scaled for the curve of fooling over its
+            norm.
         anew: multiples of xi for which a vector is made anew, on the same curve.
         curve_samples: of the held-out images, those that the curve is over.
         random_vectors: random vectors of norm xi to compare with.
@@ -70,7 +76,9 @@ class Settings(Common):
         for name in ("curve_samples", "random_vectors", "shown"):
             check_count(name, getattr(self, name))
         for name in ("factors", "anew"):  # configurations give whole numbers as well
-            object.__setattr__(self, name, tuple(check_positive(name, value) for value in getattr(self, name)))
+            object.__setattr__(
+                self, name, tuple(check_positive(name, value) for value in getattr(self, name))
+            )
 
     @property
     def balls(self) -> list[float]:
@@ -88,12 +96,15 @@ def uap_main(network: Network, data: Dataset, settings: Settings, executor: Exec
         executor: runs Algorithm 4.
 
     Returns:
-        For each norm: ``fool_X``, ``fool_val`` (without and with clipping x + v to [0, 1]) and their difference,
-        ``fool_random``, ``xi`` and its share of an image's norm; the curve of fooling over the norm; the vectors.
+        For each norm: ``fool_X``, ``fool_val`` (without and with clipping x + v to [0, 1]) and
+        their difference, ``fool_random``, ``xi`` and its share of an image's norm; the curve of
+        fooling over the norm; the vectors.
     """
     found = cases(network, data, settings, executor)
-    samples = stacked(executor.each(lambda case: _measure(case, settings), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples))
+    samples = stack(executor.each(lambda case: _measure(case, settings), found))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    )
     curves = {norm: _curve(found, norm, settings) for norm in settings.balls}
     return Findings(
         numbers=numbers,
@@ -101,14 +112,22 @@ def uap_main(network: Network, data: Dataset, settings: Settings, executor: Exec
         tables={
             "table_4_1": _table(numbers, settings),
             "by_seed": _by_seed(found, settings),
-            "curve": pd.concat([_curve_table(norm, lines) for norm, lines in curves.items()], ignore_index=True),
+            "curve": pd.concat(
+                [_curve_table(norm, lines) for norm, lines in curves.items()], ignore_index=True
+            ),
         },
         figures={
             "figure_4_3": _examples(found[0], data, network, settings),
             "figure_4_4": _vectors(found, network, settings),
-            **{f"curve_{norm_name(norm)}": _curve_figure(norm, lines, network) for norm, lines in curves.items()},
+            **{
+                f"curve_{norm_name(norm)}": _curve_figure(norm, lines, network)
+                for norm, lines in curves.items()
+            },
         },
-        tensors={f"v_{norm_name(p)}": torch.cat([_vector(case, p) for case in found]) for p in settings.balls},
+        tensors={
+            f"v_{norm_name(p)}": torch.cat([_vector(case, p) for case in found])
+            for p in settings.balls
+        },
         notes=_notes(found, numbers, settings),
     )
 
@@ -168,10 +187,14 @@ def _smallest(*values: Tensor) -> Tensor:
     return torch.stack(values).amin(dim=0)
 
 
-def _curve(found: Sequence[Case], norm: float, settings: Settings) -> dict[str, tuple[list[float], list[Estimate]]]:
+def _curve(
+    found: Sequence[Case], norm: float, settings: Settings
+) -> dict[str, tuple[list[float], list[Estimate]]]:
     """Curve -> its multiples of xi and the shares of held-out images fooled."""
-    shares = stacked([_curve_shares(case, norm, settings) for case in found])
-    estimates = paired_bootstrap(shares, {name: share(name) for name in shares}, resamples=settings.resamples)
+    shares = stack([_curve_shares(case, norm, settings) for case in found])
+    estimates = paired_bootstrap(
+        shares, {name: share(name) for name in shares}, resamples=settings.resamples
+    )
     lines: dict[str, tuple[list[float], list[Estimate]]] = {}
     for key, estimate in estimates.items():
         curve, factor = key.rsplit(" ", 1)
@@ -204,7 +227,9 @@ def _curve_shares(case: Case, norm: float, settings: Settings) -> dict[str, Tens
 
 def _histories(found: Sequence[Case], settings: Settings) -> dict[str, Sequence[float]]:
     return {
-        f"fool_X_{norm_name(norm)} after each pass, seed {case.seed}": case.vector(norm).history.tolist()
+        f"fool_X_{norm_name(norm)} after each pass, seed {case.seed}": case.vector(
+            norm
+        ).history.tolist()
         for norm in settings.balls
         for case in found
     }
@@ -221,7 +246,14 @@ def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
             row |= columns(f"fool_{column}", numbers[f"fool_{column}_{name}"])
         row |= columns("fool_val_clipped", numbers[f"fool_val_{name}_clipped"])
         fooled = numbers[f"fool_val_{name}"]
-        rows.append(row | {"images_X": numbers[f"fool_X_{name}"].n, "images_val": fooled.n, "seeds": fooled.seeds})
+        rows.append(
+            row
+            | {
+                "images_X": numbers[f"fool_X_{name}"].n,
+                "images_val": fooled.n,
+                "seeds": fooled.seeds,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -249,9 +281,17 @@ def _course(made: Universal) -> dict[str, object]:
     }
 
 
-def _curve_table(norm: float, lines: Mapping[str, tuple[list[float], list[Estimate]]]) -> pd.DataFrame:
+def _curve_table(
+    norm: float, lines: Mapping[str, tuple[list[float], list[Estimate]]]
+) -> pd.DataFrame:
     return pd.DataFrame(
-        {"norm": norm_name(norm), "vector": curve, "norm_over_xi": x, **columns("fool_val", e), "images": e.n}
+        {
+            "norm": norm_name(norm),
+            "vector": curve,
+            "norm_over_xi": x,
+            **columns("fool_val", e),
+            "images": e.n,
+        }
         for curve, (factors, estimates) in lines.items()
         for x, e in zip(factors, estimates, strict=True)
     )
@@ -280,18 +320,29 @@ def _examples(case: Case, data: Dataset, network: Network, settings: Settings) -
     vectors = torch.cat([_vector(case, norm) for norm in settings.balls])
     labels, clipped = case.labels(images, vectors), case.labels(images, vectors, clip=CLIP)
     rows: list[list[Panel | None]] = []
-    for v, plain, shown in zip([torch.zeros_like(vectors[0]), *vectors], labels.T, clipped.T, strict=True):
-        named = [class_name(data, a) + (f", clipped {class_name(data, b)}" if a != b else "")
-                 for a, b in zip(plain, shown, strict=True)]  # fmt: skip
-        rows.append([Panel((x + v).clamp(*CLIP), name) for x, name in zip(images, named, strict=True)])
+    for v, plain, shown in zip(
+        [torch.zeros_like(vectors[0]), *vectors], labels.T, clipped.T, strict=True
+    ):
+        named = [
+            class_name(data, a) + (f", clipped {class_name(data, b)}" if a != b else "")
+            for a, b in zip(plain, shown, strict=True)
+        ]
+        rows.append(
+            [Panel((x + v).clamp(*CLIP), name) for x, name in zip(images, named, strict=True)]
+        )
     titles = ["original", *(f"with the {norm_sign(norm)} vector" for norm in settings.balls)]
-    return image_grid(rows, title=f"Held-out images and their labels, {network.name}", row_titles=titles, side=1.6)
+    return image_grid(
+        rows, title=f"Held-out images and their labels, {network.name}", row_titles=titles, side=1.6
+    )
 
 
 def _vectors(found: Sequence[Case], network: Network, settings: Settings) -> Figure:
     """Figure 4.4: the vectors, one column a training seed."""
     rows: list[list[Panel | None]] = [
-        [Panel(_vector(case, norm)[0], rf"$\xi$ = {case.xi(norm):.3g}", perturbation=True) for case in found]
+        [
+            Panel(_vector(case, norm)[0], rf"$\xi$ = {case.xi(norm):.3g}", perturbation=True)
+            for case in found
+        ]
         for norm in settings.balls
     ]
     return image_grid(
@@ -305,14 +356,22 @@ def _vectors(found: Sequence[Case], network: Network, settings: Settings) -> Fig
 
 def _notes(found: Sequence[Case], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
     first = found[0]
-    shares = [f"{numbers[f'xi_{norm_name(p)} / image_norm'].value:.2g} in {norm_name(p)}" for p in settings.balls]
+    shares = [
+        f"{numbers[f'xi_{norm_name(p)} / image_norm'].value:.2g} in {norm_name(p)}"
+        for p in settings.balls
+    ]
     return [
         *made_of(found),
-        f"xi over the mean norm of an image: {', '.join(shares)}; in the thesis 0.04 in both. Where it is larger than "
-        "there, the vector can be seen plainly; 'at_4%' is the same vector scaled to the thesis' share.",
-        "Algorithm 4 does not clip x + v; the numbers that end in _clipped do. Figure 4.3 shows clipped pictures, and "
+        f"xi over the mean norm of an image: {', '.join(shares)}; in the thesis 0.04 in both. "
+        "Where it is larger than "
+        "there, the vector can be seen plainly; 'at_4%' is the same vector scaled to the thesis' "
+        "share.",
+        "Algorithm 4 does not clip x + v; the numbers that end in _clipped do. Figure 4.3 shows "
+        "clipped pictures, and "
         "where clipping changes the label both labels.",
-        f"The curve is over {min(settings.curve_samples, len(first.unseen))} held-out images: the vector made for xi, "
-        "scaled, without and with clipping; squares are vectors made anew for their norm, which end at the fooling "
+        f"The curve is over {min(settings.curve_samples, len(first.unseen))} held-out images: the "
+        "vector made for xi, "
+        "scaled, without and with clipping; squares are vectors made anew for their norm, which "
+        "end at the fooling "
         "rate that Algorithm 4 is asked for.",
     ]

@@ -9,25 +9,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import mean, measured, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.types import Dataset, Network
-from stages.universal._shared import (
-    Case,
-    Common,
-    Plan,
-    cases,
-    columns,
-    made_of,
-    norm_sign,
-    of_means,
-    random_vectors,
-    spearman,
-    stacked,
-)
+from pipeline.statistics import Estimate, mean, of_means, spearman, stack
+from pipeline.studies.universal import Case, Common, Plan, cases, made_of, random_vectors
+from pipeline.tables import columns, norm_sign
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "uap_set_size"]
 
@@ -39,10 +29,10 @@ class Settings(Common):
     """What to measure.
 
     Attributes:
-        sizes: numbers of images in X; half the number of classes (at least 2) and ``train_samples`` are added, larger
-            ones than that are left out.
-        draws: choices of images for each size below the largest, as far as they do not overlap; their fooling is
-            averaged.
+        sizes: numbers of images in X; half the number of classes (at least 2) and ``train_samples``
+            are added, larger ones than that are left out.
+        draws: choices of images for each size below the largest, as far as they do not overlap;
+            their fooling is averaged.
     """
 
     sizes: tuple[int, ...] = (500, 1000, 2000, 4000)
@@ -55,7 +45,9 @@ class Settings(Common):
             check_count("sizes", size, minimum=2)
 
 
-def uap_set_size(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def uap_set_size(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Make vectors of the same radius from fewer and fewer images and count whom they fool among unseen ones.
 
     Args:
@@ -65,12 +57,12 @@ def uap_set_size(network: Network, data: Dataset, settings: Settings, executor: 
         executor: runs Algorithm 4.
 
     Returns:
-        ``fool_val_<size>``, ``fool_val_half`` for half as many images as classes, ``fool_random`` and Spearman's
-        correlation of size and fooling.
+        ``fool_val_<size>``, ``fool_val_half`` for half as many images as classes, ``fool_random``
+        and Spearman's correlation of size and fooling.
     """
     found = cases(network, data, settings, executor)
     sizes = _sizes(settings, len(data.classes), len(found[0].images))
-    samples = stacked(executor.each(lambda case: _measure(case, sizes, settings), found))
+    samples = stack(executor.each(lambda case: _measure(case, sizes, settings), found))
     statistics = {f"fool_val_{size}": mean(str(size)) for size in sizes} | {
         "fool_val_half": mean(str(_half(len(data.classes)))),
         "fool_random": mean("random"),
@@ -93,19 +85,29 @@ def _half(classes: int) -> int:
 def _sizes(settings: Settings, classes: int, largest: int) -> list[int]:
     if largest <= _half(classes):
         refuse("train_samples", largest, f"more than half the number of classes, {_half(classes)}")
-    return sorted({size for size in (*settings.sizes, _half(classes)) if size < largest} | {largest})
+    return sorted(
+        {size for size in (*settings.sizes, _half(classes)) if size < largest} | {largest}
+    )
 
 
 def _measure(case: Case, sizes: Sequence[int], settings: Settings) -> dict[str, Tensor]:
     """Size -> (n,) share of the draws whose vector fools each held-out image."""
     xi = case.xi(settings.norm)
     labels = case.labels(case.images, case.images[:0])[:, 0]
-    usable = [chosen for chosen in _choices(len(labels), sizes, settings.draws) if len(labels[chosen].unique()) > 1]
+    usable = [
+        chosen
+        for chosen in _choices(len(labels), sizes, settings.draws)
+        if len(labels[chosen].unique()) > 1
+    ]
     made = case.make([Plan(settings.norm, xi, members=chosen) for chosen in usable])
     found = {}
     for size in sizes[:-1]:
-        own = [v.perturbation for chosen, v in zip(usable, made, strict=True) if len(chosen) == size]
-        found[str(size)] = case.fooled(case.unseen, torch.cat([case.images[:0], *own])).mean(dim=1)  # NaN for none
+        own = [
+            v.perturbation for chosen, v in zip(usable, made, strict=True) if len(chosen) == size
+        ]
+        found[str(size)] = case.fooled(case.unseen, torch.cat([case.images[:0], *own])).mean(
+            dim=1
+        )  # NaN for none
     found[str(sizes[-1])] = case.fooled(case.unseen, case.vector(settings.norm).perturbation)[:, 0]
     noise = random_vectors(case.images.shape[1:], settings.norm, xi, 2)
     return found | {"random": case.fooled(case.unseen, noise).mean(dim=1)}
@@ -114,21 +116,36 @@ def _measure(case: Case, sizes: Sequence[int], settings: Settings) -> dict[str, 
 def _choices(images: int, sizes: Sequence[int], draws: int) -> list[Tensor]:
     """Indices into X: for each size but the largest, stretches of X that do not overlap, as many as there are.
 
-    X stands in a stratified order, so that a stretch holds the classes in nearly the same proportions.
+    X stands in a stratified order, so that a stretch holds the classes in nearly the same
+    proportions.
     """
-    starts = {size: [size * draw for draw in range(draws) if size * (draw + 1) <= images] for size in sizes[:-1]}
-    return [torch.arange(start, start + size) for size, begins in starts.items() for start in begins]
+    starts = {
+        size: [size * draw for draw in range(draws) if size * (draw + 1) <= images]
+        for size in sizes[:-1]
+    }
+    return [
+        torch.arange(start, start + size) for size, begins in starts.items() for start in begins
+    ]
 
 
 def _table(sizes: Sequence[int], numbers: dict[str, Estimate]) -> pd.DataFrame:
     rows = []
     for size in sizes:
         fooled = numbers[f"fool_val_{size}"]
-        rows.append({"images_in_X": size, **columns("fool_val", fooled), "images_val": fooled.n, "seeds": fooled.seeds})
+        rows.append(
+            {
+                "images_in_X": size,
+                **columns("fool_val", fooled),
+                "images_val": fooled.n,
+                "seeds": fooled.seeds,
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, sizes: Sequence[int], numbers: dict[str, Estimate], settings: Settings) -> Figure:
+def _figure(
+    network: Network, sizes: Sequence[int], numbers: dict[str, Estimate], settings: Settings
+) -> Figure:
     line = estimate_line(sizes, [numbers[f"fool_val_{size}"] for size in sizes])
     figure = line_figure(
         {f"one {norm_sign(settings.norm)} vector": line},
@@ -145,11 +162,16 @@ def _figure(network: Network, sizes: Sequence[int], numbers: dict[str, Estimate]
     return figure
 
 
-def _notes(found: Sequence[Case], sizes: Sequence[int], classes: int, settings: Settings) -> list[str]:
+def _notes(
+    found: Sequence[Case], sizes: Sequence[int], classes: int, settings: Settings
+) -> list[str]:
     return [
         *made_of(found),
-        f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to {settings.draws} choice(s) of "
-        f"images, whose fooling is averaged. {_half(classes)} is half the number of classes, as the thesis' 500.",
-        "A choice to which the classifier gives one label alone makes no vector and is left out. The radius is that of "
+        f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to "
+        f"{settings.draws} choice(s) of "
+        f"images, whose fooling is averaged. {_half(classes)} is half the number of classes, as "
+        "the thesis' 500.",
+        "A choice to which the classifier gives one label alone makes no vector and is left out. "
+        "The radius is that of "
         "the largest X throughout; the thesis does not name the norm.",
     ]

@@ -11,13 +11,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.checks import check_count, refuse
-from pipeline.evaluation import Statistic, measured, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
-from pipeline.types import Dataset, Network
-from stages.universal._shared import Case, Common, cases, columns, made_of, norm_name, of_means, random_vectors
+from pipeline.statistics import Estimate, Statistic, of_means
+from pipeline.studies.universal import Case, Common, cases, made_of, random_vectors
+from pipeline.tables import columns, norm_name
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "uap_transfer"]
 
@@ -44,20 +46,23 @@ class Settings(Common):
 
 
 def uap_transfer(
-    networks: Mapping[str, Network], data: Mapping[str, Dataset], settings: Settings, executor: Executor
+    networks: Mapping[str, Network],
+    data: Mapping[str, Dataset],
+    settings: Settings,
+    executor: Executor,
 ) -> Findings:
     """Fool every network with the universal vector of every other.
 
     Args:
-        networks: name -> trained classifiers; with several training seeds, the vector of one meets the network of the
-            same.
+        networks: name -> trained classifiers; with several training seeds, the vector of one meets
+            the network of the same.
         data: name -> the data set of that network, all of one shape; its held-out images judge.
         settings: what to measure.
         executor: runs Algorithm 4.
 
     Returns:
-        ``fool[s][t]``, the share of t's held-out images that the vector of s fools on t; ``random[s][t]``, the same of
-        random vectors of that norm; and what the claims compare.
+        ``fool[s][t]``, the share of t's held-out images that the vector of s fools on t;
+        ``random[s][t]``, the same of random vectors of that norm; and what the claims compare.
 
     Raises:
         InputError: fewer than two networks, or images of different shapes.
@@ -65,12 +70,21 @@ def uap_transfer(
     shapes = {name: each.shape for name, each in data.items()}
     if len(networks) < 2 or len(set(shapes.values())) != 1:
         refuse("network", str(shapes), "two or more networks that take images of one shape")
-    found = {name: cases(network, data[name], settings, executor) for name, network in networks.items()}
+    found = {
+        name: cases(network, data[name], settings, executor) for name, network in networks.items()
+    }
     samples = _samples(found, settings)
-    numbers = measured(paired_bootstrap(samples, _statistics(list(networks), samples), resamples=settings.resamples))
+    numbers = measured(
+        paired_bootstrap(
+            samples, _statistics(list(networks), samples), resamples=settings.resamples
+        )
+    )
     return Findings(
         numbers=numbers,
-        tables={"table_4_2": _matrix(list(networks), numbers), "pairs": _pairs(found, numbers, settings)},
+        tables={
+            "table_4_2": _matrix(list(networks), numbers),
+            "pairs": _pairs(found, numbers, settings),
+        },
         figures={"table_4_2": _figure(list(networks), numbers)},
         notes=_notes(found, settings),
     )
@@ -85,7 +99,9 @@ def _samples(found: Mapping[str, Sequence[Case]], settings: Settings) -> dict[st
     for (s, sources), (t, targets) in product(found.items(), repeat=2):
         pairs = {a.seed: (a, b) for a in sources for b in targets if a.seed == b.seed}
         for seed in seeds:
-            fooled = torch.full((longest, 1 + settings.random_vectors), math.nan, dtype=torch.float64)
+            fooled = torch.full(
+                (longest, 1 + settings.random_vectors), math.nan, dtype=torch.float64
+            )
             if seed in pairs:
                 source, target = pairs[seed]
                 v = source.vector(norm).perturbation
@@ -102,7 +118,9 @@ def _statistics(names: Sequence[str], samples: Mapping[str, Tensor]) -> dict[str
     images = next(iter(samples.values())).shape[-1]
     found = {name: of_means([name], _same) for name in (*fool, *random)}
     for name, function in COMPARISONS.items():
-        found[name] = of_means([*fool, *random], partial(_compared, function, len(names), 0.5 / images))
+        found[name] = of_means(
+            [*fool, *random], partial(_compared, function, len(names), 0.5 / images)
+        )
     return found
 
 
@@ -149,7 +167,9 @@ COMPARISONS = {
 
 def _matrix(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     """Table 4.2: a row for the network that the vector comes from, a column for the one it meets."""
-    return pd.DataFrame([{"from": s} | {t: numbers[f"fool[{s}][{t}]"].value for t in names} for s in names])
+    return pd.DataFrame(
+        [{"from": s} | {t: numbers[f"fool[{s}][{t}]"].value for t in names} for s in names]
+    )
 
 
 def _pairs(
@@ -187,14 +207,22 @@ def _figure(names: Sequence[str], numbers: Mapping[str, Estimate]) -> Figure:
 
 def _notes(found: Mapping[str, Sequence[Case]], settings: Settings) -> list[str]:
     norm = settings.ball
-    radii = [f"{name} {sum(case.xi(norm) for case in each) / len(each):.3g}" for name, each in found.items()]
+    radii = [
+        f"{name} {sum(case.xi(norm) for case in each) / len(each):.3g}"
+        for name, each in found.items()
+    ]
     count = len(list(permutations(found, 2)))
     return [
         *made_of([case for each in found.values() for case in each]),
-        f"{norm_name(norm)} vectors, each with the radius of the network that it was made for (mean over training "
-        f"seeds: {', '.join(radii)}; in the thesis all have the same). Random vectors have the norm of the vector that "
+        f"{norm_name(norm)} vectors, each with the radius of the network that it was made for "
+        "(mean over training "
+        f"seeds: {', '.join(radii)}; in the thesis all have the same). Random vectors have the "
+        "norm of the vector that "
         "they stand beside.",
-        f"'smallest' and 'best' are over the {count} ordered pairs of different networks: the relations of Table 4.2 "
-        "are asked of all of them at once. A share of none in a denominator counts as half an image.",
-        "The networks of one training seed meet; a vector made for one seed is not tried on another.",
+        f"'smallest' and 'best' are over the {count} ordered pairs of different networks: the "
+        "relations of Table 4.2 "
+        "are asked of all of them at once. A share of none in a denominator counts as half an "
+        "image.",
+        "The networks of one training seed meet; a vector made for one seed is not tried on "
+        "another.",
     ]

@@ -9,27 +9,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.attacks import fgsm
-from pipeline.checks import check_count, check_positive, refuse
-from pipeline.evaluation import Statistic, judged, mean, measured, median, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import judged
 from pipeline.executor import Executor
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure, styled
-from pipeline.randomness import seeded
-from pipeline.types import Dataset, Network
-from stages.universal._shared import (
-    Case,
-    Common,
-    cases,
-    columns,
-    made_of,
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    mean,
+    median,
     of_means,
-    random_vectors,
-    scaled,
     share_ratio,
     spearman,
-    stacked,
+    stack,
 )
+from pipeline.studies.universal import Case, Common, cases, made_of, random_vectors, scaled
+from pipeline.tables import columns
+from robustness_geometry.attacks import fgsm
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "crossing", "uap_vs_others"]
 
@@ -55,7 +55,8 @@ class Settings(Common):
 
     Attributes:
         factors: norms of the scaled directions as multiples of xi, ascending, 1 among them.
-        directions: random vectors, and images of X whose own perturbations are taken; their fooling is averaged.
+        directions: random vectors, and images of X whose own perturbations are taken; their fooling
+            is averaged.
     """
 
     factors: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -65,12 +66,16 @@ class Settings(Common):
         super().__post_init__()
         check_count("directions", self.directions)
         # Configurations give whole numbers as well.
-        object.__setattr__(self, "factors", tuple(check_positive("factors", factor) for factor in self.factors))
+        object.__setattr__(
+            self, "factors", tuple(check_positive("factors", factor) for factor in self.factors)
+        )
         if 1.0 not in self.factors or list(self.factors) != sorted(set(self.factors)):
             refuse("factors", list(self.factors), "ascending numbers, 1 among them")
 
 
-def uap_vs_others(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
+def uap_vs_others(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> Findings:
     """Scale each direction to a range of l_2 norms and count whom it fools.
 
     Args:
@@ -80,12 +85,15 @@ def uap_vs_others(network: Network, data: Dataset, settings: Settings, executor:
         executor: runs the attacks.
 
     Returns:
-        ``fool_<direction>`` at xi, their ratios to the universal vector's, Spearman's correlation of its norm and
-        fooling, the norm that random noise needs and its ratio to the norm at which the vector fools 80%.
+        ``fool_<direction>`` at xi, their ratios to the universal vector's, Spearman's correlation
+        of its norm and fooling, the norm that random noise needs and its ratio to the norm at which
+        the vector fools 80%.
     """
     found = cases(network, data, settings, executor)
-    samples = stacked(executor.each(lambda case: _measure(case, settings), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(settings, samples), resamples=settings.resamples))
+    samples = stack(executor.each(lambda case: _measure(case, settings), found))
+    numbers = measured(
+        paired_bootstrap(samples, _statistics(settings, samples), resamples=settings.resamples)
+    )
     shares = {name: mean(name) for name in samples if name.count(" at ")}
     curves = paired_bootstrap(samples, shares, resamples=settings.resamples)
     return Findings(
@@ -101,11 +109,22 @@ def _measure(case: Case, settings: Settings) -> dict[str, Tensor]:
     xi = case.xi(2.0)
     noise = case.noise()
     ratio = float(noise.nanquantile(0.5)) / xi
-    found = {"noise": noise, "noise 255": 255 * noise, "over xi": torch.full((len(case.unseen),), ratio)}
+    found = {
+        "noise": noise,
+        "noise 255": 255 * noise,
+        "over xi": torch.full((len(case.unseen),), ratio),
+    }
     for name, directions in _directions(case, settings).items():
-        vectors = [scaled(v[None], 2.0, factor * xi) for factor in settings.factors for v in directions]
-        fooled = case.fooled(case.unseen, torch.cat(vectors)).unflatten(1, (len(settings.factors), len(directions)))
-        found |= {f"{name} at {factor}": fooled[:, k].mean(dim=1) for k, factor in enumerate(settings.factors)}
+        vectors = [
+            scaled(v[None], 2.0, factor * xi) for factor in settings.factors for v in directions
+        ]
+        fooled = case.fooled(case.unseen, torch.cat(vectors)).unflatten(
+            1, (len(settings.factors), len(directions))
+        )
+        found |= {
+            f"{name} at {factor}": fooled[:, k].mean(dim=1)
+            for k, factor in enumerate(settings.factors)
+        }
     return found
 
 
@@ -115,7 +134,9 @@ def _directions(case: Case, settings: Settings) -> dict[str, Tensor]:
     usable = minimal.success.nonzero()[:, 0]
     order = torch.randperm(len(usable), generator=seeded("single images", case.seed))
     picked = usable[order[: settings.directions]]
-    step = case.executor.cached(partial(judged, partial(fgsm, eps=1.0), case.model), case.images[picked]).value
+    step = case.executor.cached(
+        partial(judged, partial(fgsm, eps=1.0), case.model), case.images[picked]
+    ).value
     return {
         "uap": case.vector(2.0).perturbation,
         "random": random_vectors(case.images.shape[1:], 2.0, 1.0, settings.directions),
@@ -139,7 +160,9 @@ def _statistics(settings: Settings, samples: Mapping[str, Tensor]) -> dict[str, 
         "random_norm": median("noise"),
         "random_norm_255": median("noise 255"),
         "random_norm / xi": mean("over xi"),
-        "random_norm / norm_80": of_means(("over xi", *path), partial(_over_crossing, settings.factors)),
+        "random_norm / norm_80": of_means(
+            ("over xi", *path), partial(_over_crossing, settings.factors)
+        ),
     }
 
 
@@ -170,19 +193,29 @@ def crossing(factors: Sequence[float], shares: Tensor) -> Tensor:
     return torch.where(reached.any(dim=-1), inside, x[-1])
 
 
-def _table(curves: Mapping[str, Estimate], settings: Settings, numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+def _table(
+    curves: Mapping[str, Estimate], settings: Settings, numbers: Mapping[str, Estimate]
+) -> pd.DataFrame:
     xi = numbers["random_norm"].value / numbers["random_norm / xi"].value
     rows = []
     for name, title in TITLES.items():
         for factor in settings.factors:
             fooled = curves[f"{name} at {factor}"]
-            row = {"direction": title, "norm_over_xi": factor, "l2_norm": factor * xi, **columns("fool_val", fooled)}
+            row = {
+                "direction": title,
+                "norm_over_xi": factor,
+                "l2_norm": factor * xi,
+                **columns("fool_val", fooled),
+            }
             rows.append(row | {"images": fooled.n, "seeds": fooled.seeds})
     return pd.DataFrame(rows)
 
 
 def _figure(
-    network: Network, curves: Mapping[str, Estimate], settings: Settings, numbers: Mapping[str, Estimate]
+    network: Network,
+    curves: Mapping[str, Estimate],
+    settings: Settings,
+    numbers: Mapping[str, Estimate],
 ) -> Figure:
     styles = {"random": ":", "mean_image": "--", "sum_adversarial": "-."}
     lines = {}
@@ -208,12 +241,14 @@ def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
     failed = sum(int((~case.deepfool().success).sum()) for case in found)
     return [
         *made_of(found),
-        f"Directions: {settings.directions} random ones, DeepFool's and FGSM's of {settings.directions} images of X "
-        "(the thesis: one), the sum of DeepFool's over X, the mean of X, and the vector made for xi; each is scaled.",
+        f"Directions: {settings.directions} random ones, DeepFool's and FGSM's of "
+        f"{settings.directions} images of X "
+        "(the thesis: one), the sum of DeepFool's over X, the mean of X, and the vector made for "
+        "xi; each is scaled.",
         f"DeepFool failed in {failed} cases, which are left out of its sum.",
-        "random_norm / xi is 10 by definition unless a radius is given. random_norm / norm_80 takes the norm at which "
-        f"the scaled vector fools 80%; where it never does, {max(settings.factors):g} xi, and the ratio is even less.",
+        "random_norm / xi is 10 by definition unless a radius is given. random_norm / norm_80 "
+        "takes the norm at which "
+        f"the scaled vector fools 80%; where it never does, {max(settings.factors):g} xi, and the "
+        "ratio is even less.",
         "A share of none in a denominator counts as half an image.",
     ]
-
-

@@ -11,12 +11,18 @@ IMAGES, CLASSES = 5, 4
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, CLASSES)).double().eval()
+    return (
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+        .double()
+        .eval()
+    )
 
 
 @pytest.fixture
 def images():
-    return torch.rand(IMAGES, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.rand(
+        IMAGES, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("way", JACOBIANS)

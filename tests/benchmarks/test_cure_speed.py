@@ -8,13 +8,17 @@ from benchmarks.subspace import paragraphs as subspace_paragraphs
 
 def network(*layers):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.Softplus(), nn.Flatten(), nn.Linear(144, 10)).eval()
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), *layers, nn.Softplus(), nn.Flatten(), nn.Linear(144, 10)
+    ).eval()
 
 
 def test_steps_of_cure_and_their_passes():
     images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(64) % 10
-    found = measure_cure({"plain": network(), "normed": network(nn.BatchNorm2d(4))}, images, labels, repeats=2)
+    found = measure_cure(
+        {"plain": network(), "normed": network(nn.BatchNorm2d(4))}, images, labels, repeats=2
+    )
     assert set(found["plain"]["passes"]) < set(found["normed"]["passes"])
     assert "forward pass in training mode" in found["normed"]["passes"]
     assert found["plain"]["of_pgd"]["median"] < 1

@@ -45,7 +45,15 @@ RESULTS = {
         "radius": 3.9474,
         "passes": 5,
         "shufflings": 5,
-        "ways": [{"name": "batch_size=32", "seconds": SPREAD, "gain": {"x": SPREAD}, "fooled": 0.5, "unseen": 0.4}],
+        "ways": [
+            {
+                "name": "batch_size=32",
+                "seconds": SPREAD,
+                "gain": {"x": SPREAD},
+                "fooled": 0.5,
+                "unseen": 0.4,
+            }
+        ],
         "bound": {"visits": SPREAD, "share": SPREAD, "share_of_free_looks": SPREAD},
         "art": {"images": 100, "passes": 2, "rounds": 0, "version": None, "ways": []},
     },
@@ -60,7 +68,12 @@ RESULTS = {
         "leading": {
             "dimension": 3072,
             "count": 10,
-            "softplus": {"gradients": 256, "full_gradients": 6144, "share": 1 / 24, "largest_gap": 1e-6},
+            "softplus": {
+                "gradients": 256,
+                "full_gradients": 6144,
+                "share": 1 / 24,
+                "largest_gap": 1e-6,
+            },
             "relu": {"gradients": 256, "full_gradients": 6144, "share": 1 / 24, "largest_gap": 0.5},
         },
         "memory": {"images": [2, 6], "rise_mib": 0.25, "hessian_mib": 4.69},
@@ -100,16 +113,28 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
     (row,) = [line for line in lines if line.startswith("| foolbox")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
-        "foolbox 3.3.4", "512", "128", "70.0", "4.00 (3.90 to 4.25)",
-        "38.00", "37.00", "1.4986", "100.0%", "wide",
-    ]  # fmt: skip
+        "foolbox 3.3.4",
+        "512",
+        "128",
+        "70.0",
+        "4.00 (3.90 to 4.25)",
+        "38.00",
+        "37.00",
+        "1.4986",
+        "100.0%",
+        "wide",
+    ]
     assert "ART: not installed: not measured." in lines
     assert any("**95%** (90% to 100%)" in line for line in lines)
     assert any("**97%** (91% to 110%)" in line for line in lines)
     assert any("256 gradients, **1/24.0** of the full profile's 6144" in line for line in lines)
-    assert any("**1.03** (0.97 to 1.20) times the 50 plain forward passes" in line for line in lines)
+    assert any(
+        "**1.03** (0.97 to 1.20) times the 50 plain forward passes" in line for line in lines
+    )
     assert any("m = 8 4.00 times (3.90 to 4.25)" in line for line in lines)
-    assert any(line.startswith("| lenet | 4000 ms") and "0.50 (0.40 to 0.60)" in line for line in lines)
+    assert any(
+        line.startswith("| lenet | 4000 ms") and "0.50 (0.40 to 0.60)" in line for line in lines
+    )
     assert "| batch_size=32 | 4.00 | 4.00 (3.90 to 4.25) | 50.0% | 40.0% |" in lines
 
 

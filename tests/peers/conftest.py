@@ -15,25 +15,27 @@ def pytest_configure(config):
             f"tests/peers needs {', '.join(missing)}: run 'make .venv-peers/ok', "
             "then '.venv-peers/bin/python -m pytest tests/peers'"
         )
-    torch.set_num_threads(1)  # batches are small: a second thread gains little, and on a busy machine it costs much
+    torch.set_num_threads(
+        1
+    )  # batches are small: a second thread gains little, and on a busy machine it costs much
 
 
 @pytest.fixture(scope="session")
 def model():
-    from pipeline.models import pretrained
+    from robustness_geometry.models import pretrained
 
     return pretrained("mnist5k_lenet").requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
 def images():
-    from pipeline.datasets import mnist5k
+    from robustness_geometry.datasets import mnist5k
 
     return mnist5k().test.images[:IMAGES]
 
 
 @pytest.fixture(scope="session")
 def labels(model, images):
-    from pipeline.types import predict
+    from robustness_geometry.types import predict
 
     return predict(model, images)

@@ -8,9 +8,9 @@ from foolbox import PyTorchModel
 from foolbox.attacks import L2DeepFoolAttack, LinfDeepFoolAttack
 
 from benchmarks.peers import PEERS, WIDE
-from pipeline.attacks import deepfool
-from pipeline.norms import norms
-from pipeline.types import predict
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.norms import norms
+from robustness_geometry.types import predict
 
 PEER = {peer.name: peer for peer in PEERS}
 
@@ -26,7 +26,9 @@ def all_fooled(model, adversarial, labels):
 @pytest.mark.parametrize("box", [(0.0, 1.0), None], ids=["clipped", "unclipped"])
 @pytest.mark.parametrize(("p", "attack"), [(2.0, L2DeepFoolAttack), (math.inf, LinfDeepFoolAttack)])
 def test_mean_norm_is_foolboxs(model, images, labels, p, attack, box):
-    ours = deepfool(model, images, labels=labels, norm=p, variant="overshot", candidates=10, clip=box)
+    ours = deepfool(
+        model, images, labels=labels, norm=p, variant="overshot", candidates=10, clip=box
+    )
     theirs = attack().run(PyTorchModel(model, bounds=box or WIDE, device="cpu"), images, labels)
     assert bool(ours.success.all())
     assert all_fooled(model, theirs, labels)
@@ -48,7 +50,9 @@ def test_mean_norm_without_clipping(model, images, labels, peer, variant):
     both = fooled & ours.success
     assert int(both.sum()) >= 0.9 * count
     expected = mean_norm(theirs[both], images[both])
-    assert mean_norm(ours.adversarial(images)[both], images[both]) == pytest.approx(expected, rel=1e-3)
+    assert mean_norm(ours.adversarial(images)[both], images[both]) == pytest.approx(
+        expected, rel=1e-3
+    )
 
 
 def test_mean_norm_is_adv_libs_when_clipped(model, images, labels):
@@ -56,4 +60,6 @@ def test_mean_norm_is_adv_libs_when_clipped(model, images, labels):
     theirs = df(model, images, labels, steps=50)
     ours = deepfool(model, images, labels=labels, variant="overshot", clip=(0.0, 1.0))
     assert all_fooled(model, theirs, labels)
-    assert mean_norm(ours.adversarial(images), images) == pytest.approx(mean_norm(theirs, images), rel=0.02)
+    assert mean_norm(ours.adversarial(images), images) == pytest.approx(
+        mean_norm(theirs, images), rel=0.02
+    )

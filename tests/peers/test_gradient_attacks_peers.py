@@ -7,9 +7,9 @@ import torch
 from adv_lib.attacks import ddn as their_ddn
 from foolbox import PyTorchModel, attacks
 
-from pipeline.attacks import ddn, fgsm, pgd
-from pipeline.norms import norms
-from pipeline.types import predict
+from robustness_geometry.attacks import ddn, fgsm, pgd
+from robustness_geometry.norms import norms
+from robustness_geometry.types import predict
 
 EPS = {2.0: 1.0, math.inf: 0.1}
 STEPS = 10

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from pipeline.attacks import lbfgs
-from pipeline.norms import norms
+from robustness_geometry.attacks import lbfgs
+from robustness_geometry.norms import norms
 
 COUNT, SEARCHES = 3, 8
 
@@ -27,7 +27,15 @@ def scipy_norm(model, image, target):
     for _ in range(SEARCHES):
         constant = np.sqrt(low * high)
         box = [(0, 1)] * len(origin)
-        found = minimize(objective, origin, (constant,), "L-BFGS-B", jac=True, bounds=box, options={"maxiter": 60})
+        found = minimize(
+            objective,
+            origin,
+            (constant,),
+            "L-BFGS-B",
+            jac=True,
+            bounds=box,
+            options={"maxiter": 60},
+        )
         with torch.no_grad():
             logits = model(torch.tensor(found.x, dtype=torch.float32).view_as(image)[None])
         if int(logits.argmax()) == int(target):

@@ -6,7 +6,7 @@ import torch
 from adv_lib.utils.projections import l1_ball_euclidean_projection
 from art.utils import projection
 
-from pipeline.norms import project
+from robustness_geometry.norms import project
 
 RADIUS = 1.5
 

@@ -9,8 +9,8 @@ from art.attacks.evasion import UniversalPerturbation
 from torch import nn
 
 from benchmarks.peers import art_classifier
-from pipeline.attacks import universal_perturbation
-from pipeline.randomness import seeded
+from robustness_geometry.attacks import universal_perturbation
+from robustness_geometry.randomness import seeded
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,14 @@ def test_the_vector_is_arts(linear, images, monkeypatch, p, radius):
     monkeypatch.setattr(random, "sample", lambda *_: order)
     inner = {"max_iter": 10, "epsilon": 0.02, "nb_grads": 10, "verbose": False}
     options = {"delta": 0.01, "max_iter": 1, "eps": radius, "norm": p, "verbose": False}
-    theirs = UniversalPerturbation(art_classifier(linear, images, clip=False), attacker_params=inner, **options)
+    theirs = UniversalPerturbation(
+        art_classifier(linear, images, clip=False), attacker_params=inner, **options
+    )
     theirs.generate(images.numpy())
-    ours = universal_perturbation(linear, images, norm=p, radius=radius, passes=1, generator=seeded(5))
+    ours = universal_perturbation(
+        linear, images, norm=p, radius=radius, passes=1, generator=seeded(5)
+    )
     assert 0.2 < ours.fooling_rate < 0.99
-    torch.testing.assert_close(torch.as_tensor(theirs.noise), ours.perturbation, rtol=1e-3, atol=1e-4 * radius)
+    torch.testing.assert_close(
+        torch.as_tensor(theirs.noise), ours.perturbation, rtol=1e-3, atol=1e-4 * radius
+    )

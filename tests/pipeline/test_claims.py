@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from pipeline.checks import InputError
 from pipeline.claims import CLAIMS_FILE, Claims, Condition, load_claims
-from pipeline.findings import Estimate
 from pipeline.report.results import Measured
 from pipeline.report.verdicts import VERDICTS, decide, judge, write_verdicts
+from pipeline.statistics import Estimate
+from robustness_geometry.checks import InputError
 
 CLAIMS = load_claims()
 BY_ID = {claim.id: claim for claim in CLAIMS.claims}
@@ -25,7 +25,10 @@ NOT_COMPARISONS = {
     "ch7-sec75-asymmetry-holds-imagenet": [("below", 0.0)],  # "opposite signs": of the product
     "ch3-fig312-watermark": [("above", 0.5)],  # "the label differs", of the median image
     "ch3-eq312-lp-closed-form": [("at_least", 1.0)],  # "label flips", of every draw
-    "ch8-fig84-bounds-decrease": [("below", 0.0), ("below", 0.0)],  # "strictly decreasing": of every step
+    "ch8-fig84-bounds-decrease": [
+        ("below", 0.0),
+        ("below", 0.0),
+    ],  # "strictly decreasing": of every step
     "ch8-fig85-1d": [("below", 0.0)],
     "ch8-remark2-gradient": [("below", 0.0), ("below", 0.0)],
     "ch8-fig86-resnet18-decreases-with-eps": [("at_most", 0.0)],  # "nonincreasing": of every step
@@ -41,7 +44,8 @@ READ = {
     "ch5-theorem1-bounds": [("at_least", 0.956)] * 6,  # delta = 0.002, L = 10; for each m
     "ch5-fig52-zeta-range": [("at_least", 0.8), ("at_most", 1.3)],
     "ch5-sec54-random-sqrt-d": [("at_least", 0.956)],
-    "ch5-sec54-large-m-sqrt-d-over-m": [("at_least", 0.8), ("at_most", 1.3)] * 2,  # for each large m
+    "ch5-sec54-large-m-sqrt-d-over-m": [("at_least", 0.8), ("at_most", 1.3)]
+    * 2,  # for each large m
     "ch5-sec54-one-percent-subspace-ten-times": [("at_least", 8.0), ("at_most", 13.0)],
     "ch5-theorem2-bounds": [("at_least", 0.8)] * 12,  # delta = 0.05; for each m, side and curvature
     "ch5-corollary1-bounds": [("at_least", 0.904)] * 3,  # delta = 0.002, L = 10; for each m
@@ -49,9 +53,17 @@ READ = {
     "ch5-lemma4-circle": [("at_least", -1e-9)] * 2,  # "holds", to rounding
     "ch5-lemma7-sqrt": [("at_least", -1e-12)],
     "ch5-lemma8-sqrt": [("at_least", -1e-12)],
-    "ch5-table51-beta-mildly-above-one": [("at_least", 0.995), ("at_most", 1.105)],  # "round(..., 2)"
+    "ch5-table51-beta-mildly-above-one": [
+        ("at_least", 0.995),
+        ("at_most", 1.105),
+    ],  # "round(..., 2)"
     "ch5-fig54-sqrt-d-400": [("at_least", 0.5), ("at_most", 2.0)],
-    "ch5-fig54-m10-less-visible": [("above", 0.0), ("above", 0.0), ("at_least", 2.0), ("at_most", 5.0)],
+    "ch5-fig54-m10-less-visible": [
+        ("above", 0.0),
+        ("above", 0.0),
+        ("at_least", 2.0),
+        ("at_most", 5.0),
+    ],
     "ch5-fig55-boundary-low-curvature": [("at_most", 0.1)],
     "ch5-fig55-corollary-condition": [("at_most", 0.0)],  # less the limit, which depends on zeta2
     "ch5-sec551-curvature-special-cases": [("at_most", 0.01)],
@@ -156,7 +168,9 @@ def split(text, pattern):
 def bounds_of(expression):
     """The bounds that an expression's comparisons amount to, as (kind, threshold), with the number's name."""
     text = expression.split("#")[0].strip()
-    text = re.sub(r" (within \w+|for one fixed \w+|with enough z|when g is parallel to u|while .*)$", "", text)
+    text = re.sub(
+        r" (within \w+|for one fixed \w+|with enough z|when g is parallel to u|while .*)$", "", text
+    )
     wrapped = re.fullmatch(r"any_\w+\((.*)\)", text)
     found = []
     for part in split(wrapped.group(1) if wrapped else text, r" and ")[::2]:
@@ -169,12 +183,16 @@ def bounds_of(expression):
 def parted(text):
     """What is left of "a + t", and t."""
     shifted = re.fullmatch(r"(.*\S) ([+-]) ([\d.]+)", text)
-    return (shifted.group(1), float(shifted.group(2) + shifted.group(3))) if shifted else (text, 0.0)
+    return (
+        (shifted.group(1), float(shifted.group(2) + shifted.group(3))) if shifted else (text, 0.0)
+    )
 
 
 def compared(left, sign, right):
     coefficient = re.match(r"(-?[\d.]+(?:e-?\d+)?)\s*(?:\*|$)", right)
-    if not coefficient and sign != "==":  # "a > b + t" is "a - b above t", "a - t <= b" is "b - a at_least -t"
+    if (
+        not coefficient and sign != "=="
+    ):  # "a > b + t" is "a - b above t", "a - t <= b" is "b - a at_least -t"
         (first, up), (second, down) = parted(left), parted(right)
         kind = "above" if len(sign) == 1 else "at_least"
         if sign[0] == "<":
@@ -190,7 +208,9 @@ def compared(left, sign, right):
         return [("at_least", middle - threshold, ""), ("at_most", middle + threshold, "")]
     if sign == "==":
         return [("at_least", threshold, left), ("at_most", threshold, left)]
-    return [({"<": "below", "<=": "at_most", ">": "above", ">=": "at_least"}[sign], threshold, left)]
+    return [
+        ({"<": "below", "<=": "at_most", ">": "above", ">=": "at_least"}[sign], threshold, left)
+    ]
 
 
 def unshifted(number, threshold):
@@ -203,11 +223,17 @@ def unshifted(number, threshold):
 def test_bounds_are_those_of_the_frozen_expression(claim):
     expected = [] if claim.id in READ else bounds_of(claim.expression)
     deciding = [test for test in claim.tests if test.decides]
-    bounds = [(kind, unshifted(test.number, threshold)) for test in deciding for kind, threshold in test.bounds.items()]
+    bounds = [
+        (kind, unshifted(test.number, threshold))
+        for test in deciding
+        for kind, threshold in test.bounds.items()
+    ]
     wanted = [(kind, round(threshold, 12)) for kind, threshold, _ in expected]
     wanted += READ.get(claim.id, []) + NOT_COMPARISONS.get(claim.id, [])
     assert sorted(bounds) == sorted(wanted)
-    plain = {name for _, _, name in expected if re.fullmatch(r"(rho|t)_\w+( [-/] (rho|t)_\w+)?", name)}
+    plain = {
+        name for _, _, name in expected if re.fullmatch(r"(rho|t)_\w+( [-/] (rho|t)_\w+)?", name)
+    }
     assert plain <= {test.number for test in deciding}
     assert (claim.over == "any") == claim.expression.startswith("any_")
 
@@ -215,7 +241,10 @@ def test_bounds_are_those_of_the_frozen_expression(claim):
 def test_a_loosened_bound_would_be_seen():
     assert bounds_of("rho_fgsm / rho_df >= 2") == [("at_least", 2.0, "rho_fgsm / rho_df")]
     assert bounds_of("a < b and b <= c") == [("above", 0.0, "b - a"), ("at_least", 0.0, "c - b")]
-    assert bounds_of("f(x) > f(y) > f(z)") == [("above", 0.0, "f(x) - f(y)"), ("above", 0.0, "f(y) - f(z)")]
+    assert bounds_of("f(x) > f(y) > f(z)") == [
+        ("above", 0.0, "f(x) - f(y)"),
+        ("above", 0.0, "f(y) - f(z)"),
+    ]
     assert bounds_of("abs(beta - 1) <= 0.1") == [("at_least", 0.9, ""), ("at_most", 1.1, "")]
     assert bounds_of("norm2(a - b) <= 1e-5 * norm2(b) and n == 1  # a note") == [
         ("at_most", 1e-5, "norm2(a - b)"),
@@ -228,15 +257,23 @@ def test_a_loosened_bound_would_be_seen():
     assert bounds_of("spearman(a, b) <= -0.8") == [("at_most", -0.8, "spearman(a, b)")]
     assert bounds_of("|a / b - 1| <= 0.1 with enough z") == [("at_most", 0.1, "|a / b - 1|")]
     assert bounds_of("frac_x(u < v) >= 0.95") == [("at_least", 0.95, "frac_x(u < v)")]
-    assert bounds_of("max_{i<j} f(i, j) <= 0.1 within steps") == [("at_most", 0.1, "max_{i<j} f(i, j)")]
+    assert bounds_of("max_{i<j} f(i, j) <= 0.1 within steps") == [
+        ("at_most", 0.1, "max_{i<j} f(i, j)")
+    ]
     assert bounds_of("f[s] == max_t(f[t])") == [("at_least", 0.0, "f[s] - max_t(f[t])")]
 
 
 def test_no_expression_changed_unlisted():
     changed = {entry["id"]: entry for entry in CLAIMS.changed_thresholds}
-    before = [f"{c.id}: {changed[c.id]['old'] if c.id in changed else c.expression}" for c in CLAIMS.claims]
+    before = [
+        f"{c.id}: {changed[c.id]['old'] if c.id in changed else c.expression}"
+        for c in CLAIMS.claims
+    ]
     assert hashlib.sha256("\n".join(before).encode()).hexdigest() == FROZEN
-    assert all(BY_ID[name].expression == entry["new"] and entry["reason"] for name, entry in changed.items())
+    assert all(
+        BY_ID[name].expression == entry["new"] and entry["reason"]
+        for name, entry in changed.items()
+    )
 
 
 # Intervals
@@ -313,7 +350,9 @@ def verdict(claim, found, *, networks=NETWORKS, counterparts=COUNTERPARTS):
 
 
 def test_the_counterpart_decides_and_the_others_are_shown():
-    found = verdict(NIN, results({"nin": HOLDS, "lenet": HOLDS | {"rho_lbfgs - rho_df": (-0.2, -0.1)}}))
+    found = verdict(
+        NIN, results({"nin": HOLDS, "lenet": HOLDS | {"rho_lbfgs - rho_df": (-0.2, -0.1)}})
+    )
     assert (found.verdict, found.kind, found.why) == ("reproduced", "relation", "")
     assert [judgement.network for judgement in found.decided_by] == ["nin"]
     assert [(judgement.network, judgement.verdict) for judgement in found.others] == [
@@ -349,7 +388,10 @@ def test_a_missing_number_is_named():
 
 
 def test_a_contradiction_decides_although_another_number_is_missing():
-    assert verdict(LENET, results({"lenet": {"rho_fgsm - rho_df": (-0.6, -0.5)}})).verdict == "contradicted"
+    assert (
+        verdict(LENET, results({"lenet": {"rho_fgsm - rho_df": (-0.6, -0.5)}})).verdict
+        == "contradicted"
+    )
 
 
 def test_missing_results_are_named():
@@ -366,7 +408,9 @@ def test_stages_to_come_say_so():
 
 def test_a_claim_of_another_data_set_says_what_it_lacks():
     error = BY_ID["ch3-table31-mnist-lenet-test-error"]
-    measured = results({"lenet": {"test_error": (0.02, 0.04)}}, experiment="train_classifiers", stage="train")
+    measured = results(
+        {"lenet": {"test_error": (0.02, 0.04)}}, experiment="train_classifiers", stage="train"
+    )
     assert verdict(error, measured).why.startswith("lacks LeNet trained on MNIST's 60,000 digits")
 
 
@@ -379,7 +423,9 @@ def test_a_claim_for_one_data_set_alone_shows_the_rest_without_deciding():
     assert [(judgement.network, judgement.verdict) for judgement in found.others] == [
         ("lenet", "contradicted")
     ]
-    assert verdict(claim, results(numbers, datasets={"lenet": "imagenet"})).verdict == "contradicted"
+    assert (
+        verdict(claim, results(numbers, datasets={"lenet": "imagenet"})).verdict == "contradicted"
+    )
 
 
 @pytest.mark.parametrize(
@@ -391,7 +437,9 @@ def test_a_claim_for_one_data_set_alone_shows_the_rest_without_deciding():
     ],
 )
 def test_the_thesis_number_on_the_thesis_data_is_a_value(interval, expected):
-    found = verdict(NIN, results({"nin": HOLDS | {"rho_df": interval}}, datasets={"nin": "cifar10"}))
+    found = verdict(
+        NIN, results({"nin": HOLDS | {"rho_df": interval}}, datasets={"nin": "cifar10"})
+    )
     assert (found.verdict, found.kind) == (expected, "value")
     assert found.decided_by[0].tests[0].bounds == {
         "at_least": pytest.approx(0.01725),
@@ -407,7 +455,9 @@ def test_a_value_needs_the_thesis_data_its_own_counterpart_and_no_hardware():
     assert default_only.kind == "relation"
     assert not default_only.named
     seconds = BY_ID["ch3-table31-cifar10-nin-time-fgsm"]
-    measured = results({"nin": {"t_fgsm": (0.1, 0.2), "t_df - t_fgsm": (0.1, 0.2)}}, datasets=on_cifar)
+    measured = results(
+        {"nin": {"t_fgsm": (0.1, 0.2), "t_df - t_fgsm": (0.1, 0.2)}}, datasets=on_cifar
+    )
     assert verdict(seconds, measured).kind == "relation"
     assert verdict(LENET, results({"lenet": HOLDS})).kind == "relation"
 
@@ -466,7 +516,10 @@ def test_over_all_and_over_any(over, intervals, expected):
 
 def test_a_test_that_is_only_shown_does_not_decide():
     claim = BY_ID["ch3-fig39-fgsm-exaggerates-gain"]
-    numbers = {"text: gain_fgsm_5 - gain_df_5": (0.1, 0.2), "caption: gain_fgsm_5 - gain_df_5": (-0.2, -0.1)}
+    numbers = {
+        "text: gain_fgsm_5 - gain_df_5": (0.1, 0.2),
+        "caption: gain_fgsm_5 - gain_df_5": (-0.2, -0.1),
+    }
     found = verdict(claim, results({"nin": numbers}, experiment="advft_judged", stage="finetune"))
     assert found.verdict == "reproduced"
     assert [(o.verdict, o.decides) for o in found.decided_by[0].tests] == [
@@ -492,7 +545,9 @@ def test_the_file_of_verdicts_is_stable_and_counted(tmp_path):
     assert len(content["claims"]) == 370 == sum(content["counts"]["verdict"].values())
     assert set(content["counts"]["verdict"]) <= set(VERDICTS)
     assert sum(sum(stage.values()) for stage in content["counts"]["stage"].values()) == 370
-    decided = sum(number for name, number in content["counts"]["verdict"].items() if name != VERDICTS[3])
+    decided = sum(
+        number for name, number in content["counts"]["verdict"].items() if name != VERDICTS[3]
+    )
     assert sum(sum(kind.values()) for kind in content["counts"]["kind"].values()) == decided > 0
     assert content["counts"]["kind"]["value"] == {"contradicted": 1}
 
@@ -507,7 +562,10 @@ def test_the_file_of_verdicts_is_stable_and_counted(tmp_path):
         ({"statement": None}, r"claims\.c\.statement=\(absent\)"),
         ({"relation": "rather"}, r"claims\.c\.relation=rather"),
         ({"over": "most"}, r"claims\.c\.over=most"),
-        ({"only_on": "MNIST", "tests": [{"number": "x", "above": 0}]}, r"claims\.c\.lacks=\(absent\)"),
+        (
+            {"only_on": "MNIST", "tests": [{"number": "x", "above": 0}]},
+            r"claims\.c\.lacks=\(absent\)",
+        ),
         ({"number": "x"}, r"claims\.c\.lacks=\(absent\)"),
         ({"tests": [{"number": "x"}]}, r"claims\.c\.tests="),
         ({"tests": [{"number": "x", "over": 3}]}, r"claims\.c\.tests="),
@@ -558,6 +616,7 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(
-        InputError, match="claims=ch3-table31-mnist-lenet-test-error: allowed is ids that occur once"
+        InputError,
+        match="claims=ch3-table31-mnist-lenet-test-error: allowed is ids that occur once",
     ):
         load_claims(path)

@@ -8,34 +8,34 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from pipeline.checks import InputError
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import (
-    Statistic,
     accuracy,
-    attack_name,
     correct,
-    difference,
     held_out,
     judged,
+    recomputed_success,
+    relative_robustness,
+    valid,
+)
+from pipeline.statistics import (
+    Statistic,
+    difference,
     maximum,
     mean,
     mean_of_ratios,
-    measured,
     median,
     median_difference,
     median_of_ratios,
     minimum,
-    paired_bootstrap,
     ratio_of_means,
-    recomputed_success,
-    relative_robustness,
     share,
-    takes_generator,
-    valid,
     wilson,
 )
-from pipeline.randomness import Generators, uniform
-from pipeline.types import Dataset, Perturbed, Split, predict
+from robustness_geometry.attacks.protocol import attack_name, takes_generator
+from robustness_geometry.checks import InputError
+from robustness_geometry.randomness import Generators, uniform
+from robustness_geometry.types import Dataset, Perturbed, Split, predict
 
 NAN, INF = math.nan, math.inf
 
@@ -56,7 +56,9 @@ def boastful(model, images, *, step: float = 0.6) -> Perturbed:
 
 def noisy(model, images, *, generator: Generators = None) -> Perturbed:
     result = boastful(model, images)
-    return Perturbed(uniform(images, generator), result.labels, result.labels, result.success, result.steps)
+    return Perturbed(
+        uniform(images, generator), result.labels, result.labels, result.success, result.steps
+    )
 
 
 def two_images():
@@ -107,7 +109,9 @@ def test_a_failed_case_becomes_nan():
 def test_held_out_samples_are_stratified_and_nested():
     labels = torch.arange(4).repeat_interleave(25)
     images = torch.arange(100.0).view(100, 1, 1, 1) / 100
-    data = Dataset("x", Split(images[:0], labels[:0]), Split(images, labels), tuple("abcd"), (0.5,), (0.2,))
+    data = Dataset(
+        "x", Split(images[:0], labels[:0]), Split(images, labels), tuple("abcd"), (0.5,), (0.2,)
+    )
     small, large = held_out(data, 20), held_out(data, 1000)
     assert len(large) == 100
     assert large.images.flatten().unique().numel() == 100
@@ -116,7 +120,9 @@ def test_held_out_samples_are_stratified_and_nested():
 
 
 def estimate(statistic, **samples):
-    return paired_bootstrap({k: torch.as_tensor(v) for k, v in samples.items()}, {"s": statistic})["s"]
+    return paired_bootstrap({k: torch.as_tensor(v) for k, v in samples.items()}, {"s": statistic})[
+        "s"
+    ]
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_law():
@@ -167,7 +173,9 @@ def test_a_seed_without_cases_counts_for_nothing():
 
 
 def test_a_statistic_may_take_gaps_one_by_one():
-    both = Statistic(("a", "b"), lambda a, b: a.nanmean((-2, -1)) + b.nanmean((-2, -1)), joint=False)
+    both = Statistic(
+        ("a", "b"), lambda a, b: a.nanmean((-2, -1)) + b.nanmean((-2, -1)), joint=False
+    )
     assert estimate(both, a=[1.0, NAN, 3.0], b=[NAN, 10.0, 20.0]).value == 17.0
 
 
@@ -228,21 +236,27 @@ def test_the_same_seed_gives_the_same_interval():
 def test_memory_bounds_do_not_change_the_interval(monkeypatch):
     values = torch.rand(2, 50, generator=torch.Generator().manual_seed(0))
     whole = paired_bootstrap({"a": values}, {"m": mean("a")}, resamples=300)["m"]
-    monkeypatch.setattr("pipeline.evaluation.BUDGET", 1000)
+    monkeypatch.setattr("pipeline.bootstrap.BUDGET", 1000)
     parts = paired_bootstrap({"a": values}, {"m": mean("a")}, resamples=300)["m"]
     assert parts.value == whole.value
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.02)
 
 
-@pytest.mark.parametrize("make", [mean, share, partial(difference, "a"), partial(ratio_of_means, "a")])
+@pytest.mark.parametrize(
+    "make", [mean, share, partial(difference, "a"), partial(ratio_of_means, "a")]
+)
 def test_the_short_way_through_means_gives_the_same_interval(make):
     values = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
     values[0, :5] = NAN
     samples = {"a": values, "b": values.square() + 1}
     short = make("b")
     long = replace(short, of_means=None)
-    first, second = (paired_bootstrap(samples, {"s": each}, resamples=200)["s"] for each in (short, long))
-    assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high))
+    first, second = (
+        paired_bootstrap(samples, {"s": each}, resamples=200)["s"] for each in (short, long)
+    )
+    assert (first.value, first.low, first.high) == pytest.approx(
+        (second.value, second.low, second.high)
+    )
 
 
 def test_samples_of_different_shapes_are_refused():

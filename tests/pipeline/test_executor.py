@@ -13,10 +13,10 @@ from torch import nn
 
 from pipeline import executor as executor_module
 from pipeline import progress as progress_module
-from pipeline import randomness
-from pipeline.checks import InputError
 from pipeline.executor import Executor
-from pipeline.types import Perturbed
+from robustness_geometry import randomness
+from robustness_geometry.checks import InputError
+from robustness_geometry.types import Perturbed
 
 CALLS: list[int] = []
 """The sizes of the batches that the functions below were called with."""
@@ -58,7 +58,12 @@ def perturb(model, images, labels, *, generator=None):
 
 
 def containers(images):
-    return {"pair": (images, images), "list": [images.sum((1, 2, 3))], "none": None, "first": images[:, 0]}
+    return {
+        "pair": (images, images),
+        "list": [images.sum((1, 2, 3))],
+        "none": None,
+        "first": images[:, 0],
+    }
 
 
 def fail_at_the_third(images):
@@ -134,7 +139,9 @@ def test_every_type_of_number_survives_the_disk(make, images):
 
 
 def test_no_images_make_an_empty_result_of_the_right_shape(make, images):
-    mapped = make().map(functools.partial(perturb, nn.Identity().eval()), images[:0], torch.arange(0))
+    mapped = make().map(
+        functools.partial(perturb, nn.Identity().eval()), images[:0], torch.arange(0)
+    )
     assert mapped.value.perturbations.shape == (0, 1, 2, 2)
     assert mapped.seconds.shape == (0,)
 
@@ -188,7 +195,9 @@ def test_a_damaged_chunk_is_computed_again_with_one_line(make, images, caplog, h
         again = make().scope("e").map(scale, images).value
     assert CALLS == [4]
     assert torch.equal(first, again)
-    assert [record.getMessage() for record in caplog.records] == [f"{file} is damaged: computing it again"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file} is damaged: computing it again"
+    ]
 
 
 def test_a_write_that_fails_leaves_nothing(make, images, monkeypatch):
@@ -215,8 +224,12 @@ CHANGES = {
     "data": lambda e, x: e.scope("e").map(functools.partial(perturb, layer(1.0)), x[0] + 1, x[1]),
     "labels": lambda e, x: e.scope("e").map(functools.partial(perturb, layer(1.0)), x[0], x[1] + 1),
     "chunk": lambda e, x: e.scope("e").map(functools.partial(perturb, layer(1.0)), *x, chunk=5),
-    "randomness": lambda e, x: e.scope("e").map(functools.partial(perturb, layer(1.0)), *x, randomness=True),
-    "function": lambda e, x: e.scope("e").map(functools.partial(perturb, layer(1.0), generator=None), *x),
+    "randomness": lambda e, x: e.scope("e").map(
+        functools.partial(perturb, layer(1.0)), *x, randomness=True
+    ),
+    "function": lambda e, x: e.scope("e").map(
+        functools.partial(perturb, layer(1.0), generator=None), *x
+    ),
 }
 
 
@@ -272,7 +285,10 @@ def test_cached_is_shared_between_experiments_and_map_is_not(make, images):
 def test_cached_random_work_is_shared_within_a_seed(make, images):
     function = functools.partial(perturb, nn.Identity().eval())
     drawn = [
-        make().scope(name, seed=seed).cached(function, images, images[:, 0, 0, 0], randomness=True).value
+        make()
+        .scope(name, seed=seed)
+        .cached(function, images, images[:, 0, 0, 0], randomness=True)
+        .value
         for name, seed in (("a", 1), ("b", 1), ("a", 2))
     ]
     assert sum(CALLS) == 20
@@ -312,7 +328,9 @@ def test_the_global_random_state_stays(make, images):
     executor.map(functools.partial(perturb, layer(1.0)), images, torch.arange(10), randomness=True)
     executor.task(functools.partial(train, 2))
     torch.random.set_rng_state(before)  # layer() drew its first weights
-    executor.map(functools.partial(perturb, nn.Identity().eval()), images, torch.arange(10), randomness=True)
+    executor.map(
+        functools.partial(perturb, nn.Identity().eval()), images, torch.arange(10), randomness=True
+    )
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -336,9 +354,9 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_layout(make, images, caplo
 
 def test_out_of_memory_does_not_change_random_numbers(make, images):
     runs = [
-        make(work=make()._work / str(limit)).scope("e").map(
-            functools.partial(hungry_random, limit=limit), images, randomness=True
-        )
+        make(work=make()._work / str(limit))
+        .scope("e")
+        .map(functools.partial(hungry_random, limit=limit), images, randomness=True)
         for limit in (99, 1)
     ]
     assert torch.equal(runs[0].value, runs[1].value)
@@ -423,7 +441,9 @@ def test_gradients_with_respect_to_images_work_in_every_precision(make, images, 
     executor = make(precision=precision)
     model = executor.to_device(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval())
     value = executor.map(functools.partial(products, model), images).value
-    wanted = {"32-true": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.bfloat16}[precision]
+    wanted = {"32-true": torch.float32, "64-true": torch.float64, "bf16-mixed": torch.bfloat16}[
+        precision
+    ]
     assert value["logits"].dtype == wanted
     assert value["gradient"].shape == images.shape
 
@@ -482,7 +502,7 @@ Path(sys.argv[1], name + ".json").write_text(json.dumps(report))
 SHARD = """
 import os
 import torch
-from pipeline.randomness import normal
+from robustness_geometry.randomness import normal
 
 def run(x, generator=None):
     rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -499,10 +519,18 @@ def test_two_processes_share_the_chunks_and_agree_with_one(make, tmp_path, root,
     command = [sys.executable, "script.py", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
-    zero, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("zero", "other"))
+    zero, other = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("zero", "other")
+    )
     assert zero == other
     assert zero["ranks"] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1]
     assert zero["trained"] == [0, 1, 2, 3]
@@ -525,7 +553,9 @@ def whose(images):
 
 def test_copies_take_chunks_and_the_result_is_that_of_one_process(make, tmp_path, images):
     alone = make(chunk=1).map(functools.partial(scale, factor=3.0), images)
-    shared = make(chunk=1, workers=3, work=tmp_path / "other").map(functools.partial(scale, factor=3.0), images)
+    shared = make(chunk=1, workers=3, work=tmp_path / "other").map(
+        functools.partial(scale, factor=3.0), images
+    )
     assert torch.equal(alone.value, shared.value)
     processes = make(chunk=1, workers=3).map(whose, images).value.unique()
     assert len(processes) == 3
@@ -563,7 +593,11 @@ def killed_elsewhere(owner, images):
 def test_chunks_of_a_killed_copy_are_computed_here_and_room_is_made_again(make, images):
     executor = make(chunk=1, workers=2)
     for _ in range(2):
-        found = executor.scope(str(_)).map(functools.partial(killed_elsewhere, os.getpid()), images).value
+        found = (
+            executor.scope(str(_))
+            .map(functools.partial(killed_elsewhere, os.getpid()), images)
+            .value
+        )
         assert torch.equal(found, 2 * images)
     assert len(executor.map(whose, images).value.unique()) == 2
 
@@ -577,7 +611,9 @@ def test_each_divides_items_and_keeps_their_order(make, images):
     executor = make(chunk=5, workers=2)
 
     def item(number):
-        nested = executor.scope("item", number).map(functools.partial(numbered, number), images).value
+        nested = (
+            executor.scope("item", number).map(functools.partial(numbered, number), images).value
+        )
         once = executor.scope("item", number).task(functools.partial(whose, images[:1])).value
         return number, nested["value"], {*nested["owner"].tolist(), *once.tolist()}
 

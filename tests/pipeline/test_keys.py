@@ -15,9 +15,9 @@ import safetensors.torch  # noqa: F401
 import torch
 from torch import nn
 
-from pipeline import norms as norms_module
 from pipeline.keys import Fingerprint, Sources
-from pipeline.types import Split
+from robustness_geometry import norms as norms_module
+from robustness_geometry.types import Split
 
 
 class Mode(enum.Enum):
@@ -58,15 +58,61 @@ def scaled(**options: object) -> Scaled:
 
 
 DISTINCT = [
-    None, 0, 0.0, -0.0, False, 1, 1.0, True, 1j, "1", b"1", "", (), [1], (1, (2,)), (1, 2), {"a": 1},
-    {"a": 2}, {"b": 1}, {1, 2}, {1}, range(3), float("inf"), float("nan"), Mode.FAST, Options(1, 2.0),
-    Mode.SLOW, Options(2, 2.0), double, triple, Options, functools.partial(double), functools.partial(triple),
-    functools.partial(double, 1), functools.partial(double, x=1), torch.float32, torch.float64,
-    torch.device("cpu"), torch.device("cuda"), torch.zeros(2), torch.zeros(2, dtype=torch.float64),
-    torch.zeros(2, dtype=torch.int32), torch.zeros(1, 2), torch.zeros(0), torch.zeros(()), torch.ones(2),
-    torch.tensor([True]), torch.zeros(2, dtype=torch.bfloat16), np.zeros(2, np.int8), np.float64(3),
-    Split(torch.zeros(1, 1, 2, 2), torch.zeros(1)), nn.ReLU(), nn.ReLU(True), nn.GELU(),
-]  # fmt: skip
+    None,
+    0,
+    0.0,
+    -0.0,
+    False,
+    1,
+    1.0,
+    True,
+    1j,
+    "1",
+    b"1",
+    "",
+    (),
+    [1],
+    (1, (2,)),
+    (1, 2),
+    {"a": 1},
+    {"a": 2},
+    {"b": 1},
+    {1, 2},
+    {1},
+    range(3),
+    float("inf"),
+    float("nan"),
+    Mode.FAST,
+    Options(1, 2.0),
+    Mode.SLOW,
+    Options(2, 2.0),
+    double,
+    triple,
+    Options,
+    functools.partial(double),
+    functools.partial(triple),
+    functools.partial(double, 1),
+    functools.partial(double, x=1),
+    torch.float32,
+    torch.float64,
+    torch.device("cpu"),
+    torch.device("cuda"),
+    torch.zeros(2),
+    torch.zeros(2, dtype=torch.float64),
+    torch.zeros(2, dtype=torch.int32),
+    torch.zeros(1, 2),
+    torch.zeros(0),
+    torch.zeros(()),
+    torch.ones(2),
+    torch.tensor([True]),
+    torch.zeros(2, dtype=torch.bfloat16),
+    np.zeros(2, np.int8),
+    np.float64(3),
+    Split(torch.zeros(1, 1, 2, 2), torch.zeros(1)),
+    nn.ReLU(),
+    nn.ReLU(True),
+    nn.GELU(),
+]
 
 
 def test_different_values_have_different_fingerprints():
@@ -74,7 +120,9 @@ def test_different_values_have_different_fingerprints():
     assert len(digests) == len(DISTINCT)
 
 
-@pytest.mark.parametrize("value", DISTINCT, ids=[type(value).__name__ + str(k) for k, value in enumerate(DISTINCT)])
+@pytest.mark.parametrize(
+    "value", DISTINCT, ids=[type(value).__name__ + str(k) for k, value in enumerate(DISTINCT)]
+)
 def test_equal_values_have_equal_fingerprints(value):
     assert of(value) == of(value)
 
@@ -128,7 +176,7 @@ def test_a_network_that_refers_to_itself_ends():
 def test_modules_of_functions_and_networks_are_gathered():
     finger = Fingerprint()
     finger.of(functools.partial(norms_module.norms, model=nn.Sequential(Scaled())))
-    assert {"pipeline.norms", __name__} <= finger.modules
+    assert {"robustness_geometry.norms", __name__} <= finger.modules
 
 
 class _Local:
@@ -153,7 +201,10 @@ def test_an_open_file_and_a_closure_raise(tmp_path):
         of(closure)
     with (tmp_path / "f").open("w") as file, pytest.raises(TypeError, match="has no fingerprint"):
         of(file)
-    with (tmp_path / "f").open("w") as file, pytest.raises(TypeError, match=r"act: .*let the layer hold"):
+    with (
+        (tmp_path / "f").open("w") as file,
+        pytest.raises(TypeError, match=r"act: .*let the layer hold"),
+    ):
         of(scaled(act=file))
 
 
@@ -161,7 +212,7 @@ SCRIPT = """
 import functools, torch
 from torch import nn
 from pipeline.keys import Fingerprint, Sources
-from pipeline.norms import project
+from robustness_geometry.norms import project
 torch.manual_seed(0)
 value = functools.partial(project, nn.Linear(3, 2), {"b", "a", "c"}, p=2.0, images=torch.arange(5))
 finger = Fingerprint()
@@ -171,9 +222,14 @@ print(finger.of(value).hex(), Sources().digest(finger.modules).hex())
 
 def test_keys_are_equal_in_every_process(root, capsys):
     other = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, timeout=120, check=True,
+        [sys.executable, "-c", SCRIPT],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
         env={**os.environ, "PYTHONHASHSEED": "7"},
-    ).stdout  # fmt: skip
+    ).stdout
     exec(SCRIPT, {})
     assert capsys.readouterr().out == other
     assert len(other.split()) == 2
@@ -195,7 +251,7 @@ FILES = {
     "toyland/limit.py": "from toyland.attacks import LIMIT\n",
     "toyland/late.py": "from toyland.attacks import late\n",
     "toyland/runner.py": "from toyland import stage\n",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -266,9 +322,21 @@ def test_installed_modules_count_by_their_own_file():
 @pytest.mark.parametrize(
     ("module", "used", "unused"),
     [
-        ("stages.attack._shared", {"attacks.deepfool", "attacks.fgsm"}, {"attacks", "attacks.lbfgs"}),
-        ("stages.attack.dct_bands", {"geometry.subspaces"}, {"geometry", "geometry.curvature", "attacks.lbfgs"}),
-        ("pipeline.attacks.deepfool", {"attacks.gradients"}, {"attacks", "attacks.fgsm"}),
+        (
+            "pipeline.studies.attacking",
+            {"attacks.deepfool", "attacks.fgsm"},
+            {"attacks", "attacks.lbfgs"},
+        ),
+        (
+            "stages.attack.dct_bands",
+            {"geometry.subspaces"},
+            {"geometry", "geometry.curvature", "attacks.lbfgs"},
+        ),
+        (
+            "robustness_geometry.attacks.deepfool",
+            {"attacks.gradients"},
+            {"attacks", "attacks.fgsm"},
+        ),
     ],
 )
 def test_a_new_attack_leaves_the_keys_of_the_others_alone(module, used, unused):

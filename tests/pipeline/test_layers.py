@@ -6,12 +6,37 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"pipeline.checks", "pipeline.types", "pipeline.norms", "pipeline.randomness", "pipeline.findings"},
-    {"pipeline.attacks", "pipeline.geometry", "pipeline.models", "pipeline.datasets"},
-    {"pipeline.training", "pipeline.evaluation", "pipeline.plots", "pipeline.detection", "pipeline.claims",
-     "pipeline.report", "pipeline.keys", "pipeline.storage", "pipeline.progress", "pipeline.processes",
-     "pipeline.database", "pipeline.crew", "pipeline.devices", "pipeline.executor", "pipeline.tracking",
-     "pipeline.params"},
+    {
+        "robustness_geometry.checks",
+        "robustness_geometry.types",
+        "robustness_geometry.norms",
+        "robustness_geometry.randomness",
+        "pipeline.findings",
+    },
+    {
+        "robustness_geometry.attacks",
+        "robustness_geometry.geometry",
+        "robustness_geometry.models",
+        "robustness_geometry.datasets",
+    },
+    {
+        "robustness_geometry.training",
+        "pipeline.evaluation",
+        "pipeline.plots",
+        "robustness_geometry.detection",
+        "pipeline.claims",
+        "pipeline.report",
+        "pipeline.keys",
+        "pipeline.storage",
+        "pipeline.progress",
+        "pipeline.processes",
+        "pipeline.database",
+        "pipeline.crew",
+        "pipeline.devices",
+        "pipeline.executor",
+        "pipeline.tracking",
+        "pipeline.params",
+    },
     {"stages"},
 ]
 
@@ -38,7 +63,10 @@ def imports(path: Path) -> set[str]:
 
 def modules(root: Path) -> list[tuple[str, Path]]:
     files = [*root.glob("pipeline/**/*.py"), *root.glob("stages/**/*.py")]
-    named = [(".".join(f.relative_to(root).with_suffix("").parts).removesuffix(".__init__"), f) for f in files]
+    named = [
+        (".".join(f.relative_to(root).with_suffix("").parts).removesuffix(".__init__"), f)
+        for f in files
+    ]
     return [(name, path) for name, path in named if name != "pipeline"]
 
 
@@ -57,7 +85,8 @@ def test_the_library_needs_neither_hydra_nor_dvc(root, heavy):
     users = [
         name
         for name, path in modules(root)
-        if name.startswith("pipeline.") and name not in ("pipeline.params", "pipeline.tracking")
+        if name.startswith("pipeline.")
+        and name not in ("pipeline.params", "pipeline.tracking")
         and any(
             isinstance(node, ast.Import | ast.ImportFrom)
             and (getattr(node, "module", None) or node.names[0].name).split(".")[0] == heavy

@@ -7,7 +7,6 @@ from matplotlib import rcParams
 from matplotlib.collections import PolyCollection
 from PIL import Image
 
-from pipeline.findings import Estimate
 from pipeline.plots import (
     Line,
     Panel,
@@ -20,6 +19,7 @@ from pipeline.plots import (
     line_figure,
     save,
 )
+from pipeline.statistics import Estimate
 
 ESTIMATES = [Estimate(1.0, 0.8, 1.3, 10), Estimate(2.0, 1.7, 2.2, 10)]
 
@@ -46,7 +46,9 @@ def lines():
 
 
 def grid():
-    return image_grid([[Panel(picture(1), "seven"), Panel(picture(1) - 0.5, "r", perturbation=True)]])
+    return image_grid(
+        [[Panel(picture(1), "seven"), Panel(picture(1) - 0.5, "r", perturbation=True)]]
+    )
 
 
 FIGURES = {
@@ -124,7 +126,10 @@ def test_a_colour_perturbation_is_grey_plus_its_magnification():
 
 def test_images_keep_their_pixels_and_captions():
     figure = image_grid(
-        [[Panel(picture(3), "whale"), None], [Panel(picture(1), "seven\n2.0"), Panel(picture(1), "nine")]],
+        [
+            [Panel(picture(3), "whale"), None],
+            [Panel(picture(1), "seven\n2.0"), Panel(picture(1), "nine")],
+        ],
         title="Figure",
         row_titles=["one", "two"],
         column_titles=["left", "right"],

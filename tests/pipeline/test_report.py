@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import InputError
 from pipeline.claims import load_claims
-from pipeline.findings import Estimate
 from pipeline.report import provenance, read_results, write_report
 from pipeline.report.text import bounds_text, counts_text, estimate_text, label, printed, unit
+from pipeline.statistics import Estimate
+from robustness_geometry.checks import InputError
 
 NETWORKS = {
     "mnist5k_lenet": {
         "dataset": "mnist5k",
-        "model": {"_target_": "pipeline.models.lenet"},
+        "model": {"_target_": "robustness_geometry.models.lenet"},
         "training": {"epochs": 12},
     },
     "mnist5k_nin": {
         "dataset": "mnist5k",
-        "model": {"_target_": "pipeline.models.nin", "width": 32},
+        "model": {"_target_": "robustness_geometry.models.nin", "width": 32},
         "training": {},
     },
 }
@@ -42,7 +42,10 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 def png(shade: int = 200) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
         )
 
     pixels = zlib.compress(bytes([0, shade]))
@@ -66,7 +69,12 @@ def write_stage(
     folder = results / stage / network
     for part in ("figures", "tables"):
         (folder / part).mkdir(parents=True)
-    content = {"network": network, "dataset": dataset, "seeds": [0, 1, 2], "experiments": experiments}
+    content = {
+        "network": network,
+        "dataset": dataset,
+        "seeds": [0, 1, 2],
+        "experiments": experiments,
+    }
     (folder / "metrics.json").write_text(json.dumps(content))
     (folder / "timings.json").write_text(json.dumps({"experiments": timings or {}}))
     return folder
@@ -169,7 +177,9 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.ids += [found["id"]] if "id" in found else []
         self.links += [found["href"]] if "href" in found else []
-        self.sources += [found[name] for name in ("src", "srcset", "poster", "data") if name in found]
+        self.sources += [
+            found[name] for name in ("src", "srcset", "poster", "data") if name in found
+        ]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -222,9 +232,9 @@ def test_missing_stages_and_experiments_are_named(built):
 def test_the_page_can_be_written_without_any_results(tmp_path):
     text = Page(make(tmp_path).read_text()).text
     assert "No results of this chapter are here" in text
-    assert json.loads((tmp_path / "results/embedded/claims.json").read_text())["counts"]["verdict"] == {
-        "not tested here": 370
-    }
+    assert json.loads((tmp_path / "results/embedded/claims.json").read_text())["counts"][
+        "verdict"
+    ] == {"not tested here": 370}
 
 
 def test_thesis_rows_stand_beneath_the_network_that_answers(built):
@@ -270,7 +280,10 @@ def test_every_measured_experiment_says_how_to_run_it_again(built):
 
 def test_verdicts_and_page_are_the_same_bytes_again(built):
     first = make(built).read_bytes(), (built / "results/embedded/claims.json").read_bytes()
-    assert (make(built).read_bytes(), (built / "results/embedded/claims.json").read_bytes()) == first
+    assert (
+        make(built).read_bytes(),
+        (built / "results/embedded/claims.json").read_bytes(),
+    ) == first
     names = {path.name for path in built.rglob("*") if path.is_file()}
     assert not any(name.startswith(".") for name in names)
 
@@ -356,16 +369,27 @@ def across(tmp_path):
     networks = {name: {"dataset": "imagenet", "model": "x"} for name in "ab"}
     counterparts = {"default": "a", "VGG-F": "a", "CaffeNet": "b"}
     page = write_report(
-        "toy", results.parent, tmp_path / "reports", networks=networks, counterparts=counterparts, provenance={},
-    )  # fmt: skip
+        "toy",
+        results.parent,
+        tmp_path / "reports",
+        networks=networks,
+        counterparts=counterparts,
+        provenance={},
+    )
     verdicts = json.loads((results / "claims.json").read_text())["claims"]
-    return page.read_text(), {verdict["id"].removeprefix("ch4-table42-"): verdict for verdict in verdicts}
+    return page.read_text(), {
+        verdict["id"].removeprefix("ch4-table42-"): verdict for verdict in verdicts
+    }
 
 
 def test_a_claim_on_two_networks_is_judged_by_the_number_of_their_pair(across):
     _, verdicts = across
     outcomes = [verdicts[name] for name in PAIRS]
-    assert [outcome["verdict"] for outcome in outcomes] == ["reproduced", "contradicted", "not tested here"]
+    assert [outcome["verdict"] for outcome in outcomes] == [
+        "reproduced",
+        "contradicted",
+        "not tested here",
+    ]
     assert [outcome["kind"] for outcome in outcomes] == ["value", "value", ""]
     first = outcomes[0]["decided_by"][0]
     assert (first["network"], first["tests"][0]["number"]) == ("all", "fool[a][b]")
@@ -377,18 +401,28 @@ def test_results_across_networks_stand_beside_the_thesis(across):
     assert "71.8%" in text
     assert "72.0%" in text
     assert "Left out: c." in text
-    assert "python -m stages.universal_transfer suite=toy 'experiments=[uap_transfer]'" in unescape(text)
+    assert "python -m stages.universal_transfer suite=toy 'experiments=[uap_transfer]'" in unescape(
+        text
+    )
     assert "dvc repro --force --single-item universal_transfer\n" in text
 
 
 def test_a_transfer_that_has_not_run_is_named_once(tmp_path):
     claims = load_claims()
-    tested = next(claim for claim in claims.claims if claim.experiment == "attack-l2" and claim.tests)
+    tested = next(
+        claim for claim in claims.claims if claim.experiment == "attack-l2" and claim.tests
+    )
     changed = tuple(
-        replace(claim, tests=tested.tests) if claim.experiment == "sc-transfer" else claim for claim in claims.claims
+        replace(claim, tests=tested.tests) if claim.experiment == "sc-transfer" else claim
+        for claim in claims.claims
     )
     page = write_report(
-        "toy", tmp_path, tmp_path / "reports", networks=NETWORKS, counterparts=COUNTERPARTS, provenance={},
+        "toy",
+        tmp_path,
+        tmp_path / "reports",
+        networks=NETWORKS,
+        counterparts=COUNTERPARTS,
+        provenance={},
         claims=replace(claims, claims=changed),
-    )  # fmt: skip
+    )
     assert page.read_text().count("<li>no results of stage curvature_transfer for all</li>") == 1

@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from pipeline import database, processes, tracking
-from pipeline.checks import InputError
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
+from pipeline.statistics import Estimate
 from pipeline.tracking import Run, Settings, SweepParent, stage_run
-from pipeline.types import Dataset, Split
+from robustness_geometry.checks import InputError
+from robustness_geometry.types import Dataset, Split
 
 OPTIONS = {"stage": "attack", "network": "toy", "suite": "smoke", "parameters": {}, "tags": {}}
 
@@ -73,7 +74,10 @@ def findings() -> Findings:
     figure = Figure(figsize=(2, 2))
     figure.subplots().plot([0, 1], [1, 0])
     return Findings(
-        numbers={"rho_df": Estimate(0.2, 0.1, 0.3, n=100, std=0.05), "a / b": Estimate(2.0, 1.0, 3.0, n=100)},
+        numbers={
+            "rho_df": Estimate(0.2, 0.1, 0.3, n=100, std=0.05),
+            "a / b": Estimate(2.0, 1.0, 3.0, n=100),
+        },
         timings={"t_df": Estimate(0.01, 0.01, 0.01, n=100)},
         curves={"loss (train)": [3.0, 2.0, float("nan"), 1.0]},
         tables={"table 3.1": pd.DataFrame({"network": ["toy"], "rho": [0.2]})},
@@ -86,7 +90,11 @@ def findings() -> Findings:
 
 
 def test_a_run_is_logged_with_everything_about_it(home, runs):
-    parameters = {"attack": {"steps": 50, "norm": 2, "deep": {"er": None}}, "long": "x" * 1000, "empty": {}}
+    parameters = {
+        "attack": {"steps": 50, "norm": 2, "deep": {"er": None}},
+        "long": "x" * 1000,
+        "empty": {},
+    }
     options = {**OPTIONS, "parameters": parameters, "tags": {"thesis.section": "3.3"}}
     with stage_run(Settings(), **options) as run:
         run.log_findings("attack_l2", findings(), "3.3")
@@ -98,27 +106,50 @@ def test_a_run_is_logged_with_everything_about_it(home, runs):
     (logged,) = runs()
     assert logged.info.status == "FINISHED"
     assert logged.info.run_name == "attack toy"
-    assert logged.data.tags["thesis.section"] == logged.data.tags["thesis.section.attack_l2"] == "3.3"
-    assert {"stage": "attack", "network": "toy", "suite": "smoke"}.items() <= logged.data.tags.items()
+    assert (
+        logged.data.tags["thesis.section"] == logged.data.tags["thesis.section.attack_l2"] == "3.3"
+    )
+    assert {
+        "stage": "attack",
+        "network": "toy",
+        "suite": "smoke",
+    }.items() <= logged.data.tags.items()
     assert "mlflow.parentRunId" not in logged.data.tags
     assert logged.data.params["attack.steps"] == "50"
     assert logged.data.params["attack.deep.er"] == "None"
     assert len(logged.data.params["long"]) == 500
-    metrics = {name: value for name, value in logged.data.metrics.items() if not name.startswith("system/")}
+    metrics = {
+        name: value for name, value in logged.data.metrics.items() if not name.startswith("system/")
+    }
     assert metrics == {
-        "attack_l2/rho_df": 0.2, "attack_l2/a over b": 2.0, "attack_l2/timings/t_df": 0.01,
+        "attack_l2/rho_df": 0.2,
+        "attack_l2/a over b": 2.0,
+        "attack_l2/timings/t_df": 0.01,
         "attack_l2/loss _train_": 1.0,
-    }  # fmt: skip
+    }
     kept = {"numbers.csv", "timings.csv", "table 3.1.csv", "figure_3_5.png", "notes.txt"}
-    assert artifacts(home, logged) == {f"attack_l2/{n}" for n in kept} | {"metrics.json", "tables/a.csv"}
-    table = pd.read_csv(home / "mlruns" / logged.info.run_id / "artifacts" / "attack_l2" / "numbers.csv")
-    assert table.loc[0, ["name", "value", "low", "high", "n"]].tolist() == ["rho_df", 0.2, 0.1, 0.3, 100]
+    assert artifacts(home, logged) == {f"attack_l2/{n}" for n in kept} | {
+        "metrics.json",
+        "tables/a.csv",
+    }
+    table = pd.read_csv(
+        home / "mlruns" / logged.info.run_id / "artifacts" / "attack_l2" / "numbers.csv"
+    )
+    assert table.loc[0, ["name", "value", "low", "high", "n"]].tolist() == [
+        "rho_df",
+        0.2,
+        0.1,
+        0.3,
+        100,
+    ]
 
 
 def test_curves_have_steps(home, quiet, runs):
     with stage_run(quiet, **OPTIONS) as run:
         run.log_findings("training", Findings(curves={"loss": np.arange(1500.0)[::-1]}), "3.2")
-    history = tracking._Store(quiet).client.get_metric_history(runs()[0].info.run_id, "training/loss")
+    history = tracking._Store(quiet).client.get_metric_history(
+        runs()[0].info.run_id, "training/loss"
+    )
     assert [point.step for point in history] == list(range(1500))
     assert [point.value for point in history] == list(np.arange(1500.0)[::-1])
 
@@ -134,7 +165,10 @@ def test_data_are_named_with_their_digest(home, quiet, runs):
     images = torch.rand(5, 1, 4, 4)
     (first,), (again,), (other,) = logged(images), logged(images.clone()), logged(images + 1)
     assert first.dataset.name == "digits"
-    assert {tag.key: tag.value for tag in first.tags} == {"mlflow.data.context": "test", "origin": "made up"}
+    assert {tag.key: tag.value for tag in first.tags} == {
+        "mlflow.data.context": "test",
+        "origin": "made up",
+    }
     assert first.dataset.digest == again.dataset.digest != other.dataset.digest
 
 
@@ -148,7 +182,9 @@ def test_a_network_is_logged_without_pickled_code(home, quiet, runs, caplog):
     with stage_run(quiet, **OPTIONS) as run:
         run.log_model(model, images, "toy")
         run.log_model(Fickle(), images, "fickle")
-    messages = [record.getMessage() for record in caplog.records if record.name == "pipeline.tracking"]
+    messages = [
+        record.getMessage() for record in caplog.records if record.name == "pipeline.tracking"
+    ]
     assert len(messages) == 1
     assert messages[0].startswith("the network fickle was not logged: ")
     assert model.training
@@ -240,7 +276,9 @@ def test_the_stages_of_one_dvc_process_share_a_parent(home, quiet, runs, monkeyp
 
 def test_a_sweep_holds_its_jobs_and_closes(home, quiet, runs):
     sweep = SweepParent()
-    config = OmegaConf.create({"tracking": {"system_metrics": False}, "hydra": {"job": {"name": "attack"}}})
+    config = OmegaConf.create(
+        {"tracking": {"system_metrics": False}, "hydra": {"job": {"name": "attack"}}}
+    )
     sweep.on_multirun_start(config)
     parent = os.environ[tracking.PARENT]
     for network in ("one", "two"):
@@ -285,7 +323,11 @@ CASES = [("dvc", True, True), ("dvc", False, False), ("duo", True, False)]
 @pytest.mark.parametrize(("name", "inside", "found"), CASES)
 def test_the_dvc_process_above_is_found(tmp_path, root, name, inside, found):
     (tmp_path / name).write_text(DVC)
-    environment = {**os.environ, "PYTHONPATH": str(root), **({"DVC_STAGE": "attack"} if inside else {})}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        **({"DVC_STAGE": "attack"} if inside else {}),
+    }
     command = [sys.executable, str(tmp_path / name), "repro"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
         out = started.communicate(timeout=60)[0].strip()
@@ -344,7 +386,9 @@ def test_off_it_does_nothing_and_four_processes_may_start_without_a_database(tmp
     done = subprocess.run(command, env=environment, timeout=300, check=False, **pipes)
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        counted = connection.execute("select count(*), min(status), max(status) from runs").fetchone()
+        counted = connection.execute(
+            "select count(*), min(status), max(status) from runs"
+        ).fetchone()
         journal = connection.execute("pragma journal_mode").fetchone()
     connection.close()
     assert counted == (4, "FINISHED", "FINISHED")
@@ -380,16 +424,26 @@ def test_relocation_leaves_other_addresses_alone(tmp_path):
     with sqlite3.connect(file) as connection:
         for table, column in database._ADDRESSES:
             connection.execute(f"create table {table} ({column} text)")
-            values = ["file:///old/mlruns", "file:///old/mlruns/1/a", "file:///old/mlruns2", "s3://b/old"]
-            connection.executemany(f"insert into {table} values (?)", [(value,) for value in values])
+            values = [
+                "file:///old/mlruns",
+                "file:///old/mlruns/1/a",
+                "file:///old/mlruns2",
+                "s3://b/old",
+            ]
+            connection.executemany(
+                f"insert into {table} values (?)", [(value,) for value in values]
+            )
     connection.close()
     database.relocate(file, "file:///old/mlruns", "file:///new/place/mlruns")
     with sqlite3.connect(file) as connection:
         for table, column in database._ADDRESSES:
             rows = [row[0] for row in connection.execute(f"select {column} from {table}")]
             assert rows == [
-                "file:///new/place/mlruns", "file:///new/place/mlruns/1/a", "file:///old/mlruns2", "s3://b/old",
-            ]  # fmt: skip
+                "file:///new/place/mlruns",
+                "file:///new/place/mlruns/1/a",
+                "file:///old/mlruns2",
+                "s3://b/old",
+            ]
     connection.close()
 
 
@@ -416,7 +470,9 @@ def test_provenance_names_commit_and_changes(tmp_path, monkeypatch):
     (tmp_path / "conf" / "base.yaml").write_text("a: 1")
     git("add", ".")
     git("commit", "-qm", "x")
-    (tmp_path / "dvc.lock").write_text("")  # changes during every run, and does not make the code dirty
+    (tmp_path / "dvc.lock").write_text(
+        ""
+    )  # changes during every run, and does not make the code dirty
     found = processes.provenance()
     assert found["git.commit"] == git("rev-parse", "HEAD")
     assert found["git.dirty"] == "False"
@@ -452,5 +508,7 @@ def test_a_taken_port_is_an_input_error(home):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"port={port}: allowed is a port that no other program uses"):
+        with pytest.raises(
+            InputError, match=f"port={port}: allowed is a port that no other program uses"
+        ):
             tracking.main(["dashboard", "--port", str(port)])

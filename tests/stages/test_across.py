@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.findings import Estimate, Findings
-from pipeline.types import Attack, predict
+from robustness_geometry.types import Attack, predict
 
 SECTION = "Table 4.2"
 
@@ -47,11 +47,18 @@ def toy_transfer(networks, data, settings, executor):
 '''
 
 SMALL = [
-    "suite=smoke", "executor.threads=1", "executor.workers=1", "executor.progress=false", "tracking=none",
+    "suite=smoke",
+    "executor.threads=1",
+    "executor.workers=1",
+    "executor.progress=false",
+    "tracking=none",
     "experiments=[toy_transfer]",
-    *(f"networks.mnist5k_{name}.{key}" for name in ("lenet", "fc500_150_10")
-      for key in ("training.epochs=1", "dataset.train_limit=100", "dataset.test_limit=30")),
-]  # fmt: skip
+    *(
+        f"networks.mnist5k_{name}.{key}"
+        for name in ("lenet", "fc500_150_10")
+        for key in ("training.epochs=1", "dataset.train_limit=100", "dataset.test_limit=30")
+    ),
+]
 
 
 @pytest.fixture
@@ -64,8 +71,17 @@ def invoke(tmp_path, monkeypatch, capsys):
     out = tmp_path / "toy" / "universal_transfer" / ALL
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["stages", *SMALL, f"executor.work={tmp_path / 'work'}",
-                                          f"hydra.run.dir={out}", *arguments])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "stages",
+                *SMALL,
+                f"executor.work={tmp_path / 'work'}",
+                f"hydra.run.dir={out}",
+                *arguments,
+            ],
+        )
         GlobalHydra.instance().clear()
         code = 0
         try:
@@ -86,8 +102,9 @@ def photos(tmp_path):
         pixels = np.full((16, 16, 3), 40 * index, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / "cat" / f"{index}.png")
     return [
-        f"+networks.photos.dataset={{_target_: pipeline.datasets.image_folder, root: {tmp_path / 'photos'}}}",
-        "+networks.photos.model={_target_: pipeline.models.lenet}",
+        f"+networks.photos.dataset={{_target_: robustness_geometry.datasets.image_folder, root: "
+        f"{tmp_path / 'photos'}}}",
+        "+networks.photos.model={_target_: robustness_geometry.models.lenet}",
         "+networks.photos.training={optimiser: sgd, learning_rate: 0.1, epochs: 1, batch_size: 2}",
     ]
 
@@ -100,19 +117,34 @@ def test_the_name_for_several_networks_is_the_reports():
 def test_an_experiment_across_networks_gets_those_of_one_shape(invoke, photos):
     code, errors, out = invoke(*photos)
     assert code == 0, errors
-    assert {p.name for p in out.iterdir()} >= {"metrics.json", "timings.json", "tables", "figures", "tensors"}
+    assert {p.name for p in out.iterdir()} >= {
+        "metrics.json",
+        "timings.json",
+        "tables",
+        "figures",
+        "tensors",
+    }
     metrics = json.loads((out / "metrics.json").read_text())
     names = ["mnist5k_lenet", "mnist5k_fc500_150_10"]
-    assert (metrics["network"], metrics["dataset"], metrics["networks"]) == ("all", "mnist5k", names)
+    assert (metrics["network"], metrics["dataset"], metrics["networks"]) == (
+        "all",
+        "mnist5k",
+        names,
+    )
     assert metrics["seeds"] == [0]
     found = metrics["experiments"]["toy_transfer"]
-    assert found["notes"] == ["radius None", "Left out, as their images are not of shape 1x28x28: photos."]
+    assert found["notes"] == [
+        "radius None",
+        "Left out, as their images are not of shape 1x28x28: photos.",
+    ]
     assert found["numbers"]["agree[mnist5k_lenet][mnist5k_lenet]"]["value"] == 1
     assert len(found["numbers"]) == 4
     assert load_file(out / "tensors" / "toy_transfer.safetensors")["shared"].all()
     measured = read_results(out.parents[1], names)["toy_transfer"]["all"]
     assert measured.stage == "universal_transfer"
-    assert measured.numbers["agree[mnist5k_lenet][mnist5k_lenet]"].n == 30  # of the smoke suite's block
+    assert (
+        measured.numbers["agree[mnist5k_lenet][mnist5k_lenet]"].n == 30
+    )  # of the smoke suite's block
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ from pipeline.plots import dominant_share
 from stages.experiments import ACROSS, STAGES, experiments_of
 from stages.runner import main
 
-SMALL = ["suite=smoke", "executor.threads=1", "executor.workers=1", "executor.progress=false", "tracking=none"]
+SMALL = [
+    "suite=smoke",
+    "executor.threads=1",
+    "executor.workers=1",
+    "executor.progress=false",
+    "tracking=none",
+]
 
 
 @pytest.fixture
@@ -26,8 +32,17 @@ def invoke(tmp_path, monkeypatch, capsys):
 
     def run(stage, *arguments):
         out = tmp_path / f"out-{stage}"
-        monkeypatch.setattr(sys, "argv", ["stages", *SMALL, f"executor.work={tmp_path / 'work'}",
-                                          f"hydra.run.dir={out}", *arguments])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "stages",
+                *SMALL,
+                f"executor.work={tmp_path / 'work'}",
+                f"hydra.run.dir={out}",
+                *arguments,
+            ],
+        )
         GlobalHydra.instance().clear()
         code = 0
         try:
@@ -64,7 +79,13 @@ def test_a_stage_runs_and_writes_its_five_outputs(invoke, shared_work, stage):
     chosen = () if stage in ACROSS else ("network=mnist5k_lenet",)
     code, errors, out = invoke(stage, *chosen, f"executor.work={shared_work}")
     assert code == 0, errors
-    assert {p.name for p in out.iterdir()} >= {"metrics.json", "timings.json", "tables", "figures", "tensors"}
+    assert {p.name for p in out.iterdir()} >= {
+        "metrics.json",
+        "timings.json",
+        "tables",
+        "figures",
+        "tensors",
+    }
     figures = list((out / "figures").glob("*.png"))
     assert figures
     assert [path.name for path in figures if dominant_share(path) > 0.99] == []
@@ -96,12 +117,23 @@ BAD = [
     ("train", ["training.learning_rate=-1"], ["learning_rate", "-1"]),
     ("train", ["training=pretrained"], ["training", "pretrained", "checkpoint"]),
     ("attack", ["model=caffenet", "dataset=mnist5k"], ["caffenet"]),
-    ("attack", ["model=custom", "model.target=nowhere.Net", "model.checkpoint=x.safetensors"], ["nowhere"]),
-    ("attack", ["model=custom", "model.target=torch.nn.Flatten", "model.checkpoint=absent.safetensors"],
-     ["checkpoint", "absent.safetensors"]),
+    (
+        "attack",
+        ["model=custom", "model.target=nowhere.Net", "model.checkpoint=x.safetensors"],
+        ["nowhere"],
+    ),
+    (
+        "attack",
+        ["model=custom", "model.target=torch.nn.Flatten", "model.checkpoint=absent.safetensors"],
+        ["checkpoint", "absent.safetensors"],
+    ),
     ("finetune", ["finetune.epochs=0"], ["epochs", "0"]),
     ("cure", ["cure.networks=[lenet]"], ["cure.networks", "lenet", "mnist5k_lenet"]),
-    ("detect", ["suite.networks.detect=[lenet]"], ["suite.networks.detect", "lenet", "mnist5k_lenet"]),
+    (
+        "detect",
+        ["suite.networks.detect=[lenet]"],
+        ["suite.networks.detect", "lenet", "mnist5k_lenet"],
+    ),
     ("cure", ["network=mnist5k_lenet", "cure.h=0"], ["cure: h", "0"]),
     ("curvature", ["network=mnist5k_lenet", "curvature.h=-1"], ["curvature: h", "-1"]),
     ("topology", ["network=mnist5k_lenet", "topology.pairs=0"], ["topology: pairs", "0"]),
@@ -131,7 +163,9 @@ def test_bad_checkpoints_are_refused(invoke, tmp_path):
     torch.save(torch.nn.Linear(3, 2), pickled)
     for path in (good, truncated, pickled):
         code, errors, _ = invoke(
-            "attack", "model=custom", "model.target=pipeline.models.lenet",
+            "attack",
+            "model=custom",
+            "model.target=robustness_geometry.models.lenet",
             "model.args={channels: 1, size: [28, 28], classes: 10, mean: [0.0], std: [1.0]}",
             f"model.checkpoint={path}",
         )
@@ -141,7 +175,7 @@ def test_bad_checkpoints_are_refused(invoke, tmp_path):
 
 
 def test_images_outside_the_unit_range_are_refused(invoke, monkeypatch):
-    from pipeline.datasets import mnist5k as original
+    from robustness_geometry.datasets import mnist5k as original
 
     @functools.wraps(original)
     def bright(**options):
@@ -149,7 +183,7 @@ def test_images_outside_the_unit_range_are_refused(invoke, monkeypatch):
         data.test.images.mul_(255)
         return data
 
-    monkeypatch.setattr("pipeline.datasets.mnist5k", bright)
+    monkeypatch.setattr("robustness_geometry.datasets.mnist5k", bright)
     code, errors, _ = invoke("train", "network=mnist5k_lenet")
     assert code == 2
     assert "[0, 1]" in errors
@@ -163,8 +197,13 @@ def test_a_network_that_is_not_ours(invoke, photos, tmp_path):
     torch.manual_seed(0)
     save_file(squeezenet1_1(num_classes=2).state_dict(), tmp_path / "weights.safetensors")
     code, errors, out = invoke(
-        "attack", "model=custom", "model.target=torchvision.models.squeezenet1_1", "model.args={num_classes: 2}",
-        f"model.checkpoint={tmp_path / 'weights.safetensors'}", "dataset=image_folder", f"dataset.root={photos}",
+        "attack",
+        "model=custom",
+        "model.target=torchvision.models.squeezenet1_1",
+        "model.args={num_classes: 2}",
+        f"model.checkpoint={tmp_path / 'weights.safetensors'}",
+        "dataset=image_folder",
+        f"dataset.root={photos}",
         "experiments=[attack_l2,attack_linf,dct_bands]",
     )
     assert code == 0, errors
@@ -178,20 +217,36 @@ def test_a_network_that_is_not_ours(invoke, photos, tmp_path):
 def test_a_sweep_leaves_finished_runs_under_one_parent(root, tmp_path):
     """The command line of a multirun, in a process of its own, logged to a database of its own."""
     command = [
-        sys.executable, "-m", "stages.attack", "-m", "suite=smoke", "seeds=[0]", "model=fc500_150_10",
-        "dataset=mnist5k", "dataset.train_limit=300", "dataset.test_limit=20", "training.epochs=1",
+        sys.executable,
+        "-m",
+        "stages.attack",
+        "-m",
+        "suite=smoke",
+        "seeds=[0]",
+        "model=fc500_150_10",
+        "dataset=mnist5k",
+        "dataset.train_limit=300",
+        "dataset.test_limit=20",
+        "training.epochs=1",
         "attack=deepfool,fgsm",
-        "experiments=[attack_closed_forms]", "executor.progress=false", f"executor.work={tmp_path / 'work'}",
-        f"tracking.uri=sqlite:///{tmp_path / 'runs.db'}", "tracking.system_metrics=false",
+        "experiments=[attack_closed_forms]",
+        "executor.progress=false",
+        f"executor.work={tmp_path / 'work'}",
+        f"tracking.uri=sqlite:///{tmp_path / 'runs.db'}",
+        "tracking.system_metrics=false",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ, check=False)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, env=os.environ, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     import sqlite3
 
     with sqlite3.connect(tmp_path / "runs.db") as database:
         runs = database.execute("select run_uuid, status from runs").fetchall()
-        parents = database.execute("select value from tags where key = 'mlflow.parentRunId'").fetchall()
+        parents = database.execute(
+            "select value from tags where key = 'mlflow.parentRunId'"
+        ).fetchall()
     assert [status for _, status in runs] == ["FINISHED"] * 3
     assert len(parents) == 2
     assert len(set(parents)) == 1

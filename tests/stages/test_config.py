@@ -7,8 +7,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipeline.checks import InputError
 from pipeline.claims import load_claims
+from robustness_geometry.checks import InputError
 from stages.config import check_network, read, ready
 from stages.experiments import ACROSS, STAGES, experiments_of, select
 
@@ -43,14 +43,18 @@ def test_every_stage_runs_directly(root, stage):
 
 @pytest.mark.parametrize("stage", [*STAGES[1:], *ACROSS])
 def test_a_direct_run_works_with_the_attack_of_the_command_line(root, stage):
-    chosen = {"universal": "universal_perturbation", "universal_transfer": "universal_perturbation", "cure": "pgd"}
+    chosen = {
+        "universal": "universal_perturbation",
+        "universal_transfer": "universal_perturbation",
+        "cure": "pgd",
+    }
     config = direct(root, stage, "attack.norm=inf")
     block = getattr(config, stage)
     attack = block if stage == "attack" else block.get("attack") or block["boundary_attack"]
-    assert attack["_target_"] == "pipeline.attacks." + chosen.get(stage, "deepfool")
+    assert attack["_target_"] == "robustness_geometry.attacks." + chosen.get(stage, "deepfool")
     assert attack["norm"] == math.inf
     other = getattr(direct(root, stage, "attack=ddn"), stage)
-    assert "pipeline.attacks.ddn" in str(other)
+    assert "robustness_geometry.attacks.ddn" in str(other)
 
 
 def test_a_change_of_the_attack_under_study_touches_no_other_stage(root):
@@ -59,17 +63,25 @@ def test_a_change_of_the_attack_under_study_touches_no_other_stage(root):
 
 
 def test_a_stage_across_networks_follows_its_own(root):
-    config = read(composed(root, "universal.attack.norm=inf", "++universal.samples=7", "++curvature.samples=8"))
+    config = read(
+        composed(
+            root, "universal.attack.norm=inf", "++universal.samples=7", "++curvature.samples=8"
+        )
+    )
     assert config.universal_transfer["attack"]["norm"] == math.inf
     assert (config.universal_transfer["samples"], config.curvature_transfer["samples"]) == (7, 8)
 
 
 def test_a_radius_of_null_is_left_to_the_experiment():
-    leaf = {"_target_": "pipeline.attacks.universal_perturbation", "norm": 2, "radius": None}
+    leaf = {
+        "_target_": "robustness_geometry.attacks.universal_perturbation",
+        "norm": 2,
+        "radius": None,
+    }
     assert "radius" not in ready(leaf, "attack").keywords
     assert ready({**leaf, "radius": 3}, "attack").keywords["radius"] == 3
     with pytest.raises(InputError, match=r"attack.eps"):
-        ready({"_target_": "pipeline.attacks.fgsm", "eps": None}, "attack")
+        ready({"_target_": "robustness_geometry.attacks.fgsm", "eps": None}, "attack")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +113,11 @@ def test_a_bad_key_or_value_is_named(root, override, words):
     [
         ("attack", "attack.steps=many", ["attack.steps", "many"]),
         ("attack", "+attack.step=3", ["attack.step", "unknown key", "steps"]),
-        ("attack", "attack._target_=pipeline.attacks.deepfoul", ["attack._target_", "deepfoul"]),
+        (
+            "attack",
+            "attack._target_=robustness_geometry.attacks.deepfoul",
+            ["attack._target_", "deepfoul"],
+        ),
         ("attack", "experiments=[attack_l3]", ["experiments", "attack_l3", "attack_l2"]),
         ("attack", "+settings.attack_l3.samples=3", ["settings.attack_l3", "attack_l2"]),
         ("attack", "+settings.attack_l2.sample=3", ["settings.attack_l2.sample", "samples"]),
@@ -125,9 +141,18 @@ def test_a_bad_setting_of_a_stage_is_named(root, stage, override, words):
     [
         ("networks.mnist5k_lenet.training.optimiser=lion", ["optimiser", "lion"]),
         ("networks.mnist5k_lenet.training.epochs=0", ["epochs", "0"]),
-        ("+networks.mnist5k_lenet.training.rate=1", ["networks.mnist5k_lenet.training.rate", "unknown key"]),
-        ("+networks.mnist5k_lenet.model.width=3", ["networks.mnist5k_lenet.model.width", "unknown key"]),
-        ("+networks.mnist5k_lenet.dataset.rot=3", ["networks.mnist5k_lenet.dataset.rot", "unknown key"]),
+        (
+            "+networks.mnist5k_lenet.training.rate=1",
+            ["networks.mnist5k_lenet.training.rate", "unknown key"],
+        ),
+        (
+            "+networks.mnist5k_lenet.model.width=3",
+            ["networks.mnist5k_lenet.model.width", "unknown key"],
+        ),
+        (
+            "+networks.mnist5k_lenet.dataset.rot=3",
+            ["networks.mnist5k_lenet.dataset.rot", "unknown key"],
+        ),
     ],
 )
 def test_a_bad_network_is_named(root, override, words):
@@ -137,7 +162,10 @@ def test_a_bad_network_is_named(root, override, words):
 
 
 def test_a_leaf_becomes_the_function_with_its_options():
-    attack = ready({"_target_": "pipeline.attacks.deepfool", "steps": 7, "clip": [0.0, 1.0]}, "attack")
+    attack = ready(
+        {"_target_": "robustness_geometry.attacks.deepfool", "steps": 7, "clip": [0.0, 1.0]},
+        "attack",
+    )
     assert attack.func.__name__ == "deepfool"
     assert attack.keywords == {"steps": 7, "clip": (0.0, 1.0)}
 

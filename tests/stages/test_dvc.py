@@ -10,7 +10,11 @@ from pipeline.keys import Sources
 from stages.experiments import ACROSS, STAGES, experiments_of
 
 ALL_STAGES = (*STAGES, *ACROSS)
-NAMED = {"pipeline/attacks", "pipeline/datasets", "pipeline/models"}
+NAMED = {
+    "robustness_geometry/attacks",
+    "robustness_geometry/datasets",
+    "robustness_geometry/models",
+}
 """Folders whose functions the configuration names: a stage depends on the whole of them."""
 WORK = {"pipeline/executor.py", "pipeline/keys.py", "pipeline/storage.py"}
 """What makes and keeps results, though no key of a stored chunk holds its source."""
@@ -50,12 +54,29 @@ def covers(dep, path):
 
 def rests_on(root, sources, stage):
     """The files that the stage's results rest on, by the same rule as the keys of stored chunks."""
-    folders = {"pipeline/report"} if stage == "report" else NAMED if stage != "train" else NAMED - {"pipeline/attacks"}
+    folders = (
+        {"pipeline/report"}
+        if stage == "report"
+        else NAMED
+        if stage != "train"
+        else NAMED - {"robustness_geometry/attacks"}
+    )
     found = [path for folder in folders for path in (root / folder).rglob("*.py")]
-    modules = [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in found]
-    modules += [f"stages.{stage}.__main__", *(experiments_of(stage).values() if stage != "report" else [])]
-    files = {f"{name.replace('.', '/')}.py" for module in modules for name in sources.closure(module)}
-    files = {name if (root / name).exists() else name.removesuffix(".py") + "/__init__.py" for name in files}
+    modules = [
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        for path in found
+    ]
+    modules += [
+        f"stages.{stage}.__main__",
+        *(experiments_of(stage).values() if stage != "report" else []),
+    ]
+    files = {
+        f"{name.replace('.', '/')}.py" for module in modules for name in sources.closure(module)
+    }
+    files = {
+        name if (root / name).exists() else name.removesuffix(".py") + "/__init__.py"
+        for name in files
+    }
     return files | (WORK if stage != "report" else set())
 
 
@@ -73,7 +94,9 @@ def test_the_deps_are_what_the_results_rest_on(root, graph, sources, stage):
 
 @pytest.mark.parametrize("stage", [*built(), "report"])
 def test_every_dep_exists_in_the_repository(root, graph, stage):
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
     for dep in graph[stage]["deps"]:
         if not dep.startswith("results/"):
             assert any(covers(dep, path) for path in listed), dep
@@ -83,7 +106,10 @@ def test_every_dep_exists_in_the_repository(root, graph, stage):
 def test_a_stage_waits_for_the_networks(graph, stage):
     deps = [dep for dep in graph[stage]["deps"] if dep.startswith("results/")]
     if stage != "train":
-        assert "results/${suite.name}/train" + ("" if stage in ACROSS else f"/{item(stage)}/tensors") in deps
+        assert (
+            "results/${suite.name}/train" + ("" if stage in ACROSS else f"/{item(stage)}/tensors")
+            in deps
+        )
     assert f"results/${{suite.name}}/{stage}" in graph["report"]["deps"]
 
 
@@ -100,7 +126,9 @@ def test_a_stage_lists_its_five_outputs(graph, stage):
 @pytest.mark.parametrize("stage", built())
 def test_a_stage_tracks_the_settings_of_its_experiments(root, graph, stage):
     params = graph[stage]["params"]
-    assert {"seeds", stage, "networks" if stage in ACROSS else f"networks.{item(stage)}"} <= set(params)
+    assert {"seeds", stage, "networks" if stage in ACROSS else f"networks.{item(stage)}"} <= set(
+        params
+    )
     configured = yaml.safe_load((root / "params.yaml").read_text())["settings"]
     tracked = {param.removeprefix("settings.") for param in params if param.startswith("settings.")}
     assert tracked == set(experiments_of(stage)) & set(configured)
@@ -129,4 +157,6 @@ def test_a_suite_sets_no_experiment_that_the_graph_does_not_track(root):
 
 def test_the_executor_is_no_parameter(graph):
     """A rerun on another device is asked for, never caused by a setting of the machine."""
-    assert not [p for stage in graph.values() for p in stage.get("params", []) if p.startswith("executor")]
+    assert not [
+        p for stage in graph.values() for p in stage.get("params", []) if p.startswith("executor")
+    ]

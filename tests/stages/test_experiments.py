@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pipeline.checks import InputError
-from pipeline.datasets import mnist5k
 from pipeline.executor import Executor
-from pipeline.models import build, lenet
-from pipeline.types import Network, Split
+from robustness_geometry.checks import InputError
+from robustness_geometry.datasets import mnist5k
+from robustness_geometry.models import build, lenet
+from robustness_geometry.types import Network, Split
 from stages.config import NetworkConfig, read
 from stages.experiments import select
 from stages.networks import Candidate
@@ -22,7 +22,9 @@ def configured(root, *overrides, name):
 
 def selected(root, stage, *overrides, name=""):
     own = stage if (root / "conf" / f"{stage}.yaml").exists() else "config"
-    return {each.name: each for each in select(stage, configured(root, *overrides, name=name or own))}
+    return {
+        each.name: each for each in select(stage, configured(root, *overrides, name=name or own))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,9 @@ def digits():
 @pytest.fixture(scope="module")
 def unlabelled(digits):
     """The same test images, and nothing to train on."""
-    return dataclasses.replace(digits, train=Split(digits.train.images[:0], digits.train.labels[:0]))
+    return dataclasses.replace(
+        digits, train=Split(digits.train.images[:0], digits.train.labels[:0])
+    )
 
 
 def candidate(data, name="own"):
@@ -72,7 +76,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("stage", "override", "said"), WRONG)
-def test_what_the_images_rule_out_is_refused_before_any_training(root, digits, stage, override, said):
+def test_what_the_images_rule_out_is_refused_before_any_training(
+    root, digits, stage, override, said
+):
     experiments = list(selected(root, stage, override).values())
     with pytest.raises(InputError, match=said):
         candidate(digits).probe(experiments, described=True)

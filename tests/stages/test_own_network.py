@@ -13,7 +13,13 @@ from torch import nn
 
 from stages.runner import main
 
-SMALL = ["suite=smoke", "executor.threads=1", "executor.workers=1", "executor.progress=false", "tracking=none"]
+SMALL = [
+    "suite=smoke",
+    "executor.threads=1",
+    "executor.workers=1",
+    "executor.progress=false",
+    "tracking=none",
+]
 COLOURS = {"brick": (200, 90, 60), "grass": (80, 170, 70), "sky": (110, 150, 220)}
 
 
@@ -21,7 +27,11 @@ def network():
     """A softplus network that tells colours from each other; it is no module of the project."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 5, stride=2), nn.Softplus(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 3)
+        nn.Conv2d(3, 8, 5, stride=2),
+        nn.Softplus(),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Linear(72, 3),
     )
 
 
@@ -33,7 +43,9 @@ def own(tmp_path_factory):
     for label, (name, colour) in enumerate(COLOURS.items()):
         (folder / "photos" / name).mkdir(parents=True)
         for index in range(16):
-            pixels = np.clip(np.array(colour) + rng.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(colour) + rng.normal(0, 40, (16, 16, 3)), 0, 255).astype(
+                np.uint8
+            )
             Image.fromarray(pixels).save(folder / "photos" / name / f"{index}.png")
             rows.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
             labels.append(label)
@@ -48,13 +60,25 @@ def own(tmp_path_factory):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("stage", ["attack", "universal", "semirandom", "curvature", "topology", "detect"])
+@pytest.mark.parametrize(
+    "stage", ["attack", "universal", "semirandom", "curvature", "topology", "detect"]
+)
 def test_every_chapter_that_trains_nothing(own, monkeypatch, capsys, tmp_path, stage):
-    monkeypatch.setattr(sys, "argv", [
-        "stages", *SMALL, f"executor.work={own / 'work'}", f"hydra.run.dir={tmp_path / 'out'}",
-        "model=custom", f"model.target={__name__}.network", f"model.checkpoint={own / 'weights.safetensors'}",
-        "dataset=image_folder", f"dataset.root={own / 'photos'}",
-    ])  # fmt: skip
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "stages",
+            *SMALL,
+            f"executor.work={own / 'work'}",
+            f"hydra.run.dir={tmp_path / 'out'}",
+            "model=custom",
+            f"model.target={__name__}.network",
+            f"model.checkpoint={own / 'weights.safetensors'}",
+            "dataset=image_folder",
+            f"dataset.root={own / 'photos'}",
+        ],
+    )
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     GlobalHydra.instance().clear()
     main(stage)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.regions import OWN, _colours
+from pipeline.studies.regions import OWN, _colours
 
 
 @pytest.mark.parametrize("others", [[2, 9], [0, 7], [1, 2, 4, 5, 8, 9], [0, 1, 2, 4, 5, 6, 8]])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pipeline.findings import Estimate, Findings
+from pipeline.findings import Findings
+from pipeline.statistics import Estimate
 from stages.results import figure_files, write_results
 
 
@@ -31,22 +32,41 @@ def test_layout_and_nan_as_null(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     found = metrics["experiments"]["attack_l2"]
     assert found["section"] == "Table 3.1"
-    assert found["numbers"]["rho"] == {"value": 0.2, "low": 0.1, "high": 0.3, "n": 10, "std": None, "seeds": 3}
+    assert found["numbers"]["rho"] == {
+        "value": 0.2,
+        "low": 0.1,
+        "high": 0.3,
+        "n": 10,
+        "std": None,
+        "seeds": 3,
+    }
     assert found["curves"]["loss"] == [1.0, None]
     assert "t" not in found["numbers"]
-    assert json.loads((tmp_path / "timings.json").read_text())["experiments"]["attack_l2"]["numbers"]["t"]["value"] == 1
+    assert (
+        json.loads((tmp_path / "timings.json").read_text())["experiments"]["attack_l2"]["numbers"][
+            "t"
+        ]["value"]
+        == 1
+    )
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     assert names == [
-        "figures/attack_l2_rho_eps.png", "metrics.json", "tables/attack_l2_main.csv",
-        "tensors/attack_l2.safetensors", "timings.json",
+        "figures/attack_l2_rho_eps.png",
+        "metrics.json",
+        "tables/attack_l2_main.csv",
+        "tensors/attack_l2.safetensors",
+        "timings.json",
     ]
 
 
 def test_same_findings_same_bytes(tmp_path):
     for name in ("a", "b"):
-        write_results(tmp_path / name, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"})
+        write_results(
+            tmp_path / name, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"}
+        )
     for path in sorted((tmp_path / "a").rglob("*.*")):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
+        assert (
+            path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+        ), path.name
 
 
 def test_a_failure_leaves_the_old_results_whole(tmp_path):
@@ -71,7 +91,9 @@ def test_figures_drawn_by_others_are_the_same_and_a_lost_one_is_drawn_here(tmp_p
     two = findings(0.2)
     two.figures["again"] = two.figures["rho / eps"]
     for folder, share in (("alone", None), ("shared", only_even)):
-        write_results(tmp_path / folder, HEADER, {"attack_l2": two}, {"attack_l2": "Table 3.1"}, share)
+        write_results(
+            tmp_path / folder, HEADER, {"attack_l2": two}, {"attack_l2": "Table 3.1"}, share
+        )
     assert drawn == [0]
     files = figure_files(tmp_path / "alone", "attack_l2", two)
     assert sorted(files) == ["again", "rho / eps"]

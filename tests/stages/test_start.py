@@ -5,7 +5,9 @@ import sys
 
 
 def said(root, *arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
 
 
 def test_an_import_leaves_the_collector_on(root):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from pipeline.attacks import deepfool
-from pipeline.models import build
-from pipeline.types import Dataset, Split
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.models import build
+from robustness_geometry.types import Dataset, Split
 from stages.config import check_network, factory, read
 
 SHAPES = {  # images, classes
@@ -35,7 +35,9 @@ def fixture_data(name):
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     split = Split(images, torch.tensor([0, 1]))
     channels = shape[0]
-    return Dataset(name, split, split, tuple(map(str, range(classes))), (0.5,) * channels, (0.25,) * channels)
+    return Dataset(
+        name, split, split, tuple(map(str, range(classes))), (0.5,) * channels, (0.25,) * channels
+    )
 
 
 @pytest.mark.parametrize(("name", "network"), list(networks()))

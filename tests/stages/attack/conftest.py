@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.executor import Executor
-from pipeline.types import Dataset, Network, Split, class_logits, predict
+from robustness_geometry.types import Dataset, Network, Split, class_logits, predict
 
 
 def affine(outputs: int, shape: tuple[int, int, int], seed: int) -> nn.Module:
@@ -24,7 +24,12 @@ def curved(classes: int, channels: int, seed: int) -> nn.Module:
     """A small convolutional network of random weights, far from affine."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        layers = [nn.Conv2d(channels, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes)]
+        layers = [
+            nn.Conv2d(channels, 6, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.LazyLinear(classes),
+        ]
         model = nn.Sequential(*layers)
         model(torch.zeros(1, channels, 12, 12))
     return model.eval()
@@ -36,7 +41,14 @@ def dataset(shape: tuple[int, int, int], classes: int, count: int, seed: int = 0
     labels = torch.arange(count) % classes
     names = tuple(f"class {index}" for index in range(classes))
     mean = tuple(images.mean(dim=(0, 2, 3)).tolist())
-    return Dataset("made up", Split(images[:0], labels[:0]), Split(images, labels), names, mean, (0.2,) * shape[0])
+    return Dataset(
+        "made up",
+        Split(images[:0], labels[:0]),
+        Split(images, labels),
+        names,
+        mean,
+        (0.2,) * shape[0],
+    )
 
 
 def network(models: dict[int, nn.Module]) -> Network:
@@ -61,7 +73,9 @@ def closed_form(model: nn.Module, images: torch.Tensor, projector=None) -> torch
 @pytest.fixture(scope="session")
 def small() -> SimpleNamespace:
     """Networks, data sets and closed forms small enough for tests."""
-    return SimpleNamespace(affine=affine, curved=curved, dataset=dataset, network=network, closed_form=closed_form)
+    return SimpleNamespace(
+        affine=affine, curved=curved, dataset=dataset, network=network, closed_form=closed_form
+    )
 
 
 @pytest.fixture

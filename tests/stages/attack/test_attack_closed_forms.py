@@ -1,14 +1,22 @@
 import pytest
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.attack.attack_closed_forms import Settings, attack_closed_forms
 
-SMALL = Settings(classifiers=3, points=10, dimension=12, classes=4, subspace_dimension=3, resamples=50)
+SMALL = Settings(
+    classifiers=3, points=10, dimension=12, classes=4, subspace_dimension=3, resamples=50
+)
 
 
 def test_deepfool_is_exact_on_affine_classifiers(executor, looked_at):
     found = attack_closed_forms(None, None, SMALL, executor)
-    for name in ("binary_error", "multiclass_error", "lp_error", "subspace_error", "subspace_residual"):
+    for name in (
+        "binary_error",
+        "multiclass_error",
+        "lp_error",
+        "subspace_error",
+        "subspace_residual",
+    ):
         assert found.numbers[name].value < 1e-10
         assert found.numbers[name].high == found.numbers[name].value
     assert found.numbers["binary_steps"].value == found.numbers["multiclass_steps"].value == 1
@@ -20,7 +28,7 @@ def test_deepfool_is_exact_on_affine_classifiers(executor, looked_at):
 
 
 def test_a_wrong_deepfool_is_noticed(executor, monkeypatch):
-    from pipeline.attacks import deepfool
+    from robustness_geometry.attacks import deepfool
 
     def half_as_long(model, points, **options):
         result = deepfool(model, points, **options)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attacks import deepfool, fgsm, pgd
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
+from robustness_geometry.attacks import deepfool, fgsm, pgd
+from robustness_geometry.checks import InputError
 from stages.attack.attack_l2 import EPS, Settings, attack_l2, fooled_at
 
 SHAPE = (1, 8, 8)
@@ -34,11 +34,15 @@ class Blind(nn.Module):
         return torch.cat([torch.full_like(excess, 0.01), excess], dim=1)
 
 
-def test_numbers_on_an_affine_network_are_closed_forms(small, data, affine_network, executor, looked_at):
+def test_numbers_on_an_affine_network_are_closed_forms(
+    small, data, affine_network, executor, looked_at
+):
     found = attack_l2(affine_network, data, Settings(samples=40, **SMALL), executor)
     images = held_out(data, 40).images
     sizes = images.flatten(1).norm(dim=1).double()
-    exact = torch.stack([small.closed_form(model, images) / sizes for model in affine_network.models.values()])
+    exact = torch.stack(
+        [small.closed_form(model, images) / sizes for model in affine_network.models.values()]
+    )
     numbers = found.numbers
     assert numbers["rho_df"].value == pytest.approx(1.02 * float(exact.mean()), rel=1e-4)
     assert numbers["rho_df"].low < numbers["rho_df"].value < numbers["rho_df"].high
@@ -46,7 +50,8 @@ def test_numbers_on_an_affine_network_are_closed_forms(small, data, affine_netwo
     assert numbers["rho_df"].std == pytest.approx(1.02 * float(exact.std()), rel=1e-3)
     assert numbers["steps_df"].value == 1
     assert numbers["rho_attack"] == numbers["rho_df"]
-    # On an affine network nothing is smaller than DeepFool without its overshoot, and these come close to it.
+    # On an affine network nothing is smaller than DeepFool without its overshoot, and these come
+    # close to it.
     few = 1.02 * exact[:, :5].mean() / exact[:, :5].mean()
     assert numbers["rho_df / rho_minimum"].value == pytest.approx(float(few), rel=0.03)
     assert numbers["rho_lbfgs / rho_df"].value == pytest.approx(1 / 1.02, rel=0.05)
@@ -115,7 +120,9 @@ def test_a_second_run_takes_up_everything_alike(data, affine_network, executor):
 def test_failures_are_counted_and_an_eps_out_of_reach_is_said(small, executor, looked_at):
     data = small.dataset(SHAPE, 2, 30)
     seen = held_out(data, 30).images.flatten(1).mean(dim=1) > 0.5
-    found = attack_l2(small.network({0: Blind().eval()}), data, Settings(samples=30, **QUICK), executor)
+    found = attack_l2(
+        small.network({0: Blind().eval()}), data, Settings(samples=30, **QUICK), executor
+    )
     assert 0 < int(seen.sum()) < 27
     assert found.numbers["rho_df"].n == int(seen.sum())
     assert found.numbers["share_fooled_df"].value == pytest.approx(float(seen.double().mean()))
@@ -134,8 +141,12 @@ def test_another_attack_under_study_is_reported_beside_deepfool(data, affine_net
     default = attack_l2(affine_network, data, Settings(samples=20, **QUICK), executor)
     images = held_out(data, 20).images
     assert found.numbers["rho_df"] == default.numbers["rho_df"]
-    fooled = torch.stack([fooled_at(m, images, eps=(0.05,))[:, 0] for m in affine_network.models.values()])
-    assert found.numbers["share_fooled_attack"].value == pytest.approx(float(fooled.double().mean()))
+    fooled = torch.stack(
+        [fooled_at(m, images, eps=(0.05,))[:, 0] for m in affine_network.models.values()]
+    )
+    assert found.numbers["share_fooled_attack"].value == pytest.approx(
+        float(fooled.double().mean())
+    )
     assert found.numbers["rho_attack"].n == int(fooled.sum()) // 2
     assert any("Attack under study: fgsm (eps=0.05)" in note for note in found.notes)
 
@@ -151,19 +162,25 @@ def test_the_options_of_a_deepfool_under_study_are_used(data, affine_network, ex
     usual = attack_l2(affine_network, data, Settings(samples=10, **QUICK), executor)
     settings = Settings(attack=partial(deepfool, overshoot=0.5, norm="inf"), samples=10, **QUICK)
     found = attack_l2(affine_network, data, settings, executor)
-    assert found.numbers["rho_df"].value == pytest.approx(usual.numbers["rho_df"].value * 1.5 / 1.02, rel=1e-4)
+    assert found.numbers["rho_df"].value == pytest.approx(
+        usual.numbers["rho_df"].value * 1.5 / 1.02, rel=1e-4
+    )
     assert found.numbers["rho_attack"].value > found.numbers["rho_df"].value
 
 
 def test_colour_images_and_a_single_logit(small, executor, looked_at):
     data = small.dataset((3, 12, 12), 2, 8)
-    found = attack_l2(small.network({0: small.curved(1, 3, 0)}), data, Settings(samples=8, **QUICK), executor)
+    found = attack_l2(
+        small.network({0: small.curved(1, 3, 0)}), data, Settings(samples=8, **QUICK), executor
+    )
     assert found.numbers["share_fooled_df"].value > 0.8
     assert found.tables["table_3_1"]["rho_mean_subtracted"][0] > found.tables["table_3_1"]["rho"][0]
     looked_at(found)
 
 
-@pytest.mark.parametrize("name", ["samples", "lbfgs_samples", "judge_samples", "curve_samples", "resamples"])
+@pytest.mark.parametrize(
+    "name", ["samples", "lbfgs_samples", "judge_samples", "curve_samples", "resamples"]
+)
 def test_counts_out_of_range_are_refused(name):
     with pytest.raises(InputError, match=f"{name}=0"):
         Settings(**{name: 0})

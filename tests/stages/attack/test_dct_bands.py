@@ -4,11 +4,12 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.attacks import deepfool
-from pipeline.checks import InputError
-from pipeline.evaluation import held_out, paired_bootstrap
-from pipeline.geometry import dct_band, expected_beta
-from pipeline.types import Network
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import held_out
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import dct_band, expected_beta
+from robustness_geometry.types import Network
 from stages.attack.dct_bands import Bands, Settings, dct_bands, in_random_subspace
 
 SHAPE = (1, 16, 16)
@@ -25,7 +26,9 @@ def onto(basis, normals):
 
 def test_beta_of_an_affine_network_is_its_closed_form(small, affine_network, executor, looked_at):
     data = small.dataset(SHAPE, 2, 60)
-    found = dct_bands(affine_network, data, Settings(samples=40, random_samples=40, resamples=200), executor)
+    found = dct_bands(
+        affine_network, data, Settings(samples=40, random_samples=40, resamples=200), executor
+    )
     images = held_out(data, 40).images
     sizes = images.flatten(1).norm(dim=1).double()
     models = affine_network.models.values()
@@ -33,7 +36,9 @@ def test_beta_of_an_affine_network_is_its_closed_form(small, affine_network, exe
     for band in range(8):
         basis = dct_band(SHAPE, band, 2, dtype=torch.float64)
         project = partial(onto, basis)
-        inside = torch.stack([small.closed_form(model, images, project) / sizes for model in models])
+        inside = torch.stack(
+            [small.closed_form(model, images, project) / sizes for model in models]
+        )
         beta = math.sqrt(4 / 256) * float(inside.mean() / rho)
         assert found.numbers[f"beta_{band}"].value == pytest.approx(beta, rel=1e-3)
         assert (found.numbers[f"beta_{band}"].n, found.numbers[f"beta_{band}"].seeds) == (40, 2)
@@ -47,7 +52,9 @@ def test_beta_of_an_affine_network_is_its_closed_form(small, affine_network, exe
 
 def test_random_subspaces_of_an_affine_network_follow_the_beta_law(small, executor):
     nets = small.network({seed: small.affine(2, SHAPE, seed) for seed in range(3)})
-    found = dct_bands(nets, small.dataset(SHAPE, 2, 100), Settings(samples=100, resamples=200), executor)
+    found = dct_bands(
+        nets, small.dataset(SHAPE, 2, 100), Settings(samples=100, resamples=200), executor
+    )
     wide = found.numbers["beta_random_wide"]
     assert wide.value == pytest.approx(expected_beta(256, 16), abs=0.05)
     assert wide.low < expected_beta(256, 16) < wide.high
@@ -79,7 +86,10 @@ def low_pass_network(small) -> Network:
 
 def test_bands_without_a_perturbation_are_counted_and_left_out(small, executor, looked_at):
     found = dct_bands(
-        low_pass_network(small), small.dataset(SHAPE, 2, 20), Settings(samples=20, resamples=50), executor
+        low_pass_network(small),
+        small.dataset(SHAPE, 2, 20),
+        Settings(samples=20, resamples=50),
+        executor,
     )
     assert found.numbers["beta_0"].value == pytest.approx(math.sqrt(4 / 256), rel=1e-3)
     assert not any(name.startswith("beta_1") for name in found.numbers)

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from pipeline.attacks import deepfool
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
-from pipeline.geometry import orthonormalise
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import orthonormalise
 from stages.attack.watermark import Settings, _spans, watermark, word_images
 
 WORDS = ("NIPS", "SPAIN", "2016")
@@ -38,7 +38,10 @@ def test_words_fit_images_of_any_shape(shape):
 
 def test_dimensions_are_those_of_the_thesis_and_of_small_images():
     small = _spans(SHAPE, WORDS)
-    assert {suffix: len(span.pictures) for suffix, span in small.items()} == {"": 784 // 228, "_wide": 784 // 16}
+    assert {suffix: len(span.pictures) for suffix, span in small.items()} == {
+        "": 784 // 228,
+        "_wide": 784 // 16,
+    }
     for span in small.values():
         torch.testing.assert_close(span.basis @ span.basis.T, torch.eye(len(span.basis)))
     assert list(_spans((3, 80, 80), WORDS)) == [""]
@@ -62,7 +65,10 @@ def test_perturbations_lie_in_the_span_and_are_closed_forms(small, executor, loo
         assert found.numbers[f"relative_norm{suffix}"].value == pytest.approx(middle, rel=1e-3)
         assert found.numbers[f"share_fooled{suffix}"].value == 1.0
         assert found.numbers[f"share_fooled{suffix}"].low < 1.0
-        assert (found.numbers[f"relative_norm{suffix}"].n, found.numbers[f"share_fooled{suffix}"].seeds) == (12, 2)
+        assert (
+            found.numbers[f"relative_norm{suffix}"].n,
+            found.numbers[f"share_fooled{suffix}"].seeds,
+        ) == (12, 2)
     assert found.numbers["relative_norm"].value > found.numbers["relative_norm_wide"].value
     assert found.tables["watermark"]["rank"].tolist() == [3, 49]
     assert any("floor(d / 228) = 3" in note for note in found.notes)
@@ -72,11 +78,16 @@ def test_perturbations_lie_in_the_span_and_are_closed_forms(small, executor, loo
 def test_a_network_that_sees_no_words_is_not_fooled(small, executor, looked_at):
     model = small.affine(2, SHAPE, 0)
     weight = model[1].weight.detach()
-    basis = orthonormalise(torch.cat([span.basis for span in _spans(SHAPE, WORDS).values()]).double())
+    basis = orthonormalise(
+        torch.cat([span.basis for span in _spans(SHAPE, WORDS).values()]).double()
+    )
     with torch.no_grad():
         model[1].weight.copy_(weight.double() - weight.double() @ basis.T @ basis)
-    found = watermark(small.network({0: model}), small.dataset(SHAPE, 2, 6), Settings(resamples=50), executor)
-    # Rounding leaves a trace of the words in the weights: whatever fools needs an absurd perturbation.
+    found = watermark(
+        small.network({0: model}), small.dataset(SHAPE, 2, 6), Settings(resamples=50), executor
+    )
+    # Rounding leaves a trace of the words in the weights: whatever fools needs an absurd
+    # perturbation.
     assert found.numbers["share_fooled"].value == 0 or found.numbers["relative_norm"].value > 1e3
     looked_at(found)
 
@@ -85,11 +96,13 @@ def test_the_options_of_a_deepfool_under_study_are_used(small, executor):
     from functools import partial
 
     data, network = small.dataset(SHAPE, 2, 6), small.network({0: small.affine(2, SHAPE, 0)})
-    usual = watermark(network, data, Settings(resamples=50), executor).numbers["relative_norm"].value
-    settings = Settings(attack=partial(deepfool, overshoot=0.5), resamples=50)
-    assert watermark(network, data, settings, executor).numbers["relative_norm"].value == pytest.approx(
-        usual * 1.5 / 1.02, rel=1e-3
+    usual = (
+        watermark(network, data, Settings(resamples=50), executor).numbers["relative_norm"].value
     )
+    settings = Settings(attack=partial(deepfool, overshoot=0.5), resamples=50)
+    assert watermark(network, data, settings, executor).numbers[
+        "relative_norm"
+    ].value == pytest.approx(usual * 1.5 / 1.02, rel=1e-3)
 
 
 @pytest.mark.parametrize("words", [(), ("NIPS", " ")])

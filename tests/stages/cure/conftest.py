@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attacks import fgsm, pgd
 from pipeline.executor import Executor
-from pipeline.training import Recipe, train
-from pipeline.types import Dataset, Network, Split
+from robustness_geometry.attacks import fgsm, pgd
+from robustness_geometry.training import Recipe, train
+from robustness_geometry.types import Dataset, Network, Split
 
 EPS = 0.08
 
@@ -31,7 +31,9 @@ def smooth(data, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
-    recipe = Recipe(epochs=15, batch_size=30, optimiser="adam", learning_rate=0.02, weight_decay=0.0)
+    recipe = Recipe(
+        epochs=15, batch_size=30, optimiser="adam", learning_rate=0.02, weight_decay=0.0
+    )
     return train(model, data, recipe, seed=seed).model
 
 
@@ -40,7 +42,9 @@ class Affine(nn.Module):
 
     def __init__(self, pixels=16, b=0.0, scale=1.0):
         super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0, -2.0] * (pixels // 2), dtype=torch.float64) * scale)
+        self.w = nn.Parameter(
+            torch.tensor([1.0, -2.0] * (pixels // 2), dtype=torch.float64) * scale
+        )
         self.b = b * scale
         self.eval()
 
@@ -76,12 +80,16 @@ def data():
 
 @pytest.fixture(scope="session")
 def network(data):
-    return Network("smooth", "rows", {seed: smooth(data.train, seed) for seed in (0, 1)}, asdict(Recipe()))
+    return Network(
+        "smooth", "rows", {seed: smooth(data.train, seed) for seed in (0, 1)}, asdict(Recipe())
+    )
 
 
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory):
-    return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
+    return Executor(
+        accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +118,9 @@ def made():
         "resamples": 40,
     }
     step = partial(fgsm, eps=0.1)
-    return SimpleNamespace(small=small, eps=EPS, affine=Affine, threshold=Threshold, grey=grey, fgsm=step)
-
-
+    return SimpleNamespace(
+        small=small, eps=EPS, affine=Affine, threshold=Threshold, grey=grey, fgsm=step
+    )
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.attacks import pgd
-from pipeline.checks import InputError
 from pipeline.evaluation import correct, held_out
-from pipeline.findings import Estimate
-from pipeline.randomness import per_image
-from stages.cure import _accuracy
-from stages.cure._shared import TITLES, Common, Study, Tuned, studies
+from pipeline.statistics import Estimate
+from pipeline.studies import accuracy as _accuracy
+from pipeline.studies.cure import TITLES, Common, Study, Tuned, studies
+from robustness_geometry.attacks import pgd
+from robustness_geometry.checks import InputError
+from robustness_geometry.randomness import per_image
 from stages.cure.cure_cifar10 import Settings as Table82
 from stages.cure.cure_cifar10 import cure_cifar10
 from stages.cure.cure_cost_ablation import Settings as Ablation
@@ -51,7 +51,8 @@ def by_hand(network, data, executor, made, name, attack):
         model, generators = study.tuned(name).model, per_image(study.seed, "shared", range(30))
         result = attack(model, test.images, labels=test.labels, generator=generators)
         found.append(
-            correct(model, test.images, test.labels) & correct(model, result.adversarial(test.images), test.labels)
+            correct(model, test.images, test.labels)
+            & correct(model, result.adversarial(test.images), test.labels)
         )
     return float(torch.stack(found).double().mean())
 
@@ -60,7 +61,9 @@ def test_clean_and_robust_accuracies(table82, network, data, made):
     test = held_out(data, 30)
     right = [correct(model, test.images, test.labels) for model in network.models.values()]
     numbers = table82.numbers
-    assert numbers["clean_original"].value == pytest.approx(float(torch.stack(right).double().mean()))
+    assert numbers["clean_original"].value == pytest.approx(
+        float(torch.stack(right).double().mean())
+    )
     assert numbers["adv_original"].value < numbers["clean_original"].value
     assert numbers["adv_advtrain"].value > numbers["adv_original"].value
     for name in ("cure", "original", "advtrain"):
@@ -88,7 +91,9 @@ def test_the_sweep_holds_its_pairs_once_and_marks_the_chosen_one(table82):
     assert (sweep["images"] == 30).all()
 
 
-def test_the_chosen_pair_of_the_sweep_is_the_first_seed_of_the_table(table82, network, data, executor, made):
+def test_the_chosen_pair_of_the_sweep_is_the_first_seed_of_the_table(
+    table82, network, data, executor, made
+):
     study = studies(network, data, Common(**made.small), executor)[0]
     own = study.right(study.tuned("cure").model, study.judge())
     chosen = table82.tables["sweep"].query("chosen").iloc[0]
@@ -102,13 +107,20 @@ def test_the_curves_of_the_training_are_those_of_both_terms(table82, network, da
     assert curves["epoch"].tolist() == [1, 2, 3, 4]
     total = curves["cross_entropy"] + 2.0 * curves["penalty"]
     assert curves["train_loss"].tolist() == pytest.approx(total.tolist(), rel=1e-5)
-    assert curves["penalty_share"].tolist() == pytest.approx((2.0 * curves["penalty"] / total).tolist(), rel=1e-5)
-    histories = [study.tuned("cure").history for study in studies(network, data, Common(**made.small), executor)]
+    assert curves["penalty_share"].tolist() == pytest.approx(
+        (2.0 * curves["penalty"] / total).tolist(), rel=1e-5
+    )
+    histories = [
+        study.tuned("cure").history
+        for study in studies(network, data, Common(**made.small), executor)
+    ]
     means = [sum(pair) / 2 for pair in zip(*(one["penalty"] for one in histories), strict=True)]
     assert curves["penalty"].tolist() == pytest.approx(means)
 
 
-def test_autoattack_gets_the_ball_of_the_attack_that_judges(network, data, executor, made, monkeypatch):
+def test_autoattack_gets_the_ball_of_the_attack_that_judges(
+    network, data, executor, made, monkeypatch
+):
     seen = []
 
     def spy(model, images, *, eps, norm=math.inf, labels=None):
@@ -118,7 +130,9 @@ def test_autoattack_gets_the_ball_of_the_attack_that_judges(network, data, execu
     monkeypatch.setattr(_accuracy, "autoattack", spy)
     monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
     monkeypatch.setattr(
-        type(executor), "cached", lambda self, f, *tensors, randomness: type("M", (), {"value": f(*tensors)})
+        type(executor),
+        "cached",
+        lambda self, f, *tensors, randomness: type("M", (), {"value": f(*tensors)}),
     )
     settings = Common(**{**made.small, "attack": partial(pgd, eps=9.0, norm="2"), "eps": "1/10"})
     found = _accuracy.by_autoattack(studies(network, data, settings, executor)[:1], 7, 20)
@@ -127,17 +141,29 @@ def test_autoattack_gets_the_ball_of_the_attack_that_judges(network, data, execu
     assert _accuracy.by_autoattack([], 7, 20) == {}
 
 
-def test_table_8_3_is_judged_by_its_own_number_of_steps(network, data, executor, made, looked_at, monkeypatch):
+def test_table_8_3_is_judged_by_its_own_number_of_steps(
+    network, data, executor, made, looked_at, monkeypatch
+):
     found = cure_svhn(network, data, Table83(**made.small, steps=1), executor.scope("cure_svhn"))
     for name in ("original", "cure"):
-        wanted = by_hand(network, data, executor, made, name, partial(pgd, eps=made.eps, norm=math.inf, steps=1))
+        wanted = by_hand(
+            network, data, executor, made, name, partial(pgd, eps=made.eps, norm=math.inf, steps=1)
+        )
         assert found.numbers[f"adv_{name}"].value == pytest.approx(wanted)
     assert any("PGD(1)" in note for note in found.notes)
-    overridden = Table83(**{**made.small, "eps": 0.9}, steps=7, overrides={"smooth": {"steps": 1, "eps": made.eps}})
+    overridden = Table83(
+        **{**made.small, "eps": 0.9}, steps=7, overrides={"smooth": {"steps": 1, "eps": made.eps}}
+    )
     steps, made_of = [], Study.pgd
-    monkeypatch.setattr(Study, "pgd", lambda self, **given: (steps.append(given["steps"]), made_of(self, **given))[1])
+    monkeypatch.setattr(
+        Study,
+        "pgd",
+        lambda self, **given: (steps.append(given["steps"]), made_of(self, **given))[1],
+    )
     again = cure_svhn(network, data, overridden, executor)
-    assert {name: e.value for name, e in again.numbers.items()} == {name: e.value for name, e in found.numbers.items()}
+    assert {name: e.value for name, e in again.numbers.items()} == {
+        name: e.value for name, e in found.numbers.items()
+    }
     assert set(steps) == {1, 2}  # 2 of the adversary that is trained on
     assert looked_at(found) == ["table_8_3"]
 
@@ -148,7 +174,9 @@ def test_the_ablation_compares_directions_adversaries_and_costs(ablation, looked
     assert numbers["adv_cure_gradient - adv_cure"].value == pytest.approx(apart)
     assert numbers["|adv_cure_gradient - adv_cure|"].value == pytest.approx(abs(apart))
     assert numbers["|adv_cure_gradient - adv_cure|"].low >= 0
-    assert numbers["gradients_cure / gradients_advtrain"] == Estimate(1.0, 1.0, 1.0, 1)  # two steps here
+    assert numbers["gradients_cure / gradients_advtrain"] == Estimate(
+        1.0, 1.0, 1.0, 1
+    )  # two steps here
     assert set(ablation.timings) == {f"t_{n}" for n in ("original", "cure", "fgsm", "advtrain")} | {
         f"t_cure / t_{n}" for n in ("original", "fgsm", "advtrain")
     }
@@ -167,7 +195,9 @@ def test_accuracy_falls_with_eps(curve, looked_at):
         values = curve.curves[f"adv_{name}"]
         assert values == sorted(values, reverse=True)
         assert values[0] > values[-1]
-        assert curve.numbers[f"largest_rise_{name}"].value == pytest.approx(max(b - a for a, b in pairwise(values)))
+        assert curve.numbers[f"largest_rise_{name}"].value == pytest.approx(
+            max(b - a for a, b in pairwise(values))
+        )
     table = curve.tables["figure_8_6"]
     assert table["eps"].tolist() == pytest.approx([f * 0.08 for f in (0, 0.5, 1, 2, 8)] * 3)
     assert looked_at(curve) == ["figure_8_6"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attacks import deepfool, fgsm, pgd, spsa
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
-from pipeline.norms import norms
-from pipeline.types import Network, predict
+from pipeline.studies.cure import Common, Study, Tuned, studies
+from robustness_geometry.attacks import deepfool, fgsm, pgd, spsa
+from robustness_geometry.checks import InputError
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Network, predict
 from stages.cure import cure_strong_attacks as strong_module
-from stages.cure._shared import Common, Study, Tuned, studies
 from stages.cure.cure_cifar10 import Settings as Table82
 from stages.cure.cure_cifar10 import cure_cifar10
 from stages.cure.cure_strong_attacks import Settings as Strong
@@ -36,14 +36,20 @@ def strong(network, data, executor, settings):
 
 def test_accuracies_of_cure_under_each_attack(strong, network, data, executor, made, looked_at):
     numbers = strong.numbers
-    plain = cure_cifar10(network, data, Table82(**made.small, autoattack_seeds=0), executor).numbers["adv_cure"]
+    plain = cure_cifar10(
+        network, data, Table82(**made.small, autoattack_seeds=0), executor
+    ).numbers["adv_cure"]
     assert numbers["adv_cure_pgd4"].value == plain.value
     assert numbers["adv_cure_restarts"].value <= numbers["adv_cure_pgd4"].value
     assert numbers["adv_cure_wide"].value < numbers["adv_cure_pgd4"].value
     for first, second in (("pgd4", "pgd8"), ("pgd4", "restarts"), ("fgsm", "pgd4")):
         gap = numbers[f"adv_cure_{first}"].value - numbers[f"adv_cure_{second}"].value
         assert numbers[f"adv_cure_{first} - adv_cure_{second}"].value == pytest.approx(gap)
-    assert (numbers["adv_cure_pgd4"].n, numbers["adv_cure_spsa"].n, numbers["adv_cure_spsa"].seeds) == (30, 12, 2)
+    assert (
+        numbers["adv_cure_pgd4"].n,
+        numbers["adv_cure_spsa"].n,
+        numbers["adv_cure_spsa"].seeds,
+    ) == (30, 12, 2)
     assert "steps = 6, directions = 8" in " ".join(strong.notes)
     assert looked_at(strong) == ["figure_8_7"]
 
@@ -79,9 +85,13 @@ class Masked(nn.Module):
 
 
 def test_masked_gradients_are_told(network, data, executor, settings, monkeypatch):
-    masked = Network("masked", "rows", {seed: Masked(model) for seed, model in network.models.items()})
+    masked = Network(
+        "masked", "rows", {seed: Masked(model) for seed, model in network.models.items()}
+    )
     monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
-    given = replace(settings, spsa=partial(spsa, eps=9.0, steps=12, directions=16, learning_rate=0.04))
+    given = replace(
+        settings, spsa=partial(spsa, eps=9.0, steps=12, directions=16, learning_rate=0.04)
+    )
     found = cure_strong_attacks(masked, data, given, executor)
     holds = found.tables["masking"].set_index("check")["holds"]
     assert found.numbers["adv_cure_spsa - adv_cure_pgd8"].value < -0.1
@@ -90,7 +100,9 @@ def test_masked_gradients_are_told(network, data, executor, settings, monkeypatc
     assert found.numbers["share_spsa_below_pgd"].value > 0.9
 
 
-def test_all_attacks_share_the_ball_of_the_one_that_judges(network, data, executor, settings, monkeypatch):
+def test_all_attacks_share_the_ball_of_the_one_that_judges(
+    network, data, executor, settings, monkeypatch
+):
     seen = []
 
     def spy(model, images, *, eps=9.0, norm=math.inf, labels=None):
@@ -107,7 +119,9 @@ def test_all_attacks_share_the_ball_of_the_one_that_judges(network, data, execut
     monkeypatch.setattr(strong_module, "fgsm", stepped)
     monkeypatch.setattr(type(executor), "cached", run)
     monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
-    own = replace(settings, attack=partial(pgd, eps=9.0, norm=2), eps=0.3, spsa=partial(spy, eps=9.0))
+    own = replace(
+        settings, attack=partial(pgd, eps=9.0, norm=2), eps=0.3, spsa=partial(spy, eps=9.0)
+    )
     cure_strong_attacks(network, data, own, executor)
     assert set(seen) == {("spsa", 0.3, 2.0), ("fgsm", 0.3, 2.0)}
 
@@ -131,13 +145,22 @@ def visual(network, data, executor, made):
 def test_what_fools_a_network_and_what_others_see_in_it(visual, network, data, looked_at):
     images = held_out(data, 15).images
     sizes, seen = [], []
-    for model, other in ((network.models[0], network.models[1]), (network.models[1], network.models[0])):
+    for model, other in (
+        (network.models[0], network.models[1]),
+        (network.models[1], network.models[0]),
+    ):
         result = deepfool(model, images)
         sizes.append(norms(result.perturbations))
-        seen.append(predict(other, images + 2.0 * result.perturbations) == result.adversarial_labels)
+        seen.append(
+            predict(other, images + 2.0 * result.perturbations) == result.adversarial_labels
+        )
     numbers = visual.numbers
-    assert numbers["norm_original"].value == pytest.approx(float(torch.stack(sizes).mean()), rel=1e-5)
-    assert numbers["seen_by_others_original"].value == pytest.approx(float(torch.stack(seen).double().mean()))
+    assert numbers["norm_original"].value == pytest.approx(
+        float(torch.stack(sizes).mean()), rel=1e-5
+    )
+    assert numbers["seen_by_others_original"].value == pytest.approx(
+        float(torch.stack(seen).double().mean())
+    )
     gap = numbers["norm_cure"].value - numbers["norm_original"].value
     assert numbers["norm_cure - norm_original"].value == pytest.approx(gap)
     assert len(visual.tables["figure_8_11"]) == 4
@@ -161,7 +184,9 @@ def test_images_of_every_class_come_first():
     assert _one_a_class(labels, torch.zeros(6, dtype=torch.bool)).tolist() == []
 
 
-def test_without_an_image_that_both_have_right_there_is_no_figure(network, data, executor, made, monkeypatch):
+def test_without_an_image_that_both_have_right_there_is_no_figure(
+    network, data, executor, made, monkeypatch
+):
     settings = Visual(**{**made.small, "samples": 9})
     study = studies(network, data, settings, executor)[0]
     monkeypatch.setattr(Study, "right", lambda self, model: torch.zeros(9))

@@ -7,17 +7,18 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from pipeline.attacks import deepfool
-from pipeline.checks import InputError
-from pipeline.evaluation import correct, held_out, paired_bootstrap
-from pipeline.geometry import boundary_points
-from pipeline.norms import norms
-from pipeline.randomness import seeded
-from pipeline.training import train
-from pipeline.types import Network
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.evaluation import correct, held_out
+from pipeline.studies.cure import studies
+from pipeline.studies.loss_hessian import profiles
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import boundary_points
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.training import train
+from robustness_geometry.types import Network
 from stages.cure import advft_sections as sections_module
-from stages.cure._profile import profiles
-from stages.cure._shared import studies
 from stages.cure.advft_attacks import Settings as Table81
 from stages.cure.advft_attacks import _statistics, advft_attacks, beyond
 from stages.cure.advft_sections import Settings as Sections
@@ -75,7 +76,9 @@ def test_the_loss_of_linear_logits_has_one_eigenvalue(made):
     wanted = spread(model, images) * model.w.detach().square().sum()
     torch.testing.assert_close(found["eigenvalues"][:, 0].double(), wanted, rtol=1e-5, atol=0)
     assert float(found["eigenvalues"][:, 1:].abs().max()) < 1e-6 * float(wanted.max())
-    torch.testing.assert_close(found["alignment"], torch.ones(6, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        found["alignment"], torch.ones(6, dtype=torch.float64), rtol=1e-6, atol=0
+    )
     p = model(images).softmax(dim=1).detach()
     slope = (1 - p.gather(1, labels[:, None])[:, 0]) * model.w.detach().norm()
     torch.testing.assert_close(found["gradient"], slope)
@@ -83,15 +86,23 @@ def test_the_loss_of_linear_logits_has_one_eigenvalue(made):
 
 def test_norms_of_a_known_hessian(made):
     model, images = made.affine(b=2.0), points()
-    found = curvature_norms(model, images, torch.ones(6, dtype=torch.int64), h=1e-4, draws=3000, generator=seeded(0))
+    found = curvature_norms(
+        model, images, torch.ones(6, dtype=torch.int64), h=1e-4, draws=3000, generator=seeded(0)
+    )
     w = model.w.detach()
-    torch.testing.assert_close(found["frobenius"], spread(model, images) * w.square().sum(), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        found["frobenius"], spread(model, images) * w.square().sum(), rtol=0.05, atol=0
+    )
     along = w.abs().sum() / math.sqrt(16)  # w.z for z = -sign(w) / 4
-    torch.testing.assert_close(found["hz"], spread(model, images) * along * w.norm(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        found["hz"], spread(model, images) * along * w.norm(), rtol=1e-3, atol=0
+    )
 
 
 def test_a_vanishing_gradient_has_no_direction():
-    found = curvature_norms(Bowls(0.0, 0.0), points(2), torch.zeros(2, dtype=torch.int64), h=0.5, draws=3)
+    found = curvature_norms(
+        Bowls(0.0, 0.0), points(2), torch.zeros(2, dtype=torch.int64), h=0.5, draws=3
+    )
     assert found["hz"].tolist() == [0, 0]
     assert found["frobenius"].tolist() == [0, 0]
 
@@ -143,11 +154,17 @@ def test_bends_of_a_ball():
     ways = points(8) - 0.5
     images = 0.5 + 0.9 * ways / norms(ways).view(-1, 1, 1, 1)
     found = bends(Ball(0.6), images, directions=4, h=0.01, generator=seeded(0))
-    torch.testing.assert_close(found["distance"], torch.full((8,), 0.3, dtype=torch.float64), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        found["distance"], torch.full((8,), 0.3, dtype=torch.float64), rtol=1e-3, atol=0
+    )
     assert float(found["curvature"].mean()) == pytest.approx(1 / 0.6, rel=0.15)
     images[0] = 0.5  # where the gradient vanishes, so that no point is found
     lost = bends(Ball(0.6), images, directions=2, h=0.01)
-    assert lost["distance"].isnan().tolist() == lost["curvature"].isnan().tolist() == [True] + [False] * 7
+    assert (
+        lost["distance"].isnan().tolist()
+        == lost["curvature"].isnan().tolist()
+        == [True] + [False] * 7
+    )
 
 
 def test_linf_deepfool_withstands_where_the_distance_is_longer(made):
@@ -167,16 +184,24 @@ def test_linf_deepfool_withstands_where_the_distance_is_longer(made):
 
 @pytest.fixture(scope="module")
 def profile(network, data, executor, made):
-    settings = Profile(**{**made.small, "samples": 8}, profile_seeds=1, curvature_h=0.5, logit_samples=3)
+    settings = Profile(
+        **{**made.small, "samples": 8}, profile_seeds=1, curvature_h=0.5, logit_samples=3
+    )
     return loss_hessian_profile(network, data, settings, executor.scope("loss_hessian_profile"))
 
 
 def test_the_profile_is_the_mean_of_the_images_spectra(profile, network, data, looked_at):
     test = held_out(data, 8)
-    spectra = profiles(network.models[0], test.images, test.labels, h=0.5, scheme="forward")["eigenvalues"]
+    spectra = profiles(network.models[0], test.images, test.labels, h=0.5, scheme="forward")[
+        "eigenvalues"
+    ]
     numbers = profile.numbers
-    assert numbers["lambda_max_original"].value == pytest.approx(float(spectra[:, 0].mean()), rel=1e-4)
-    assert numbers["squares_original"].value == pytest.approx(float(spectra.square().sum(dim=1).mean()), rel=1e-4)
+    assert numbers["lambda_max_original"].value == pytest.approx(
+        float(spectra[:, 0].mean()), rel=1e-4
+    )
+    assert numbers["squares_original"].value == pytest.approx(
+        float(spectra.square().sum(dim=1).mean()), rel=1e-4
+    )
     assert (numbers["lambda_max_cure"].n, numbers["lambda_max_cure"].seeds) == (8, 1)
     ratio = numbers["lambda_max_cure"].value / numbers["lambda_max_original"].value
     assert numbers["lambda_max_cure / lambda_max_original"].value == pytest.approx(ratio)
@@ -192,8 +217,12 @@ def test_the_alignment_shares_the_hessians_of_the_profile(
     profile, network, data, executor, made, nothing_new, looked_at
 ):
     test = held_out(data, 8)
-    wanted = profiles(network.models[0], test.images, test.labels, h=0.5, scheme="forward")["alignment"]
-    settings = Alignment(**{**made.small, "samples": 8}, profile_seeds=1, curvature_h=0.5, pairs=4000)
+    wanted = profiles(network.models[0], test.images, test.labels, h=0.5, scheme="forward")[
+        "alignment"
+    ]
+    settings = Alignment(
+        **{**made.small, "samples": 8}, profile_seeds=1, curvature_h=0.5, pairs=4000
+    )
     nothing_new()
     found = gradient_alignment(network, data, settings, executor.scope("gradient_alignment"))
     numbers = found.numbers
@@ -202,7 +231,9 @@ def test_the_alignment_shares_the_hessians_of_the_profile(
     assert numbers["alignment_random"].value == pytest.approx(math.sqrt(2 / math.pi / 36), rel=0.05)
     above = numbers["alignment_original"].value - 5 / 6
     assert numbers["alignment_original - 5 / sqrt(d)"].value == pytest.approx(above)
-    assert numbers["2 / sqrt(d) - alignment_random"].value == pytest.approx(1 / 3 - numbers["alignment_random"].value)
+    assert numbers["2 / sqrt(d) - alignment_random"].value == pytest.approx(
+        1 / 3 - numbers["alignment_random"].value
+    )
     assert found.tables["remark_3"]["network"].tolist()[-1] == "random vectors"
     assert looked_at(found) == ["remark_3"]
 
@@ -229,7 +260,9 @@ def test_sections_of_both_networks(network, data, executor, made, looked_at, mon
     found = advft_sections(network, data, settings, executor.scope("advft_sections"))
     numbers = found.numbers
     images = held_out(data, 10).images
-    r = torch.cat([norms(boundary_points(model, images).perturbations) for model in network.models.values()])
+    r = torch.cat(
+        [norms(boundary_points(model, images).perturbations) for model in network.models.values()]
+    )
     assert numbers["distance_original"].value == pytest.approx(float(r.quantile(0.5)), rel=1e-5)
     assert numbers["curvature_original"].value > 0
     gap = numbers["distance_deepfool"].value - numbers["distance_original"].value
@@ -252,9 +285,13 @@ def test_table_8_1_is_its_networks_and_attacks(network, data, executor, made, lo
     found = advft_attacks(network, data, settings, executor.scope("advft_attacks"))
     numbers = found.numbers
     for name in ("original", "deepfool"):
-        values = [numbers[f"acc_{name}_{attack}"].value for attack in ("fgsm", "linf_df", "pgd2", "pgd6")]
+        values = [
+            numbers[f"acc_{name}_{attack}"].value for attack in ("fgsm", "linf_df", "pgd2", "pgd6")
+        ]
         assert numbers[f"gap_{name}"].value == pytest.approx(values[0] - values[-1])
-        assert numbers[f"acc_{name}_pgd2 - acc_{name}_pgd6"].value == pytest.approx(values[2] - values[3])
+        assert numbers[f"acc_{name}_pgd2 - acc_{name}_pgd6"].value == pytest.approx(
+            values[2] - values[3]
+        )
         assert max(values) < 1
     test = held_out(data, 30)
     right = [
@@ -262,7 +299,9 @@ def test_table_8_1_is_its_networks_and_attacks(network, data, executor, made, lo
         & ~(norms(deepfool(model, test.images, norm=math.inf).perturbations, math.inf) <= made.eps)
         for model in network.models.values()
     ]
-    assert numbers["acc_original_linf_df"].value == pytest.approx(float(torch.stack(right).double().mean()))
+    assert numbers["acc_original_linf_df"].value == pytest.approx(
+        float(torch.stack(right).double().mean())
+    )
     assert found.tables["table_8_1"]["attack"].tolist() == ["fgsm", "linf_df", "pgd2", "pgd6"] * 2
     assert looked_at(found) == ["table_8_1"]
 
@@ -288,7 +327,12 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
     study = studies(network, data, settings, executor)[0]
     test = held_out(data, 10)
     states = train(
-        network.models[0], data.train, settings.training, objective=study.objective("cure"), seed=0, keep_states=True
+        network.models[0],
+        data.train,
+        settings.training,
+        objective=study.objective("cure"),
+        seed=0,
+        keep_states=True,
     ).states
     assert len(states) == 4
     for epoch, state in enumerate([network.models[0].state_dict(), *states]):
@@ -307,7 +351,9 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
     assert looked_at(found) == ["figure_8_10"]
 
 
-@pytest.mark.parametrize("values", [(3.0, 2.0, 1.0), (1.0, 5.0, 2.0, 9.0), (4.0, 4.0, 1.0, 7.0, 7.0)])
+@pytest.mark.parametrize(
+    "values", [(3.0, 2.0, 1.0), (1.0, 5.0, 2.0, 9.0), (4.0, 4.0, 1.0, 7.0, 7.0)]
+)
 def test_the_rank_correlation_is_scipys(values):
     found = float(_spearman(*(torch.tensor([v], dtype=torch.float64) for v in values)))
     assert found == pytest.approx(spearmanr(range(len(values)), values).statistic)
@@ -323,7 +369,12 @@ def test_networks_that_are_left_out_cost_nothing(network, data, executor, made, 
         (loss_hessian_profile, Profile),
         (loss_surface, Surface),
     ):
-        found = experiment(Network("another", "rows", network.models), data, settings(networks=("smooth",)), executor)
+        found = experiment(
+            Network("another", "rows", network.models),
+            data,
+            settings(networks=("smooth",)),
+            executor,
+        )
         assert not found.numbers
         assert "another" in found.notes[0]
 
@@ -361,7 +412,9 @@ def test_settings_out_of_range_are_refused(settings, options, key):
 def test_curvature_is_measured_with_the_h_of_the_settings(network, data, executor, made):
     small = {**made.small, "samples": 4}
     own = [
-        cure_evolution(network, data, Evolution(**small, draws=2, curvature_h=h), executor).numbers["hz_0"].value
+        cure_evolution(network, data, Evolution(**small, draws=2, curvature_h=h), executor)
+        .numbers["hz_0"]
+        .value
         for h in (None, 0.5, 0.01)
     ]
     assert own[0] == own[1] != own[2]

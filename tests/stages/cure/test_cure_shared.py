@@ -10,15 +10,15 @@ import torch
 import yaml
 from torch import nn
 
-from pipeline.attacks import ddn, deepfool, fgsm, pgd, spsa
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
 from pipeline.findings import Findings
-from pipeline.norms import norms
-from pipeline.training import Adversarial, Cure, Recipe, cure_penalty, train
-from pipeline.types import Network, Perturbed, Split, predict
-from stages.cure._accuracy import accuracies
-from stages.cure._shared import Common, left_out, notes, studies, withstood
+from pipeline.studies.accuracy import accuracies
+from pipeline.studies.cure import Common, left_out, notes, studies, withstood
+from robustness_geometry.attacks import ddn, deepfool, fgsm, pgd, spsa
+from robustness_geometry.checks import InputError
+from robustness_geometry.norms import norms
+from robustness_geometry.training import Adversarial, Cure, Recipe, cure_penalty, train
+from robustness_geometry.types import Network, Perturbed, Split, predict
 from stages.cure.cure_svhn import Settings as Svhn
 
 
@@ -37,7 +37,9 @@ class Scaled(nn.Module):
 def test_h_and_lambda_in_standard_deviations_are_those_of_normalised_pixels():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        bare = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+        bare = (
+            nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+        )
         images, labels = torch.rand(4, 1, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     settings = Common(h=1.5, weight=4.0, unit="std")
     wanted = 4.0 * cure_penalty(bare, (images - 0.3) / 0.25, labels, h=1.5)
@@ -57,7 +59,9 @@ def test_h_and_lambda_in_standard_deviations_are_those_of_normalised_pixels():
         (0.0, (0.05, 0.15), 0.15, "there is none"),
     ],
 )
-def test_eps_is_the_smallest_of_the_grid_that_leaves_few(made, executor, accuracy, grid, eps, words):
+def test_eps_is_the_smallest_of_the_grid_that_leaves_few(
+    made, executor, accuracy, grid, eps, words
+):
     network = Network("threshold", "grey", {0: made.threshold()})
     settings = Common(attack=made.fgsm, eps=None, eps_grid=grid, eps_accuracy=accuracy)
     found = studies(network, made.grey((0.1, 0.1, 0.2, 0.2)), settings, executor)
@@ -66,10 +70,15 @@ def test_eps_is_the_smallest_of_the_grid_that_leaves_few(made, executor, accurac
 
 
 def test_eps_is_the_same_however_many_images_an_experiment_judges(made, executor):
-    network, data = Network("threshold", "grey", {0: made.threshold()}), made.grey((0.1, 0.1, 0.1, 0.2))
+    network, data = (
+        Network("threshold", "grey", {0: made.threshold()}),
+        made.grey((0.1, 0.1, 0.1, 0.2)),
+    )
     settings = Common(attack=made.fgsm, eps=None, eps_grid=(0.15, 0.25), eps_accuracy=0.2)
     far = (held_out(data, 8).images[:, 0, 0, 0] - 0.5).abs() > 0.15
-    assert any(float(far[:count].double().mean()) <= 0.2 for count in range(1, 9))  # these alone would choose 0.15
+    assert any(
+        float(far[:count].double().mean()) <= 0.2 for count in range(1, 9)
+    )  # these alone would choose 0.15
     for count in range(1, 9):
         study = studies(network, data, replace(settings, samples=count), executor)[0]
         assert (study.eps, len(study.test)) == (0.25, count)
@@ -90,18 +99,25 @@ def test_each_fine_tuning_minimises_what_its_name_says(network, data, executor, 
     for name, function in (("advtrain", pgd), ("fgsm", fgsm)):
         objective = study.objective(name)
         assert objective.attack.func is function
-        assert (objective.attack.keywords["eps"], objective.attack.keywords["norm"]) == (made.eps, 2.0)
+        assert (objective.attack.keywords["eps"], objective.attack.keywords["norm"]) == (
+            made.eps,
+            2.0,
+        )
         assert (objective.every, objective.true_labels) == ("step", True)
     assert study.objective("advtrain").attack.keywords["steps"] == 2
     deep = study.objective("deepfool")
     assert (deep.attack.func, deep.every, deep.true_labels) == (deepfool, "epoch", False)
 
 
-def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(network, data, executor, made, nothing_new):
+def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(
+    network, data, executor, made, nothing_new
+):
     settings = Common(**made.small)
     first, second = studies(network, data, settings, executor.scope("cure_visual"))
     tuned = {name: first.tuned(name) for name in ("cure", "advtrain", "deepfool")}
-    by_hand = train(network.models[0], data.train, settings.training, objective=first.objective("cure"), seed=0)
+    by_hand = train(
+        network.models[0], data.train, settings.training, objective=first.objective("cure"), seed=0
+    )
     for name, tensor in by_hand.state_dict.items():
         assert torch.equal(tensor, tuned["cure"].model.state_dict()[name])
     assert len(tuned["deepfool"].history["train_loss"]) == 2
@@ -110,7 +126,9 @@ def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(network, da
     assert first.tuned("original").model is network.models[0]
     right = first.right(tuned["cure"].model)
     nothing_new()
-    again = studies(network, data, replace(settings, samples=30, resamples=7), executor.scope("cure_eps_curve"))[0]
+    again = studies(
+        network, data, replace(settings, samples=30, resamples=7), executor.scope("cure_eps_curve")
+    )[0]
     for name, one in tuned.items():
         other = again.tuned(name).model
         assert not other.training
@@ -118,7 +136,9 @@ def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(network, da
     assert torch.equal(again.right(again.tuned("cure").model), right)
 
 
-def test_fine_tuning_leaves_the_original_and_differs_by_name_and_seed(network, data, executor, made):
+def test_fine_tuning_leaves_the_original_and_differs_by_name_and_seed(
+    network, data, executor, made
+):
     before = {name: tensor.clone() for name, tensor in network.models[0].state_dict().items()}
     first, second = studies(network, data, Common(**made.small), executor)
     weights = [
@@ -134,13 +154,18 @@ def test_fine_tuning_leaves_the_original_and_differs_by_name_and_seed(network, d
         )
     ]
     assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.models[0].state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in network.models[0].state_dict().items()
+    )
 
 
 def test_training_images_and_judged_images_are_different_splits(network, data, executor, made):
     study = studies(network, data, Common(**{**made.small, "train_samples": 9}), executor)[0]
     assert study.clean.labels.bincount().tolist() == [3, 3, 3]
-    assert all(bool((data.train.images == image).flatten(1).all(dim=1).any()) for image in study.clean.images)
+    assert all(
+        bool((data.train.images == image).flatten(1).all(dim=1).any())
+        for image in study.clean.images
+    )
     assert torch.equal(study.test.images, held_out(data, 30).images)
     assert not torch.isin(study.test.images, data.train.images).all()
 
@@ -184,7 +209,11 @@ def test_networks_that_the_suite_leaves_out_are_not_touched(network, made):
 
 
 def test_overrides_reach_the_named_network_and_every_option(network, data, executor, made):
-    settings = Svhn(**made.small, steps=3, overrides={"smooth": {"weight": 8.0, "steps": 1}, "other": {"eps": 0.5}})
+    settings = Svhn(
+        **made.small,
+        steps=3,
+        overrides={"smooth": {"weight": 8.0, "steps": 1}, "other": {"eps": 0.5}},
+    )
     own = settings.of(network)
     assert (own.weight, own.steps, own.eps) == (8.0, 1, made.eps)
     assert settings.of(Network("third", "rows", network.models)).weight == 2.0
@@ -200,7 +229,12 @@ def test_suites_name_networks_that_they_have(root, suite):
     config = yaml.safe_load(text)
     known = set(re.findall(r"@networks\.(\w+)\.", text)) | set(config.get("networks", {}))
     blocks = [config.get("cure", {}), *config.get("settings", {}).values()]
-    named = {name for block in blocks for key in ("networks", "overrides") for name in block.get(key) or ()}
+    named = {
+        name
+        for block in blocks
+        for key in ("networks", "overrides")
+        for name in block.get(key) or ()
+    }
     assert known
     assert named <= known
 
@@ -209,8 +243,15 @@ def test_untrained_networks_are_refused(data, executor, made):
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
     with torch.no_grad():
         model[1].weight.zero_()
-    with pytest.raises(InputError, match=r"network=blank with an accuracy of 0.333: allowed is a trained network"):
-        studies(Network("blank", "rows", {0: model}), data, Common(**{**made.small, "samples": 1}), executor)
+    with pytest.raises(
+        InputError, match=r"network=blank with an accuracy of 0.333: allowed is a trained network"
+    ):
+        studies(
+            Network("blank", "rows", {0: model}),
+            data,
+            Common(**{**made.small, "samples": 1}),
+            executor,
+        )
 
 
 def test_data_without_training_images_are_refused(network, data, executor, made):
@@ -255,7 +296,13 @@ def test_settings_out_of_range_are_refused(options, key):
 
 
 def test_any_attack_within_a_ball_can_judge(network, data, executor, made):
-    settings = Common(**{**made.small, "attack": partial(spsa, eps=9.0, norm=2, steps=2, directions=2), "eps": 0.3})
+    settings = Common(
+        **{
+            **made.small,
+            "attack": partial(spsa, eps=9.0, norm=2, steps=2, directions=2),
+            "eps": 0.3,
+        }
+    )
     study = studies(network, data, settings, executor)[0]
     assert study.norm == 2.0
     assert study.judge().keywords["eps"] == 0.3
@@ -264,7 +311,9 @@ def test_any_attack_within_a_ball_can_judge(network, data, executor, made):
 
 
 def test_intervals_are_over_images_and_seeds(network, data, executor, made):
-    found = accuracies(studies(network, data, Common(**made.small), executor), lambda s: s.judge(), 60)
+    found = accuracies(
+        studies(network, data, Common(**made.small), executor), lambda s: s.judge(), 60
+    )
     assert (found["adv_cure"].n, found["adv_cure"].seeds) == (30, 2)
     gap = found["adv_advtrain"].value - found["adv_cure"].value
     assert found["adv_advtrain - adv_cure"].value == pytest.approx(gap)

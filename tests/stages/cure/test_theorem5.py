@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pipeline.checks import InputError
-from pipeline.geometry import LossBounds, quadratic_robustness, theorem5_bounds
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import LossBounds, quadratic_robustness, theorem5_bounds
 from stages.cure import theorem5 as module
 from stages.cure.theorem5 import Settings, theorem5
 
@@ -48,10 +48,16 @@ def test_random_losses_keep_every_bound(found):
 def test_the_bounds_fall_with_curvature_and_gradient(found):
     nu = torch.linspace(0.1, 10, 100, dtype=torch.float64)
     lower = (torch.sqrt(1 + 2 * nu) - 1) / nu
-    assert found.numbers["largest_step_lower"].value == pytest.approx(float(lower.diff().max()), rel=1e-9)
+    assert found.numbers["largest_step_lower"].value == pytest.approx(
+        float(lower.diff().max()), rel=1e-9
+    )
     upper = 0.5 / nu * (torch.sqrt(1 + 2 * nu / 0.25) - 1)
-    assert found.numbers["largest_step_upper"].value == pytest.approx(float(upper.diff().max()), rel=1e-9)
-    assert found.numbers["largest_step_line"].value == pytest.approx(float(lower.diff().max()), rel=1e-6)
+    assert found.numbers["largest_step_upper"].value == pytest.approx(
+        float(upper.diff().max()), rel=1e-9
+    )
+    assert found.numbers["largest_step_line"].value == pytest.approx(
+        float(lower.diff().max()), rel=1e-6
+    )
     for name in ("lower", "upper", "line", "lower_gradient", "upper_gradient"):
         estimate = found.numbers[f"largest_step_{name}"]
         assert estimate.low == estimate.value == estimate.high < 0
@@ -66,7 +72,9 @@ def test_bounds_that_are_swapped_or_blind_to_curvature_are_noticed(monkeypatch):
     found = theorem5(None, None, SMALL, None)
     assert found.numbers["margin_lower"].value < 0
     assert found.numbers["margin_upper"].value < 0
-    monkeypatch.setattr(module, "theorem5_bounds", lambda g, a, nu, c: theorem5_bounds(g, a, 0 * nu, c))
+    monkeypatch.setattr(
+        module, "theorem5_bounds", lambda g, a, nu, c: theorem5_bounds(g, a, 0 * nu, c)
+    )
     found = theorem5(None, None, SMALL, None)
     assert found.numbers["largest_step_upper"].value == 0
     assert found.numbers["error_parallel"].value > 0.01
@@ -75,14 +83,19 @@ def test_bounds_that_are_swapped_or_blind_to_curvature_are_noticed(monkeypatch):
 def test_the_exact_solution_on_a_line():
     for nu in (0.2, 2.0, 6.0):
         root = (math.sqrt(1 + 2 * nu) - 1) / nu
-        assert float(quadratic_robustness(value(1.0)[None], value(nu)[None], value(1.0))) == pytest.approx(root)
+        assert float(
+            quadratic_robustness(value(1.0)[None], value(nu)[None], value(1.0))
+        ) == pytest.approx(root)
 
 
 def test_the_table_and_the_figures(found, looked_at):
     assert set(found.tables["theorem_5"]["number"]) == set(found.numbers)
     assert looked_at(found) == ["figure_8_4", "figure_8_5"]
     lines = found.figures["figure_8_4"].axes[0].get_lines()
-    at_two = {line.get_label(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines}
+    at_two = {
+        line.get_label(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in lines
+    }
     nearest = min(next(iter(at_two.values())), key=lambda nu: abs(nu - 2))
     assert at_two["upper bound (Equation 8.3)"][nearest] == pytest.approx(0.780776, abs=0.01)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attacks.universal import Universal
 from pipeline.executor import Executor
-from pipeline.types import Dataset, Network, Split
+from robustness_geometry.attacks.universal import Universal
+from robustness_geometry.types import Dataset, Network, Split
 
 SHAPE = (1, 4, 4)
 D = 16
@@ -26,9 +26,10 @@ def axes(seed: int = 0) -> torch.Tensor:
 class Bent(nn.Module):
     """f = scale (t (1 + t / 2 + s_5 / 2) + sum_i curved_i s_i^2 / 2), with s the coordinates about the centre, t = s_0.
 
-    Where s_1 ... s_4 are 0, the boundary is t = 0, the normal is the first axis, ||grad f|| = scale (1 + s_5 / 2), and
-    the principal curvatures of the region f < 0 are curved_i / (1 + s_5 / 2) and zeros. The square of t and its product
-    with s_5 are what a projector that is not normalised leaves in the Hessian.
+    Where s_1 ... s_4 are 0, the boundary is t = 0, the normal is the first axis, ||grad f|| = scale
+    (1 + s_5 / 2), and the principal curvatures of the region f < 0 are curved_i / (1 + s_5 / 2) and
+    zeros. The square of t and its product with s_5 are what a projector that is not normalised
+    leaves in the Hessian.
     """
 
     def __init__(self, curved=CURVED, *, seed: int = 0, scale: float = SCALE, order=None) -> None:
@@ -42,7 +43,10 @@ class Bent(nn.Module):
     def forward(self, images):
         s = (images.flatten(1) - 0.5) @ self.rows.T
         t, bent = s[:, 0], s[:, 1 : 1 + len(self.curved)]
-        return self.scale * (t * (1 + t / 2 + s[:, 5] / 2) + (self.curved * bent**2).sum(dim=1) / 2)[:, None]
+        return (
+            self.scale
+            * (t * (1 + t / 2 + s[:, 5] / 2) + (self.curved * bent**2).sum(dim=1) / 2)[:, None]
+        )
 
 
 class Ball(nn.Module):
@@ -74,7 +78,10 @@ class Affine(nn.Module):
 
 def before(count: int, seed: int) -> Split:
     """Images before the boundary of Bent, at distances from 0.15 to 0.2 and with s_1 ... s_4 of 0."""
-    s = torch.rand(count, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
+    s = (
+        torch.rand(count, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        - 0.5
+    )
     s[:, 0] = -0.175 + 0.05 * s[:, 0]
     s[:, 1:5] = 0
     s[:, 5:] *= 0.6
@@ -83,7 +90,12 @@ def before(count: int, seed: int) -> Split:
 
 def around(count: int, seed: int) -> Split:
     """Pairs of images on opposite sides of the centre."""
-    drawn = torch.rand(count // 2, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
+    drawn = (
+        torch.rand(
+            count // 2, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        - 0.5
+    )
     return Split(0.5 + torch.cat([drawn, -drawn]), torch.arange(count) % 2)
 
 
@@ -96,7 +108,9 @@ def slopes(split: Split) -> torch.Tensor:
     return 1 + (split.images.flatten(1) - 0.5) @ axes()[5] / 2
 
 
-def first_axis(model, images, *, norm, radius, generator=None, labels=None, axis: int = 1) -> Universal:
+def first_axis(
+    model, images, *, norm, radius, generator=None, labels=None, axis: int = 1
+) -> Universal:
     """In place of Algorithm 4: one of the axes."""
     v = radius * axes()[axis].view(1, *SHAPE).to(images)
     none = torch.zeros(1, dtype=torch.int64)
@@ -111,11 +125,24 @@ def bent() -> SimpleNamespace:
         return Network(name, "made up", dict(enumerate(models)))
 
     return SimpleNamespace(
-        affine=Affine, around=around, axes=axes, ball=Ball, curved=CURVED, d=D, dataset=dataset, maker=first_axis,
-        model=Bent, network=network, scale=SCALE, shape=SHAPE, slopes=slopes,
-    )  # fmt: skip
+        affine=Affine,
+        around=around,
+        axes=axes,
+        ball=Ball,
+        curved=CURVED,
+        d=D,
+        dataset=dataset,
+        maker=first_axis,
+        model=Bent,
+        network=network,
+        scale=SCALE,
+        shape=SHAPE,
+        slopes=slopes,
+    )
 
 
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Executor:
-    return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
+    return Executor(
+        accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work")
+    )

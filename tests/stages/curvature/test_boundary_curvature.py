@@ -5,16 +5,21 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
+from robustness_geometry.checks import InputError
 from stages.curvature import principal_curvatures as all_of_them
 from stages.curvature import sc_average_curvature as average
 from stages.curvature import uap_sections as sections
 
 SMALL = {
-    "train_samples": 6, "samples": 8, "products": 16, "leading": 2, "sweep": (3.0,), "sweep_samples": 3,
+    "train_samples": 6,
+    "samples": 8,
+    "products": 16,
+    "leading": 2,
+    "sweep": (3.0,),
+    "sweep_samples": 3,
     "resamples": 30,
-}  # fmt: skip
+}
 FOOLING = {"universal_samples": 6, "universal_orders": 1, "fool_samples": 8}
 
 
@@ -67,9 +72,14 @@ def test_the_sweep_divides_by_the_gradients_norm(slopes, averaged):
 def test_sections_along_the_universal_perturbation(bent, data, slopes, executor, looked_at):
     for axis, kappa in ((1, 2.0), (3, -2.5)):
         settings = sections.Settings(
-            **SMALL, **FOOLING, universal=partial(bent.maker, norm=2.0, radius=0.5, axis=axis), directions=40,
-            profile_samples=3, pictures=2, grid=12,
-        )  # fmt: skip
+            **SMALL,
+            **FOOLING,
+            universal=partial(bent.maker, norm=2.0, radius=0.5, axis=axis),
+            directions=40,
+            profile_samples=3,
+            pictures=2,
+            grid=12,
+        )
         found = sections.uap_sections(bent.network(bent.model()), data, settings, executor)
         numbers, middle = found.numbers, float((1 / slopes).quantile(0.5))
         assert numbers["kappa_uap"].value == pytest.approx(kappa * middle, rel=1e-3)
@@ -90,10 +100,16 @@ def test_sections_along_the_universal_perturbation(bent, data, slopes, executor,
 def test_a_perturbation_along_the_only_normal_has_no_section(bent, executor, looked_at):
     """That of a plane: no curvature is found, and none is made up."""
     settings = sections.Settings(
-        **SMALL, **FOOLING, universal=partial(bent.maker, norm=2.0, radius=0.5, axis=0), profile_samples=3, pictures=1,
+        **SMALL,
+        **FOOLING,
+        universal=partial(bent.maker, norm=2.0, radius=0.5, axis=0),
+        profile_samples=3,
+        pictures=1,
         grid=12,
-    )  # fmt: skip
-    found = sections.uap_sections(bent.network(bent.affine(bent.axes()[:1])), bent.dataset(6, 8), settings, executor)
+    )
+    found = sections.uap_sections(
+        bent.network(bent.affine(bent.axes()[:1])), bent.dataset(6, 8), settings, executor
+    )
     assert "kappa_uap" not in found.numbers or abs(found.numbers["kappa_uap"].value) < 1e-9
     assert found.numbers["kappa_random"].value < 1e-9
     looked_at(found)
@@ -101,7 +117,9 @@ def test_a_perturbation_along_the_only_normal_has_no_section(bent, executor, loo
 
 @pytest.fixture(scope="module")
 def profiled(bent, data, executor):
-    settings = all_of_them.Settings(**{**SMALL, "leading": 4}, profile_samples=8, directions=60, draws=400)
+    settings = all_of_them.Settings(
+        **{**SMALL, "leading": 4}, profile_samples=8, directions=60, draws=400
+    )
     return all_of_them.principal_curvatures(bent.network(bent.model()), data, settings, executor)
 
 
@@ -114,7 +132,11 @@ def test_all_principal_curvatures(bent, slopes, profiled, looked_at):
     assert numbers["largest + smallest"].value == pytest.approx(-0.5 * mean, rel=1e-2)
     assert numbers["mean_curvature"].value == pytest.approx(-mean / 15, rel=1e-4)
     assert numbers["mean_curvature_direct"].value == pytest.approx(-mean / 15, abs=0.1)
-    assert numbers["share_flat"].value == numbers["share_flat, mean over images"].value == pytest.approx(11 / 15)
+    assert (
+        numbers["share_flat"].value
+        == numbers["share_flat, mean over images"].value
+        == pytest.approx(11 / 15)
+    )
     assert numbers["share_negative_bent"].value == 0.5
     assert numbers["equation 7.4, difference - 3 standard errors"].value < 0
     values = profiled.tensors["principal_curvatures"]
@@ -134,9 +156,13 @@ def test_the_sweep_has_signs_at_each_h(profiled):
 
 
 def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes, executor):
-    settings = all_of_them.Settings(**{**SMALL, "leading": 4}, profile_samples=5, full_dimension=15, directions=60)
+    settings = all_of_them.Settings(
+        **{**SMALL, "leading": 4}, profile_samples=5, full_dimension=15, directions=60
+    )
     found = all_of_them.principal_curvatures(bent.network(bent.model()), data, settings, executor)
-    assert found.numbers["largest"].value == pytest.approx(2 * float((1 / slopes[:5]).mean()), rel=1e-3)
+    assert found.numbers["largest"].value == pytest.approx(
+        2 * float((1 / slopes[:5]).mean()), rel=1e-3
+    )
     assert found.numbers["mean_curvature"] == found.numbers["mean_curvature_direct"]
     assert found.numbers["largest"].n == 5
     assert "share_flat" not in found.numbers
@@ -162,7 +188,9 @@ def test_rows_of_two_seeds_belong_to_the_same_images(bent, executor):
 
 def test_equation_7_4_has_the_constant_one_over_d():
     """The ellipsoid x^2 + 4 y^2 + z^2 / 4 = 1 at (1, 0, 0): 1.4167, where 1 / (d - 1) would give 2.125."""
-    mean, error = all_of_them.drawn_mean(torch.tensor([[4.0, 0.25]], dtype=torch.float64), 100_000, 0)
+    mean, error = all_of_them.drawn_mean(
+        torch.tensor([[4.0, 0.25]], dtype=torch.float64), 100_000, 0
+    )
     assert float(error) < 0.01
     assert float(mean) == pytest.approx(4.25 / 3, abs=4 * float(error))
 

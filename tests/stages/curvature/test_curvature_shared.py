@@ -6,24 +6,23 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
-from pipeline.geometry import principal_angles
-from stages.curvature._shared import (
+from pipeline.statistics import exactly, spread_margin
+from pipeline.studies.curvature import (
     Common,
     Study,
     WithUniversal,
     dimension_of,
     named,
     noise_norm,
-    sign_shares,
-    spread_margin,
     studies,
     universal_case,
     unseen_images,
     within,
 )
-from stages.semirandom._shared import exactly
+from pipeline.tables import sign_shares
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import principal_angles
 
 SMALL = {"train_samples": 8, "samples": 10, "products": 16, "leading": 2}
 
@@ -38,7 +37,9 @@ def test_boundary_points_are_where_they_should_be(bent, study):
     normal, distances = bent.axes()[0], -(study.unseen.flatten(1) - 0.5) @ bent.axes()[0]
     assert len(points) == 10
     torch.testing.assert_close(points.normals.flatten(1), normal.expand(10, -1), rtol=0, atol=1e-6)
-    torch.testing.assert_close(points.perturbations.flatten(1) @ normal, distances, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        points.perturbations.flatten(1) @ normal, distances, rtol=0, atol=1e-6
+    )
     assert points.angles.max() < 0.01
     assert len(study.unseen_points(3)) == len(study.known_points(3)) == 3
 
@@ -50,7 +51,9 @@ def test_s_c_is_made_of_signed_eigenvectors_of_the_projected_hessian(bent, study
     assert principal_angles(basis, expected).angles.max() < 1e-3
     values = study.ends().values[0]
     torch.testing.assert_close(values[:2], torch.full((2,), 2 * bent.scale, dtype=torch.float64))
-    torch.testing.assert_close(values[-2:], torch.full((2,), -2.5 * bent.scale, dtype=torch.float64))
+    torch.testing.assert_close(
+        values[-2:], torch.full((2,), -2.5 * bent.scale, dtype=torch.float64)
+    )
     assert values[2:-2].abs().max() < 1e-6  # neither the square of t nor its product with s_5
 
 
@@ -61,7 +64,9 @@ def test_seen_from_the_other_side_the_signs_turn(bent, executor):
         settings = Common(**SMALL)
         one = studies(bent.network(bent.ball(radius)), data, settings, executor)[0]
         values = one.at_random(one.unseen_points(), 3)
-        torch.testing.assert_close(values, torch.full_like(values, sign / radius), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            values, torch.full_like(values, sign / radius), rtol=1e-4, atol=0
+        )
         ends = one.extremes(one.unseen_points()).values
         torch.testing.assert_close(ends, torch.full_like(ends, sign / radius), rtol=1e-4, atol=0)
 
@@ -70,18 +75,28 @@ def test_curvatures_along_directions_with_and_without_the_gradients_norm(bent, s
     points, rows = study.unseen_points(), bent.axes().view(-1, *bent.shape)
     slopes = bent.slopes(held_out(bent.dataset(), 10))
     along = study.along(points, rows[1:5])
-    torch.testing.assert_close(along, torch.tensor(bent.curved).double() / slopes[:, None], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        along, torch.tensor(bent.curved).double() / slopes[:, None], rtol=1e-4, atol=1e-6
+    )
     raw = study.along(points, rows[1:5], normalised=False)
-    torch.testing.assert_close(raw, bent.scale * torch.tensor(bent.curved).double().expand(10, -1), rtol=1e-4, atol=0)
-    tilted = study.along(points, (rows[0] + rows[1])[None] * 7)  # only the tangent part counts, and its direction
+    torch.testing.assert_close(
+        raw, bent.scale * torch.tensor(bent.curved).double().expand(10, -1), rtol=1e-4, atol=0
+    )
+    tilted = study.along(
+        points, (rows[0] + rows[1])[None] * 7
+    )  # only the tangent part counts, and its direction
     torch.testing.assert_close(tilted[:, 0], along[:, 0], rtol=1e-3, atol=0)
     inside = study.inside(points, bent.axes()[3:5], 4, normalised=False)
-    torch.testing.assert_close(inside, torch.full_like(inside, -2.5 * bent.scale), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        inside, torch.full_like(inside, -2.5 * bent.scale), rtol=1e-4, atol=0
+    )
 
 
 def test_directions_inside_a_subspace_are_drawn_for_each_image(bent, study):
     values = study.inside(study.unseen_points(), bent.axes()[[1, 3]], 200, normalised=False)
-    torch.testing.assert_close(values.mean(), torch.tensor(-0.25 * bent.scale).double(), rtol=0, atol=0.15 * bent.scale)
+    torch.testing.assert_close(
+        values.mean(), torch.tensor(-0.25 * bent.scale).double(), rtol=0, atol=0.15 * bent.scale
+    )
     assert len(values.flatten().unique()) > 1900
 
 
@@ -148,7 +163,9 @@ def test_too_few_products_are_refused_before_they_are_made(bent, executor):
 
 def test_the_sweep_is_over_multiples_of_h(bent, study):
     assert study.h == pytest.approx(0.0195 * 4)
-    assert study.heights == {factor: pytest.approx(factor * 0.078) for factor in (0.1, 0.3, 1.0, 3.0)}
+    assert study.heights == {
+        factor: pytest.approx(factor * 0.078) for factor in (0.1, 0.3, 1.0, 3.0)
+    }
     assert study.swept(3.0).values[0, 0] == pytest.approx(2 * bent.scale, rel=1e-4)
 
 
@@ -156,10 +173,14 @@ def test_random_vectors_of_a_subspace(bent):
     like = torch.zeros(1, *bent.shape, dtype=torch.float64)
     basis = bent.axes()[1:4]
     vectors = within(basis, like, 500, 0.3, "test").flatten(1).double()
-    torch.testing.assert_close(vectors.norm(dim=1), torch.full((500,), 0.3).double(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        vectors.norm(dim=1), torch.full((500,), 0.3).double(), rtol=1e-5, atol=0
+    )
     parts = vectors @ basis.T
     torch.testing.assert_close(parts @ basis, vectors, rtol=0, atol=1e-6)
-    torch.testing.assert_close(parts.square().mean(dim=0), torch.full((3,), 0.03).double(), rtol=0.15, atol=0)
+    torch.testing.assert_close(
+        parts.square().mean(dim=0), torch.full((3,), 0.03).double(), rtol=0.15, atol=0
+    )
     assert parts.mean(dim=0).abs().max() < 0.03
     assert not torch.equal(within(basis, like, 5, 0.3, "other").flatten(1).double(), vectors[:5])
 
@@ -171,7 +192,12 @@ def test_small_helpers():
     assert float(found) == pytest.approx(3 - torch.tensor([1.0, 2, 3, 6]).std())
     assert torch.equal(spread_margin("a").reduce(values.expand(4, 2, 3)), found.expand(4))
     shares = sign_shares(torch.tensor([[1.0, -1.0], [3.0, 2.0]]))
-    assert shares == {"mean_curvature": 1.25, "share_positive": 0.75, "share_negative": 0.25, "points": 2}
+    assert shares == {
+        "mean_curvature": 1.25,
+        "share_positive": 0.75,
+        "share_negative": 0.25,
+        "points": 2,
+    }
     assert list(named({"a": exactly(1.0)}, Common(output="softmax"))) == ["a (softmax)"]
 
 

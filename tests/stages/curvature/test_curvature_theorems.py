@@ -5,14 +5,33 @@ import math
 import pytest
 import torch
 
-from pipeline.checks import InputError
-from pipeline.geometry import crosses_quadratic, random_subspace, theorem3_radius, theorem4_radius
-from pipeline.randomness import seeded
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import (
+    crosses_quadratic,
+    random_subspace,
+    theorem3_radius,
+    theorem4_radius,
+)
+from robustness_geometry.randomness import seeded
 from stages.curvature import theorem3_flat as flat
 from stages.curvature import theorem4_curved as curved
 
-FLAT = {"dimension": 60, "dimensions": (5, 20, 40), "points": 200, "vectors": 30, "pairs": 4000, "resamples": 50}
-CURVED = {"dimension": 40, "dimensions": (5, 20), "points": 40, "vectors": 10, "pairs": 2000, "resamples": 50}
+FLAT = {
+    "dimension": 60,
+    "dimensions": (5, 20, 40),
+    "points": 200,
+    "vectors": 30,
+    "pairs": 4000,
+    "resamples": 50,
+}
+CURVED = {
+    "dimension": 40,
+    "dimensions": (5, 20),
+    "points": 40,
+    "vectors": 10,
+    "pairs": 2000,
+    "resamples": 50,
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +52,11 @@ def test_theorem_3_holds(third, looked_at):
     assert third.numbers["fool_vector"].value == 0.5
     assert third.numbers["fool_direction"].value == 1
     table = third.tables["theorem_3"]
-    assert table["rho"].tolist()[:3] == pytest.approx([math.sqrt(math.e * m) / 0.09 for m in (5, 20, 40)])
-    # |r'v| of a random v is about 1 / sqrt(m) times a normal variable, of which a tenth lies within 0.126 of zero.
+    assert table["rho"].tolist()[:3] == pytest.approx(
+        [math.sqrt(math.e * m) / 0.09 for m in (5, 20, 40)]
+    )
+    # |r'v| of a random v is about 1 / sqrt(m) times a normal variable, of which a tenth lies within
+    # 0.126 of zero.
     sizes = [math.sqrt(m) / 0.126 / 0.9 for m in (20, 40)]
     assert table["smallest_norm"].tolist()[1:3] == pytest.approx(sizes, rel=0.25)
     assert looked_at(third) == ["theorem_3"]
@@ -49,7 +71,9 @@ def test_a_shorter_radius_breaks_theorem_3(executor, monkeypatch):
 def test_normals_lie_near_the_subspace_by_as_much_as_xi_says():
     r, basis = flat.flat_model(30, 6, 0.2, 50, seeded("test"))
     torch.testing.assert_close(r.norm(dim=1), torch.ones(50, dtype=torch.float64))
-    torch.testing.assert_close((r @ basis.T).norm(dim=1), torch.full((50,), 0.8, dtype=torch.float64))
+    torch.testing.assert_close(
+        (r @ basis.T).norm(dim=1), torch.full((50,), 0.8, dtype=torch.float64)
+    )
     torch.testing.assert_close(basis @ basis.T, torch.eye(6, dtype=torch.float64))
 
 
@@ -59,7 +83,10 @@ def test_theorem_4_holds(fourth, looked_at):
     assert fourth.numbers["norm's rise with kappa, largest"].high < 0
     assert fourth.numbers["t_flat - t_positive, smallest"].value > 0
     assert fourth.numbers["t_negative - t_flat, smallest"].value > 0
-    assert fourth.numbers["t_negative - t_flat, smallest"].n < fourth.numbers["t_flat - t_positive, smallest"].n
+    assert (
+        fourth.numbers["t_negative - t_flat, smallest"].n
+        < fourth.numbers["t_flat - t_positive, smallest"].n
+    )
     table = fourth.tables["theorem_4"]
     assert 0 < table["beta"].min() < table["beta"].max() < 0.5
     expected = math.sqrt(2 * math.log(20) / 5) / 0.02 + 0.02**-0.5
@@ -72,7 +99,9 @@ def test_a_shorter_radius_or_a_turned_curvature_breaks_theorem_4(monkeypatch):
     monkeypatch.setattr(curved, "theorem4_radius", lambda *given: theorem4_radius(*given) / 5)
     assert curved.curved_fooled(40, (20,), (0.1,), **size)["fooled 20 0.1"].mean() < 0.5
     monkeypatch.undo()
-    monkeypatch.setattr(curved, "crosses_quadratic", lambda v, r, hessian: crosses_quadratic(v, r, -hessian))
+    monkeypatch.setattr(
+        curved, "crosses_quadratic", lambda v, r, hessian: crosses_quadratic(v, r, -hessian)
+    )
     assert curved.curved_fooled(40, (20,), (0.1,), **size)["fooled 20 0.1"].mean() < 0.5
 
 
@@ -108,10 +137,14 @@ def test_distances_to_arcs():
     arcs = curved.arc_distances()
     angle = arcs["angle"]
     ahead, aside = arcs["positive"] * angle.cos(), arcs["positive"] * angle.sin()
-    torch.testing.assert_close(aside**2 + (ahead - 1 + curved.ARC) ** 2, torch.full_like(angle, curved.ARC**2))
+    torch.testing.assert_close(
+        aside**2 + (ahead - 1 + curved.ARC) ** 2, torch.full_like(angle, curved.ARC**2)
+    )
     met = arcs["negative"].isfinite()
     ahead, aside = (arcs["negative"] * angle.cos())[met], (arcs["negative"] * angle.sin())[met]
-    torch.testing.assert_close(aside**2 + (ahead - 1 - curved.ARC) ** 2, torch.full_like(ahead, curved.ARC**2))
+    torch.testing.assert_close(
+        aside**2 + (ahead - 1 - curved.ARC) ** 2, torch.full_like(ahead, curved.ARC**2)
+    )
     assert bool((ahead < 1 + curved.ARC).all())  # the near side of the circle
     torch.testing.assert_close(arcs["flat"] * angle.cos(), torch.ones_like(angle))
 

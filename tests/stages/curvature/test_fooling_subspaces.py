@@ -5,15 +5,24 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.curvature import sc_fooling as sc
 from stages.curvature import sc_top_direction as top
 from stages.curvature import sf_fooling as sf
 
 SMALL = {
-    "train_samples": 8, "samples": 6, "products": 16, "leading": 2, "sweep": (3.0,), "sweep_samples": 3,
-    "universal_samples": 8, "universal_orders": 1, "fool_samples": 10, "vectors": 40, "resamples": 30,
-}  # fmt: skip
+    "train_samples": 8,
+    "samples": 6,
+    "products": 16,
+    "leading": 2,
+    "sweep": (3.0,),
+    "sweep_samples": 3,
+    "universal_samples": 8,
+    "universal_orders": 1,
+    "fool_samples": 10,
+    "vectors": 40,
+    "resamples": 30,
+}
 RADIUS = 0.56
 
 
@@ -46,7 +55,9 @@ def test_vectors_of_s_c_fool_and_those_of_the_negative_control_do_not(compared, 
     assert values["fool_sc_small - fool_sc_large"] == 0
     assert values["fool_sf, largest"] == max(values["fool_sf_1"], values["fool_sf_2"])
     assert values["fool_sc - fool_sf, largest"] == pytest.approx(1 - values["fool_sf, largest"])
-    assert any("the sign of the curvature does make a difference here" in note for note in compared.notes)
+    assert any(
+        "the sign of the curvature does make a difference here" in note for note in compared.notes
+    )
     assert looked_at(compared) == ["figure_6_9b"]
 
 
@@ -67,7 +78,9 @@ def test_only_pairs_of_the_same_images_are_compared(compared):
 
 
 def test_too_large_a_subspace_is_refused(bent, executor):
-    settings = sc.Settings(**{**SMALL, "products": 6}, dimensions=(1, 5), small=1, universal=partial(bent.maker))
+    settings = sc.Settings(
+        **{**SMALL, "products": 6}, dimensions=(1, 5), small=1, universal=partial(bent.maker)
+    )
     with pytest.raises(InputError, match="products=6: allowed is at least twice the dimension 5"):
         sc.sc_fooling(bent.network(bent.model()), bent.dataset(), settings, executor)
 
@@ -115,9 +128,12 @@ def test_vectors_of_s_f_fool_one_side_of_a_plane(bent, executor, looked_at):
     data = bent.dataset(40, 60, draw=bent.around)
     maker = partial(bent.maker, norm=2.0, radius=3.0, axis=0)
     settings = sf.Settings(
-        **{**SMALL, "fool_samples": 60, "samples": 60}, normal_samples=40, dimension=1, dimensions=(1, 3),
+        **{**SMALL, "fool_samples": 60, "samples": 60},
+        normal_samples=40,
+        dimension=1,
+        dimensions=(1, 3),
         universal=maker,
-    )  # fmt: skip
+    )
     network = bent.network(bent.affine(bent.axes()[:1]), bent.affine(bent.axes()[:1] * 2))
     found = sf.sf_fooling(network, data, settings, executor)
     values = {name: estimate.value for name, estimate in found.numbers.items()}
@@ -149,9 +165,13 @@ def test_s_f_comes_from_training_images_alone(bent, executor):
     data = bent.dataset(40, 20, draw=bent.around)
     for split, side in ((data.train, 1), (data.test, -1)):
         second = (split.images.flatten(1) - 0.5) @ bent.axes()[1]
-        split.images.add_(((side * second.abs() - second)[:, None] * bent.axes()[1]).view_as(split.images))
+        split.images.add_(
+            ((side * second.abs() - second)[:, None] * bent.axes()[1]).view_as(split.images)
+        )
     maker = partial(bent.maker, norm=2.0, radius=3.0, axis=2)
-    settings = sf.Settings(**SMALL, normal_samples=40, dimension=1, dimensions=(1,), universal=maker)
+    settings = sf.Settings(
+        **SMALL, normal_samples=40, dimension=1, dimensions=(1,), universal=maker
+    )
     found = sf.sf_fooling(bent.network(Halves(bent.axes())), data, settings, executor)
     assert found.numbers["fool_sf"].value == 0
     assert found.numbers["fool_uap"].value > 0.2

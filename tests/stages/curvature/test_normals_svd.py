@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.curvature.normals_svd import Settings, linear_ratio, normals_svd
 
 SMALL = {"normal_samples": 40, "samples": 30, "resamples": 30}
@@ -33,7 +33,10 @@ def test_a_binary_linear_classifier_has_one_normal(bent, executor, looked_at):
 
 def test_three_classes_have_normals_in_a_plane_also_at_unseen_images(bent, executor):
     found = normals_svd(
-        bent.network(bent.affine(weights(bent, 3))), bent.dataset(40, 30, draw=bent.around), Settings(**SMALL), executor
+        bent.network(bent.affine(weights(bent, 3))),
+        bent.dataset(40, 30, draw=bent.around),
+        Settings(**SMALL),
+        executor,
     )
     table = found.tables["figure_6_3"]
     assert table["normals"][1] > 1
@@ -53,7 +56,10 @@ def test_images_without_a_normal_are_left_out_and_seeds_may_differ_in_them(bent,
     assert 0 < lost[1] < 10
     found = normals_svd(bent.network(*models), data, Settings(**SMALL), executor)
     assert found.numbers["energy_normals"].n == (80 - sum(lost)) // 2
-    assert any(f"unit r of {40 - lost[0]} training images ({lost[0]} are without" in note for note in found.notes)
+    assert any(
+        f"unit r of {40 - lost[0]} training images ({lost[0]} are without" in note
+        for note in found.notes
+    )
     assert found.numbers["energy_random"].n == found.numbers["energy_normals"].n
 
 
@@ -63,7 +69,9 @@ def test_images_that_nothing_fools_are_refused(bent, executor):
         normals_svd(bent.network(flat), bent.dataset(40, 4), Settings(**SMALL), executor)
 
 
-@pytest.mark.parametrize(("options", "key"), [({"normal_samples": 19}, "normal_samples=19"), ({"h": 0}, "h=0")])
+@pytest.mark.parametrize(
+    ("options", "key"), [({"normal_samples": 19}, "normal_samples=19"), ({"h": 0}, "h=0")]
+)
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=key):
         Settings(**options)

@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.attacks.universal import universal_perturbation
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
+from robustness_geometry.attacks.universal import universal_perturbation
+from robustness_geometry.checks import InputError
 from stages.curvature import projection_share as shares
 from stages.curvature import sc_diversity as diversity
 from stages.curvature import sc_transfer as transfer
@@ -16,9 +16,14 @@ from stages.curvature import shared_directions as shared
 from stages.curvature import subspace_noise as noise
 
 SMALL = {
-    "train_samples": 6, "samples": 8, "products": 16, "leading": 2, "sweep": (3.0,), "sweep_samples": 3,
+    "train_samples": 6,
+    "samples": 8,
+    "products": 16,
+    "leading": 2,
+    "sweep": (3.0,),
+    "sweep_samples": 3,
     "resamples": 30,
-}  # fmt: skip
+}
 TURNED = (2.5, 2.5, -2.0, -2.0)
 
 
@@ -29,12 +34,16 @@ def data(bent):
 
 def expected_size(bent) -> float:
     """E |v'Gv| over random unit v, for G of the curvatures of Bent where ||grad f|| = scale."""
-    v = torch.randn(200_000, bent.d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = torch.randn(
+        200_000, bent.d, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     v = v / v.norm(dim=1, keepdim=True)
     return float((v[:, 1:5].square() @ torch.tensor(bent.curved).double()).abs().mean())
 
 
-def test_rho_is_the_curvature_over_that_of_random_directions(bent, data, executor, monkeypatch, looked_at):
+def test_rho_is_the_curvature_over_that_of_random_directions(
+    bent, data, executor, monkeypatch, looked_at
+):
     monkeypatch.setattr(shared, "GRID", (1,))
     settings = shared.Settings(**SMALL, middle=2, last=3, directions=300)
     network = bent.network(bent.model())
@@ -50,22 +59,40 @@ def test_rho_is_the_curvature_over_that_of_random_directions(bent, data, executo
     assert sweep.loc["u_1", "share_negative"] == 1
     assert sweep.loc["random", "rho"] == 1
     rows = found.tensors["directions"].flatten(1).double() @ bent.axes().T
-    torch.testing.assert_close(rows[:, 3:5] @ rows[:, 3:5].T, torch.eye(2).double(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        rows[:, 3:5] @ rows[:, 3:5].T, torch.eye(2).double(), rtol=0, atol=1e-3
+    )
     assert looked_at(found) == ["figure_7_6a", "figure_7_6b"]
 
 
 def test_the_length_of_the_tangent_part_counts(bent, data, executor):
     (study,) = shared.studies(bent.network(bent.model()), data, shared.Settings(**SMALL), executor)
     rows, slopes = bent.axes(), bent.slopes(held_out(data, 8))
-    asked = torch.stack([rows[1], (rows[0] + rows[1]) / math.sqrt(2), rows[0], (rows[1] + rows[3]) / math.sqrt(2)])
+    asked = torch.stack(
+        [rows[1], (rows[0] + rows[1]) / math.sqrt(2), rows[0], (rows[1] + rows[3]) / math.sqrt(2)]
+    )
     rho, values = shared.relative_curvatures(study, study.unseen_points(), asked, 50)
     expected = torch.tensor([2.0, 1.0, 0.0, -0.25]).double() / slopes[:, None]
     torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(rho / rho[:, :1], (expected / expected[:, :1]).abs(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        rho / rho[:, :1], (expected / expected[:, :1]).abs(), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_ranks_are_in_proportion_to_the_dimension():
-    assert shared.ranks_of(shared.Settings(), 3072, 400) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000]
+    assert shared.ranks_of(shared.Settings(), 3072, 400) == [
+        1,
+        2,
+        5,
+        10,
+        20,
+        50,
+        100,
+        200,
+        500,
+        1000,
+        2000,
+    ]
     assert shared.ranks_of(shared.Settings(), 784, 100) == [1, 2, 3, 5, 13, 26, 51, 128, 255, 510]
     assert shared.ranks_of(shared.Settings(leading=2), 784, 10) == [1, 2, 3, 5, 13]
 
@@ -86,22 +113,30 @@ def test_noise_in_the_normal_and_outside_it(bent):
     assert float(found[near, kinds.index("S"), 0].mean()) == pytest.approx(0.5, abs=0.05)
     assert float(found[:, kinds.index("S"), 1].mean()) == pytest.approx(0.5, abs=0.05)
     assert found[:, [kinds.index("S_perp"), kinds.index("random")]].max() == 0
-    # All noise has the same norm: of isotropic noise, the part along the normal is a 16th of its square.
+    # All noise has the same norm: of isotropic noise, the part along the normal is a 16th of its
+    # square.
     length = torch.distributions.Beta(0.5, 7.5).sample((100_000,)).sqrt()
     expected = (size * length[:, None] > distances[None, :].float()).double().mean() / 2
-    assert float(found[:, kinds.index("isotropic"), 0].mean()) == pytest.approx(float(expected), abs=0.03)
+    assert float(found[:, kinds.index("isotropic"), 0].mean()) == pytest.approx(
+        float(expected), abs=0.03
+    )
 
 
 @pytest.mark.parametrize(("curved", "inside"), [(TURNED, 1.0), ((2.0, 2.0, -2.5, -2.5), 0.0)])
 def test_noise_inside_the_shared_directions(bent, data, executor, looked_at, curved, inside):
     """Noise of 0.6 along directions of curvature 2.5 leads out, along those of -2.5 it never does."""
-    settings = noise.Settings(**SMALL, dimension=2, magnitudes=(0.01, 0.3), noise_samples=8, draws=10)
+    settings = noise.Settings(
+        **SMALL, dimension=2, magnitudes=(0.01, 0.3), noise_samples=8, draws=10
+    )
     found = noise.subspace_noise(bent.network(bent.model(curved)), data, settings, executor)
     numbers = found.numbers
     assert numbers["changed_S_0.3"].value == inside
     assert numbers["changed_S_0.01"].value == numbers["changed_isotropic_0.01"].value == 0
     assert 0 < numbers["changed_isotropic_0.3"].value < 0.6
-    gaps = [numbers[f"changed_S_{t}"].value - numbers[f"changed_S_perp_{t}"].value for t in ("0.01", "0.3")]
+    gaps = [
+        numbers[f"changed_S_{t}"].value - numbers[f"changed_S_perp_{t}"].value
+        for t in ("0.01", "0.3")
+    ]
     assert numbers["changed_S - changed_S_perp, smallest"].value == pytest.approx(min(gaps))
     control = (numbers["changed_S_0.3"].value - numbers["changed_random_0.3"].value) / 2
     assert numbers["changed_S - changed_random, mean"].value == pytest.approx(control)
@@ -119,7 +154,9 @@ def test_what_lies_in_the_shared_directions(bent, executor, looked_at):
     settings = shares.Settings(**{**SMALL, "samples": 60}, dimension=2)
     found = shares.projection_share(bent.network(bent.model()), data, settings, executor)
     numbers = found.numbers
-    ideal = math.exp(math.lgamma(1.5) + math.lgamma(8) - math.lgamma(1) - math.lgamma(8.5))  # of m = 2, d = 16
+    ideal = math.exp(
+        math.lgamma(1.5) + math.lgamma(8) - math.lgamma(1) - math.lgamma(8.5)
+    )  # of m = 2, d = 16
     assert numbers["proj_random"].value == pytest.approx(ideal, abs=0.05)
     offset = abs(numbers["proj_random"].value - math.sqrt(2 / 16))
     assert numbers["proj_random - sqrt(m / d), absolute"].value == pytest.approx(offset)
@@ -137,7 +174,9 @@ def test_what_lies_in_the_shared_directions(bent, executor, looked_at):
 
 def test_shares_are_of_the_vectors_own_length(bent):
     rows = bent.axes()
-    vectors = torch.stack([5 * rows[0], rows[2], 3 * rows[0] + 4 * rows[2], torch.zeros(16).double()])
+    vectors = torch.stack(
+        [5 * rows[0], rows[2], 3 * rows[0] + 4 * rows[2], torch.zeros(16).double()]
+    )
     found = shares._share(vectors.view(4, *bent.shape), rows[:2].float())
     torch.testing.assert_close(found[:3], torch.tensor([1.0, 0.0, 0.6]).double(), rtol=0, atol=1e-6)
     assert bool(found[3].isnan())
@@ -169,7 +208,10 @@ def test_angles_between_the_s_c_of_networks(transferred, looked_at):
     assert numbers["cos_1[a][a]"].value == pytest.approx(1, abs=1e-6)
     assert numbers["cos_1[a][c]"].value < 0.15
     assert 0.1 < numbers["cos_1[random]"].value < 0.9
-    margin = min(numbers[f"cos_1[{p}]"].value for p in ("a][b", "a][c", "b][c")) - numbers["cos_1[random]"].value
+    margin = (
+        min(numbers[f"cos_1[{p}]"].value for p in ("a][b", "a][c", "b][c"))
+        - numbers["cos_1[random]"].value
+    )
     assert numbers["cos_1 - cos_1[random], smallest"].value == pytest.approx(margin)
     assert "cos_1[c][c]" not in numbers
     table = transferred.tables["angles"].set_index("subspaces")["pairs_of_seeds"]
@@ -203,14 +245,18 @@ def test_intervals_of_angles_draw_the_seeds_of_both_networks(bent):
     torch.testing.assert_close(
         angles["[a][b]"][..., 0], torch.tensor([[1.0, 1.0], [0.0, 0.0]]).double(), rtol=0, atol=1e-9
     )
-    numbers = transfer.paired_bootstrap(transfer._firsts(angles), transfer._angle_statistics(angles), resamples=400)
+    numbers = transfer.paired_bootstrap(
+        transfer._firsts(angles), transfer._angle_statistics(angles), resamples=400
+    )
     assert (numbers["cos_1[a][b]"].low, numbers["cos_1[a][b]"].high) == pytest.approx((0, 1))
     assert bool(angles["[a][a]"][0, 0].isnan())
 
 
 def test_one_network_or_different_shapes_are_refused(bent, data, executor):
     with pytest.raises(InputError, match="network="):
-        transfer.sc_transfer({"a": bent.network(bent.model())}, {"a": data}, transfer.Settings(**SMALL), executor)
+        transfer.sc_transfer(
+            {"a": bent.network(bent.model())}, {"a": data}, transfer.Settings(**SMALL), executor
+        )
     two = dict.fromkeys(("a", "b"), bent.network(bent.model()))
     settings = transfer.Settings(**{**SMALL, "products": 3}, dimension=5, small=1)
     with pytest.raises(InputError, match="products=3: allowed is at least twice the dimension 5"):
@@ -222,21 +268,37 @@ def test_cosines_depend_on_the_dimension_alone():
     torch.testing.assert_close(one, torch.ones(5, dtype=torch.float64))
     wide = diversity.largest_cosines(500, 2, 4000)  # |cosine| of two: sqrt(2 / (pi m)) in the mean
     assert float(wide.mean()) == pytest.approx(math.sqrt(2 / (math.pi * 500)), rel=0.05)
-    assert diversity.largest_cosines(50, 4, 200).mean() > diversity.largest_cosines(50, 2, 200).mean()
+    assert (
+        diversity.largest_cosines(50, 4, 200).mean() > diversity.largest_cosines(50, 2, 200).mean()
+    )
 
 
 def smooth(seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    layers = [torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.Softplus(beta=5), torch.nn.Linear(8, 2)]
+    layers = [
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 8),
+        torch.nn.Softplus(beta=5),
+        torch.nn.Linear(8, 2),
+    ]
     return torch.nn.Sequential(*layers).double().eval()
 
 
 def test_retraining_on_vectors_of_s_c(bent, executor, looked_at):
     data = bent.dataset(40, 20, draw=bent.around)
     settings = diversity.Settings(
-        **SMALL, universal=partial(universal_perturbation, norm=2, radius=None, passes=1), universal_samples=8,
-        universal_orders=1, fool_samples=16, vectors=3, small=2, pool=2, epochs=1, repeats=20, draws=3,
-    )  # fmt: skip
+        **SMALL,
+        universal=partial(universal_perturbation, norm=2, radius=None, passes=1),
+        universal_samples=8,
+        universal_orders=1,
+        fool_samples=16,
+        vectors=3,
+        small=2,
+        pool=2,
+        epochs=1,
+        repeats=20,
+        draws=3,
+    )
     network = bent.network(smooth(0))
     before = [parameter.clone() for parameter in network.model.parameters()]
     found = diversity.sc_diversity(network, data, settings, executor.scope("diversity"))
@@ -254,10 +316,20 @@ def test_retraining_on_vectors_of_s_c(bent, executor, looked_at):
 
 def test_without_training_images_vectors_are_compared_only(bent, executor):
     settings = diversity.Settings(
-        **SMALL, universal=partial(bent.maker), universal_samples=4, universal_orders=1, fool_samples=6, vectors=3,
-        small=2, noise_share=0.7, repeats=20, draws=2,
-    )  # fmt: skip
-    found = diversity.sc_diversity(bent.network(bent.model()), bent.dataset(0, 12), settings, executor)
+        **SMALL,
+        universal=partial(bent.maker),
+        universal_samples=4,
+        universal_orders=1,
+        fool_samples=6,
+        vectors=3,
+        small=2,
+        noise_share=0.7,
+        repeats=20,
+        draws=2,
+    )
+    found = diversity.sc_diversity(
+        bent.network(bent.model()), bent.dataset(0, 12), settings, executor
+    )
     assert "fool_original" not in found.numbers
     assert found.tables["sweep"]["fooled"].tolist() == [1, 0]
     assert any("nothing is retrained" in note for note in found.notes)

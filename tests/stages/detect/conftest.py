@@ -1,12 +1,11 @@
 """Small data, two networks whose boundaries bend, and an executor with a temporary work folder."""
 
-
 import pytest
 import torch
 from torch import nn
 
 from pipeline.executor import Executor
-from pipeline.types import Dataset, Network, Split
+from robustness_geometry.types import Dataset, Network, Split
 
 
 class Distances(nn.Module):
@@ -28,7 +27,14 @@ class Distances(nn.Module):
 def data():
     images = torch.rand(36, 1, 4, 4, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(36) % 3
-    return Dataset("made up", Split(images[:0], labels[:0]), Split(images, labels), ("0", "1", "7"), (0.5,), (0.2,))
+    return Dataset(
+        "made up",
+        Split(images[:0], labels[:0]),
+        Split(images, labels),
+        ("0", "1", "7"),
+        (0.5,),
+        (0.2,),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +52,6 @@ def affine():
 
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory) -> Executor:
-    return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
+    return Executor(
+        accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work")
+    )

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checks import InputError
-from pipeline.types import Dataset, Network, Split
-from stages.detect._shared import boundary_curvature
+from pipeline.studies.detector import boundary_curvature
+from robustness_geometry.checks import InputError
+from robustness_geometry.types import Dataset, Network, Split
 from stages.detect.curvature_sign import Settings, curvature_sign
 
 SMALL = {"calibration_samples": 10, "samples": 12, "directions": 3, "resamples": 50}
@@ -29,17 +29,24 @@ def around_a_ball(count=24):
     ways = torch.randn(count, 9, generator=torch.Generator().manual_seed(1))
     images = (0.5 + 0.9 * ways / ways.norm(dim=1, keepdim=True)).view(count, 1, 3, 3).clamp(0, 1)
     labels = torch.arange(count) % 2
-    return Dataset("shell", Split(images[:0], labels[:0]), Split(images, labels), ("0", "1"), (0.5,), (0.2,))
+    return Dataset(
+        "shell", Split(images[:0], labels[:0]), Split(images, labels), ("0", "1"), (0.5,), (0.2,)
+    )
 
 
 def test_signs_outside_of_a_ball_are_those_of_the_table(executor, looked_at):
     network = Network("ball", "shell", {0: Ball(0.5), 1: Ball(0.4)})
-    found = curvature_sign(network, around_a_ball(), Settings(**SMALL), executor.scope("curvature_sign"))
+    found = curvature_sign(
+        network, around_a_ball(), Settings(**SMALL), executor.scope("curvature_sign")
+    )
     # Seen from outside, F = f_inside - f_outside bends with -1 / R; seen from inside with +1 / R.
     assert found.numbers["share_negative_original"].value == 1.0
     assert found.numbers["share_positive_perturbed"].value == 1.0
     assert found.numbers["share_positive_doubled"].value == 1.0
-    assert (found.numbers["share_negative_original"].n, found.numbers["share_negative_original"].seeds) == (12, 2)
+    assert (
+        found.numbers["share_negative_original"].n,
+        found.numbers["share_negative_original"].seeds,
+    ) == (12, 2)
     assert found.numbers["share_back_to_original_label"].value == 1.0
     assert found.numbers["distance_of_boundary_points / norm_of_r"].value < 0.01
     tangents = 8 / 9  # a random direction has that share in the tangent space, on average

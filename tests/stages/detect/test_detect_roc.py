@@ -5,15 +5,17 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from pipeline.attacks import fgsm
-from pipeline.checks import InputError
-from pipeline.detection import confidence, curvature_score
 from pipeline.evaluation import held_out
-from stages.detect._choice import choose
-from stages.detect._shared import Option, moved, studies
+from pipeline.studies.detector import Option, moved, studies
+from pipeline.studies.detector_options import choose
+from robustness_geometry.attacks import fgsm
+from robustness_geometry.checks import InputError
+from robustness_geometry.detection import confidence, curvature_score
 from stages.detect.detect_roc import Settings, detect_roc
 
-SMALL = Settings(calibration_samples=14, samples=18, directions=3, h_factors=(0.3, 3.0), resamples=60)
+SMALL = Settings(
+    calibration_samples=14, samples=18, directions=3, h_factors=(0.3, 3.0), resamples=60
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,12 @@ def test_numbers_are_those_of_the_scores(found, network, data, executor):
     sure = [confidence(study.model, each).scores for each in (study.report, perturbed)]
     torch.testing.assert_close(study.confidence(perturbed).scores, sure[1])
     exact = curvature_score(
-        study.model, study.report, h=option.h, output=option.output, normalise=option.normalise, directions=3
+        study.model,
+        study.report,
+        h=option.h,
+        output=option.output,
+        normalise=option.normalise,
+        directions=3,
     )
     assert torch.equal(exact.labels, study.score(study.report, option).labels)
 
@@ -63,7 +70,11 @@ def test_every_number_has_its_images_and_baseline(found, looked_at):
     numbers = found.numbers
     assert (numbers["auc_curvature"].n, numbers["auc_curvature"].seeds) == (18, 2)
     for detector in ("curvature", "confidence", "both"):
-        assert numbers[f"auc_{detector}"].low <= numbers[f"auc_{detector}"].value <= numbers[f"auc_{detector}"].high
+        assert (
+            numbers[f"auc_{detector}"].low
+            <= numbers[f"auc_{detector}"].value
+            <= numbers[f"auc_{detector}"].high
+        )
         assert numbers[f"accuracy_best_{detector}"].value >= 0.5
         assert 0 <= numbers[f"share_flagged_clean_{detector}"].value <= 1
     gap = numbers["auc_curvature"].value - numbers["auc_confidence"].value
@@ -88,7 +99,9 @@ def test_an_attack_that_fools_nothing_is_refused(network, data, executor):
         detect_roc(network, data, replace(SMALL, attack=partial(fgsm, eps=1e-9)), executor)
 
 
-def test_an_affine_network_has_no_curvature_of_the_logits_and_some_of_the_softmax(affine, data, executor):
+def test_an_affine_network_has_no_curvature_of_the_logits_and_some_of_the_softmax(
+    affine, data, executor
+):
     study = studies(affine, data, SMALL, executor)[0]
     choice = choose(study)
     logits = [trial for trial in choice.trials if trial.option.output == "logits"]
@@ -97,7 +110,9 @@ def test_an_affine_network_has_no_curvature_of_the_logits_and_some_of_the_softma
 
 
 def test_steps_at_which_nothing_bends_are_refused(affine, data, executor):
-    with pytest.raises(InputError, match=r"h_factors=.*: allowed is steps at which the network bends"):
+    with pytest.raises(
+        InputError, match=r"h_factors=.*: allowed is steps at which the network bends"
+    ):
         detect_roc(affine, data, replace(SMALL, h_factors=(1e-5,)), executor)
 
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.attacks import deepfool
-from pipeline.checks import InputError
-from pipeline.detection import curvature_score
-from pipeline.norms import norms
-from pipeline.randomness import seeded
-from pipeline.types import predict
-from stages.detect._adaptive import evade
-from stages.detect._shared import Option
+from pipeline.studies.detector import Option
+from pipeline.studies.evasion import evade
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import InputError
+from robustness_geometry.detection import curvature_score
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import predict
 from stages.detect.detect_scaled import Settings, detect_scaled
 
 SMALL = Settings(
@@ -52,28 +52,51 @@ def test_evasion_counts_wrong_labels_that_pass(found):
     for name in ("as_it_is", "scaled", "knowing"):
         both = numbers[f"share_evading_both_{name}"].value
         for detector in ("curvature", "confidence"):
-            assert both <= numbers[f"share_evading_{detector}_{name}"].value <= numbers[f"share_wrong_{name}"].value
+            assert (
+                both
+                <= numbers[f"share_evading_{detector}_{name}"].value
+                <= numbers[f"share_wrong_{name}"].value
+            )
     assert numbers["norm_knowing / norm_attack"].value <= 2.0 + 1e-3
     text = " ".join(found.notes)
     assert "Wrong labels that are not flagged" in text
-    assert numbers["share_evading_zero_knowing"].value >= numbers["share_evading_zero_scaled"].value - 0.2
+    assert (
+        numbers["share_evading_zero_knowing"].value
+        >= numbers["share_evading_zero_scaled"].value - 0.2
+    )
     assert "Curvature against 1 − the largest probability" in text
 
 
 @pytest.mark.parametrize("option", [Option("softmax", 0.3, True), Option("softmax", 0.3, False)])
-def test_the_attack_on_the_detector_lowers_the_score_and_keeps_the_wrong_label(network, data, option):
+def test_the_attack_on_the_detector_lowers_the_score_and_keeps_the_wrong_label(
+    network, data, option
+):
     model, images = network.model, data.test.images[:8]
     start = deepfool(model, images)
     assert bool(start.success.all())
     before = [p.clone() for p in model.parameters()]
     result = evade(
-        model, images, start.perturbations, option=option, candidates=None, directions=20, scale=3.0, steps=10,
+        model,
+        images,
+        start.perturbations,
+        option=option,
+        candidates=None,
+        directions=20,
+        scale=3.0,
+        steps=10,
         generator=seeded("attacker"),
-    )  # fmt: skip
+    )
     assert bool(result.success.all())
     assert bool((predict(model, result.adversarial(images)) != start.labels).all())
-    assert bool((norms(result.perturbations) <= 3.0 * norms(start.perturbations) * (1 + 1e-4)).all())
-    judge = {"h": option.h, "output": option.output, "normalise": option.normalise, "directions": 50}
+    assert bool(
+        (norms(result.perturbations) <= 3.0 * norms(start.perturbations) * (1 + 1e-4)).all()
+    )
+    judge = {
+        "h": option.h,
+        "output": option.output,
+        "normalise": option.normalise,
+        "directions": 50,
+    }
     scores = [
         curvature_score(model, images + r.perturbations, **judge, generator=seeded("judge")).scores
         for r in (start, result)
@@ -85,9 +108,15 @@ def test_the_attack_on_the_detector_lowers_the_score_and_keeps_the_wrong_label(n
 def test_where_the_attack_failed_nothing_is_changed(network, data):
     images = data.test.images[:3]
     result = evade(
-        network.model, images, torch.zeros_like(images), option=Option("logits", 0.3, False), candidates=2,
-        directions=2, scale=2.0, steps=2,
-    )  # fmt: skip
+        network.model,
+        images,
+        torch.zeros_like(images),
+        option=Option("logits", 0.3, False),
+        candidates=2,
+        directions=2,
+        scale=2.0,
+        steps=2,
+    )
     assert not bool(result.success.any())
     assert float(result.perturbations.abs().max()) == 0.0
 

@@ -1,11 +1,13 @@
 import pytest
 import torch
 
-from stages.detect._choice import choose
-from stages.detect._shared import moved, studies
+from pipeline.studies.detector import moved, studies
+from pipeline.studies.detector_options import choose
 from stages.detect.label_recovery import Settings, label_recovery
 
-SMALL = Settings(calibration_samples=14, samples=18, directions=3, h_factors=(0.3, 3.0), resamples=60)
+SMALL = Settings(
+    calibration_samples=14, samples=18, directions=3, h_factors=(0.3, 3.0), resamples=60
+)
 
 
 def test_recovered_labels_are_counted_against_the_runner_up(network, data, executor, looked_at):
@@ -23,7 +25,9 @@ def test_recovered_labels_are_counted_against_the_runner_up(network, data, execu
             order = study.model(points).topk(2, dim=1).indices
         second.append((order[:, 1] == attacked.labels)[attacked.success].double().mean())
     assert found.numbers["share_recovered"].value == pytest.approx(float(sum(shares) / 2), abs=0.02)
-    assert found.numbers["share_recovered_runner_up"].value == pytest.approx(float(sum(second) / 2), abs=0.02)
+    assert found.numbers["share_recovered_runner_up"].value == pytest.approx(
+        float(sum(second) / 2), abs=0.02
+    )
     gap = found.numbers["share_recovered"].value - found.numbers["share_recovered_runner_up"].value
     assert found.numbers["share_recovered - share_recovered_runner_up"].value == pytest.approx(gap)
     assert found.numbers["share_recovered"].value <= found.numbers["share_recovered_named"].value

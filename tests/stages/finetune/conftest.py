@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.executor import Executor
-from pipeline.models import fc500_150_10
-from pipeline.training import Recipe
-from pipeline.types import Dataset, Network, Split
-from stages.train.train_classifiers import trained
+from pipeline.studies.training import trained
+from robustness_geometry.models import fc500_150_10
+from robustness_geometry.training import Recipe
+from robustness_geometry.types import Dataset, Network, Split
 
 RECIPE = Recipe(epochs=6, batch_size=20, learning_rate=0.05)
 
@@ -37,7 +37,14 @@ def executor(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def network(data, executor):
-    found = {seed: trained(partial(fc500_150_10, hidden=(12,)), data, RECIPE, seed, executor) for seed in (0, 1)}
+    found = {
+        seed: trained(partial(fc500_150_10, hidden=(12,)), data, RECIPE, seed, executor)
+        for seed in (0, 1)
+    }
     return Network(
-        "rows_fc", "rows", {s: m for s, (m, _) in found.items()}, asdict(RECIPE), {s: h for s, (_, h) in found.items()}
+        "rows_fc",
+        "rows",
+        {s: m for s, (m, _) in found.items()},
+        asdict(RECIPE),
+        {s: h for s, (_, h) in found.items()},
     )

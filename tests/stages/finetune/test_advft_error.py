@@ -2,16 +2,20 @@
 
 import pytest
 
-from pipeline.training.loop import error
+from robustness_geometry.training.loop import error
 from stages.finetune.advft_error import Settings, advft_error
 
 
 @pytest.fixture(scope="module")
 def found(network, data, executor):
-    return advft_error(network, data, Settings(epochs=2, resamples=200), executor.scope("advft_error"))
+    return advft_error(
+        network, data, Settings(epochs=2, resamples=200), executor.scope("advft_error")
+    )
 
 
-def test_the_original_error_is_the_share_of_wrong_labels_over_images_and_seeds(found, network, data):
+def test_the_original_error_is_the_share_of_wrong_labels_over_images_and_seeds(
+    found, network, data
+):
     wanted = sum(error(model, data.test) for model in network.models.values()) / 2
     estimate = found.numbers["err_original"]
     assert estimate.value == pytest.approx(wanted)

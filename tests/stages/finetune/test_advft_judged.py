@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attacks import fgsm_smallest_eps
-from stages.finetune.advft_judged import FACTORS, Settings, advft_judged, fooled_pattern, smallest_factor
+from robustness_geometry.attacks import fgsm_smallest_eps
+from stages.finetune.advft_judged import (
+    FACTORS,
+    Settings,
+    advft_judged,
+    fooled_pattern,
+    smallest_factor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +34,17 @@ def halfspace():
 
 def test_the_pattern_of_a_linear_classifier_is_its_distance(halfspace):
     images = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64).view(3, 1, 1, 1).expand(3, 1, 2, 2)
-    pattern = fooled_pattern(halfspace, images, eps=(0.05, 0.15, 0.3, 0.5))  # fooled from eps = x on
+    pattern = fooled_pattern(
+        halfspace, images, eps=(0.05, 0.15, 0.3, 0.5)
+    )  # fooled from eps = x on
     assert pattern.tolist() == [0b1110, 0b1100, 0b1000]
 
 
 def test_the_smallest_factor_lies_between_two_steps_by_their_shares():
     steps = range(len(FACTORS))
-    first = torch.arange(10) % 5 + 4  # image i is fooled from step first[i] on: shares 0.2, 0.4 ... from step 4
+    first = (
+        torch.arange(10) % 5 + 4
+    )  # image i is fooled from step first[i] on: shares 0.2, 0.4 ... from step 4
     pattern = torch.tensor([sum(1 << k for k in steps if k >= f) for f in first]).double()
     assert float(smallest_factor(pattern, 0.4)) == pytest.approx(FACTORS[5])
     assert float(smallest_factor(pattern, 0.5)) == pytest.approx(math.sqrt(FACTORS[5] * FACTORS[6]))
@@ -49,7 +59,9 @@ def test_the_ends_of_the_grid_stand_in_where_it_is_left():
 
 def test_an_image_without_a_value_is_left_out():
     always = float((1 << len(FACTORS)) - 1)
-    pattern = torch.tensor([[always, math.nan, always], [0.0, math.nan, always]], dtype=torch.float64)
+    pattern = torch.tensor(
+        [[always, math.nan, always], [0.0, math.nan, always]], dtype=torch.float64
+    )
     assert smallest_factor(pattern, 0.9).tolist() == [FACTORS[0], FACTORS[-1]]
 
 
@@ -67,7 +79,9 @@ def test_fgsms_rho_is_that_of_the_smallest_eps(found, network, data):
 def test_the_gains_of_both_readings_and_their_difference(found):
     for reading in ("text", "caption"):
         for epoch in (1, 2):
-            df, fgsm = (found.numbers[f"{reading}: gain_{judge}_{epoch}"].value for judge in ("df", "fgsm"))
+            df, fgsm = (
+                found.numbers[f"{reading}: gain_{judge}_{epoch}"].value for judge in ("df", "fgsm")
+            )
             excess = found.numbers[f"{reading}: gain_fgsm_{epoch} - gain_df_{epoch}"]
             assert excess.value == pytest.approx(fgsm - df)
             assert excess.low < excess.high

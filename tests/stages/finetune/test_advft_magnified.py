@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.finetune.advft_magnified import Settings, advft_magnified
 
 

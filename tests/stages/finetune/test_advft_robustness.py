@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.attacks import deepfool
-from pipeline.checks import InputError
-from pipeline.norms import norms
-from pipeline.training import extra_epochs, fine_tune, perturbed_split
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import InputError
+from robustness_geometry.norms import norms
+from robustness_geometry.training import extra_epochs, fine_tune, perturbed_split
 from stages.finetune.advft_robustness import Settings, advft_robustness
 
 
@@ -35,11 +35,15 @@ def test_the_numbers_are_those_of_the_algorithm_done_by_hand(found, network, dat
     numbers = found.numbers
     assert numbers["rho_original"].value == pytest.approx(sum(before) / 2, rel=1e-4)
     assert numbers["rho_ft_deepfool_2"].value == pytest.approx(sum(after) / 2, rel=1e-4)
-    assert numbers["rho_ft_deepfool_2 / rho_original"].value == pytest.approx(sum(after) / sum(before), rel=1e-4)
+    assert numbers["rho_ft_deepfool_2 / rho_original"].value == pytest.approx(
+        sum(after) / sum(before), rel=1e-4
+    )
 
 
 def test_every_number_has_an_interval_over_images_and_seeds(found):
-    wanted = {"rho_original"} | {f"rho_ft_{s}_{e}" for s in ("deepfool", "fgsm", "clean") for e in (1, 2)}
+    wanted = {"rho_original"} | {
+        f"rho_ft_{s}_{e}" for s in ("deepfool", "fgsm", "clean") for e in (1, 2)
+    }
     assert wanted <= set(found.numbers)
     for name in (
         "rho_ft_deepfool_1 - rho_original",
@@ -71,7 +75,9 @@ def test_the_figure_and_notes_say_what_was_done(found):
 def test_a_second_run_gives_the_same_numbers(found, network, data, executor):
     settings = Settings(epochs=2, samples=30, resamples=200)
     again = advft_robustness(network, data, settings, executor.scope("advft_robustness"))
-    assert {name: e.value for name, e in again.numbers.items()} == {n: e.value for n, e in found.numbers.items()}
+    assert {name: e.value for name, e in again.numbers.items()} == {
+        n: e.value for n, e in found.numbers.items()
+    }
 
 
 def test_a_factor_of_zero_is_refused():

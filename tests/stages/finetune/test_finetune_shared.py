@@ -7,12 +7,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.attacks import deepfool, fgsm, pgd
-from pipeline.checks import InputError
 from pipeline.evaluation import recomputed_success
-from pipeline.norms import norms
-from pipeline.types import Split, predict
-from stages.finetune._shared import Common, recipe_of, strategies, studies
+from pipeline.studies.finetuning import Common, recipe_of, strategies, studies
+from robustness_geometry.attacks import deepfool, fgsm, pgd
+from robustness_geometry.checks import InputError
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Split, predict
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def study(network, data, executor):
     return studies(network, data, Common(samples=20), executor)[0]
 
 
-def test_the_adversarial_sets_carry_the_true_labels_and_the_attacks_perturbations(study, data, network):
+def test_the_adversarial_sets_carry_the_true_labels_and_the_attacks_perturbations(
+    study, data, network
+):
     made = study.perturbed("deepfool", 2.0)
     expected = deepfool(network.models[0], data.train.images).perturbations
     torch.testing.assert_close(made.images, data.train.images + 2 * expected)
@@ -66,7 +68,9 @@ def test_fine_tuned_networks_differ_by_epoch_and_leave_the_original(study, netwo
         not torch.equal(a.state_dict()["network.1.weight"], b.state_dict()["network.1.weight"])
         for a, b in pairwise(weights)
     )
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.models[0].state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in network.models[0].state_dict().items()
+    )
     assert not any(layer.training for model in tuned for layer in model.modules())
 
 
@@ -87,7 +91,11 @@ def test_a_smaller_training_set_is_a_stratified_choice(network, data, executor):
 def test_another_attack_under_study_is_one_more_set(network, data, executor):
     settings = Common(attack=partial(pgd, eps=0.2, steps=3), samples=10)
     assert strategies(settings) == ["deepfool", "fgsm", "clean", "attack"]
-    assert strategies(Common(attack=partial(deepfool, norm=float("inf")))) == ["deepfool", "fgsm", "clean"]
+    assert strategies(Common(attack=partial(deepfool, norm=float("inf")))) == [
+        "deepfool",
+        "fgsm",
+        "clean",
+    ]
     study = studies(network, data, settings, executor)[0]
     made = study.perturbed("attack")
     sizes = norms(made.images - data.train.images, float("inf"))

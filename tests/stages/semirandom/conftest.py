@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.executor import Executor
-from pipeline.types import Dataset, Network, Split
+from robustness_geometry.types import Dataset, Network, Split
 
 SHAPE = (1, 8, 8)
 
@@ -41,7 +41,9 @@ def dataset(count: int, classes: int = 2) -> Dataset:
     images = 0.1 + 0.8 * torch.rand(count, *SHAPE, generator=generator, dtype=torch.float64)
     labels = torch.arange(count) % classes
     names = tuple(f"class {index}" for index in range(classes))
-    return Dataset("made up", Split(images[:0], labels[:0]), Split(images, labels), names, (0.5,), (0.2,))
+    return Dataset(
+        "made up", Split(images[:0], labels[:0]), Split(images, labels), names, (0.5,), (0.2,)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checks import InputError
-from pipeline.geometry import beta_spread, expected_beta
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import beta_spread, expected_beta
 from stages.semirandom.beta_semirandom import Settings, beta_semirandom
 
 
@@ -16,12 +16,19 @@ def test_beta_of_affine_networks_follows_the_beta_law(made, executor, looked_at)
     found = beta_semirandom(network, made.dataset(count), settings, executor)
     for ratio, m in ((2, 32), (4, 16), (8, 8)):
         error = beta_spread(64, m) / math.sqrt(2 * count)
-        assert found.numbers[f"beta_{ratio}"].value == pytest.approx(expected_beta(64, m), abs=3.5 * error)
+        assert found.numbers[f"beta_{ratio}"].value == pytest.approx(
+            expected_beta(64, m), abs=3.5 * error
+        )
         assert found.numbers[f"std_{ratio}"].value == pytest.approx(beta_spread(64, m), rel=0.25)
         assert found.numbers[f"beta_{ratio}"].n == count
     betas = [found.numbers[f"beta_{ratio}"].value for ratio in (2, 4, 8)]
-    assert found.numbers["largest |beta - 1|"].value == pytest.approx(max(abs(beta - 1) for beta in betas))
-    assert (found.numbers["smallest beta"].value, found.numbers["largest beta"].value) == (min(betas), max(betas))
+    assert found.numbers["largest |beta - 1|"].value == pytest.approx(
+        max(abs(beta - 1) for beta in betas)
+    )
+    assert (found.numbers["smallest beta"].value, found.numbers["largest beta"].value) == (
+        min(betas),
+        max(betas),
+    )
     assert found.numbers["std_8 - std_4"].low > 0
     table = found.tables["table_5_1"]
     assert table["m"].tolist() == [32, 16, 8]
@@ -35,7 +42,9 @@ class FirstHalf(nn.Module):
 
     def forward(self, images):
         first = images.flatten(1)[:, :1]
-        return torch.where(first < 0.5, images.flatten(1).sum(dim=1, keepdim=True) - 40, torch.ones_like(first))
+        return torch.where(
+            first < 0.5, images.flatten(1).sum(dim=1, keepdim=True) - 40, torch.ones_like(first)
+        )
 
 
 def test_images_without_a_perturbation_are_counted_and_left_out(made, executor, looked_at):
@@ -58,4 +67,6 @@ def test_settings_out_of_range_are_refused(ratios):
 
 def test_too_small_subspaces_are_refused(made, executor):
     with pytest.raises(InputError, match="ratios=64: allowed is at most 32"):
-        beta_semirandom(made.network(made.affine()), made.dataset(4), Settings(ratios=(4, 64)), executor)
+        beta_semirandom(
+            made.network(made.affine()), made.dataset(4), Settings(ratios=(4, 64)), executor
+        )

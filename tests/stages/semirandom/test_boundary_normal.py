@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.semirandom.boundary_normal import Settings, boundary_normal
 
 SMALL = {"samples": 20, "steps": 20, "restarts": 2, "resamples": 100}
@@ -20,7 +20,9 @@ def test_perturbations_of_an_affine_network_are_normal_and_shortest(made, execut
 
 
 def test_a_radius_beyond_the_boundary_is_noticed(made, executor):
-    found = boundary_normal(made.network(made.affine()), made.dataset(20), Settings(**SMALL, radius=1.1), executor)
+    found = boundary_normal(
+        made.network(made.affine()), made.dataset(20), Settings(**SMALL, radius=1.1), executor
+    )
     assert found.numbers["share_unfooled"].value == 0
     assert any("another label in 20 cases" in note for note in found.notes)
 
@@ -30,13 +32,17 @@ class Plateau(nn.Module):
 
     def forward(self, images):
         first = images.flatten(1)[:, :1]
-        return torch.where(first < 0.5, images.flatten(1).sum(dim=1, keepdim=True) - 40, torch.ones_like(first))
+        return torch.where(
+            first < 0.5, images.flatten(1).sum(dim=1, keepdim=True) - 40, torch.ones_like(first)
+        )
 
 
 def test_images_without_a_boundary_are_counted_and_left_out(made, executor, looked_at):
     data = made.dataset(12)
     lost = int((data.test.images[:, 0, 0, 0] >= 0.5).sum())
-    found = boundary_normal(made.network(Plateau().eval()), data, Settings(**{**SMALL, "samples": 12}), executor)
+    found = boundary_normal(
+        made.network(Plateau().eval()), data, Settings(**{**SMALL, "samples": 12}), executor
+    )
     assert 0 < lost < 11
     assert found.numbers["median_cosine"].n <= 12 - lost
     assert any("they are left out" in note and f"of {12} cases" in note for note in found.notes)

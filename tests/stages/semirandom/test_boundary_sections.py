@@ -1,15 +1,17 @@
 import pytest
 import torch
 
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
+from robustness_geometry.checks import InputError
 from stages.semirandom.boundary_sections import Settings, boundary_sections
 
 SMALL = {"samples": 15, "resamples": 100, "grid": 16, "pictures": 2, "steps": 4}
 
 
 def test_affine_boundaries_are_flat(made, executor, looked_at):
-    found = boundary_sections(made.network(made.affine(0, 3)), made.dataset(15, 3), Settings(**SMALL), executor)
+    found = boundary_sections(
+        made.network(made.affine(0, 3)), made.dataset(15, 3), Settings(**SMALL), executor
+    )
     assert found.numbers["kappa_r"].value < 1e-6
     assert found.numbers["kappa_random"].value < 1e-6
     assert found.numbers["kappa_r"].n == 15
@@ -18,7 +20,9 @@ def test_affine_boundaries_are_flat(made, executor, looked_at):
 
 def test_curvatures_of_a_sphere(made, executor, looked_at):
     radius, data = 6.0, made.dataset(15)
-    found = boundary_sections(made.network(made.ball(radius)), data, Settings(**SMALL, h=0.01), executor)
+    found = boundary_sections(
+        made.network(made.ball(radius)), data, Settings(**SMALL, h=0.01), executor
+    )
     distances = (held_out(data, 15).images.flatten(1).norm(dim=1) - radius).abs()
     assert found.numbers["kappa_random"].value == pytest.approx(1 / radius, rel=1e-6)
     assert found.numbers["kappa_top"].value == pytest.approx(1 / radius, rel=1e-6)
@@ -34,7 +38,9 @@ def test_curvatures_of_a_sphere(made, executor, looked_at):
 
 
 def test_a_network_without_a_boundary_has_only_the_drawing(made, executor, looked_at):
-    found = boundary_sections(made.network(made.ball(1e6)), made.dataset(4), Settings(**SMALL), executor)
+    found = boundary_sections(
+        made.network(made.ball(1e6)), made.dataset(4), Settings(**SMALL), executor
+    )
     assert torch.isnan(found.tensors["bend_1"]).all() or found.numbers["kappa_r"].n == 4
     assert "figure_5_6" in looked_at(found)
 

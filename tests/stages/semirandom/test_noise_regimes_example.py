@@ -3,25 +3,33 @@ import math
 import pytest
 import torch
 
-from pipeline.checks import InputError
 from pipeline.evaluation import held_out
+from robustness_geometry.checks import InputError
 from stages.semirandom.noise_regimes_example import Settings, noise_regimes_example
 
 
 def test_regimes_of_an_affine_network(made, executor, looked_at):
     model, data = made.affine(), made.dataset(60)
-    found = noise_regimes_example(made.network(model), data, Settings(samples=60, m=6, resamples=200), executor)
+    found = noise_regimes_example(
+        made.network(model), data, Settings(samples=60, m=6, resamples=200), executor
+    )
     images = held_out(data, 60).images
     with torch.no_grad():
         distance = model(images)[:, 0].abs() / model[1].weight.norm()
-    assert found.numbers["median_worst"].value == pytest.approx(1.02 * float(distance.median()), rel=0.05)
+    assert found.numbers["median_worst"].value == pytest.approx(
+        1.02 * float(distance.median()), rel=0.05
+    )
     # Half of the lines meet the boundary within sqrt(d) / 0.674 of the distance.
-    assert found.numbers["random / (sqrt(d) worst)"].value == pytest.approx(1 / 0.674 / 1.02, rel=0.3)
+    assert found.numbers["random / (sqrt(d) worst)"].value == pytest.approx(
+        1 / 0.674 / 1.02, rel=0.3
+    )
     assert found.numbers["median_semirandom - median_worst"].low > 0
     assert found.numbers["median_random - median_semirandom"].low > 0
     ratio = found.numbers["median_random"].value / found.numbers["median_semirandom"].value
     assert found.numbers["median_random / median_semirandom"].value == pytest.approx(ratio)
-    assert found.numbers["random / worst"].value == pytest.approx(8 * found.numbers["random / (sqrt(d) worst)"].value)
+    assert found.numbers["random / worst"].value == pytest.approx(
+        8 * found.numbers["random / (sqrt(d) worst)"].value
+    )
     assert found.numbers["share_one_label"].value == 1
     assert found.tensors["norm_random"].shape == (1, 60)
     assert looked_at(found) == ["figure_5_4", "norms"]
@@ -29,7 +37,10 @@ def test_regimes_of_an_affine_network(made, executor, looked_at):
 
 def test_noise_that_never_fools_is_infinite(made, executor, looked_at):
     found = noise_regimes_example(
-        made.network(made.ball(1e9)), made.dataset(6), Settings(samples=6, m=4, resamples=50), executor
+        made.network(made.ball(1e9)),
+        made.dataset(6),
+        Settings(samples=6, m=4, resamples=50),
+        executor,
     )
     assert found.numbers["median_random"].value == math.inf
     assert found.tables["regimes"]["failed"].iloc[0] == 6
@@ -39,7 +50,9 @@ def test_noise_that_never_fools_is_infinite(made, executor, looked_at):
 
 def test_as_many_dimensions_as_pixels_are_refused(made, executor):
     with pytest.raises(InputError, match="m=64"):
-        noise_regimes_example(made.network(made.affine()), made.dataset(4), Settings(m=64), executor)
+        noise_regimes_example(
+            made.network(made.affine()), made.dataset(4), Settings(m=64), executor
+        )
 
 
 @pytest.mark.parametrize(("options", "key"), [({"m": 1}, "m=1"), ({"samples": 0}, "samples=0")])

@@ -1,11 +1,17 @@
 import pytest
 
-from pipeline.checks import InputError
-from pipeline.geometry import RandomSubspaces, theorem1_bounds
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import RandomSubspaces, theorem1_bounds
 from stages.semirandom import theorem1_affine as first
 from stages.semirandom import theorem2_corollary1 as second
 
-FIRST = {"dimension": 300, "dimensions": (1, 3, 50, 250), "classifiers": 3, "points": 40, "resamples": 100}
+FIRST = {
+    "dimension": 300,
+    "dimensions": (1, 3, 50, 250),
+    "classifiers": 3,
+    "points": 40,
+    "resamples": 100,
+}
 SECOND = {"dimension": 300, "dimensions": (30,), "trials": 150, "grid": 60, "resamples": 100}
 
 
@@ -17,7 +23,9 @@ def test_affine_classifiers_keep_the_bounds_of_theorem_1(executor, looked_at):
         assert found.numbers[f"deepfool_error_{m}"].value < 1e-9
         assert found.numbers[f"coverage_{m}"].n == 120
     assert found.numbers["scaled_ratio_250"].value == pytest.approx(1, abs=0.02)
-    assert found.numbers["ratio_3"].value == pytest.approx(10 * found.numbers["scaled_ratio_3"].value)
+    assert found.numbers["ratio_3"].value == pytest.approx(
+        10 * found.numbers["scaled_ratio_3"].value
+    )
     assert found.numbers["smallest zeta_1 for m >= 250"].value == pytest.approx(0.80457, rel=1e-4)
     assert found.numbers["largest zeta_2 for m >= 250"].value == pytest.approx(1.27816, rel=1e-4)
     assert found.numbers["|zeta_2 - 1| at a million"].high < 0.02
@@ -31,7 +39,9 @@ def test_a_wrong_projection_breaks_the_bounds(executor, monkeypatch):
     monkeypatch.setattr(RandomSubspaces, "project", lambda self, *given: 0.5 * right(self, *given))
     drawn = first._ratios  # without DeepFool, which would notice itself
     monkeypatch.setattr(first, "_ratios", lambda *given, compared: drawn(*given, compared=False))
-    found = first.theorem1_affine(None, None, first.Settings(**{**FIRST, "dimensions": (250,)}), executor)
+    found = first.theorem1_affine(
+        None, None, first.Settings(**{**FIRST, "dimensions": (250,)}), executor
+    )
     assert found.numbers["coverage_250"].value < theorem1_bounds(300, 250, 0.002, 10).probability
 
 

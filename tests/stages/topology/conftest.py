@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.executor import Executor
-from pipeline.types import Dataset, Network, Split
+from robustness_geometry.types import Dataset, Network, Split
 
 
 class Plane(nn.Module):
@@ -35,21 +35,34 @@ def ring(x: torch.Tensor) -> torch.Tensor:
 
 def balls(x: torch.Tensor) -> torch.Tensor:
     """Two of them, apart."""
-    near = torch.minimum(*((x - torch.tensor(c, dtype=x.dtype)).norm(dim=1) for c in ((0.2, 0.5), (0.8, 0.5))))
+    near = torch.minimum(
+        *((x - torch.tensor(c, dtype=x.dtype)).norm(dim=1) for c in ((0.2, 0.5), (0.8, 0.5)))
+    )
     return 0.18 - near
 
 
 def dataset(count: int) -> Dataset:
     """Random points of the square, as images of two pixels."""
-    images = torch.rand(count, 1, 1, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    images = torch.rand(
+        count, 1, 1, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     labels = torch.arange(count) % 2
-    return Dataset("square", Split(images[:0], labels[:0]), Split(images, labels), ("in", "out"), (0.5,), (0.3,))
+    return Dataset(
+        "square",
+        Split(images[:0], labels[:0]),
+        Split(images, labels),
+        ("in", "out"),
+        (0.5,),
+        (0.3,),
+    )
 
 
 @pytest.fixture(scope="session")
 def plane() -> SimpleNamespace:
     def network(*heights) -> Network:
-        return Network("plane", "square", {seed: Plane(height) for seed, height in enumerate(heights)})
+        return Network(
+            "plane", "square", {seed: Plane(height) for seed, height in enumerate(heights)}
+        )
 
     return SimpleNamespace(network=network, dataset=dataset, half=half, ring=ring, balls=balls)
 

@@ -1,13 +1,15 @@
 import pytest
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.topology.convex_mixing import Settings, convex_mixing
 
 SMALL = {"pairs": 10, "spacing": 1e-2, "resamples": 200, "sizes": (2, 4, 8), "mixtures": 150}
 
 
 def test_half_planes_are_convex(plane, executor, looked_at):
-    found = convex_mixing(plane.network(plane.half, plane.half), plane.dataset(60), Settings(**SMALL), executor)
+    found = convex_mixing(
+        plane.network(plane.half, plane.half), plane.dataset(60), Settings(**SMALL), executor
+    )
     for k in (2, 4, 8):
         assert found.numbers[f"P_in_{k}"].value == 1
         assert found.numbers[f"P_in_{k}"].n == 150

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from pipeline.checks import InputError
-from pipeline.types import predict
-from stages.topology._shared import endpoints, joined_pairs
+from pipeline.studies.paths import endpoints, joined_pairs
+from robustness_geometry.checks import InputError
+from robustness_geometry.types import predict
 from stages.topology.path_connectivity import Settings, path_connectivity
 
 SMALL = {"pairs": 12, "spacing": 1e-2, "resamples": 100}
@@ -11,7 +11,9 @@ SMALL = {"pairs": 12, "spacing": 1e-2, "resamples": 100}
 
 def test_half_planes_are_joined_straight(plane, executor, looked_at):
     settings = Settings(**SMALL)
-    found = path_connectivity(plane.network(plane.half, plane.half), plane.dataset(40), settings, executor)
+    found = path_connectivity(
+        plane.network(plane.half, plane.half), plane.dataset(40), settings, executor
+    )
     for scenario in (1, 2, 3):
         assert found.numbers[f"share_connected_{scenario}"].value == 1
         assert found.numbers[f"all_connected_{scenario}"].low == 1
@@ -27,7 +29,9 @@ def test_half_planes_are_joined_straight(plane, executor, looked_at):
 
 
 def test_a_ring_needs_detours(plane, executor, looked_at):
-    found = path_connectivity(plane.network(plane.ring), plane.dataset(60), Settings(**SMALL), executor)
+    found = path_connectivity(
+        plane.network(plane.ring), plane.dataset(60), Settings(**SMALL), executor
+    )
     assert found.numbers["share_straight_1"].value < found.numbers["share_connected_1"].value
     assert found.numbers["deviation_1"].value > 1.01
     assert found.numbers["anchors_1"].value > 0.2
@@ -36,7 +40,9 @@ def test_a_ring_needs_detours(plane, executor, looked_at):
 
 
 def test_pairs_of_two_balls_fail_and_are_counted(plane, executor, looked_at):
-    found = path_connectivity(plane.network(plane.balls), plane.dataset(60), Settings(**SMALL, depth=10), executor)
+    found = path_connectivity(
+        plane.network(plane.balls), plane.dataset(60), Settings(**SMALL, depth=10), executor
+    )
     assert found.numbers["all_connected_1"].value == 0
     table = found.tables["paths"]
     failed = (1 - found.numbers["share_connected_1"].value) * found.numbers["share_connected_1"].n
@@ -48,7 +54,10 @@ def test_pairs_of_two_balls_fail_and_are_counted(plane, executor, looked_at):
 def test_skipped_samples_are_audited(plane, executor):
     settings = Settings(**SMALL, safety=4.0, audited=5)
     found = path_connectivity(plane.network(plane.half), plane.dataset(40), settings, executor)
-    assert any("on 15 pairs every sample was looked at as well, and 0 of them" in note for note in found.notes)
+    assert any(
+        "on 15 pairs every sample was looked at as well, and 0 of them" in note
+        for note in found.notes
+    )
     assert found.tables["paths"]["mean_samples"].max() < 101
 
 
@@ -66,14 +75,18 @@ def test_endpoints_are_what_the_scenario_says(plane, executor, scenario):
     else:
         lengths = others.flatten(1).norm(dim=1)
         torch.testing.assert_close(lengths, lengths[:1].expand(50))
-    rows = joined_pairs(network.model, data, Settings(pairs=50, spacing=1e-2), scenario, 0, executor)
+    rows = joined_pairs(
+        network.model, data, Settings(pairs=50, spacing=1e-2), scenario, 0, executor
+    )
     assert bool(rows.reached.all())
     assert torch.equal(predict(network.model, rows.ends), labels)
 
 
 def test_an_image_without_a_partner_is_left_out(plane, executor, looked_at):
     network = plane.network(lambda x: x[:, 0] + 1)  # one label for all
-    found = path_connectivity(network, plane.dataset(10), Settings(**{**SMALL, "pairs": 6}), executor)
+    found = path_connectivity(
+        network, plane.dataset(10), Settings(**{**SMALL, "pairs": 6}), executor
+    )
     assert "share_connected_2" not in found.numbers
     assert found.numbers["share_connected_1"].value == 1
     looked_at(found)

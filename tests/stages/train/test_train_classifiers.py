@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from pipeline.executor import Executor
-from pipeline.models import build, fc500_150_10
-from pipeline.training import Recipe, TrainingDiverged, train
-from pipeline.training.loop import error
-from pipeline.types import Dataset, Network, Split
-from stages.train.train_classifiers import Settings, train_classifiers, trained
+from pipeline.studies.training import trained
+from robustness_geometry.models import build, fc500_150_10
+from robustness_geometry.training import Recipe, TrainingDiverged, train
+from robustness_geometry.training.loop import error
+from robustness_geometry.types import Dataset, Network, Split
+from stages.train.train_classifiers import Settings, train_classifiers
 
 RECIPE = Recipe(epochs=3, batch_size=20, learning_rate=0.05)
 FACTORY = partial(fc500_150_10, hidden=(12,))
@@ -69,7 +70,11 @@ def test_divergence_passes_through(data, executor):
 def found(data, executor):
     models = {seed: trained(FACTORY, data, RECIPE, seed, executor) for seed in (0, 1)}
     network = Network(
-        "rows_fc", "rows", {s: m for s, (m, _) in models.items()}, {"epochs": 3}, {s: h for s, (_, h) in models.items()}
+        "rows_fc",
+        "rows",
+        {s: m for s, (m, _) in models.items()},
+        {"epochs": 3},
+        {s: h for s, (_, h) in models.items()},
     )
     return network, train_classifiers(network, data, Settings(resamples=200), executor)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.attacks.universal import universal_perturbation
 from pipeline.executor import Executor
-from pipeline.types import Dataset, Network, Split
+from robustness_geometry.attacks.universal import universal_perturbation
+from robustness_geometry.types import Dataset, Network, Split
 
 SHAPE = (1, 6, 6)
 
@@ -33,7 +33,9 @@ def split(count: int, classes: int, seed: int) -> Split:
 
 def dataset(classes: int, train: int = 60, test: int = 48) -> Dataset:
     names = tuple(str(index) for index in range(classes))
-    return Dataset("made up", split(train, classes, 0), split(test, classes, 1), names, (0.5,), (0.2,))
+    return Dataset(
+        "made up", split(train, classes, 0), split(test, classes, 1), names, (0.5,), (0.2,)
+    )
 
 
 def network(models: dict[int, nn.Module], name: str = "small") -> Network:
@@ -44,9 +46,13 @@ def network(models: dict[int, nn.Module], name: str = "small") -> Network:
 def small() -> SimpleNamespace:
     """Networks and data sets small enough for tests, and Algorithm 4 with few passes."""
     attack = partial(universal_perturbation, norm=2, radius=None, passes=1)
-    return SimpleNamespace(affine=affine, dataset=dataset, network=network, attack=attack, split=split)
+    return SimpleNamespace(
+        affine=affine, dataset=dataset, network=network, attack=attack, split=split
+    )
 
 
 @pytest.fixture(scope="session")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Executor:
-    return Executor(accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work"))
+    return Executor(
+        accelerator="cpu", threads=1, progress=False, work=tmp_path_factory.mktemp("work")
+    )

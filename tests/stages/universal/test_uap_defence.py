@@ -4,16 +4,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.universal.uap_defence import Settings, smallest_multiples, uap_defence
 
 
 @pytest.fixture(scope="module")
 def found(small, executor):
     settings = Settings(
-        attack=small.attack, train_samples=24, orders=2, samples=30, resamples=60,
-        pool=2, judges=1, pool_samples=20, rounds=2, epochs=1, tune_samples=30,
-    )  # fmt: skip
+        attack=small.attack,
+        train_samples=24,
+        orders=2,
+        samples=30,
+        resamples=60,
+        pool=2,
+        judges=1,
+        pool_samples=20,
+        rounds=2,
+        epochs=1,
+        tune_samples=30,
+    )
     network = small.network({0: small.affine(3), 1: small.affine(3, 1)})
     return uap_defence(network, small.dataset(3), settings, executor.scope("uap_defence"))
 
@@ -38,11 +47,15 @@ def test_every_network_is_judged_and_compared(found):
         assert found.numbers[f"err_{name}"].n == 48
         assert found.numbers[f"fool_{name}"].n == 30
     values = {name: estimate.value for name, estimate in found.numbers.items()}
-    assert values["fool_original - fool_ft1"] == pytest.approx(values["fool_original"] - values["fool_ft1"])
+    assert values["fool_original - fool_ft1"] == pytest.approx(
+        values["fool_original"] - values["fool_ft1"]
+    )
     gain = values["fool_ft2"] - values["fool_ft1"] + 0.02
     assert values["fool_ft2 - fool_ft1 + 0.02"] == pytest.approx(gain)
     assert values["fool_ft_k - fool_ft1 + 0.02, smallest"] == pytest.approx(gain)
-    assert values["err_ft1 - err_original"] == pytest.approx(values["err_ft1"] - values["err_original"])
+    assert values["err_ft1 - err_original"] == pytest.approx(
+        values["err_ft1"] - values["err_original"]
+    )
 
 
 def test_the_table_the_figure_and_the_notes(found, looked_at):
@@ -55,7 +68,10 @@ def test_without_training_images_there_is_nothing_to_tune_on(small, executor):
     data = small.dataset(3)
     with pytest.raises(InputError, match="without training images"):
         uap_defence(
-            small.network({0: small.affine(3)}), replace(data, train=data.train.first(0)), Settings(), executor
+            small.network({0: small.affine(3)}),
+            replace(data, train=data.train.first(0)),
+            Settings(),
+            executor,
         )
 
 
@@ -78,6 +94,8 @@ def test_settings_out_of_range_are_refused(options, key):
 
 def test_a_network_that_the_suite_spares_is_named(small, executor):
     network = small.network({0: small.affine(3)}, "spared")
-    found = uap_defence(network, small.dataset(3), Settings(attack=small.attack, networks=("other",)), executor)
+    found = uap_defence(
+        network, small.dataset(3), Settings(attack=small.attack, networks=("other",)), executor
+    )
     assert not found.numbers
     assert found.notes == ["Not measured on spared: this suite takes other."]

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from stages.universal.uap_diversity import Settings, cosines, uap_diversity
+from pipeline.studies.universal import cosines
+from stages.universal.uap_diversity import Settings, uap_diversity
 
 
 def test_cosines_of_known_vectors():
@@ -16,7 +17,9 @@ def test_cosines_of_known_vectors():
 def test_vectors_of_a_binary_affine_classifier_are_parallel(small, executor, looked_at):
     settings = Settings(attack=small.attack, train_samples=24, orders=3, samples=40, resamples=50)
     data = small.dataset(2)
-    found = uap_diversity(small.network({0: small.affine(1)}), data, settings, executor.scope("uap_diversity"))
+    found = uap_diversity(
+        small.network({0: small.affine(1)}), data, settings, executor.scope("uap_diversity")
+    )
     assert found.numbers["largest |cosine|"].value == pytest.approx(1.0)
     assert found.numbers["mean |cosine|"].n == 3
     assert found.numbers["largest |random cosine|"].value < 0.9
@@ -28,7 +31,7 @@ def test_vectors_of_a_binary_affine_classifier_are_parallel(small, executor, loo
 
 
 def test_one_order_has_no_pairs():
-    from pipeline.checks import InputError
+    from robustness_geometry.checks import InputError
 
     with pytest.raises(InputError, match="orders=1"):
         Settings(orders=1)

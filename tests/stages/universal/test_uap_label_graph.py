@@ -16,7 +16,9 @@ from stages.universal.uap_label_graph import (
 
 
 def moves(*pairs, classes=6):
-    return torch.tensor([math.nan if pair is None else pair[0] * classes + pair[1] for pair in pairs]).double()
+    return torch.tensor(
+        [math.nan if pair is None else pair[0] * classes + pair[1] for pair in pairs]
+    ).double()
 
 
 @pytest.fixture

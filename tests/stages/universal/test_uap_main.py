@@ -4,8 +4,8 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.attacks.universal import universal_perturbation
-from pipeline.checks import InputError
+from robustness_geometry.attacks.universal import universal_perturbation
+from robustness_geometry.checks import InputError
 from stages.universal.uap_main import Settings, uap_main
 
 COMMON = {"train_samples": 24, "orders": 2, "samples": 40, "resamples": 100}
@@ -15,15 +15,21 @@ COMMON = {"train_samples": 24, "orders": 2, "samples": 40, "resamples": 100}
 def found(small, executor):
     """A binary affine classifier, balanced, with a radius that is far enough for all."""
     attack = partial(universal_perturbation, norm=2, radius=3.0, passes=1)
-    settings = Settings(attack=attack, factors=(0.5, 1.0), anew=(1.5,), curve_samples=20, shown=3, **COMMON)
+    settings = Settings(
+        attack=attack, factors=(0.5, 1.0), anew=(1.5,), curve_samples=20, shown=3, **COMMON
+    )
     network = small.network({0: small.affine(1), 1: small.affine(1, 1)})
     return uap_main(network, small.dataset(2), settings, executor.scope("uap_main"))
 
 
 def test_a_vector_fools_one_side_of_a_binary_affine_classifier(found, small):
     data = small.dataset(2)
-    signs = torch.cat([small.affine(1, seed)(data.test.images).detach()[:40] > 0 for seed in (0, 1)], dim=1)
-    sides = [min(float(column.double().mean()), 1 - float(column.double().mean())) for column in signs.T]
+    signs = torch.cat(
+        [small.affine(1, seed)(data.test.images).detach()[:40] > 0 for seed in (0, 1)], dim=1
+    )
+    sides = [
+        min(float(column.double().mean()), 1 - float(column.double().mean())) for column in signs.T
+    ]
     assert found.numbers["fool_val_l2"].value <= 1 - sum(sides) / 2 + 0.05
     assert 0.25 <= found.numbers["fool_val_l2"].value <= 0.75
     assert found.numbers["fool_val_l2"].n == 40
@@ -40,7 +46,9 @@ def test_the_numbers_of_both_norms_agree_with_each_other(found):
     both = [found.numbers[f"fool_X_{name}"].value for name in ("l2", "linf")]
     assert found.numbers["fool_X_smallest"].value == pytest.approx(min(both))
     assert found.numbers["xi_l2"].value == 3.0
-    assert found.numbers["image_norm_l2_255"].value == pytest.approx(255 * found.numbers["image_norm_l2"].value)
+    assert found.numbers["image_norm_l2_255"].value == pytest.approx(
+        255 * found.numbers["image_norm_l2"].value
+    )
 
 
 def test_the_small_vector_fools_no_more_than_the_large_one(found):
@@ -62,12 +70,20 @@ def test_tables_curves_and_figures(found, looked_at):
 def test_the_norm_of_the_attack_is_measured_once():
     attack = partial(universal_perturbation, norm="inf", radius=0.1)
     assert Settings(attack=attack).balls == [2.0, math.inf]
-    assert Settings(attack=partial(universal_perturbation, norm=1, radius=2.0)).balls == [2.0, math.inf, 1.0]
+    assert Settings(attack=partial(universal_perturbation, norm=1, radius=2.0)).balls == [
+        2.0,
+        math.inf,
+        1.0,
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"factors": (0.0,)}, "factors"), ({"anew": (-1.0,)}, "anew"), ({"curve_samples": 0}, "curve_samples")],
+    [
+        ({"factors": (0.0,)}, "factors"),
+        ({"anew": (-1.0,)}, "anew"),
+        ({"curve_samples": 0}, "curve_samples"),
+    ],
 )
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=f"{key}="):

@@ -1,13 +1,19 @@
 import pytest
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.universal.uap_set_size import Settings, uap_set_size
 
 
 @pytest.fixture(scope="module")
 def found(small, executor):
     settings = Settings(
-        attack=small.attack, train_samples=40, orders=2, samples=30, sizes=(10, 25, 500), draws=2, resamples=50
+        attack=small.attack,
+        train_samples=40,
+        orders=2,
+        samples=30,
+        sizes=(10, 25, 500),
+        draws=2,
+        resamples=50,
     )
     network = small.network({0: small.affine(4), 1: small.affine(4, 1)})
     return uap_set_size(network, small.dataset(4), settings, executor.scope("uap_set_size"))

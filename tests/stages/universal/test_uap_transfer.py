@@ -1,21 +1,32 @@
 import pytest
 import torch
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.universal.uap_transfer import COMPARISONS, Settings, uap_transfer
 
 
 @pytest.fixture(scope="module")
 def settings(small):
-    return Settings(attack=small.attack, train_samples=24, orders=2, samples=30, random_vectors=2, resamples=60)
+    return Settings(
+        attack=small.attack, train_samples=24, orders=2, samples=30, random_vectors=2, resamples=60
+    )
 
 
 @pytest.fixture(scope="module")
 def found(small, settings, executor):
     """Two networks that are the same, with one training seed in common, and a third."""
-    models = {"a": {0: small.affine(4), 1: small.affine(4, 1)}, "b": {0: small.affine(4)}, "c": {0: small.affine(4, 2)}}
+    models = {
+        "a": {0: small.affine(4), 1: small.affine(4, 1)},
+        "b": {0: small.affine(4)},
+        "c": {0: small.affine(4, 2)},
+    }
     networks = {name: small.network(each, name) for name, each in models.items()}
-    return uap_transfer(networks, dict.fromkeys(networks, small.dataset(4)), settings, executor.scope("uap_transfer"))
+    return uap_transfer(
+        networks,
+        dict.fromkeys(networks, small.dataset(4)),
+        settings,
+        executor.scope("uap_transfer"),
+    )
 
 
 def test_equal_networks_are_fooled_alike(found):
@@ -23,7 +34,9 @@ def test_equal_networks_are_fooled_alike(found):
     assert table.loc["a", "b"] == table.loc["b", "b"] == table.loc["b", "a"]
     assert found.numbers["fool[s][s] - fool[s][t], smallest"].value <= 0
     assert (found.numbers["fool[a][a]"].seeds, found.numbers["fool[a][b]"].seeds) == (2, 1)
-    assert {f"{kind}[{s}][{t}]" for kind in ("fool", "random") for s in "abc" for t in "abc"} <= set(found.numbers)
+    assert {
+        f"{kind}[{s}][{t}]" for kind in ("fool", "random") for s in "abc" for t in "abc"
+    } <= set(found.numbers)
 
 
 def test_comparisons_of_known_matrices():

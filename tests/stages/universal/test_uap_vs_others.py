@@ -1,21 +1,29 @@
 import pytest
 import torch
 
-from pipeline.checks import InputError
+from robustness_geometry.checks import InputError
 from stages.universal.uap_vs_others import Settings, crossing, uap_vs_others
 
 
 @pytest.fixture(scope="module")
 def found(small, executor):
     settings = Settings(
-        attack=small.attack, train_samples=24, orders=2, samples=40, factors=(0.5, 1.0, 4.0), directions=2, resamples=60
+        attack=small.attack,
+        train_samples=24,
+        orders=2,
+        samples=40,
+        factors=(0.5, 1.0, 4.0),
+        directions=2,
+        resamples=60,
     )
     network = small.network({0: small.affine(1), 1: small.affine(1, 1)})
     return uap_vs_others(network, small.dataset(2), settings, executor.scope("uap_vs_others"))
 
 
 def test_the_crossing_lies_between_two_norms():
-    shares = torch.tensor([[0.2, 0.7, 0.9], [0.9, 0.9, 0.9], [0.1, 0.2, 0.3], [0.0, 0.9, 0.1]], dtype=torch.float64)
+    shares = torch.tensor(
+        [[0.2, 0.7, 0.9], [0.9, 0.9, 0.9], [0.1, 0.2, 0.3], [0.0, 0.9, 0.1]], dtype=torch.float64
+    )
     wanted = [1.0 + 1.0 * (0.8 - 0.7) / 0.2, 0.5 * 0.8 / 0.9, 2.0, 0.5 + 0.5 * 0.8 / 0.9]
     assert crossing((0.5, 1.0, 2.0), shares).tolist() == pytest.approx(wanted)
 
@@ -31,8 +39,12 @@ def test_ratios_follow_from_the_shares(found):
     numbers = {name: estimate.value for name, estimate in found.numbers.items()}
     ratio = numbers["fool_uap"] / max(numbers["fool_random"], 0.5 / 40)
     assert numbers["fool_uap / fool_random"] == pytest.approx(ratio)
-    assert numbers["fool_uap / 5 - fool_random"] == pytest.approx(numbers["fool_uap"] / 5 - numbers["fool_random"])
-    assert numbers["random_norm / norm_80"] >= 10 / 4 - 1e-9  # never longer than the longest that was tried
+    assert numbers["fool_uap / 5 - fool_random"] == pytest.approx(
+        numbers["fool_uap"] / 5 - numbers["fool_random"]
+    )
+    assert (
+        numbers["random_norm / norm_80"] >= 10 / 4 - 1e-9
+    )  # never longer than the longest that was tried
 
 
 def test_the_table_and_the_figure(found, looked_at):

@@ -7,22 +7,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from pipeline.attacks.universal import universal_perturbation
-from pipeline.checks import InputError
-from pipeline.evaluation import paired_bootstrap
-from pipeline.norms import norms
-from stages.universal._shared import (
-    Common,
-    Plan,
-    case,
-    of_means,
-    random_vectors,
-    scaled,
-    share_ratio,
-    spearman,
-    stacked,
-    xi_of,
-)
+from pipeline.bootstrap import paired_bootstrap
+from pipeline.statistics import of_means, share_ratio, spearman, stack
+from pipeline.studies.universal import Common, Plan, case, random_vectors, scaled, xi_of
+from robustness_geometry.attacks.universal import universal_perturbation
+from robustness_geometry.checks import InputError
+from robustness_geometry.norms import norms
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +57,11 @@ def test_a_radius_of_ones_own_holds_for_its_norm_alone(small, binary):
 
 def test_options_spelled_out_or_not_give_the_same_vectors_key():
     plain = Common(attack=partial(universal_perturbation, radius=None))
-    spelled = Common(attack=partial(universal_perturbation, norm="inf", radius=None, passes=10, batch_size=1, steps=10))
+    spelled = Common(
+        attack=partial(
+            universal_perturbation, norm="inf", radius=None, passes=10, batch_size=1, steps=10
+        )
+    )
     assert plain.algorithm.keywords == spelled.algorithm.keywords
     assert "norm" not in plain.algorithm.keywords
 
@@ -76,7 +70,9 @@ def test_vectors_are_made_together_and_lie_in_their_balls(binary):
     for norm in (2.0, math.inf):
         made = binary.vector(norm)
         assert float(norms(made.perturbation, norm)) <= binary.xi(norm) * (1 + 1e-6)
-        assert float(binary.fooled(binary.images, made.perturbation).mean()) == pytest.approx(made.fooling_rate)
+        assert float(binary.fooled(binary.images, made.perturbation).mean()) == pytest.approx(
+            made.fooling_rate
+        )
     first, second = binary.vector(2.0, 0).perturbation, binary.vector(2.0, 1).perturbation
     alone = binary.make([Plan(2.0, binary.xi(2.0), 1)])[0].perturbation
     torch.testing.assert_close(second, alone)
@@ -88,11 +84,16 @@ def test_a_mini_batch_variant_runs_one_vector_after_another(small, binary):
     batched = replace(binary, settings=replace(binary.settings, attack=attack))
     plans = [Plan(2.0, binary.xi(2.0), 0), Plan(2.0, binary.xi(2.0), 1, members=torch.arange(20))]
     made = batched.make(plans)
-    assert [float(norms(each.perturbation)) <= binary.xi(2.0) * (1 + 1e-6) for each in made] == [True, True]
+    assert [float(norms(each.perturbation)) <= binary.xi(2.0) * (1 + 1e-6) for each in made] == [
+        True,
+        True,
+    ]
 
 
 def test_labels_that_are_not_finite_fool_nobody(binary):
-    vectors = torch.stack([torch.full(binary.images.shape[1:], value).double() for value in (0.0, math.inf)])
+    vectors = torch.stack(
+        [torch.full(binary.images.shape[1:], value).double() for value in (0.0, math.inf)]
+    )
     labels = binary.labels(binary.unseen, vectors)
     assert labels.shape == (30, 3)
     assert (labels[:, 0] == labels[:, 1]).all()
@@ -131,13 +132,16 @@ def test_scaling_keeps_zero():
 
 
 def test_spearman_is_scipys_with_ties():
-    x, y = [1.0, 2.0, 5.0, 9.0, 10.0], torch.tensor([[0.0, 0.0, 0.3, 0.2, 0.9], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    x, y = (
+        [1.0, 2.0, 5.0, 9.0, 10.0],
+        torch.tensor([[0.0, 0.0, 0.3, 0.2, 0.9], [5.0, 4.0, 3.0, 2.0, 1.0]]),
+    )
     wanted = [spearmanr(x, row).statistic for row in y.tolist()]
     assert spearman(x, *y.T).tolist() == pytest.approx(wanted)
 
 
 def test_functions_of_means_take_each_quantity_over_its_own_images():
-    samples = stacked([{"a": torch.tensor([1.0, 1.0, 0.0, 0.0]), "b": torch.tensor([1.0, 0.0])}])
+    samples = stack([{"a": torch.tensor([1.0, 1.0, 0.0, 0.0]), "b": torch.tensor([1.0, 0.0])}])
     assert samples["b"].isnan().sum() == 2
     statistics = {"gap": of_means(("a", "b"), torch.sub), "ratio": share_ratio("a", "b", 2)}
     found = paired_bootstrap(samples, statistics, resamples=200)
@@ -148,7 +152,9 @@ def test_functions_of_means_take_each_quantity_over_its_own_images():
 
 def test_a_share_of_none_counts_as_half_an_image():
     samples = {"a": torch.ones(10), "b": torch.zeros(10)}
-    assert paired_bootstrap(samples, {"r": share_ratio("a", "b", 10)}, resamples=20)["r"].value == 20.0
+    assert (
+        paired_bootstrap(samples, {"r": share_ratio("a", "b", 10)}, resamples=20)["r"].value == 20.0
+    )
 
 
 @pytest.mark.parametrize(

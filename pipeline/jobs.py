@@ -1,0 +1,94 @@
+"""Pieces of work as the executor keeps them: a function, its tensors, and the files of its chunks."""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from pipeline.storage import Chunk, read
+
+__all__ = ["SHARED", "Job", "taken_up", "written"]
+
+T = TypeVar("T")
+SHARED = "shared"
+"""What products that experiments share are filed under."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """A function, its tensors, and how they are cut.
+
+    Attributes:
+        function: called with one chunk of each tensor.
+        tensors: each (N, ...), all of one length.
+        chunk: images per chunk.
+        where: the experiment's name, or SHARED.
+        stream: the name of the random numbers' stream; None: it draws none.
+    """
+
+    function: Callable[..., T]
+    tensors: tuple[Tensor, ...]
+    chunk: int
+    where: str
+    stream: str | None
+
+    @property
+    def name(self) -> str:
+        """The function's name, with those of the attacks that are bound to it."""
+        bound = [part for part in _bound(self.function) if _is_function(part)]
+        return " of ".join(dict.fromkeys(map(_name, (self.function, *bound))))
+
+    @functools.cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last image of each chunk; no images make one empty chunk, whose shapes are right."""
+        lengths = {len(tensor) for tensor in self.tensors}
+        if len(lengths) != 1:
+            raise ValueError(f"map takes tensors of one length, not of lengths {sorted(lengths)}")
+        count = lengths.pop()
+        starts = range(0, max(count, 1), self.chunk)
+        return [(start, min(start + self.chunk, count)) for start in starts]
+
+
+def taken_up(path: Path) -> Chunk | None:
+    """A finished chunk from disk; None if there is none or it is damaged, which is said."""
+    found = read(path) if path.exists() else None
+    if found is None and path.exists():
+        _log.warning("%s is damaged: computing it again", path)
+    return found
+
+
+def written(path: Path) -> Chunk:
+    """A chunk that has just been written.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    if (found := taken_up(path)) is None:
+        raise RuntimeError(
+            f"{path} is missing or damaged just after it was written: is the disk shared?"
+        )
+    return found
+
+
+def _bound(function: Any) -> list[Any]:
+    parts: list[Any] = []
+    while isinstance(function, functools.partial):
+        parts += [*function.args, *function.keywords.values()]
+        function = function.func
+    return parts
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, functools.partial) or (callable(value) and hasattr(value, "__code__"))
+
+
+def _name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))

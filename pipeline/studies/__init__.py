@@ -1,0 +1,1 @@
+"""The instruments that chapters measure with, one module for each subject."""

@@ -1,0 +1,90 @@
+"""What the experiments of this stage share: settings, semi-random perturbations, exact numbers, statistics."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluation import judged
+from pipeline.executor import Executor
+from pipeline.studies.attacking import deepfool_of
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count
+from robustness_geometry.geometry import Boundary, RandomSubspaces, boundary_points
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Attack, Classifier, Images, Perturbed
+
+__all__ = [
+    "Common",
+    "in_own_subspace",
+    "nearest_points",
+    "once",
+    "or_infinite",
+]
+
+
+@dataclass(frozen=True)
+class Common:
+    """The settings that the experiments on a network share.
+
+    Attributes:
+        boundary_attack: finds the smallest perturbations; if it is a DeepFool, its options are also
+            those of the perturbations inside a subspace, else the default ones.
+        samples: held-out images.
+        resamples: of the bootstrap.
+    """
+
+    boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
+    samples: int = 1000
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        check_count("resamples", self.resamples)
+
+
+def in_own_subspace(
+    attack: Attack,
+    m: int,
+    seed: int,
+    model: Classifier,
+    images: Images,
+    *,
+    generator: Sequence[torch.Generator],
+) -> Perturbed:
+    """DeepFool on each image inside a random m-dimensional subspace of its own (Algorithm 3, Section 5.3).
+
+    Args:
+        attack: the boundary attack.
+        m: dimension of the subspaces.
+        seed: of their common frame.
+        model: the classifier.
+        images: (N, C, H, W).
+        generator: one an image.
+    """
+    channels, height, width = images.shape[1:]
+    subspaces = RandomSubspaces((channels, height, width), m, generator, seed=seed, like=images[:0])
+    return judged(deepfool_of(attack, norm=2.0, clip=None, subspace=subspaces), model, images)
+
+
+def nearest_points(
+    attack: Attack, model: Classifier, images: Images, executor: Executor
+) -> Boundary:
+    """The points of the boundary nearest to the images, refined by projections; computed once for all experiments."""
+    search = partial(boundary_points, model, attack=deepfool_of(attack, norm=2.0, clip=None))
+    return executor.cached(search, images).value
+
+
+def or_infinite(result: Perturbed) -> Tensor:
+    """||r||_2 of each image in float64, infinite where no perturbation was found: it takes its place in a median."""
+    return norms(result.perturbations).double().masked_fill(~result.success, math.inf)
+
+
+def once(
+    function: "partial[dict[str, Tensor]]", executor: Executor, name: str
+) -> dict[str, Tensor]:
+    """What a function returns that rests on no network: computed once for all networks and training seeds."""
+    return executor.shared_task(function, name=name).value

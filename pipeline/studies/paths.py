@@ -1,0 +1,245 @@
+"""What the experiments of this stage share: pairs of points of one region, and the paths that join them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluation import held_out
+from pipeline.executor import Executor
+from pipeline.studies.attacking import deepfool_of
+from robustness_geometry.attacks import deepfool
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.geometry import find_paths
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import seeded
+from robustness_geometry.types import Attack, Classifier, Dataset, Images, Labels, predict
+
+__all__ = [
+    "SCENARIOS",
+    "Common",
+    "Joined",
+    "endpoints",
+    "joined_pairs",
+    "own_labels",
+    "search",
+]
+
+SCENARIOS = {
+    1: "two images",
+    2: "an image and an adversarial image",
+    3: "an image and a perturbed random image",
+}
+"""The kinds of pairs of Section 7.3."""
+
+CHUNK = 50
+"""Pairs that are searched together."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """The settings that the experiments share.
+
+    Attributes:
+        boundary_attack: moves points into a region; called with ``targets``, so it has to be a
+            DeepFool, or the default one is taken.
+        overshoot: of the attack where it moves the midpoint of a segment. Algorithm 5 asks for the
+            smallest way into the region; but along a boundary that bends away from the region, a
+            segment between two points on it is outside by a quarter of what the segment before was,
+            so that anything below 1/4 never gets inside.
+        pairs: pairs of each scenario.
+        spacing: of the samples at which a path is checked, as a share of the pair's distance.
+        depth: largest number of halvings of a segment.
+        safety: None looks at every sample; a number leaves those out between which the label cannot
+            change unless its lead changes that many times as fast as anywhere seen on the segment.
+        resamples: of the bootstrap.
+    """
+
+    boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
+    overshoot: float = 1.0
+    pairs: int = 1000
+    spacing: float = 1e-4
+    depth: int = 12
+    safety: float | None = None
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        check_count("pairs", self.pairs)
+        check_positive("overshoot", self.overshoot)
+        check_count("resamples", self.resamples)
+        check_count("depth", self.depth, minimum=10)
+        if not 0 < self.spacing <= 1:
+            refuse("spacing", self.spacing, "a share in (0, 1]")
+        if self.safety is not None:
+            check_positive("safety", self.safety)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Pairs of points and what became of the search for a path between them, one row a pair.
+
+    Attributes:
+        starts: (N, C, H, W).
+        ends: (N, C, H, W), NaN where no point of the region was found.
+        reached: (N,) whether both points lie in the region.
+        found: (N,) whether a path was found.
+        straight: (N,) whether the straight segment stays in the region.
+        deviation: (N,) D(p), NaN without a path.
+        anchors: (N,) anchor points between start and end.
+        depth: (N,) halvings of the shortest segment.
+        samples: (N,) points at which the label was looked at.
+        stuck: (N,) whether the search ended because no point of the region was found near a
+            midpoint.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    reached: Tensor
+    found: Tensor
+    straight: Tensor
+    deviation: Tensor
+    anchors: Tensor
+    depth: Tensor
+    samples: Tensor
+    stuck: Tensor
+
+
+def joined_pairs(
+    model: Classifier, data: Dataset, settings: Common, scenario: int, seed: int, executor: Executor
+) -> Joined:
+    """The pairs of one scenario and their paths, computed once for all experiments that ask alike."""
+    starts, others, labels = endpoints(model, data, scenario, settings.pairs, seed, executor)
+    join = search(settings, model, targeted=scenario != 1)
+    return executor.cached(join, starts, others, labels, chunk=CHUNK).value
+
+
+def search(
+    settings: Common, model: Classifier, *, targeted: bool, full: bool = False
+) -> "partial[Joined]":
+    """:func:`connect` with the options of ``settings``; ``full`` looks at every sample, whatever ``safety`` says."""
+    return partial(
+        connect,
+        model,
+        attack=deepfool_of(settings.boundary_attack, norm=2.0),
+        inward=deepfool_of(settings.boundary_attack, norm=2.0, overshoot=settings.overshoot),
+        targeted=targeted,
+        spacing=settings.spacing,
+        depth=settings.depth,
+        safety=None if full else settings.safety,
+    )
+
+
+def connect(
+    model: Classifier,
+    starts: Images,
+    others: Images,
+    labels: Labels,
+    *,
+    attack: Attack,
+    inward: Attack,
+    targeted: bool,
+    spacing: float,
+    depth: int,
+    safety: float | None,
+) -> Joined:
+    """Join each start with another point, which is first moved into its region where ``targeted``.
+
+    Args:
+        model: the classifier.
+        starts: (N, C, H, W).
+        others: (N, C, H, W).
+        labels: (N,) the labels of the starts; -1 for a start that has no partner.
+        attack: moves the others into the region.
+        inward: moves midpoints into it.
+        targeted: whether the others lie elsewhere.
+        spacing: as :func:`robustness_geometry.geometry.find_paths` has it; so are ``depth`` and
+            ``safety``.
+        depth: largest number of halvings.
+        safety: see there.
+    """
+    ends = others.clone()
+    reached = labels >= 0
+    if targeted and bool(reached.any()):
+        moved = attack(model, others[reached], targets=labels[reached])  # type: ignore[call-arg]
+        ends[reached] = others[reached] + moved.perturbations
+    reached = reached & torch.isfinite(ends).flatten(1).all(dim=1)
+    reached[reached.clone()] = predict(model, ends[reached]) == labels[reached]
+    rows = reached.nonzero()[:, 0]
+    options = {
+        "labels": labels[rows],
+        "attack": inward,
+        "spacing": spacing,
+        "depth": depth,
+        "safety": safety,
+    }
+    paths = find_paths(model, starts[rows], ends[rows], **options)  # type: ignore[arg-type]
+    nan, zero = starts.new_full((len(starts),), torch.nan), torch.zeros_like(labels)
+
+    def filled(like: Tensor, values: Sequence[float]) -> Tensor:
+        out = like.clone()
+        out[rows] = torch.tensor(list(values), dtype=like.dtype, device=like.device)
+        return out
+
+    return Joined(
+        starts=starts,
+        ends=ends.masked_fill(~reached.view(-1, 1, 1, 1), torch.nan),
+        reached=reached,
+        found=filled(zero, [path.found for path in paths]).bool(),
+        straight=filled(zero, [path.straight for path in paths]).bool(),
+        deviation=filled(
+            nan.double(), [path.deviation if path.found else float("nan") for path in paths]
+        ),
+        anchors=filled(zero, [len(path.anchors) - 2 for path in paths]),
+        depth=filled(zero, [path.depth for path in paths]),
+        samples=filled(zero, [path.samples for path in paths]),
+        stuck=filled(zero, [path.failure == "projection" for path in paths]).bool(),
+    )
+
+
+def own_labels(model: Classifier, data: Dataset, executor: Executor) -> tuple[Images, Labels]:
+    """All held-out images in the order of :func:`pipeline.evaluation.held_out`, and the labels that the model gives."""
+    images = held_out(data, len(data.test)).images
+    return images, executor.cached(partial(predict, model), images).value
+
+
+def endpoints(
+    model: Classifier, data: Dataset, scenario: int, count: int, seed: int, executor: Executor
+) -> tuple[Images, Images, Labels]:
+    """The first points of pairs, the others before they are moved into the region, and the labels of the first.
+
+    The first points are held-out images in a fixed order, again and again where there are fewer
+    than pairs. In scenario 1 the other is another image of the same predicted label, in scenario 2
+    one of a different label, in scenario 3 a uniformly random point of the sphere whose radius is
+    the median norm of the images.
+
+    Args:
+        model: the classifier.
+        data: the data set.
+        scenario: 1, 2 or 3.
+        count: pairs.
+        seed: the training seed, so that each network gets pairs of its own.
+        executor: keeps the labels of all held-out images.
+
+    Returns:
+        Starts and others (N, C, H, W), and labels (N,), -1 for an image that has no partner.
+    """
+    images, found = own_labels(model, data, executor)
+    generator = seeded("pairs", scenario, seed)
+    first = torch.arange(count) % len(images)
+    labels = found[first].clone()
+    if scenario == 3:
+        drawn = torch.randn(count, *images.shape[1:], generator=generator, dtype=images.dtype)
+        size = norms(images).median()
+        return images[first], size * drawn / norms(drawn).view(-1, 1, 1, 1), labels
+    partners = first.clone()
+    for row, index in enumerate(first.tolist()):
+        same = found == found[index]
+        same[index] = scenario != 1
+        allowed = (same if scenario == 1 else ~same).nonzero()[:, 0]
+        if len(allowed):
+            partners[row] = allowed[int(torch.randint(len(allowed), (1,), generator=generator))]
+        else:
+            labels[row] = -1
+    return images[first], images[partners], labels

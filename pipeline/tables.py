@@ -1,0 +1,74 @@
+"""Columns and names that tables and figures share."""
+
+import math
+
+from torch import Tensor
+
+from pipeline.statistics import Estimate
+from robustness_geometry.attacks.protocol import attack_name
+from robustness_geometry.types import Attack, Dataset
+
+__all__ = [
+    "class_name",
+    "columns",
+    "interval",
+    "norm_name",
+    "norm_sign",
+    "shown",
+    "sign_shares",
+    "titled",
+]
+
+
+def norm_name(norm: float) -> str:
+    """How numbers and files call an l_p norm: l2, linf."""
+    return "linf" if math.isinf(norm) else f"l{norm:g}"
+
+
+def norm_sign(norm: float) -> str:
+    """How figures write an l_p norm."""
+    return r"$\ell_\infty$" if math.isinf(norm) else rf"$\ell_{norm:g}$"
+
+
+def class_name(data: Dataset, label: Tensor | int) -> str:
+    """The name of a label, in quotes."""
+    index = int(label)
+    return f"“{data.classes[index] if 0 <= index < len(data.classes) else index}”"
+
+
+def columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """The columns of a table that go with a number: the number and its interval."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def titled(attack: Attack) -> str:
+    """The attack's name with its options, such as ``deepfool (norm=2.0, overshoot=0.02)``."""
+    options = ", ".join(
+        f"{name}={value}" for name, value in getattr(attack, "keywords", {}).items()
+    )
+    return f"{attack_name(attack)} ({options})" if options else attack_name(attack)
+
+
+def shown(estimate: Estimate) -> str:
+    """A number with its interval, for notes."""
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def sign_shares(curvatures: Tensor) -> dict[str, float]:
+    """The mean of curvatures and the shares that are positive and negative, as columns of a table."""
+    return {
+        "mean_curvature": float(curvatures.nanmean()),
+        "share_positive": float((curvatures > 0).double().mean()),
+        "share_negative": float((curvatures < 0).double().mean()),
+        "points": len(curvatures),
+    }
+
+
+def interval(estimate: Estimate) -> dict[str, float | int]:
+    """The columns of a table that go with a number: its interval, images and seeds."""
+    return {
+        "low": estimate.low,
+        "high": estimate.high,
+        "images": estimate.n,
+        "seeds": estimate.seeds,
+    }

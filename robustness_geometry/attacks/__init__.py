@@ -1,0 +1,30 @@
+"""Attacks: pure functions from a classifier and images to perturbations, one public function a file."""
+
+from robustness_geometry.attacks.autoattack import autoattack
+from robustness_geometry.attacks.ddn import ddn
+from robustness_geometry.attacks.deepfool import deepfool
+from robustness_geometry.attacks.fgsm import SmallestEps, fgsm, fgsm_smallest_eps
+from robustness_geometry.attacks.lbfgs import lbfgs
+from robustness_geometry.attacks.pgd import pgd
+from robustness_geometry.attacks.random_noise import random_noise
+from robustness_geometry.attacks.spsa import spsa
+from robustness_geometry.attacks.universal import Universal, fooled, universal_perturbation
+from robustness_geometry.attacks.universal_files import load_universal, save_universal
+
+__all__ = [
+    "SmallestEps",
+    "Universal",
+    "autoattack",
+    "ddn",
+    "deepfool",
+    "fgsm",
+    "fgsm_smallest_eps",
+    "fooled",
+    "lbfgs",
+    "load_universal",
+    "pgd",
+    "random_noise",
+    "save_universal",
+    "spsa",
+    "universal_perturbation",
+]

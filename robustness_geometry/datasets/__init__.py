@@ -1,0 +1,11 @@
+"""Data sets, each one function that returns a :class:`robustness_geometry.types.Dataset` in memory, pixels in [0, 1]."""
+
+from robustness_geometry.datasets.cifar10 import cifar10
+from robustness_geometry.datasets.fashion_mnist import fashion_mnist
+from robustness_geometry.datasets.image_folder import image_folder
+from robustness_geometry.datasets.imagenet import imagenet
+from robustness_geometry.datasets.mnist import mnist
+from robustness_geometry.datasets.mnist5k import mnist5k
+from robustness_geometry.datasets.svhn import svhn
+
+__all__ = ["cifar10", "fashion_mnist", "image_folder", "imagenet", "mnist", "mnist5k", "svhn"]

@@ -1,0 +1,265 @@
+"""Points of the decision boundary near images, as close to them as can be found (Sections 6.2 and 7.4)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from robustness_geometry.attacks.deepfool import deepfool
+from robustness_geometry.attacks.gradients import difference_gradients, linearise
+from robustness_geometry.attacks.protocol import Number, check_input, clean_labels, per_image
+from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.geometry.crossings import crossings
+from robustness_geometry.geometry.normals import passes_at_once
+from robustness_geometry.geometry.surface import allowed_distance
+from robustness_geometry.norms import norms
+from robustness_geometry.types import (
+    Attack,
+    Classifier,
+    Images,
+    Labels,
+    Mask,
+    PerImage,
+    class_logits,
+)
+
+__all__ = ["Boundary", "boundary_points"]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A point of the decision boundary for each image; NaN (and the label as target) for images that have none.
+
+    Attributes:
+        points: z = x + r, (N, C, H, W).
+        perturbations: r, (N, C, H, W), in pixel units.
+        labels: (N,) the classes of the images, those of this side.
+        targets: (N,) the classes of the other side.
+        normals: n = grad F / ||grad F|| for F = f_target - f_label at z, (N, C, H, W).
+        gradient_norms: ||grad F(z)||, (N,), in logits a pixel unit.
+        angles: (N,) between r and n, in radians; 0 where z is a closest point of a smooth boundary.
+        distances: (N,) |F(z)| / ||grad F(z)||, how far z is from the boundary, in pixel units.
+        success: (N,) whether a point was found.
+    """
+
+    points: Images
+    perturbations: Images
+    labels: Labels
+    targets: Labels
+    normals: Images
+    gradient_norms: PerImage
+    angles: PerImage
+    distances: PerImage
+    success: Mask
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, chosen: Tensor) -> "Boundary":
+        """The rows of a mask (N,) or of indices (k,)."""
+        return Boundary(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+    def found(self) -> "Boundary":
+        """Only the images that have a point, as the curvatures want them; ``success.nonzero()`` says which they are."""
+        return self.select(self.success)
+
+
+def boundary_points(
+    model: Classifier,
+    images: Images,
+    *,
+    attack: Attack | None = None,
+    labels: Labels | None = None,
+    targets: Labels | None = None,
+    bisections: int = 60,
+    refinements: int = 20,
+    angle: Number = 0.01,
+    tolerance: Number | None = None,
+) -> Boundary:
+    """Find z = x + r on the boundary of the region of each image, with r as short and as near the normal as possible.
+
+    An attack leads out of the region. The line back to the image is then searched for the crossing,
+    by halving and by secants, until F = f_target - f_label is as small as rounding allows. Where r
+    is not along the normal n, z is projected: the point of its tangent plane nearest to x lies
+    along n, so that the line from x along n is searched next, or, if that does not cross nearer,
+    one halfway to it. The distance ||r|| therefore never grows.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: x, (N, C, H, W).
+        attack: leads out of the region; None: :func:`robustness_geometry.attacks.deepfool`. It is
+            called with ``labels`` and ``targets`` if they are given.
+        labels: (N,) the classes of the images; None: the classifier's own. An image that has
+            another one fails.
+        targets: (N,) the classes on the other side; the boundary is then that of this pair,
+            whatever the others do. None: whichever class follows where the label ends.
+        bisections: evaluations in the search of one line, at most.
+        refinements: projections, at most.
+        angle: between r and the normal, in radians, below which an image is not projected any
+            further.
+        tolerance: how far, |F| / ||grad F|| in pixel units, a point may be off; None: 1e-3 of the
+            default h.
+
+    Returns:
+        Boundary.
+
+    Raises:
+        InputError: an option, a label or an image that cannot be used, targets that equal the
+            label, or logits that do not depend on the input at any image.
+    """
+    check_count("bisections", bisections)
+    check_count("refinements", refinements, minimum=0)
+    parallel, allowed = (
+        check_positive("angle", angle, zero=True),
+        allowed_distance(images, tolerance),
+    )
+    check_input(model, images, labels=labels, targets=targets)
+    images = images.detach()
+    if not len(images):
+        return _nothing(images)
+    own = clean_labels(model, images, labels, targets)
+    if targets is not None and bool((own == targets).any()):
+        refuse("targets", "the label itself", "a class other than the label")
+    given = {
+        name: value
+        for name, value in (("labels", labels), ("targets", targets))
+        if value is not None
+    }
+    outward = (attack or deepfool)(model, images, **given).perturbations
+    parts = []
+    for rows in torch.arange(len(images), device=images.device).split(
+        passes_at_once(images, None, model)
+    ):
+        search = _Search(
+            model, images[rows], own[rows], None if targets is None else targets[rows], bisections
+        )
+        parts.append(search.run(outward[rows], refinements, parallel, allowed))
+    found = Boundary(
+        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Boundary)}
+    )
+    if not bool(found.success.any()):
+        _check_dependence(model, images)
+    return found
+
+
+def _nothing(images: Images) -> Boundary:
+    """The result for an empty batch, for which no model is called."""
+    classes, values = torch.zeros(0, dtype=torch.int64, device=images.device), images.new_zeros(0)
+    return Boundary(
+        images, images, classes, classes, images, values, values, values, classes.bool()
+    )
+
+
+def _check_dependence(model: Classifier, images: Images) -> None:
+    """Hold that some logit depends on the input at some image."""
+    for part in images.split(passes_at_once(images, None, model)):
+        logits, pull = linearise(model, part)
+        classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+        if any(bool(pull(row.expand_as(logits)).any()) for row in classes):
+            return
+    refuse("model", "logits that do not depend on the input", "a classifier that has a boundary")
+
+
+class _Search:
+    """The boundary points of a few images, as far as they are known; NaN where there is none yet."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        images: Images,
+        labels: Labels,
+        targets: Labels | None,
+        bisections: int,
+    ) -> None:
+        self.model, self.images, self.labels, self.given = model, images, labels, targets
+        self.bisections = bisections
+        self.targets = labels.clone()
+        self.perturbations, self.normals = (
+            torch.full_like(images, torch.nan),
+            torch.full_like(images, torch.nan),
+        )
+        self.sizes, self.angles, self.distances = images.new_full((3, len(images)), torch.nan)
+        self.weights = images.new_ones(len(images))
+        self.start, _ = self._gaps(images, torch.arange(len(images), device=images.device))
+
+    def run(self, outward: Images, refinements: int, angle: float, allowed: float) -> Boundary:
+        """Search the lines to ``outward``, then project."""
+        inside = (self.start < 0).nonzero()[:, 0]
+        self._look(self._shorten(inside, outward[inside]))
+        for _ in range(refinements):
+            rows = (self.angles > angle).nonzero()[:, 0]
+            if not len(rows):
+                break
+            self._look(self._project(rows))
+        return self._result(self.distances <= allowed)
+
+    def _gaps(self, points: Images, rows: Tensor) -> tuple[PerImage, PerImage]:
+        """F of the foremost class of the other side, and what rounding may do to it."""
+        with torch.no_grad():
+            logits = class_logits(self.model(points))
+        gaps = logits.gather(1, self._foremost(logits, rows)) - logits.gather(
+            1, self.labels[rows, None]
+        )
+        return gaps[:, 0], 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)
+
+    def _foremost(self, logits: Tensor, rows: Tensor) -> Tensor:
+        if self.given is not None:
+            return self.given[rows, None]
+        return logits.scatter(1, self.labels[rows, None], -torch.inf).argmax(dim=1, keepdim=True)
+
+    def _shorten(self, rows: Tensor, outward: Images) -> Tensor:
+        """Take as r the part of ``outward`` (k, C, H, W) up to a crossing; returns the rows that have one."""
+        ends, _ = self._gaps(self.images[rows] + outward, rows)
+        crossing = (ends >= 0) & torch.isfinite(outward).flatten(1).all(dim=1)
+        rows, outward, ends = rows[crossing], outward[crossing], ends[crossing]
+
+        def along(places: PerImage, few: Tensor) -> tuple[PerImage, PerImage]:
+            return self._gaps(
+                self.images[rows[few]] + per_image(places, outward) * outward[few], rows[few]
+            )
+
+        shares = crossings(along, self.start[rows], ends, self.bisections)
+        self.perturbations[rows] = per_image(shares, outward) * outward
+        return rows
+
+    def _project(self, rows: Tensor) -> Tensor:
+        """Search the lines along the normals, as far as r is long; where nothing is crossed, turn less next time."""
+        r = self.perturbations[rows]
+        length = per_image(norms(r), r)
+        direction = torch.lerp(r / length, self.normals[rows], per_image(self.weights[rows], r))
+        self.weights[rows] /= 2
+        moved = self._shorten(rows, length * direction / per_image(norms(direction), r))
+        self.weights[moved] = (4 * self.weights[moved]).clamp_max(1.0)
+        return moved
+
+    def _look(self, rows: Tensor) -> None:
+        """Take the class on the other side, the normal, the angle and the distance at the points of ``rows``."""
+        points = self.images[rows] + self.perturbations[rows]
+        if not len(rows):
+            return
+        logits, pull = linearise(self.model, points)
+        ahead, own = self._foremost(logits, rows), self.labels[rows, None]
+        gradients = difference_gradients(pull, logits.shape[1], ahead, own)[:, 0]
+        sizes = norms(gradients)
+        unit = gradients / per_image(sizes, gradients)
+        along = (unit * self.perturbations[rows]).flatten(1).sum(dim=1)
+        across = norms(self.perturbations[rows] - per_image(along, unit) * unit)
+        self.targets[rows], self.normals[rows], self.sizes[rows] = ahead[:, 0], unit, sizes
+        self.angles[rows] = torch.atan2(across, along)
+        self.distances[rows] = (logits.gather(1, ahead) - logits.gather(1, own))[:, 0].abs() / sizes
+
+    def _result(self, success: Mask) -> Boundary:
+        def kept(values: Tensor) -> Tensor:
+            return values.masked_fill(~success.view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
+        return Boundary(
+            points=kept(self.images + self.perturbations),
+            perturbations=kept(self.perturbations),
+            labels=self.labels,
+            targets=torch.where(success, self.targets, self.labels),
+            normals=kept(self.normals),
+            gradient_norms=kept(self.sizes),
+            angles=kept(self.angles),
+            distances=kept(self.distances),
+            success=success,
+        )

@@ -1,0 +1,202 @@
+"""F = f_target - f_label near a decision boundary, its gradients, and the boundary's normals and tangent spaces."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from robustness_geometry.attacks.gradients import linearise
+from robustness_geometry.attacks.protocol import as_logits, check_input
+from robustness_geometry.checks import check_choice, check_count, refuse
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
+
+__all__ = ["OUTPUTS", "Directions", "Margin", "normals", "passes_at_once", "tangent_projection"]
+
+OUTPUTS = ("logits", "softmax")
+
+Directions: TypeAlias = Float[Tensor, "batch count channels height width"]
+"""Several vectors of the image space for each image."""
+
+CACHED, HELD = 1 << 17, 1 << 23
+"""Pixels of a batch of gradients: on a CPU, what keeps most activations in the cache; on a GPU, what fits."""
+
+ACTIVATIONS = 6 << 20
+"""Activations of a batch on a CPU: above it, those of a LeNet and of a NIN leave the cache."""
+
+FEWEST, MOST = 8, 512
+"""Gradients in one pass, where memory and cache allow more or less."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """F = f_target - f_label, one pair of classes an image; positive beyond the boundary, negative before it.
+
+    Attributes:
+        model: a classifier in evaluation mode.
+        labels: (N,) the classes on the images' own side.
+        targets: (N,) the classes on the other side.
+        output: ``logits``, or ``softmax`` for f the probabilities.
+    """
+
+    model: Classifier
+    labels: Labels
+    targets: Labels
+    output: str = "logits"
+
+    @classmethod
+    def checked(
+        cls,
+        model: Classifier,
+        points: Images,
+        labels: Labels,
+        targets: Labels,
+        output: str = "logits",
+    ) -> "Margin":
+        """The margin of these classes, held to be usable at ``points``.
+
+        Raises:
+            InputError: points, classes, an output or a model that cannot be used, or a target that
+                equals its label.
+        """
+        check_choice("output", output, OUTPUTS)
+        check_input(model, points, labels=labels, targets=targets)
+        same = (labels == targets).nonzero()[:, 0].tolist()
+        if same:
+            refuse(
+                "targets", f"the label itself at index {same[0]}", "a class other than the label"
+            )
+        if len(points):
+            with torch.no_grad():
+                classes = as_logits(model(points[:1])).shape[1]
+            for key, value in (("labels", labels), ("targets", targets)):
+                if int(value.min()) < 0 or int(value.max()) >= classes:
+                    refuse(
+                        key, value.unique().tolist()[:5], f"whole numbers from 0 to {classes - 1}"
+                    )
+        return cls(model, labels, targets, output)
+
+    def gradients(self, points: Images, rows: Tensor) -> tuple[PerImage, Images]:
+        """F (k,) and its gradients (k, C, H, W) at points that belong to the images of indices ``rows`` (k,)."""
+        logits, pull = linearise(self.model, points)
+        return self._of(logits, rows), pull(self._weights(logits, rows))
+
+    def with_graph(self, points: Images, rows: Tensor) -> PerImage:
+        """F (k,) as a function of ``points`` that autograd can differentiate more than once."""
+        return self._of(class_logits(self.model(points)), rows)
+
+    def _of(self, logits: Tensor, rows: Tensor) -> Tensor:
+        values = logits.softmax(dim=1) if self.output == "softmax" else logits
+        ahead, behind = self.targets[rows, None], self.labels[rows, None]
+        return (values.gather(1, ahead) - values.gather(1, behind))[:, 0]
+
+    def _weights(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The derivatives of F with respect to the logits, (k, classes)."""
+        ahead = one_hot(self.targets[rows], logits.shape[1]).to(logits)
+        behind = one_hot(self.labels[rows], logits.shape[1]).to(logits)
+        if self.output == "logits":
+            return ahead - behind
+        shares = logits.softmax(dim=1)
+        weighted = shares * (ahead - behind)
+        return weighted - shares * weighted.sum(dim=1, keepdim=True)
+
+
+def normals(
+    model: Classifier, points: Images, labels: Labels, targets: Labels, *, output: str = "logits"
+) -> Images:
+    """The unit normals n = grad F / ||grad F|| of the boundaries F = f_target - f_label = 0 (Section 7.4).
+
+    They point out of the region of ``labels``. The thesis leaves the normalisation out of P = I - n
+    n^T.
+
+    Args:
+        model: a classifier in evaluation mode.
+        points: (N, C, H, W), near the boundary or not.
+        labels: (N,) the classes on this side.
+        targets: (N,) the classes on the other side.
+        output: ``logits``, or ``softmax`` for f the probabilities.
+
+    Returns:
+        (N, C, H, W), of length one.
+
+    Raises:
+        InputError: input that cannot be used, or logits that do not depend on the input at a point.
+    """
+    margin = Margin.checked(model, points, labels, targets, output)
+    return normals_of(margin, points.detach())[0]
+
+
+def normals_of(
+    margin: Margin, points: Images, *, at_once: int | None = None
+) -> tuple[Images, PerImage, PerImage]:
+    """The normals n of checked input, ||grad F|| (N,), and F / ||grad F|| (N,), the distances to the tangent planes."""
+    rows = torch.arange(len(points), device=points.device)
+    size = passes_at_once(points, at_once, margin.model)
+    parts = (
+        [margin.gradients(points[part], part) for part in rows.split(size)] if len(points) else []
+    )
+    values = torch.cat([value for value, _ in parts]) if parts else points.new_zeros(0)
+    gradients = (
+        torch.cat([gradient for _, gradient in parts]) if parts else torch.zeros_like(points)
+    )
+    sizes = norms(gradients)
+    flat = (~(torch.isfinite(sizes) & (sizes > 0))).nonzero()[:, 0].tolist()
+    if flat:
+        refuse(
+            "model",
+            f"logits that do not depend on the input at {len(flat)} of {len(points)} points, index "
+            f"{flat[0]} first",
+            "a finite, non-zero gradient of f_target - f_label",
+        )
+    return gradients / sizes[:, None, None, None], sizes, values / sizes
+
+
+def tangent_projection(vectors: Directions, unit_normals: Images) -> Directions:
+    """P v = v - n (n^T v): the part of each vector that is tangent to the boundary.
+
+    Args:
+        vectors: (N, K, C, H, W).
+        unit_normals: n, (N, C, H, W), of length one.
+    """
+    flat, normal = vectors.flatten(2), unit_normals.flatten(1)[:, :, None]
+    return (flat - (flat @ normal) * normal.mT).view_as(vectors)
+
+
+def passes_at_once(
+    points: Images, wanted: int | None = None, model: Classifier | None = None
+) -> int:
+    """How many gradients to take in one pass: ``wanted``, or as many as suit the device, at least 8.
+
+    Args:
+        points: (N, C, H, W).
+        wanted: 2 or more; None: found here.
+        model: a classifier; on a CPU the activations that its backward pass needs are then kept in
+            the cache, where otherwise only the images' size is known.
+    """
+    if wanted is not None:
+        return check_count("at_once", wanted, minimum=2)
+    if not len(points):
+        return FEWEST
+    if points.device.type != "cpu":
+        return max(FEWEST, HELD // points[0].numel())
+    if model is None:
+        return max(FEWEST, CACHED // points[0].numel())
+    return min(MOST, max(FEWEST, ACTIVATIONS // _activations(model, points[:1])))
+
+
+def _activations(model: Classifier, point: Images) -> int:
+    """The number of values that a gradient at one point (1, C, H, W) keeps, its parameters aside; at least 1."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        linearise(model, point)
+    for parameter in (*model.parameters(), *model.buffers()):
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return max(1, sum(kept.values()))

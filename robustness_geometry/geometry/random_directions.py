@@ -1,0 +1,58 @@
+"""Random directions of the image space, of a subspace, or of a tangent space (Sections 5.3, 6.4.1 and 7.4)."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from robustness_geometry.checks import refuse
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import Generators, normal
+from robustness_geometry.types import Images
+
+__all__ = ["random_directions"]
+
+
+def random_directions(
+    like: Images,
+    generator: Generators = None,
+    *,
+    basis: Float[Tensor, "m d"] | None = None,
+    normals: Images | None = None,
+) -> Images:
+    """Unit vectors, uniform on the sphere of the image space, of a subspace, or of the space tangent to normals.
+
+    Args:
+        like: (N, C, H, W), for shape, type and device.
+        generator: one for the batch or one an image; None starts from seed 0.
+        basis: orthonormal rows of the subspace; None: the whole space.
+        normals: (N, C, H, W) of any length but 0; each direction is then orthogonal to its normal.
+
+    Returns:
+        (N, C, H, W) of unit l_2 norm.
+
+    Raises:
+        InputError: basis and normals together, a basis of another dimension, or a normal of length
+            0.
+    """
+    if basis is not None and normals is not None:
+        refuse("normals", "given with a basis", "a basis or normals, not both")
+    d = like[0].numel() if len(like) else 0
+    if basis is not None and len(like) and basis.shape[1] != d:
+        refuse("basis.shape", tuple(basis.shape), f"(m, {d})")
+    if basis is not None:
+        drawn = normal(like.new_empty(len(like), len(basis)), generator)
+        return _unit((drawn @ basis.to(like)).view_as(like))
+    drawn = normal(like, generator)
+    if normals is None:
+        return _unit(drawn)
+    sizes = norms(normals)
+    if not bool((sizes > 0).all()):
+        refuse("normals", "a normal of length 0", "normals with a direction")
+    unit = _unit(normals)
+    for _ in range(2):  # once more, against what rounding leaves of the normal
+        along = (drawn * unit).flatten(1).sum(dim=1).view(-1, 1, 1, 1)
+        drawn = drawn - along * unit
+    return _unit(drawn)
+
+
+def _unit(vectors: Images) -> Images:
+    return vectors / norms(vectors).view(-1, 1, 1, 1)

@@ -1,0 +1,289 @@
+"""The mean curvature of every class's boundary by second differences of the outputs (Section 7.5, Equation 7.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from robustness_geometry.attacks.gradients import Pull, linearise
+from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
+from robustness_geometry.checks import check_choice, check_count, check_positive
+from robustness_geometry.geometry.forward import rows_at_once
+from robustness_geometry.geometry.normals import OUTPUTS, Directions
+from robustness_geometry.norms import norms
+from robustness_geometry.randomness import Generators, normal
+from robustness_geometry.types import (
+    Classifier,
+    Images,
+    Labels,
+    Logits,
+    Mask,
+    PerImage,
+    class_logits,
+)
+
+__all__ = ["ClassCurvatures", "class_curvatures"]
+
+BATCH = 128
+"""Images that are looked at together."""
+
+BLOCK = 10
+"""Gradients of an image that are held at once, however many classes there are."""
+
+ROUNDING = 32
+"""Differences of so many roundings of what they are made of, or fewer, say nothing."""
+
+PerClass: TypeAlias = Float[Tensor, "batch classes"]
+
+
+@dataclass(frozen=True)
+class ClassCurvatures:
+    """What Algorithm 6 measures for every competing class, before anything is divided by a gradient's norm.
+
+    Attributes:
+        curvatures: (N, L) the mean over the directions of v' P H_i P v, float64; NaN for classes
+            that took no part.
+        slopes: (N, L) ||grad F_i||_2, float64; NaN for classes that took no part.
+        labels: (N,) the labels k of F_i = f_i - f_k.
+        resolved: (N,) whether any difference stands out of rounding; where none does, the
+            curvatures' signs mean nothing.
+    """
+
+    curvatures: PerClass
+    slopes: PerClass
+    labels: Labels
+    resolved: Mask
+
+
+def class_curvatures(
+    model: Classifier,
+    images: Images,
+    *,
+    h: Sequence[Number],
+    outputs: Sequence[str] = OUTPUTS,
+    directions: int = 10,
+    candidates: int | None = None,
+    labels: Labels | None = None,
+    rivals: Int[Tensor, "batch chosen"] | None = None,
+    generator: Generators = None,
+) -> tuple[ClassCurvatures, ...]:
+    """Estimate E v' P H_i P v for F_i = f_i - f_k and v uniform on the unit sphere, for several steps and outputs.
+
+    P = I - n n' with n = grad F_i / ||grad F_i||, and H_i is the Hessian of F_i at the scale h, all
+    at the image. Divided by ||grad F_i||, it is the mean of the boundary's principal curvatures
+    (Equation 7.4, up to (d - 1) / d), positive where the region of k is locally inside a ball.
+
+    The outputs at x + hv and x - hv give v' H_i v for all classes at once, those at x + hn and x -
+    hn give n' H_i n: 2 T + 2 (L - 1) forward passes and L - 1 gradients for an output and a step.
+    Together they make v' P H P v = v' H v
+    - (n'v)^2 n' H n, which is exact where n is an eigenvector of H, and right in the mean over v anywhere.
+
+    Args:
+        model: a classifier in evaluation mode; logits f of shape (N, 1) count as (0, f).
+        images: (N, C, H, W) of any finite values.
+        h: the steps of the differences, l_2, in pixel units.
+        outputs: what f is: some of ``softmax`` and ``logits``. Probabilities are taken in float64.
+        directions: T >= 1.
+        candidates: only that many classes take part, those of the largest logits, the label
+            included; None: all.
+        labels: (N,) the labels k; None: the classifier's own.
+        rivals: (N, K) the classes i that take part, in place of the ``candidates``.
+        generator: one for the batch or one an image; None starts from seed 0.
+
+    Returns:
+        One entry for each pair of ``itertools.product(outputs, h)``.
+
+    Raises:
+        InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+    """
+    steps = tuple(check_positive("h", step) for step in h)
+    kinds = tuple(check_choice("output", output, OUTPUTS) for output in outputs)
+    check_count("directions", directions)
+    if candidates is not None:
+        check_count("candidates", candidates, minimum=2)
+    check_input(model, images, labels=labels)
+    measured = []
+    for rows in torch.arange(len(images), device=images.device).split(BATCH):
+        own = None if labels is None else labels[rows]
+        chosen = None if rivals is None else rivals[rows]
+        draws = (
+            [generator[row] for row in rows.tolist()]
+            if isinstance(generator, Sequence)
+            else generator
+        )
+        part = images[rows].detach()
+        batch = _batch(model, part, _unit_vectors(part, directions, draws), own, chosen, candidates)
+        measured.append(_measured(batch, kinds, steps))
+    return tuple(_joined([found[pair] for found in measured]) for pair in product(kinds, steps))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images with everything that their measurement starts from.
+
+    Attributes:
+        model: the classifier.
+        points: (n, C, H, W).
+        base: (n, L) their logits, float64.
+        pull: gradients of weighted logits at the points.
+        labels: (n,) k.
+        rivals: (n, K) the classes that take part.
+        vectors: (n, T, C, H, W) unit directions.
+        eps: of the coarser of the points' and the logits' types.
+    """
+
+    model: Classifier
+    points: Images
+    base: Logits
+    pull: Pull
+    labels: Labels
+    rivals: Tensor
+    vectors: Directions
+    eps: float
+
+    @property
+    def rounding(self) -> PerImage:
+        """What rounding may do to a difference of the image's logits."""
+        return ROUNDING * self.eps * self.base.abs().amax(dim=1)
+
+    def around(self, vectors: Directions, h: float) -> Tensor:
+        """The logits (2, n, M, L), in float64, at x + hv and x - hv for every vector v (n, M, ...)."""
+        n, _, *shape = vectors.shape
+        size = max(1, rows_at_once(self.points.device) // (2 * max(n, 1)))
+        parts = []
+        for some in vectors.split(size, dim=1):
+            moved = torch.stack([self.points[:, None] + h * some, self.points[:, None] - h * some])
+            with torch.no_grad():
+                logits = class_logits(self.model(moved.view(-1, *shape)))
+            parts.append(logits.double().view(2, n, some.shape[1], logits.shape[1]))
+        return torch.cat(parts, dim=2)
+
+    def bends(self, logits: Tensor, h: float, output: str) -> Tensor:
+        """The second differences (n, M, L) of all F_i from logits (2, n, M, L) on both sides."""
+        plus, minus = _values(logits, self.labels, output)
+        middle = _values(self.base[:, None], self.labels, output)
+        bends = ((plus - middle) + (minus - middle)) / (h * h)
+        return bends - bends.gather(2, self.labels[:, None, None].expand(*bends.shape[:2], 1))
+
+    def normals(self, output: str, rivals: Tensor) -> tuple[Directions, Tensor, Tensor]:
+        """The unit normals (n, B, ...) of F_i for ``rivals`` (n, B), ||grad F_i||, and the weights' sums (n, B)."""
+        units, slopes, sums = [], [], []
+        for rival in rivals.T:
+            weights = _weights(self.base, self.labels, rival, output)
+            gradient, slope = _pulled(self.pull, weights)
+            units.append(gradient)
+            slopes.append(slope)
+            sums.append(weights.abs().sum(dim=1))
+        return torch.stack(units, dim=1), torch.stack(slopes, dim=1), torch.stack(sums, dim=1)
+
+
+def _batch(
+    model: Classifier,
+    images: Images,
+    vectors: Directions,
+    labels: Labels | None,
+    rivals: Tensor | None,
+    candidates: int | None,
+) -> _Batch:
+    logits, pull = linearise(model, images)
+    as_logits(logits, labels)
+    own = logits.argmax(dim=1) if labels is None else labels
+    if rivals is None:
+        count = min(candidates or logits.shape[1], logits.shape[1]) - 1
+        rivals = logits.scatter(1, own[:, None], -torch.inf).topk(count).indices
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in (images, logits))
+    return _Batch(model, images, logits.double(), pull, own, rivals, vectors, eps)
+
+
+def _unit_vectors(images: Images, count: int, generator: Generators) -> Directions:
+    """Uniform on the unit sphere, (n, count, C, H, W)."""
+    drawn = normal(images.new_empty(len(images), count, *images.shape[1:]), generator)
+    return drawn / norms(drawn.flatten(0, 1)).view(*drawn.shape[:2], 1, 1, 1)
+
+
+def _measured(
+    batch: _Batch, outputs: Sequence[str], h: Sequence[float]
+) -> dict[tuple[str, float], ClassCurvatures]:
+    """Output and step -> class curvatures; the passes along the directions serve all classes and outputs."""
+    around = {step: batch.around(batch.vectors, step) for step in h}
+    found: dict[tuple[str, float], ClassCurvatures] = {}
+    for output in outputs:
+        across = {step: batch.bends(around[step], step, output) for step in h}
+        parts: dict[float, list[tuple[Tensor, Tensor, Tensor]]] = {step: [] for step in h}
+        for rivals in batch.rivals.split(BLOCK, dim=1):
+            units, slopes, sums = batch.normals(output, rivals)
+            shares = (
+                torch.einsum("nbd,ntd->nbt", units.flatten(2), batch.vectors.flatten(2))
+                .double()
+                .square()
+            )
+            for step in h:
+                along = batch.bends(batch.around(units, step), step, output).gather(
+                    2, rivals[..., None]
+                )
+                bends = across[step].gather(2, rivals[:, None].expand(-1, shares.shape[2], -1)).mT
+                floor = batch.rounding[:, None] * sums / step**2
+                resolved = (bends.abs().amax(dim=2) > floor).any(dim=1)
+                parts[step].append(((bends - shares * along).mean(dim=2), slopes, resolved))
+        found |= {(output, step): _gathered(batch, parts[step]) for step in h}
+    return found
+
+
+def _values(logits: Tensor, labels: Labels, output: str) -> Tensor:
+    """The outputs (..., n, M, L) whose differences with the entry of the label are F_i, up to a constant.
+
+    A softmax gets minus the sum of the others at the label: so probabilities near 1 lose nothing to
+    rounding.
+    """
+    if output == "logits":
+        return logits
+    own = labels[:, None, None].expand(*logits.shape[:-1], 1)
+    others = logits.softmax(dim=-1).scatter(-1, own, 0.0)
+    return others.scatter(-1, own, -others.sum(dim=-1, keepdim=True))
+
+
+def _weights(logits: Logits, labels: Labels, rivals: Labels, output: str) -> Logits:
+    """The derivatives (n, L) of F_i = f_i - f_k with respect to the logits, for one class i an image."""
+    classes = logits.shape[1]
+    chosen, own = one_hot(rivals, classes), one_hot(labels, classes)
+    if output == "logits":
+        return (chosen - own).to(logits)
+    p = logits.softmax(dim=1)
+    rest = p.scatter(1, labels[:, None], 0.0).sum(dim=1, keepdim=True)  # 1 - p_k, accurate near 1
+    first, last = p.gather(1, rivals[:, None]), p.gather(1, labels[:, None])
+    weights = (last - first) * p + first * chosen
+    return torch.where(own.bool(), -last * (rest + first), weights)
+
+
+def _pulled(pull: Pull, weights: Logits) -> tuple[Images, PerImage]:
+    """The direction (n, C, H, W) of the gradient that ``weights`` give, of unit length or zero, and its norm, float64.
+
+    The weights are scaled to 1 on the way: those of a confident softmax would vanish in float32.
+    """
+    scale = weights.abs().amax(dim=1)
+    gradient = pull(torch.where(scale > 0, 1 / scale, 0.0)[:, None] * weights)
+    size = norms(gradient)
+    unit = torch.where(per_image(size, gradient) > 0, gradient / per_image(size, gradient), 0.0)
+    return unit, scale * size.double()
+
+
+def _gathered(batch: _Batch, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> ClassCurvatures:
+    """The blocks of rivals put where their classes stand."""
+    empty = torch.full_like(batch.base, torch.nan)
+    curvatures, slopes = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))
+    resolved = torch.stack([part[2] for part in parts]).any(dim=0)
+    placed = [empty.scatter(1, batch.rivals, values) for values in (curvatures, slopes)]
+    return ClassCurvatures(placed[0], placed[1], batch.labels, resolved)
+
+
+def _joined(parts: Sequence[ClassCurvatures]) -> ClassCurvatures:
+    columns = {
+        f.name: torch.cat([getattr(part, f.name) for part in parts])
+        for f in fields(ClassCurvatures)
+    }
+    return ClassCurvatures(**columns)

@@ -1,0 +1,316 @@
+"""Plane sections of the decision regions, and the curves in which boundaries cut them (Sections 5.6, 5.7, 7.3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from robustness_geometry.attacks.protocol import check_input, per_image
+from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry.crossings import crossings
+from robustness_geometry.geometry.forward import leads, rows_at_once
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
+
+__all__ = [
+    "Section",
+    "Stitched",
+    "boundary_heights",
+    "planar_curvature",
+    "plane_sections",
+    "stitched_section",
+]
+
+BRACKET = 8
+"""Doublings of the height at which a boundary is looked for, up to the largest."""
+
+SEARCH = 40
+"""Evaluations of the search between two heights, at most; some eight are usual."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Labels and leads on a grid of a plane through each of N points.
+
+    Attributes:
+        labels: (N, Y, X) the predicted labels, -1 where the logits are not finite.
+        leads: (N, Y, X) f_label - max_k f_k for the label of the point: positive inside its region.
+    """
+
+    labels: Int[Tensor, "batch y x"]
+    leads: Float[Tensor, "batch y x"]
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """Sections along the segments of a path, side by side.
+
+    Attributes:
+        labels: (Y, X) the predicted labels.
+        leads: (Y, X) as in :class:`Section`.
+        x: (X,) length along the path, in pixel units.
+        y: (Y,) height above it.
+        breaks: (n + 2,) the length at each anchor.
+    """
+
+    labels: Int[Tensor, "y x"]
+    leads: Float[Tensor, "y x"]
+    x: Float[Tensor, " x"]
+    y: Float[Tensor, " y"]
+    breaks: Float[Tensor, " anchors"]
+
+
+def plane_sections(
+    model: Classifier,
+    origins: Images,
+    across: Images,
+    upward: Images,
+    x: Float[Tensor, " x"],
+    y: Float[Tensor, " y"],
+    *,
+    labels: Labels | None = None,
+) -> Section:
+    """The decision regions in the planes origin + x across + y upward.
+
+    Args:
+        model: a classifier in evaluation mode.
+        origins: (N, C, H, W).
+        across: (N, C, H, W), the planes' first axes, of any length.
+        upward: (N, C, H, W), their second axes.
+        x: (X,) coordinates along the first axis, in its units.
+        y: (Y,) coordinates along the second axis.
+        labels: (N,) the labels whose lead is wanted; None: those predicted at the origins.
+
+    Returns:
+        Section.
+    """
+    check_input(model, origins, labels=labels)
+    own = _predicted(model, origins) if labels is None else labels
+    rows, columns = y.to(origins), x.to(origins)
+    size = len(rows) * len(columns)
+
+    def points(part: Tensor) -> tuple[Tensor, Tensor]:
+        image, place = part // size, part % size
+        row, column = (
+            per_image(rows[place // len(columns)], origins),
+            per_image(columns[place % len(columns)], origins),
+        )
+        return origins[image] + column * across[image] + row * upward[image], own[image]
+
+    lead, label = _look(model, points, size * len(origins), origins)
+    shape = (len(origins), len(rows), len(columns))
+    return Section(label.view(shape), lead.view(shape))
+
+
+def stitched_section(
+    model: Classifier,
+    anchors: Float[Tensor, "points channels height width"],
+    upward: Float[Tensor, "channels height width"],
+    y: Float[Tensor, " y"],
+    *,
+    columns: int = 300,
+) -> Stitched:
+    """The sections spanned by each segment of a path and one more direction, side by side (Figure 7.2, right).
+
+    The second direction is made orthogonal to each segment, and of unit length.
+
+    Args:
+        model: a classifier in evaluation mode.
+        anchors: (n + 2, C, H, W), n >= 0.
+        upward: (C, H, W), such as the smallest perturbation of the first anchor.
+        y: (Y,) heights, in pixel units.
+        columns: of all sections together, shared out by the segments' lengths; each gets at least
+            two.
+
+    Returns:
+        Stitched; leads are those of the first anchor's label.
+
+    Raises:
+        InputError: fewer than two anchors, a segment of length zero or parallel to ``upward``.
+    """
+    check_count("len(anchors)", len(anchors), minimum=2)
+    steps = anchors[1:] - anchors[:-1]
+    lengths = norms(steps)
+    if not bool((lengths > 0).all()):
+        refuse("anchors", "two equal neighbours", "segments longer than zero")
+    axes = steps / per_image(lengths, steps)
+    flat = upward.flatten().expand(len(axes), -1)
+    across = axes.flatten(1)
+    vertical = flat - (flat * across).sum(dim=1, keepdim=True) * across
+    if not bool((norms(vertical) > 1e-6 * norms(flat)).all()):
+        refuse(
+            "upward",
+            "a direction parallel to a segment",
+            "one that spans a plane with each segment",
+        )
+    vertical = (vertical / vertical.norm(dim=1, keepdim=True)).view_as(axes)
+    own = _predicted(model, anchors[:1])
+    breaks = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    labels, found, x = [], [], []
+    for index, length in enumerate(lengths):
+        count = max(2, round(columns * float(length / breaks[-1])))
+        along = (
+            (torch.arange(count, dtype=lengths.dtype, device=lengths.device) + 0.5) / count * length
+        )
+        row = slice(index, index + 1)
+        section = plane_sections(
+            model, anchors[row], axes[row], vertical[row], along, y, labels=own
+        )
+        labels.append(section.labels[0])
+        found.append(section.leads[0])
+        x.append(breaks[index] + along)
+    return Stitched(
+        torch.cat(labels, dim=1), torch.cat(found, dim=1), torch.cat(x), y.to(lengths), breaks
+    )
+
+
+def boundary_heights(
+    model: Classifier,
+    origins: Images,
+    normals: Images,
+    tangents: Images,
+    offsets: Float[Tensor, "batch offsets"],
+    *,
+    labels: Labels,
+    targets: Labels,
+    reach: PerImage,
+) -> Float[Tensor, "batch offsets"]:
+    """The curve in which the boundary of two classes cuts a normal section, as heights over the tangent.
+
+    For each offset s, the height t of smallest size, up to doubling, at which F = f_target -
+    f_label vanishes on origin + s tangent + t normal. Heights are doubled until F changes its sign;
+    then the crossing is searched for. Boundaries with other classes, and so the junctions where
+    they meet, play no part.
+
+    Args:
+        model: a classifier in evaluation mode.
+        origins: z, (N, C, H, W), on the boundary.
+        normals: (N, C, H, W), unit vectors that point out of the region of the labels.
+        tangents: (N, C, H, W), unit vectors orthogonal to the normals.
+        offsets: (N, K) s, in pixel units.
+        labels: (N,) the classes before the boundary.
+        targets: (N,) the classes behind it.
+        reach: (N,) the largest height looked at.
+
+    Returns:
+        (N, K) in pixel units, NaN where F does not change its sign within the reach.
+    """
+    check_input(model, origins, labels=labels, targets=targets)
+    images = torch.arange(len(origins), device=origins.device).repeat_interleave(offsets.shape[1])
+    steps, farthest = offsets.flatten().to(origins), reach.to(origins)[images]
+
+    def gaps(heights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        def points(part: Tensor) -> tuple[Tensor, Tensor]:
+            image = images[rows[part]]
+            across = per_image(steps[rows[part]], origins) * tangents[image]
+            return origins[image] + across + per_image(heights[part], origins) * normals[
+                image
+            ], labels[image]
+
+        return _gaps(model, points, labels[images[rows]], targets[images[rows]])
+
+    level, _ = gaps(torch.zeros_like(steps), torch.arange(len(steps), device=steps.device))
+    towards = torch.where(level < 0, 1.0, -1.0).to(steps)
+    low, high, below, above = _bracket(gaps, level, towards, farthest)
+    rows = high.isfinite().nonzero()[:, 0]
+
+    def along(places: Tensor, few: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = rows[few]
+        values, rounding = gaps(
+            towards[chosen] * torch.lerp(low[chosen], high[chosen], places), chosen
+        )
+        return towards[chosen] * values, rounding
+
+    places = crossings(along, -below[rows], above[rows], SEARCH)
+    heights = torch.where(level == 0, 0.0, torch.nan).to(steps)
+    heights[rows] = towards[rows] * torch.lerp(low[rows], high[rows], places)
+    return heights.view(offsets.shape)
+
+
+def _bracket(
+    gaps: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    level: Tensor,
+    towards: Tensor,
+    farthest: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The last height before a change of sign, the first behind it (NaN where there is none), and |F| at both."""
+    low, high = torch.zeros_like(level), torch.full_like(level, torch.nan)
+    below, above = level.abs(), torch.zeros_like(level)
+    waiting = (level != 0).nonzero()[:, 0]
+    for doubling in range(BRACKET + 1):
+        if not len(waiting):
+            break
+        tried = farthest[waiting] * 2.0 ** (doubling - BRACKET)
+        found = towards[waiting] * gaps(towards[waiting] * tried, waiting)[0]
+        crossed = found >= 0
+        high[waiting[crossed]], above[waiting[crossed]] = tried[crossed], found[crossed]
+        low[waiting[~crossed]], below[waiting[~crossed]] = tried[~crossed], found[~crossed].abs()
+        waiting = waiting[~crossed]
+    return low, high, below, above
+
+
+def planar_curvature(
+    heights: Float[Tensor, "batch offsets"], offsets: Float[Tensor, "batch offsets"]
+) -> PerImage:
+    """The curvature at s = 0 of curves given as heights h(s), from the least-squares parabola a + b s + c s^2.
+
+    kappa = -2 c / (1 + b^2)^(3/2), positive where the curve bends back from the side of positive
+    heights: where the region below it lies, locally, inside a disc.
+
+    Args:
+        heights: (N, K), NaN where unknown.
+        offsets: (N, K).
+
+    Returns:
+        (N,) in 1 / the unit of the offsets; NaN for curves with fewer than three known points.
+    """
+    known = heights.isfinite()
+    scale = (
+        torch.where(known, offsets.abs(), 0.0).amax(dim=1, keepdim=True).clamp_min(1e-30).double()
+    )
+    s = (offsets / scale).double()
+    design = torch.stack([torch.ones_like(s), s, s.square()], dim=2) * known[..., None]
+    values = torch.where(known, heights, 0.0).double() / scale
+    enough = known.sum(dim=1) >= 3
+    design[~enough] = torch.eye(3, dtype=torch.float64, device=s.device)[
+        torch.arange(s.shape[1]) % 3
+    ]
+    _, slope, bend = torch.linalg.lstsq(design, values[..., None]).solution[..., 0].unbind(dim=1)
+    curvature = -2 * bend / (1 + slope.square()) ** 1.5 / scale[:, 0]
+    return torch.where(enough, curvature, torch.nan).to(heights.dtype)
+
+
+def _predicted(model: Classifier, points: Tensor) -> Tensor:
+    zeros = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    return _look(model, lambda part: (points[part], zeros[part]), len(points), points)[1]
+
+
+def _look(
+    model: Classifier, points: Callable[[Tensor], tuple[Tensor, Tensor]], count: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Leads and labels at points that are made a few at a time."""
+    parts = torch.arange(count, device=like.device).split(rows_at_once(like.device))
+    found = [leads(model, *points(part)) for part in parts]
+    return torch.cat([lead for lead, _ in found]), torch.cat([label for _, label in found])
+
+
+def _gaps(
+    model: Classifier,
+    points: Callable[[Tensor], tuple[Tensor, Tensor]],
+    labels: Tensor,
+    targets: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """F = f_target - f_label at points that are made a few at a time, and what rounding may do to it."""
+    found = []
+    for part in torch.arange(len(labels), device=labels.device).split(rows_at_once(labels.device)):
+        with torch.no_grad():
+            logits = class_logits(model(points(part)[0]))
+        values = (logits.gather(1, targets[part, None]) - logits.gather(1, labels[part, None]))[
+            :, 0
+        ]
+        found.append((values, 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)))
+    return torch.cat([values for values, _ in found]), torch.cat(
+        [rounding for _, rounding in found]
+    )

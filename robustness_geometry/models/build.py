@@ -1,0 +1,105 @@
+"""A network for a data set: initialised from a seed and tried on one image."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from robustness_geometry.checks import InputError, check_count, check_logits, check_model, refuse
+from robustness_geometry.types import Dataset
+
+__all__ = ["Factory", "build", "describe"]
+
+Factory = Callable[..., nn.Module]
+"""Called with channels, size, classes, mean and std; see :func:`build`."""
+
+
+def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
+    """Call ``factory`` for the data set's channels, size, classes, mean and standard deviation.
+
+    The initialisation is drawn from ``seed``; the global random state is left as it was.
+
+    Args:
+        factory: a function of :mod:`robustness_geometry.models`, or a partial of one that sets its
+            own options.
+        dataset: what the network is for.
+        seed: of the initialisation.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: the network cannot take these images, or has another number of classes.
+    """
+    check_count("seed", seed, minimum=0)
+    channels, height, width = dataset.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = factory(
+            channels=channels,
+            size=(height, width),
+            classes=len(dataset.classes),
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+        check_model(model)
+        _try(model, dataset)
+    return model
+
+
+def describe(factory: Factory, dataset: Dataset) -> dict[str, str]:
+    """The metadata by which :func:`robustness_geometry.models.restore` builds the network again: factory and arguments.
+
+    Args:
+        factory: a function of :mod:`robustness_geometry.models`, or a partial of one with plain
+            values.
+        dataset: what the network is for.
+    """
+    options: dict[str, object] = {}
+    while isinstance(factory, partial):
+        options = {**factory.keywords, **options}
+        factory = factory.func
+    channels, *size = dataset.shape
+    arguments = {
+        "channels": channels,
+        "size": size,
+        "classes": len(dataset.classes),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        **options,
+    }
+    name = str(getattr(factory, "__name__", type(factory).__name__))
+    return {
+        "factory": name,
+        "arguments": json.dumps(arguments, sort_keys=True),
+        "dataset": dataset.name,
+    }
+
+
+def _try(model: nn.Module, dataset: Dataset) -> None:
+    """Pass a black image: the network must give finite logits, one a class (or one for two)."""
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *dataset.shape))
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        shape = "x".join(map(str, dataset.shape))
+        refuse(
+            "dataset.name",
+            dataset.name,
+            f"images that the network takes; it fails on {shape}: {why}",
+        )
+    if not isinstance(logits, torch.Tensor):
+        refuse("model.output", type(logits).__name__, "a tensor of logits")
+    check_logits(logits, 1)
+    given, classes = logits.shape[1], len(dataset.classes)
+    if given != classes and not (given == 1 and classes <= 2):
+        refuse(
+            "dataset.name",
+            dataset.name,
+            f"a data set of {given} classes, as the network has; not {classes}",
+        )

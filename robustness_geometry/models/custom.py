@@ -1,0 +1,89 @@
+"""A network of one's own: any importable module class or function."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from robustness_geometry.checks import InputError, refuse
+from robustness_geometry.models.checkpoint import load_weights
+from robustness_geometry.models.normalisation import Normalised
+
+__all__ = ["custom"]
+
+
+def custom(
+    *,
+    channels: int,
+    size: tuple[int, int],
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    target: str,
+    checkpoint: str | None,
+    args: Mapping[str, Any] | None = None,
+    normalise: str | Sequence[Sequence[float]] = "none",
+) -> nn.Module:
+    """The network that ``target(**args)`` makes, with weights from ``checkpoint``.
+
+    It is given images in [0, 1]. A network that was trained on normalised images either normalises
+    by itself or has ``normalise`` put a layer before it.
+
+    Args:
+        channels: of the images; the network must take them.
+        size: height and width of the images; likewise.
+        classes: number of classes; the network must have as many logits (or one for two classes).
+        mean: per-channel mean of the data set, for ``normalise=dataset``.
+        std: per-channel standard deviation of the data set, likewise.
+        target: where to import from, such as ``mypackage.nets.MyNet``: a module class or a
+            function.
+        checkpoint: weights, see :func:`robustness_geometry.models.load_weights`; None keeps those
+            that ``target`` makes, to be trained.
+        args: keyword arguments of ``target``.
+        normalise: ``none``, ``dataset``, or two lists: mean and standard deviation of every
+            channel.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        InputError: a target that cannot be imported or makes no network, or a checkpoint that does
+            not fit.
+    """
+    network = _make(target, dict(args or {}))
+    if checkpoint is not None:
+        load_weights(network, checkpoint)
+    if normalise == "none":
+        return network.eval()
+    if normalise == "dataset":
+        return Normalised(network, mean, std)
+    if (
+        isinstance(normalise, str)
+        or len(normalise) != 2
+        or any(len(row) != channels for row in normalise)
+    ):
+        refuse(
+            "model.normalise", str(normalise), f"none, dataset, or two lists of {channels} numbers"
+        )
+    return Normalised(network, *normalise)
+
+
+def _make(target: str, args: dict[str, Any]) -> nn.Module:
+    module, _, attribute = target.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        refuse("model.target", target, f"package.module.Name of an importable network ({error})")
+    if not callable(factory):
+        refuse("model.target", target, "a module class or a function that makes a network")
+    try:
+        network = factory(**args)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        refuse("model.args", args, f"the arguments of {target} ({error})")
+    if not isinstance(network, nn.Module):
+        made = type(network).__name__
+        refuse("model.target", target, f"something that makes a torch.nn.Module, not {made}")
+    return network

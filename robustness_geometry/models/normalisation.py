@@ -1,0 +1,71 @@
+"""The layer that takes pixels in [0, 1] to what a network was trained on."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustness_geometry.checks import refuse
+from robustness_geometry.types import Images, Logits
+
+__all__ = ["Normalise", "Normalised"]
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std, with mean and standard deviation as buffers that weight files carry.
+
+    Args:
+        mean: one value a channel, in pixel units.
+        std: one value a channel, finite and above zero.
+
+    Raises:
+        InputError: unequal lengths, or a standard deviation that cannot divide.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(math.isfinite(value) for value in mean):
+            refuse(
+                "dataset.mean",
+                tuple(mean),
+                f"one finite value a channel, {len(std)} as dataset.std has",
+            )
+        if not all(math.isfinite(value) and value > 0 for value in std):
+            refuse(
+                "dataset.std", tuple(std), "finite values above 0 (are all images of one colour?)"
+            )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def replace(self, mean: Tensor, std: Tensor) -> None:
+        """Take other values, (1, C, 1, 1) or, for an average image, (1, C, H, W)."""
+        self.mean, self.std = mean.to(self.mean), std.to(self.std)
+
+    def forward(self, images: Images) -> Images:
+        """Normalise images (N, C, H, W)."""
+        return (images - self.mean) / self.std
+
+
+class Normalised(nn.Module):
+    """A network behind its :class:`Normalise` layer, in evaluation mode: the form of this package's models.
+
+    Args:
+        network: maps normalised images to logits.
+        mean: per-channel mean, in pixel units.
+        std: per-channel standard deviation, in pixel units.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalise = Normalise(mean, std)
+        self.network = network
+        self.eval()
+
+    def forward(self, images: Images) -> Logits:
+        """Logits (N, classes) of images (N, C, H, W) in [0, 1]."""
+        logits: Logits = self.network(self.normalise(images))
+        return logits

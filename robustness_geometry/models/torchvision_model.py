@@ -1,0 +1,106 @@
+"""Any classifier of torchvision, with or without its published weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from robustness_geometry.checks import check_choice, refuse
+from robustness_geometry.models.normalisation import Normalised
+
+__all__ = ["torchvision_model"]
+
+
+def torchvision_model(
+    *,
+    channels: int,
+    size: tuple[int, int],
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str,
+    weights: str | None = "DEFAULT",
+) -> Normalised:
+    """A network of ``torchvision.models``, behind a normalisation layer.
+
+    With published weights the normalisation is that of the weights, and channels and classes must
+    be theirs.
+    Without, the network is built for the data set: its last layer for the classes, its first
+    convolution for the channels, and the data set's normalisation.
+
+    Args:
+        channels: of the images.
+        size: height and width of the images.
+        classes: number of logits.
+        mean: per-channel mean, in pixel units; used without published weights.
+        std: per-channel standard deviation; likewise.
+        name: as in ``torchvision.models.list_models()``, such as ``resnet50``.
+        weights: ``DEFAULT``, a name such as ``IMAGENET1K_V1``, or None for fresh weights, to be
+            trained or loaded.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        InputError: an unknown name, weights that do not exist, cannot be downloaded, or do not suit
+            the data.
+    """
+    import torchvision.models as zoo  # here, because it takes seconds
+
+    check_choice("model.name", name, tuple(zoo.list_models(module=zoo)))
+    if weights is None:
+        network = zoo.get_model(name, weights=None, num_classes=classes, **_quiet(name))
+        return Normalised(_for_channels(network, channels), mean, std)
+    entries = zoo.get_model_weights(name)
+    if weights not in entries.__members__:
+        refuse("model.weights", weights, ", ".join(entries.__members__) + " or null")
+    entry = entries[weights]
+    known = (3, len(entry.meta["categories"]))
+    if (channels, classes) != known:
+        refuse("model.weights", weights, unsuited(name, known, (channels, classes)))
+    preset = entry.transforms()
+    return Normalised(_download(zoo, name, entry), preset.mean, preset.std)
+
+
+def unsuited(name: str, known: tuple[int, int], wanted: tuple[int, int]) -> str:
+    """What is allowed where published weights have other channels and classes than the data set."""
+    return (
+        f"null for this data set: the published weights of {name} take {known[0]} channels and "
+        "give "
+        f"{known[1]} classes; the data set has {wanted[0]} and {wanted[1]}"
+    )
+
+
+def _download(zoo: Any, name: str, entry: Any) -> nn.Module:
+    try:
+        network: nn.Module = zoo.get_model(name, weights=entry)
+    except (OSError, RuntimeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        place = "torch.hub's folder of checkpoints"
+        refuse(
+            "model.weights",
+            entry.name,
+            f"weights that can be had: put {entry.url} into {place} ({why})",
+        )
+    return network
+
+
+def _quiet(name: str) -> dict[str, bool]:
+    # These two warn without the first flag, and return tuples in training without the second.
+    return (
+        {"init_weights": False, "aux_logits": False}
+        if name in ("googlenet", "inception_v3")
+        else {}
+    )
+
+
+def _for_channels(network: nn.Module, channels: int) -> nn.Module:
+    """Make the first convolution take ``channels``; every classifier of torchvision starts with one."""
+    path, old = next(pair for pair in network.named_modules() if isinstance(pair[1], nn.Conv2d))
+    if old.in_channels != channels:
+        options: dict[str, Any] = {
+            key: getattr(old, key) for key in ("kernel_size", "stride", "padding")
+        }
+        new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **options)
+        network.set_submodule(path, new)
+    return network

@@ -1,0 +1,143 @@
+"""The tensors and results that every part of the library exchanges."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+__all__ = [
+    "Attack",
+    "Classifier",
+    "Dataset",
+    "Images",
+    "Labels",
+    "Logits",
+    "Mask",
+    "Network",
+    "PerImage",
+    "Perturbed",
+    "Split",
+    "Steps",
+    "class_logits",
+    "predict",
+]
+
+Images: TypeAlias = Float[Tensor, "batch channels height width"]
+Labels: TypeAlias = Int[Tensor, " batch"]
+Logits: TypeAlias = Float[Tensor, "batch classes"]
+Mask: TypeAlias = Bool[Tensor, " batch"]
+PerImage: TypeAlias = Float[Tensor, " batch"]
+Steps: TypeAlias = Int[Tensor, " batch"]
+Classifier: TypeAlias = nn.Module
+"""A module in evaluation mode whose call maps images (N, C, H, W) in [0, 1] to logits (N, classes) or (N, 1)."""
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """What an attack returns, one entry an image.
+
+    Attributes:
+        perturbations: (N, C, H, W), to be added to the images, in pixel units.
+        labels: (N,) the labels under attack: the classifier's own on the clean images unless others
+            were given.
+        adversarial_labels: (N,) the labels of the perturbed images.
+        success: (N,) whether the attack reached its goal; a failed or non-finite case is False.
+        steps: (N,) gradient steps that the image took.
+    """
+
+    perturbations: Images
+    labels: Labels
+    adversarial_labels: Labels
+    success: Mask
+    steps: Steps
+
+    def adversarial(self, images: Images) -> Images:
+        """The perturbed images, ``images + perturbations``, (N, C, H, W)."""
+        return images + self.perturbations
+
+
+Attack: TypeAlias = Callable[[Classifier, Images], Perturbed]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W) in [0, 1] and their true labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> "Split":
+        """The first ``count`` images (all of them when there are fewer)."""
+        return Split(self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: the name that results carry.
+        train: the training images; empty for a data set that is only evaluated.
+        test: the held-out images.
+        classes: the class names, in the order of the labels.
+        mean: per-channel mean of the training images, in pixel units.
+        std: per-channel standard deviation, in pixel units.
+        source: where the images come from, one line.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.test.images.shape[1:]
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained classifier: one model for each training seed, all in evaluation mode on the executor's device.
+
+    Attributes:
+        name: the name that results carry, such as ``mnist5k_lenet``.
+        dataset: the name of the data set that it was trained on.
+        models: training seed -> classifier.
+        training: the recipe (optimiser, learning rate, epochs ...) as plain values; empty for
+            pretrained weights.
+        history: training seed -> {curve name: one value an epoch}.
+    """
+
+    name: str
+    dataset: str
+    models: Mapping[int, Classifier]
+    training: Mapping[str, object] = field(default_factory=dict)
+    history: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Classifier:
+        """The classifier of the first training seed."""
+        return self.models[min(self.models)]
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """Logits with one column a class: (N, 1), whose sign decides, becomes (0, f); anything else is returned as is."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def predict(model: Classifier, images: Images) -> Labels:
+    """The labels (N,) that ``model`` gives to ``images``, without a graph."""
+    with torch.no_grad():
+        labels: Tensor = class_logits(model(images)).argmax(dim=1)
+    return labels

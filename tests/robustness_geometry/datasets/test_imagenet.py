@@ -1,0 +1,167 @@
+"""ImageNet's layout in small: a devkit with its real structure, and folders of pictures by WordNet id."""
+
+import hashlib
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torchvision.datasets.imagenet
+from PIL import Image
+
+from robustness_geometry import datasets
+from robustness_geometry.checks import InputError
+from robustness_geometry.datasets.assembly import IMAGENET_MEAN, IMAGENET_STD
+
+WNIDS = ("n02084071", "n01440764", "n01443537")  # the devkit's order, not the alphabet's
+
+
+def synsets():
+    """meta.mat: one record a synset, of which those without children are classes."""
+    kinds = [
+        ("ILSVRC2012_ID", "O"),
+        ("WNID", "O"),
+        ("words", "O"),
+        ("gloss", "O"),
+        ("num_children", "O"),
+        ("children", "O"),
+        ("wordnet_height", "O"),
+        ("num_train_images", "O"),
+    ]
+    words = ("dog, domestic dog", "tench, Tinca tinca", "goldfish")
+    rows = [(i + 1, WNIDS[i], words[i], "a gloss", 0, np.empty(0), 0, 2) for i in range(3)]
+    rows.append((4, "n00001740", "entity", "a gloss", 3, np.array([1, 2, 3]), 1, 0))
+    table = np.empty((4, 1), dtype=kinds)
+    for index, row in enumerate(rows):
+        table[index, 0] = row
+    return {"synsets": table}
+
+
+def add(archive, name, content):
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def jpeg(colour, size=(300, 260)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A root with the devkit archive, val (two pictures a class) and train (three)."""
+    meta = io.BytesIO()
+    scipy.io.savemat(meta, synsets())
+    name = "ILSVRC2012_devkit_t12"
+    with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as archive:
+        add(archive, f"{name}/data/meta.mat", meta.getvalue())
+        add(archive, f"{name}/data/ILSVRC2012_validation_ground_truth.txt", b"1\n2\n3\n2\n1\n3\n")
+    for part, count in (("val", 2), ("train", 3)):
+        for index, wnid in enumerate(sorted(WNIDS)):
+            (tmp_path / part / wnid).mkdir(parents=True)
+            for picture in range(count):
+                content = jpeg((80 * index, 200, 10 * picture))
+                (tmp_path / part / wnid / f"{part}_{picture}.JPEG").write_bytes(content)
+    table = dict(torchvision.datasets.imagenet.ARCHIVE_META)
+    digest = hashlib.md5((tmp_path / f"{name}.tar.gz").read_bytes()).hexdigest()
+    monkeypatch.setitem(table, "devkit", (f"{name}.tar.gz", digest))
+    monkeypatch.setattr(torchvision.datasets.imagenet, "ARCHIVE_META", table)
+    return tmp_path
+
+
+def test_validation_images_are_the_test_split(root):
+    data = datasets.imagenet(root=root)
+    assert data.test.images.shape == (6, 3, 224, 224)
+    assert data.classes == ("tench", "goldfish", "dog")
+    assert len(data.train) == 0
+    assert (data.mean, data.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    for image, label in zip(data.test.images, data.test.labels, strict=True):
+        assert image[:, 100, 100].tolist()[:2] == pytest.approx(
+            [80 * int(label) / 255, 200 / 255], abs=0.02
+        )
+
+
+def test_training_images_only_when_asked_for(root):
+    data = datasets.imagenet(root=root, train_limit=3, test_limit=3, size=32, resize=40, seed=1)
+    assert data.train.images.shape == data.test.images.shape == (3, 3, 32, 32)
+    assert sorted(data.train.labels.tolist()) == [0, 1, 2]
+
+
+def test_the_crop_is_torchvisions(root):
+    from torchvision.transforms import functional
+
+    data = datasets.imagenet(root=root, size=20, resize=25)
+    picture = Image.open(next((root / "val" / "n01440764").iterdir())).convert("RGB")
+    expected = functional.pil_to_tensor(
+        functional.center_crop(functional.resize(picture, [25]), [20, 20])
+    )
+    assert any(torch.equal(image, expected / 255) for image in data.test.images)
+
+
+def test_the_validation_archive_is_unpacked_at_the_first_use(root, monkeypatch):
+    for path in sorted((root / "val").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (root / "val").rmdir()
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
+        for index in range(6):
+            add(archive, f"ILSVRC2012_val_0000000{index + 1}.JPEG", jpeg((40 * index, 0, 0)))
+    digest = hashlib.md5((root / "ILSVRC2012_img_val.tar").read_bytes()).hexdigest()
+    monkeypatch.setitem(
+        torchvision.datasets.imagenet.ARCHIVE_META, "val", ("ILSVRC2012_img_val.tar", digest)
+    )
+    data = datasets.imagenet(root=root, size=16, resize=16)
+    reds = {
+        round(float(image[0, 8, 8]) * 255 / 40): int(label)
+        for image, label in zip(data.test.images, data.test.labels, strict=True)
+    }
+    assert reds == {
+        0: 2,
+        1: 0,
+        2: 1,
+        3: 0,
+        4: 2,
+        5: 1,
+    }  # the ground truth's ids as places in the alphabet
+
+
+def test_missing_files_say_what_to_get(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for given in (None, "here", "nowhere"):
+        with pytest.raises(
+            InputError, match=r"^dataset.root=.*ILSVRC2012_devkit_t12.*never downloaded"
+        ):
+            datasets.imagenet(root=given)
+
+
+def test_a_damaged_picture_is_named(root):
+    path = root / "val" / "n01443537" / "val_1.JPEG"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(
+        InputError, match=r"dataset.root=.*n01443537/val_1.JPEG: allowed is a picture"
+    ):
+        datasets.imagenet(root=root)
+
+
+def test_a_truncated_devkit_is_refused(root):
+    path = root / "ILSVRC2012_devkit_t12.tar.gz"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"dataset.root=.*corrupted"):
+        datasets.imagenet(root=root)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"size": 0}, "dataset.size=0"),
+        ({"resize": 100}, "dataset.resize=100"),
+        ({"test_limit": 0}, "dataset.test_limit=0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=key):
+        datasets.imagenet(root="nowhere", **options)

@@ -1,0 +1,76 @@
+import builtins
+
+import pytest
+import timm
+import torch
+
+from robustness_geometry.checks import InputError
+from robustness_geometry.models import timm_model
+
+SMALL = {"channels": 1, "size": (32, 32), "classes": 4, "mean": (0.4,), "std": (0.3,)}
+IMAGENET = {"channels": 3, "size": (64, 64), "classes": 1000, "mean": (0.4,) * 3, "std": (0.3,) * 3}
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Published weights are the initial ones: nothing is downloaded."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
+
+
+def test_a_fresh_network_suits_the_data():
+    model = timm_model(**SMALL, name="resnet10t", weights=None)
+    images = torch.rand(2, 1, 32, 32, requires_grad=True)
+    logits = model(images)
+    assert logits.shape == (2, 4)
+    assert not model.training
+    assert model.normalise.mean.item() == pytest.approx(0.4)
+    assert torch.isfinite(torch.autograd.grad(logits.sum(), images)[0]).all()
+
+
+def test_published_weights_bring_their_normalisation(published):
+    model = timm_model(**IMAGENET, name="mobilenetv3_small_050")
+    config = timm.data.resolve_model_data_config(model.network)
+    assert model.normalise.mean.flatten().tolist() == pytest.approx(config["mean"])
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_published_weights_that_do_not_suit_are_refused(published):
+    with pytest.raises(
+        InputError, match=r"model.weights=DEFAULT: allowed is null .*3 channels .* has 1 and 4"
+    ):
+        timm_model(**SMALL, name="mobilenetv3_small_050")
+
+
+def test_weights_out_of_reach_are_one_line(monkeypatch):
+    def create(name, pretrained):
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(InputError, match=r"model.weights=DEFAULT: .*\(no network\)$"):
+        timm_model(**IMAGENET, name="mobilenetv3_small_050")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "resnet19x"}, r"model.name=resnet19x: allowed is a name of timm.list_models"),
+        ({"name": "resnet10t", "weights": "V2"}, r"model.weights=V2: allowed is DEFAULT or null"),
+    ],
+)
+def test_unknown_names_are_refused(options, text):
+    with pytest.raises(InputError, match=text):
+        timm_model(**SMALL, **options)
+
+
+def test_without_the_package_it_says_how_to_get_it(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "timm":
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"model.name=resnet10t: .*pip install timm"):
+        timm_model(**SMALL, name="resnet10t", weights=None)
