@@ -105,11 +105,11 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
         """The boundary points of the held-out images, NaN for those that have none."""
         return self.near(self.test.images)
 
-    def train_points(self, count: int | None = None) -> Boundary:
+    def train_points(self: "CurvatureStudy[TrainPoints]", count: int | None = None) -> Boundary:
         """The boundary points of the training images that have one, at most ``count``."""
         return _some(self.near_train, count, "train_samples")
 
-    def test_points(self, count: int | None = None) -> Boundary:
+    def test_points(self: "CurvatureStudy[UnseenPoints]", count: int | None = None) -> Boundary:
         """The boundary points of the held-out images that have one, at most ``count``."""
         return _some(self.near_test, count, "samples")
 
