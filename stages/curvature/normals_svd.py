@@ -39,7 +39,7 @@ LEADING = 0.1
 """Share of the singular values that count as the leading ones, as in the claim."""
 
 COVERED = 0.9
-"""Mean share of a normal's length that a subspace has to hold to be the one of ``dimension_90``."""
+"""Mean share of a normal's length that ``dimension_90`` singular vectors hold."""
 
 ENOUGH = 0.98
 """Mean share up to which subspaces are looked at."""
@@ -213,7 +213,7 @@ def _inside_of(vectors: Tensor, basis: Tensor) -> Tensor:
 
 
 def linear_ratio() -> float:
-    """sv_2 / sv_1 of the normals of a random binary linear classifier, found by DeepFool in float64."""
+    """sv_2 / sv_1 of DeepFool's normals of a random binary linear classifier, in float64."""
     generator = seeded("binary linear classifier")
     weight = torch.randn(1, 50, generator=generator, dtype=torch.float64)
     model = Affine(weight, torch.zeros(1, dtype=torch.float64))
@@ -270,6 +270,8 @@ def _energies(numbers: Mapping[str, Estimate], k: int) -> pd.DataFrame:
 
 
 def _figure(network: Network, spectrum: Spectrum) -> Figure:
+    """Figure 6.3: the singular values."""
+    count = len(spectrum.inside) - spectrum.failed
     index = range(1, len(spectrum.values) + 1)
     return line_figure(
         {
@@ -278,7 +280,7 @@ def _figure(network: Network, spectrum: Spectrum) -> Figure:
         },
         xlabel="index",
         ylabel="singular value",
-        title=f"Singular values of {len(spectrum.inside) - spectrum.failed} unit normals, {network.name}",
+        title=f"Singular values of {count} unit normals, {network.name}",
         limits=(0, None),
     )
 

@@ -141,7 +141,7 @@ def _below(gradient: Tensor, random: Tensor) -> Tensor:
 
 
 def _over_h(study: CurvatureStudy[Settings], m: int) -> pd.DataFrame:
-    """S made of a few images at each h: the shares, and the signs of the curvatures it is made of."""
+    """S made of a few images at each h: the shares, and the signs of the curvatures in it."""
     rows = []
     for factor, h in study.h_factors.items():
         basis, leading = study.shared_at(h, m)

@@ -69,7 +69,7 @@ def uap_sections(
 ) -> Findings:
     """Measure the curvature of normal sections along the universal perturbation.
 
-    It stands beside that along random directions, and along both ends of S_c's spectrum.
+    It stands beside that along random directions, and along both ends of the mean Hessian's spectrum.
 
     Args:
         network: the trained classifiers.
@@ -204,7 +204,7 @@ def _pictures(
     network: Network,
     settings: Settings,
 ) -> Figure:
-    """Figures 6.7 and 6.8: sections with the plane of r and the perturbation, or a random vector."""
+    """Figures 6.7 and 6.8: sections with the planes of r and the perturbation or random vectors."""
     points = study.near_test
     rows = points.success.nonzero()[: settings.pictures, 0]
     chosen, images = points.select(rows), study.test.images[rows]
