@@ -38,6 +38,8 @@ test: .venv/ok             ## the whole test suite
 check: .venv/ok            ## lint and types
 	@ruff check .
 	@mypy
+	@ruff format --check --quiet . || (echo "run ruff format" >&2; exit 1)
+	@python -m stages.generate --check
 	@python -m pipeline.params --check
 
 peers: .venv-peers/ok      ## compare results with the other libraries
@@ -50,6 +52,7 @@ dashboard: .venv/ok        ## the MLflow dashboard on this machine
 	@python -m pipeline.tracking dashboard $(ARGS)
 
 params: .venv/ok           ## compose params.yaml from conf/
+	@python -m stages.generate
 	@python -m pipeline.params
 
 report: .venv/ok           ## write the report from the results that are there
