@@ -62,7 +62,7 @@ weights: .venv/ok          ## export the trained embedded networks as those that
 	@python -m stages.weights
 
 lock: | $(UV)              ## resolve both lock files anew
-	@$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes -o requirements.lock --quiet
+	@$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --generate-hashes -o requirements.lock --quiet
 	@mkdir -p work && printf 'setuptools<81\n' > work/build.txt && printf 'requests\n' > work/override.txt
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-peers.in --universal --generate-hashes \
 		--build-constraints work/build.txt --overrides work/override.txt -o requirements-peers.lock --quiet

@@ -27,8 +27,8 @@ KEPT = ("pipeline/executor.py", "pipeline/jobs.py", "pipeline/keys.py", "pipelin
 HEAD = """\
 # The pipeline: `dvc repro` runs what changed. params.yaml, composed from conf/, names the networks.
 # Written by `make params`. A stage's deps are the files that its experiments import, directly or
-# not (models, data sets and attacks are whole folders, as the configuration names functions in them);
-# its params are their settings; its outs are the five results of every stage.
+# not (models, data sets and attacks are whole folders: the configuration names functions in them).
+# Its params are their settings; its outs are the five results of every stage.
 stages:
 """
 
