@@ -21,7 +21,7 @@ def main() -> None:
         load_weights(model, trained / f"seed{config.seeds[0]}.safetensors")
         save_weights(
             model,
-            ROOT / "pipeline" / "models" / "weights" / f"{name}.safetensors",
+            WEIGHTS / f"{name}.safetensors",
             describe(make, data),
         )
 
