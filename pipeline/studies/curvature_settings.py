@@ -56,7 +56,7 @@ class TrainPoints(CurvatureSettings):
 
     Attributes:
         train_samples: number of training images, at least 2, whose boundary points make S_c, S_f
-            and the u_i; where a data set has none, of held-out images that judge nothing.
+            and the u_i; where a data set has none, held-out images that judge nothing make them.
     """
 
     train_samples: int = 100
@@ -71,7 +71,8 @@ class UnseenPoints(CurvatureSettings):
     """Boundary points near held-out images.
 
     Attributes:
-        samples: number of held-out images, at least 2, at whose boundary points is measured.
+        samples: number of held-out images, at least 2, at whose boundary points the network is
+            measured.
     """
 
     samples: int = 1000
@@ -89,9 +90,9 @@ class Curvatures(UnseenPoints):
         h: length over which curvature is measured, in pixel l2 units, above 0; None: 0.0195
             sqrt(d).
         output: ``logits`` or ``softmax``; the names of all numbers carry the latter.
-        sweep: multiples of h, each above 0, at which signs of curvature are measured again for one
-            training seed.
-        sweep_samples: number of images, at least 2, that this is done for.
+        sweep: multiples of h, each above 0, for the table of signs of curvature over h, which is of
+            one training seed.
+        sweep_samples: number of images, at least 2, of that table.
     """
 
     h: float | None = None

@@ -110,23 +110,24 @@ class UniversalSettings(MakingSettings):
         return self.orders
 
 
-@dataclass(frozen=True)
 class Retraining(Checked):
     """How a network is fine-tuned on training images of which some carry a universal vector.
+
+    A part without defaults: an experiment declares its fields, which are options of it alone.
 
     Attributes:
         pool: number of vectors that the training images may carry.
         share: probability that a training image carries one, in (0, 1].
         epochs: number of extra epochs (of each round).
-        learning_rate_factor: the learning rate as a multiple of the one at the training's end, > 0.
+        learning_rate_factor: learning rate over that of the training's end, above 0.
         tune_samples: number of training images to fine-tune on, a stratified choice; None: all.
     """
 
-    pool: int = 10
-    share: float = 0.5
-    epochs: int = 5
-    learning_rate_factor: float = 0.5
-    tune_samples: int | None = None
+    pool: int
+    share: float
+    epochs: int
+    learning_rate_factor: float
+    tune_samples: int | None
 
     def __post_init__(self) -> None:
         super().__post_init__()

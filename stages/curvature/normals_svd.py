@@ -52,11 +52,10 @@ LINEAR_POINTS = 100
 class Settings(TrainPoints, UnseenPoints):
     """What to measure.
 
+    As many of the ``samples`` held-out images as make N test its span. Where a data set has no
+    training images, ``train_samples`` held-out ones make N.
+
     Attributes:
-        train_samples: number of held-out images, at least 2, whose normals make the matrix N where
-            a data set has no training images.
-        samples: number of held-out images, at least 2, the first ``normal_samples`` of which test
-            the span of N.
         normal_samples: number of training images, at least 20, whose normals make the matrix N.
     """
 

@@ -42,13 +42,11 @@ class Settings(MeanHessian):
             ``products``.
         small: one of ``dimensions``, which stands for the thesis' small m.
         directions: number of random directions of each subspace, drawn anew for each image.
-        networks: names of the networks to measure; None: all.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
     small: int = 10
     directions: int = 10
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -53,14 +53,22 @@ class Settings(MeanHessian, UniversalSet, RandomVectors, Retraining):
         small: m of the S_c whose vectors a network is retrained on and judged by.
         noise_share: norm of these vectors over that which random noise needs, in (0, 1]; the
             thesis: a fifth.
-        networks: names of the networks to measure; None: all.
+        pool: number of vectors that the training images may carry.
+        share: probability that a training image carries one, in (0, 1].
+        epochs: number of extra epochs.
+        learning_rate_factor: learning rate over that of the training's end, above 0.
+        tune_samples: number of training images to fine-tune on, a stratified choice; None: all.
     """
 
     draws: int = 4
     repeats: int = 100
     small: int = 10
     noise_share: float = 0.2
-    networks: tuple[str, ...] | None = None
+    pool: int = 10
+    share: float = 0.5
+    epochs: int = 5
+    learning_rate_factor: float = 0.5
+    tune_samples: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,14 +47,12 @@ class Settings(MeanHessian, Fooling, RandomVectors):
             a fifth.
         algorithm_samples: number of training images, at least 2, that Algorithm 4's vector is made
             of; S_c has ``train_samples``.
-        networks: names of the networks to measure; None: all.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
     small: int = 10
     noise_share: float = 0.2
     algorithm_samples: int = 1000
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,9 +31,9 @@ SECTION = "Section 6.3.1"
 class Settings(TrainPoints, UniversalVectors, RandomVectors):
     """What to measure.
 
+    Where a data set has no training images, ``train_samples`` held-out ones span S_f.
+
     Attributes:
-        train_samples: number of held-out images, at least 2, whose normals span S_f where a data
-            set has no training images.
         normal_samples: number of training images, at least 2, whose normals span S_f.
         dimension: m of S_f, at most ``normal_samples``; the thesis: 100.
         dimensions: other m, for the curve of fooling over the dimension.

@@ -50,8 +50,9 @@ SWEEP_IMAGES = 100
 class Settings(SharedDirections):
     """What to measure, beyond the settings of :class:`SharedDirections`.
 
+    The boundary points of the ``samples`` held-out images are described in the notes alone.
+
     Attributes:
-        samples: number of held-out images, at least 2, whose boundary points the notes describe.
         dimension: m of S, at least 1; None: 200 of d = 3,072, in proportion where d is smaller.
         magnitudes: norms of the noise over the mean norm of an image, ascending, each above 0.
         noise_samples: number of held-out images that noise is added to (all if there are fewer).

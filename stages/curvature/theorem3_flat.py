@@ -143,7 +143,7 @@ def theorem3_flat(
 def flat_model(
     dimension: int, m: int, xi: float, points: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Unit r (points, d) with ||P_S r|| = 1 - xi, and an orthonormal basis (m, d) of S, in float64."""
+    """Unit r (points, d) with ||P_S r|| = 1 - xi, and a basis (m, d) of S, in float64."""
     basis = random_subspace(dimension, m, generator, dtype=torch.float64)
     inside = unit(torch.randn(points, m, generator=generator, dtype=torch.float64)) @ basis
     drawn = torch.randn(points, dimension, generator=generator, dtype=torch.float64)

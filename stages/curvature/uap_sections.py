@@ -35,11 +35,9 @@ REACH = 3.0
 
 @dataclass(frozen=True)
 class Settings(MeanHessian, UniversalVectors):
-    """What to measure.
+    """What to measure; the notes alone name the ``fool_samples`` images.
 
     Attributes:
-        fool_samples: number of held-out images on which the universal vectors are said to be
-            judged (all if there are fewer); the notes alone name it.
         directions: number of random directions per image; the median size of its curvatures along
             them stands for the image.
         profile_samples: number of held-out images, at most ``samples``, whose whole spectrum says
@@ -47,7 +45,6 @@ class Settings(MeanHessian, UniversalVectors):
         full_dimension: largest d for which the whole spectrum is computed.
         pictures: number of images in the figures.
         grid: number of points along each side of a picture, at least 2.
-        networks: names of the networks to measure; None: all.
     """
 
     directions: int = 5
@@ -55,7 +52,6 @@ class Settings(MeanHessian, UniversalVectors):
     full_dimension: int = 4000
     pictures: int = 4
     grid: int = 100
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +65,8 @@ def uap_sections(
 ) -> Findings:
     """Measure the curvature of normal sections along the universal perturbation.
 
-    It stands beside that along random directions, and along both ends of the mean Hessian's spectrum.
+    It stands beside that along random directions and along both ends of the mean Hessian's
+    spectrum.
 
     Args:
         network: the trained classifiers.

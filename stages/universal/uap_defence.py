@@ -51,7 +51,11 @@ class Settings(MakingSettings, Retraining):
         steps: number of multiples that are tried, evenly spaced up to the cap.
         rounds: number of rounds, at least 2, each with a new pool and a fine-tuning of the network
             before.
-        networks: names of the networks to measure; None: all.
+        pool: number of vectors that the training images may carry.
+        share: probability that a training image carries one, in (0, 1].
+        epochs: number of extra epochs of each round.
+        learning_rate_factor: learning rate over that of the training's end, above 0.
+        tune_samples: number of training images to fine-tune on, a stratified choice; None: all.
     """
 
     ball: float = math.inf
@@ -61,7 +65,11 @@ class Settings(MakingSettings, Retraining):
     cap: float = 2.0
     steps: int = 20
     rounds: int = 3
-    networks: tuple[str, ...] | None = None
+    pool: int = 10
+    share: float = 0.5
+    epochs: int = 5
+    learning_rate_factor: float = 0.5
+    tune_samples: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,11 +37,7 @@ SECTION = "Section 4.3.1, Figure 4.5"
 
 @dataclass(frozen=True)
 class Settings(UniversalSettings):
-    """What to measure, beyond the settings of :class:`UniversalSettings`.
-
-    Attributes:
-        orders: number of shufflings of X, at least 2; their vectors are compared.
-    """
+    """What to measure: the vectors of at least two ``orders`` are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What the experiments share: boundary points with known geometry, S_c, its control, S_f, u_i, placing by image."""
+"""Studies and settings: boundary points with known geometry, S_c, its control, S_f and u_i."""
 
 import math
 from dataclasses import dataclass, replace

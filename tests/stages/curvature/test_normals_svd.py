@@ -70,7 +70,8 @@ def test_images_that_nothing_fools_are_refused(bent, executor):
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [({"normal_samples": 19}, "normal_samples=19"), ({"h": 0}, "h=0")]
+    ("options", "key"),
+    [({"normal_samples": 19}, "normal_samples=19"), ({"samples": 1}, "samples=1")],
 )
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=key):

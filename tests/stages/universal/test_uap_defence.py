@@ -64,19 +64,18 @@ def test_the_table_the_figure_and_the_notes(found, looked_at):
     assert any("stay clean" in note for note in found.notes)
 
 
-def measured(settings, network, data, executor):
-    experiment = Experiment("uap_defence", SECTION, uap_defence, settings, named=True)
-    experiment.check(network.name, data)
-    return experiment.measure({network.name: network}, {network.name: data}, executor)
-
-
 def test_without_training_images_there_is_nothing_to_tune_on(small, executor):
     data = small.dataset(3)
     bare = replace(data, train=data.train.first(0))
     with pytest.raises(InputError, match="without training images"):
         Settings().check(bare)
+    experiment = Experiment("uap_defence", SECTION, uap_defence, Settings(), named=True)
     with pytest.raises(InputError, match="without training images"):
-        measured(Settings(), small.network({0: small.affine(3)}), bare, executor)
+        experiment.check("small", bare)
+    network = small.network({0: small.affine(3)})
+    found = experiment.measure({"small": network}, {"small": bare}, executor)
+    assert not found.numbers
+    assert found.notes == ["Not measured on small: made up has no training images."]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +96,9 @@ def test_settings_out_of_range_are_refused(options, key):
 
 
 def test_a_network_that_the_suite_spares_is_named(small, executor):
-    network = small.network({0: small.affine(3)}, "spared")
-    settings = Settings(attack=small.attack, networks=("other",))
-    found = measured(settings, network, small.dataset(3), executor)
+    network, data = small.network({0: small.affine(3)}, "spared"), small.dataset(3)
+    settings = Settings(attack=small.attack)
+    experiment = Experiment("uap_defence", SECTION, uap_defence, settings, networks=("other",))
+    found = experiment.measure({"spared": network}, {"spared": data}, executor)
     assert not found.numbers
     assert found.notes == ["Not measured on spared: this suite takes other."]

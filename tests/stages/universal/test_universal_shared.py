@@ -17,10 +17,11 @@ from pipeline.studies.universal import (
     universal_study,
     xi_of,
 )
-from pipeline.studies.universal_settings import MakingSettings, Retraining, UniversalSettings
+from pipeline.studies.universal_settings import MakingSettings, UniversalSettings
 from robustness_geometry.attacks.universal import universal_perturbation
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
+from stages.universal.uap_defence import Settings
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_what_is_measured_across_networks_meets_by_seed_and_image(small, setting
 
 
 def test_images_that_carry_a_vector_are_drawn_by_their_share(small):
-    retraining = Retraining(share=0.25, tune_samples=20)
+    retraining = Settings(share=0.25, tune_samples=20)
     carries, which = retraining.draw(4000, 3, torch.Generator().manual_seed(0))
     assert float(carries.double().mean()) == pytest.approx(0.25, abs=0.03)
     assert which.unique().tolist() == [0, 1, 2]
