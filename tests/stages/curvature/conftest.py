@@ -26,10 +26,10 @@ def axes(seed: int = 0) -> torch.Tensor:
 class Bent(nn.Module):
     """f = scale (t (1 + t / 2 + s_5 / 2) + sum_i curved_i s_i^2 / 2), with t = s_0.
 
-    The s are the coordinates about the centre. Where s_1 ... s_4 are 0, the boundary is t = 0, the normal is the first axis, ||grad f|| = scale
-    (1 + s_5 / 2), and the principal curvatures of the region f < 0 are curved_i / (1 + s_5 / 2) and
-    zeros. The square of t and its product with s_5 are what a projector that is not normalised
-    leaves in the Hessian.
+    The s are the coordinates about the centre. Where s_1 ... s_4 are 0, the boundary is t = 0, the
+    normal is the first axis, ||grad f|| = scale (1 + s_5 / 2), and the principal curvatures of the
+    region f < 0 are curved_i / (1 + s_5 / 2) and zeros. The square of t and its product with s_5
+    are what a projector that is not normalised leaves in the Hessian.
     """
 
     def __init__(self, curved=CURVED, *, seed: int = 0, scale: float = SCALE, order=None) -> None:

@@ -181,7 +181,7 @@ def test_rows_of_two_seeds_belong_to_the_same_images(bent, executor):
 
 
 def test_equation_7_4_has_the_constant_one_over_d():
-    """The ellipsoid x^2 + 4 y^2 + z^2 / 4 = 1 at (1, 0, 0): 1.4167; 1 / (d - 1) would give 2.125."""
+    """The ellipsoid x^2 + 4 y^2 + z^2 / 4 = 1 at (1, 0, 0): 1.4167; of 1 / (d - 1), 2.125."""
     mean, error = all_of_them.drawn_mean(
         torch.tensor([[4.0, 0.25]], dtype=torch.float64), 100_000, 0
     )
