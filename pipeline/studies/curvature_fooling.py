@@ -53,7 +53,16 @@ def fooling_studies(
     images: int,
     orders: int | None = None,
 ) -> list[tuple[CurvatureStudy[FoolingSettings], UniversalStudy]]:
-    """The subspaces of each training seed, with its universal vectors; see :func:`universal_of`."""
+    """The subspaces of each training seed, with its universal vectors.
+
+    Args:
+        network: the trained classifiers.
+        data: their data set.
+        settings: the settings of the experiment.
+        executor: runs all work.
+        images: number of images in X.
+        orders: number of shufflings of X, see :func:`universal_of`.
+    """
     studies = curvature_studies(network, data, settings, executor)
     return [(study, universal_of(study, data, images, orders)) for study in studies]
 

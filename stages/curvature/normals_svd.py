@@ -31,7 +31,7 @@ from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Images, Network
 
-__all__ = ["SECTION", "Settings", "normals_svd", "unit_normals"]
+__all__ = ["SECTION", "Settings", "normal_images", "normals_svd", "unit_normals"]
 
 SECTION = "Section 6.3.1, Remark 2, Figure 6.3"
 
@@ -42,7 +42,7 @@ COVERED = 0.9
 """Mean share of a normal's length that ``dimension_90`` singular vectors hold."""
 
 ENOUGH = 0.98
-"""Mean share up to which subspaces are looked at."""
+"""Mean share of a normal's length beyond which no further singular vectors are looked at."""
 
 LINEAR_POINTS = 100
 """Points of the binary linear classifier."""
@@ -117,7 +117,7 @@ def normals_svd(
     spectra = executor.each(lambda study: _spectrum(study, data, settings), studies)
     first = spectra[0]
     k = max(1, int(LEADING * len(first.values)))
-    # Of how many singular vectors the inside shares become quantities of the bootstrap.
+    # The shares held by 1 ... most singular vectors are quantities of the bootstrap.
     most = min(
         max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in spectra),
         len(first.values),

@@ -107,8 +107,8 @@ def uap_defence(
         differences.
 
     References:
-        Thesis, Section 4.5; Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR
-        2017, arXiv:1610.08401.
+        Thesis, Section 4.5. S.-M. Moosavi-Dezfooli et al., "Universal adversarial perturbations",
+        arXiv:1610.08401.
     """
     tune, recipe = settings.images(data), settings.recipe(network)
     studies = universal_studies(network, data, settings, executor)
