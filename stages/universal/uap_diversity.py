@@ -61,8 +61,8 @@ def uap_diversity(
         vectors fools.
 
     References:
-        Thesis, Section 4.3.1 and Figure 4.5; Moosavi-Dezfooli et al., "Universal adversarial
-        perturbations", CVPR 2017, arXiv:1610.08401.
+        Thesis, Section 4.3.1 and Figure 4.5. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
     studies = universal_studies(network, data, settings, executor)
     orders = range(settings.orders)

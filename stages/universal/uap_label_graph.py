@@ -54,8 +54,8 @@ def uap_label_graph(
         and the share of fooled images that get the commonest new label.
 
     References:
-        Thesis, Section 4.3.4 and Figures 4.7 and 4.8; Moosavi-Dezfooli et al., "Universal
-        adversarial perturbations", CVPR 2017, arXiv:1610.08401.
+        Thesis, Section 4.3.4 and Figures 4.7 and 4.8. S.-M. Moosavi-Dezfooli et al., "Universal
+        adversarial perturbations", arXiv:1610.08401.
     """
     studies = universal_studies(network, data, settings, executor)
     moves = torch.stack(executor.each(lambda study: _moves(study, len(data.classes)), studies))

@@ -101,8 +101,8 @@ def uap_main(network: Network, data: Dataset, settings: Settings, executor: Exec
         fooling over the norm; the vectors.
 
     References:
-        Thesis, Sections 4.1 and 4.2, Table 4.1, Figures 4.3 and 4.4; Moosavi-Dezfooli et al.,
-        "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401.
+        Thesis, Sections 4.1 and 4.2, Table 4.1, Figures 4.3 and 4.4. S.-M. Moosavi-Dezfooli et al.,
+        "Universal adversarial perturbations", arXiv:1610.08401.
     """
     studies = universal_studies(network, data, settings, executor)
     samples = stack(executor.each(lambda study: _measure(study, settings), studies))

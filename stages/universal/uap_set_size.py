@@ -68,8 +68,8 @@ def uap_set_size(
         and Spearman's correlation of size and fooling.
 
     References:
-        Thesis, Section 4.3.2 and Figure 4.6; Moosavi-Dezfooli et al., "Universal adversarial
-        perturbations", CVPR 2017, arXiv:1610.08401.
+        Thesis, Section 4.3.2 and Figure 4.6. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
     studies = universal_studies(network, data, settings, executor)
     sizes = _sizes(settings, len(data.classes), len(studies[0].train))

@@ -77,8 +77,8 @@ def uap_transfer(
         InputError: fewer than two networks, or images of different shapes.
 
     References:
-        Thesis, Section 4.3.3 and Table 4.2; Moosavi-Dezfooli et al., "Universal adversarial
-        perturbations", CVPR 2017, arXiv:1610.08401.
+        Thesis, Section 4.3.3 and Table 4.2. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
     check_one_shape(networks, data)
     studies = {

@@ -97,8 +97,8 @@ def uap_vs_others(
         the vector fools 80%.
 
     References:
-        Thesis, Section 4.4 and Figure 4.9; Moosavi-Dezfooli et al., "Universal adversarial
-        perturbations", CVPR 2017, arXiv:1610.08401.
+        Thesis, Section 4.4 and Figure 4.9. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
     studies = universal_studies(network, data, settings, executor)
     samples = stack(executor.each(lambda study: _measure(study, settings), studies))
