@@ -15,7 +15,19 @@ from pipeline.training import Adversarial, CrossEntropy, Cure, Recipe
 from pipeline.training.loop import optimiser_of
 from pipeline.training.objectives import Step
 
-__all__ = ["measure_cure", "paragraphs"]
+__all__ = [
+    "CURE",
+    "EPS",
+    "OBJECTIVES",
+    "PGD",
+    "PLAIN",
+    "STEPS",
+    "H",
+    "fresh",
+    "measure_cure",
+    "paragraphs",
+    "training_step",
+]
 
 Plain = Mapping[str, Any]
 
@@ -54,9 +66,9 @@ def _measure(model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> 
     names = SEPARATE if any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in model.modules()) else SHARED
     parts: dict[str, list[float]] = {name: [] for name in names}
     contestants: dict[str, Callable[[], object]] = {
-        name: partial(_step, *_fresh(model), images, labels, objective) for name, objective in OBJECTIVES.items()
+        name: partial(training_step, *fresh(model), images, labels, objective) for name, objective in OBJECTIVES.items()
     }
-    contestants[PASSES] = partial(_passes, _fresh(model)[0], images, labels, parts)
+    contestants[PASSES] = partial(_passes, fresh(model)[0], images, labels, parts)
     seconds = paired_seconds(contestants, repeats, images.device)
     parts = {name: found[-repeats:] for name, found in parts.items()}  # without the round that is thrown away
     needed = [sum(found) for found in zip(*parts.values(), strict=True)]
@@ -70,15 +82,16 @@ def _measure(model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> 
     }
 
 
-def _fresh(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A copy as the training loop makes it, and its optimiser."""
+def fresh(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A trainable copy of ``model`` as the training loop makes it, and its optimiser."""
     copied = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last)
     return copied, optimiser_of(copied, Recipe(optimiser="adam", learning_rate=1e-6, weight_decay=0.0))
 
 
-def _step(
+def training_step(
     model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, objective: CrossEntropy
 ) -> None:
+    """One step of training ``model`` on images (N, C, H, W) with labels (N,)."""
     loss = objective.loss(Step(model.train(), images, labels, 1.0, torch.Generator().manual_seed(0)))
     optimiser.zero_grad(set_to_none=True)
     loss.total.backward(inputs=list(model.parameters()))
