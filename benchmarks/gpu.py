@@ -70,9 +70,10 @@ LEGEND = (
     "ResNets with random weights and the batch statistics of random images, on random smooth images. The rows of one "
     "block take turns, round after round; time is the median over the rounds (minimum to maximum), after a first call "
     "in which passes and memory are measured; a ratio is that of two times of one round. `first` marks the time of "
-    "the first call alone. Peak is all that PyTorch had allocated at once on the card, the networks included. Forward "
-    "and backward are passes an image. Beside the peers, DeepFool is the variant `overshot` clipped to [0, 1], which "
-    "they compute too. TF32 stands for both matrix products and convolutions."
+    "the first call alone. Peak is all that PyTorch had allocated at once on the card, the networks and what the rows "
+    "before keep included. Forward and backward are passes an image; plain gradients come at most 512 at once, where "
+    "curvatures take more of small images. Beside the peers, DeepFool is the variant `overshot` clipped to [0, 1], "
+    "which they compute too. TF32 stands for both matrix products and convolutions."
 )
 
 
@@ -496,7 +497,7 @@ def _penalty(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def _curvature(size: Size, model: nn.Module, points: Boundary) -> Block:
-    """Curvatures beside plain gradients at as many points as the first of them takes.
+    """Curvatures beside plain gradients at as many points as the first of them takes, at most.
 
     The points were found in single precision; in TF32 they need not lie on the boundary as closely as usual.
     """
@@ -527,7 +528,7 @@ def _bent(found: Curvatures | MeanCurvature) -> dict[str, float | None]:
 
 
 def _gradients(model: nn.Module, point: Boundary, count: int) -> None:
-    """``count`` gradients of f_target - f_label at the point, as many at once as the curvatures take."""
+    """``count`` gradients of f_target - f_label at the point, as many at once as the curvatures, at most 512."""
     size = min(512, passes_at_once(point.points, None, model))
     for start in range(0, count, size):
         repeated = point.points.expand(min(size, count - start), -1, -1, -1)
