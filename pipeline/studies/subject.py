@@ -17,8 +17,8 @@ class Subject:
     Attributes:
         model: the classifier.
         seed: its training seed.
-        train: the images (n, C, H, W) and labels that a vector, a subspace or a fine-tuned network is
-            made of, or that options are chosen on.
+        train: the images (n, C, H, W) and labels that a vector, a subspace or a fine-tuned network
+            is made of, or that options are chosen on.
         test: the images (m, C, H, W) and labels on which the result is judged; none of them is in
             ``train``.
         executor: the executor, scoped to the experiment and this seed.
