@@ -46,9 +46,10 @@ class PathSettings:
         boundary_attack: the attack that moves points into a region; it is called with ``targets``,
             so that the default DeepFool takes the place of any attack that is not a DeepFool.
         overshoot: overshoot of that attack where it moves the midpoint of a segment, as a share of
-            the perturbation, above 0. Algorithm 5 asks for the smallest way into the region; but along a boundary
-            that bends away from the region, a segment between two points on it is outside by a
-            quarter of what the segment before was, so that anything below 1/4 never gets inside.
+            the perturbation, above 0. Algorithm 5 asks for the smallest way into the region; but
+            along a boundary that bends away from the region, a segment between two points on it is
+            outside by a quarter of what the segment before was, so that anything below 1/4 never
+            gets inside.
         pairs: number of pairs of each scenario.
         spacing: distance between the samples at which a path is checked, as a share of the pair's
             distance, in (0, 1].

@@ -268,18 +268,15 @@ def _notes(samples: dict[str, Tensor], settings: Settings) -> list[str]:
     n = samples["unit"].shape[1]
     lines = [
         f"Both measures are taken on {n} held-out images; DeepFool failed in {failed} cases, which "
-        "are left out "
-        "of both.",
+        "are left out of both.",
         f"FGSM's rho is that of the smallest eps that fools {settings.fooling_rate:g} of these "
-        "images, searched "
-        "anew in every resample; the text's reading fine-tunes on FGSM examples, the caption's on "
-        "DeepFool's.",
+        "images, searched anew in every resample; the text's reading fine-tunes on FGSM examples, "
+        "the caption's on DeepFool's.",
     ]
     if beyond:
         lines.append(
             f"In {beyond} of {cases} cases (a training seed after an epoch) no step up to "
-            f"{FACTORS[-1]:.3g} "
-            "times the original eps fools so many: that step stands in, so FGSM's gain is a lower "
-            "bound there."
+            f"{FACTORS[-1]:.3g} times the original eps fools so many: that step stands in, so "
+            "FGSM's gain is a lower bound there."
         )
     return lines
