@@ -364,7 +364,7 @@ def _example(data: Dataset, images: Tensor, bands: Bands, results: dict[int, Per
 
 
 def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
-    """The image of median norm in the last band, of those fooled in all, if possible to one label."""
+    """The image of median norm in the last band, of those fooled in all, best to one label."""
     fooled = torch.stack([results[band].success for band in bands.marked]).all(dim=0)
     labels = torch.stack([results[band].adversarial_labels for band in bands.marked])
     alike = fooled & (labels == labels[0]).all(dim=0)
