@@ -54,8 +54,9 @@ class PathSettings:
         spacing: distance between the samples at which a path is checked, as a share of the pair's
             distance, in (0, 1].
         depth: largest number of halvings of a segment, at least 10.
-        safety: which samples may be skipped: those between which the label can only change if its
-            lead changes this many times as fast as anywhere seen on the segment; None: none.
+        safety: factor > 0: samples are skipped between which the label could only change if its
+            lead changed this many times as fast as anywhere seen on the segment; None: no sample is
+            skipped.
         resamples: number of resamples of the bootstrap behind every interval.
     """
 

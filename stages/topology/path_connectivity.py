@@ -49,7 +49,7 @@ class Settings(PathSettings):
 
     Attributes:
         audited: number of pairs of each scenario, on the first training seed, whose search is
-            repeated with every sample looked at; 0, or no ``safety``: none.
+            repeated without skipping samples, to audit ``safety``; 0: none.
     """
 
     audited: int = 0
