@@ -1,11 +1,13 @@
-"""What every chapter measures on: one training seed of a network and two sets of images."""
+"""What the studies of every chapter measure on: one training seed of a network and its images."""
 
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from pipeline.executor import Executor
 from robustness_geometry.types import Classifier, Split
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "placed"]
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,12 @@ class Subject:
     train: Split
     test: Split
     executor: Executor
+
+
+def placed(tensor: Tensor, model: Classifier) -> Tensor:
+    """``tensor`` on the device and in the dtype of the model's weights.
+
+    For work outside ``executor.map``, which places its tensors itself. A model without weights
+    takes the tensor as it is.
+    """
+    return tensor.to(next(iter(model.parameters()), tensor))
