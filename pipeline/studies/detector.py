@@ -371,12 +371,9 @@ def common_notes(studies: Sequence[DetectorStudy[DetectorSettings]], failed: int
     first = studies[0]
     n = len(first.test)
     return [
-        f"Options and thresholds were chosen on {len(first.train)} held-out images, "
-        "everything else was measured "
-        f"on {n} others, for each of {len(studies)} training seed{'s' if len(studies) > 1 else ''}. "
-        "Perturbed images are "
-        f"those of {titled(first.settings.attack)}; it failed on {failed} of "
-        f"{n * len(studies)}, "
-        "which are left out "
-        "with their clean images.",
+        f"Options and thresholds were chosen on {len(first.train)} held-out images, everything "
+        f"else was measured on {n} others, for each of {len(studies)} training "
+        f"seed{'s' if len(studies) > 1 else ''}. Perturbed images are those of "
+        f"{titled(first.settings.attack)}; it failed on {failed} of {n * len(studies)}, which are "
+        "left out with their clean images.",
     ]

@@ -198,12 +198,10 @@ def _notes(
     notes = common_notes(studies, failed)
     notes += [
         "kappa is the mean curvature of F = f_other - f_own (logits) where DeepFool's way out of "
-        "the image's region "
-        f"crosses the boundary, over T = {studies[0].settings.directions} random directions, at "
-        f"h = {h:.3g}: the step with most expected signs on the calibration images (table steps). With this F the text of "
-        "Section 7.5 expects "
-        "negative near clean and positive near perturbed images; Table 7.2's rows mean F with the "
-        "opposite sign.",
+        f"the image's region crosses the boundary, over T = {studies[0].settings.directions} "
+        f"random directions, at h = {h:.3g}: the step with most expected signs on the calibration "
+        "images (table steps). With this F the text of Section 7.5 expects negative near clean and "
+        "positive near perturbed images; Table 7.2's rows mean F with the opposite sign.",
     ]
     if (
         "share_back_to_original_label" in numbers
@@ -211,11 +209,9 @@ def _notes(
     ):
         notes.append(
             "Near x + r it is mostly the same boundary seen from its other side, which turns the "
-            "sign by definition: "
-            "the way out leads back to the original label for "
-            f"{shown(numbers['share_back_to_original_label'])} of the "
-            f"images, to a point {shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| "
-            "(median) away from "
+            "sign by definition: the way out leads back to the original label for "
+            f"{shown(numbers['share_back_to_original_label'])} of the images, to a point "
+            f"{shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| (median) away from "
             "that of the clean image. x + 2r, as far beyond the boundary as x is before it, is the "
             "control.",
         )

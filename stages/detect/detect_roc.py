@@ -357,22 +357,18 @@ def _notes(measured: ScoreMeasurement) -> list[str]:
     edge = option.h in (min(study.steps), max(study.steps)) and len(study.steps) > 1
     notes += [
         f"Algorithm 6 with {option}, T = {settings.directions} random directions: the option of "
-        "the largest area under "
-        "the ROC curve on the calibration images of the first training seed, out of "
-        f"{len(choice.trials)} (table "
+        "the largest area under the ROC curve on the calibration images of the first training "
+        f"seed, out of {len(choice.trials)} (table "
         "options)." + (" Its h is at an end of the steps that were tried." if edge else ""),
         f"Flagged: at or above the threshold that flags at most {settings.false_positive_rate:.0%} "
-        "of the clean "
-        "calibration images, one for each training seed; 'at zero' is the thesis' threshold for "
-        "the sign. "
-        "accuracy_best is at the best threshold for the reported images themselves, as in the "
-        "thesis.",
+        "of the clean calibration images, one for each training seed; 'at zero' is the thesis' "
+        "threshold for the sign. accuracy_best is at the best threshold for the reported images "
+        "themselves, as in the thesis.",
         "'Both together' is a logistic regression on the ranks of the two scores, fitted on the "
         "calibration images.",
         "kappa_z is the mean curvature of the nearest boundary where the way that the attack takes "
-        "crosses it, kappa_x "
-        f"the score at the image, both divided by the gradient's norm; z was not found for {lost} "
-        "images.",
+        "crosses it, kappa_x the score at the image, both divided by the gradient's norm; z was "
+        f"not found for {lost} images.",
     ]
     return notes + _verdict(measured.numbers)
 
@@ -388,9 +384,9 @@ def _verdict(numbers: dict[str, Estimate]) -> list[str]:
     }
     said = (
         f"AUC {shown(curvature)} for the curvature, {shown(confidence)} for 1 − the largest "
-        f"probability, {shown(both)} for both together. At the calibrated thresholds the curvature flags "
-        f"{shown(flagged['curvature'])} of the perturbed "
-        f"images, the probability {shown(flagged['confidence'])}."
+        f"probability, {shown(both)} for both together. At the calibrated thresholds the curvature "
+        f"flags {shown(flagged['curvature'])} of the perturbed images, the probability "
+        f"{shown(flagged['confidence'])}."
     )
     if gain.low > 0:
         return [f"{said} The curvature adds to the probabilities: {shown(gain)} of area."]

@@ -251,23 +251,17 @@ def _notes(
     notes = common_notes(studies, int(samples[smallest].isnan().sum()))
     notes += [
         f"Curvature: {choice.detection}, T = {settings.directions}: chosen at alpha = 1 on the "
-        "calibration images of "
-        "the first training seed, for every factor and attack.",
+        "calibration images of the first training seed, for every factor and attack.",
         "A scaled perturbation counts where the unscaled one fooled; 'wrong label' says how many "
-        "still fool. Scaled "
-        "images are not clipped.",
+        "still fool. Scaled images are not clipped.",
         f"Other attacks on the first {few} training seed{'s' if few > 1 else ''}, each on the "
-        "images that it fools: "
-        f"l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} times the median norm of "
-        "its perturbations.",
+        f"images that it fools: l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} "
+        "times the median norm of its perturbations.",
         "The attack on the detector starts from the attack under study, scaled by "
-        f"{settings.knowing_radius:g}, and "
-        f"takes {settings.knowing_steps} steps in the l2 ball of that norm: down the score while "
-        "the label is wrong, "
-        "and back across the boundary while it is right. It knows all but the directions that the "
-        "detector then draws. "
-        "Evading: a wrong label that is not flagged, by the curvature at threshold 0 or at the one "
-        "calibrated to "
+        f"{settings.knowing_radius:g}, and takes {settings.knowing_steps} steps in the l2 ball of "
+        "that norm: down the score while the label is wrong, and back across the boundary while it "
+        "is right. It knows all but the directions that the detector then draws. Evading: a wrong "
+        "label that is not flagged, by the curvature at threshold 0 or at the one calibrated to "
         f"{settings.false_positive_rate:.0%} false positives, by confidence at its own calibrated "
         "one, or by both.",
     ]

@@ -150,13 +150,10 @@ def _notes(measured: ScoreMeasurement) -> list[str]:
     notes = common_notes(measured.studies, int(measured.samples["recovered"].isnan().sum()))
     notes += [
         "share_recovered: the class of the largest curvature is the label that the classifier gave "
-        "to the clean image, "
-        "and the score is at least 0, over all perturbed images; guessing among the other classes "
-        "would give "
-        f"{1 / max(1, classes - 1):.2f}. It uses {choice.recovery}: the option that recovers most "
-        "on the calibration "
-        "images of the first training seed. share_recovered_of_detection uses the one chosen for "
-        "detection, "
+        "to the clean image, and the score is at least 0, over all perturbed images; guessing "
+        f"among the other classes would give {1 / max(1, classes - 1):.2f}. It uses "
+        f"{choice.recovery}: the option that recovers most on the calibration images of the first "
+        "training seed. share_recovered_of_detection uses the one chosen for detection, "
         f"{choice.detection}.",
         "share_clean_relabelled: clean images with a score of at least 0, whose label Algorithm 6 "
         "would replace.",
@@ -169,7 +166,6 @@ def _notes(measured: ScoreMeasurement) -> list[str]:
         )
         notes.append(
             f"The curvature recovers {better} labels than the runner-up class, which is right for "
-            f"{known}: the "
-            f"difference is {shown(gap)}."
+            f"{known}: the difference is {shown(gap)}."
         )
     return notes
