@@ -204,10 +204,20 @@ def _adversary_steps(settings: CureSettings) -> int:
 def withstood(
     attack: Attack, model: Classifier, images: Images, labels: Labels, **options: object
 ) -> Mask:
-    """(N,) whether each image has its true label, and still has it after ``attack`` on that label.
+    """Whether each image has its true label, and still has it after ``attack`` on that label.
 
-    Success is judged anew from the returned tensors; a perturbation that is not finite has not
+    Success is recomputed from the returned tensors; a perturbation that is not finite has not
     fooled.
+
+    Args:
+        attack: the attack that judges.
+        model: the network that is judged.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        options: passed on to the attack, such as ``generator``.
+
+    Returns:
+        (N,).
     """
     given: dict[str, object] = {"labels": labels, **options}
     result = attack(model, images, **given)

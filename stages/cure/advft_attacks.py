@@ -113,6 +113,12 @@ def advft_attacks(
 def beyond(model: Classifier, images: Images, labels: Labels, *, eps: float) -> dict[str, Tensor]:
     """Whether l_inf DeepFool's perturbation of each image is longer than ``eps``.
 
+    Args:
+        model: the network that is judged.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        eps: radius in l_inf, in pixel units.
+
     Returns:
         ``right`` (N,): whether an image has its true label and keeps it within eps; ``failed``
         (N,): whether DeepFool did not fool.

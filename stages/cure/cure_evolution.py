@@ -114,6 +114,14 @@ def curvature_norms(
 ) -> dict[str, Tensor]:
     """Two sizes of the loss's Hessian H at each image, by differences of gradients over ``h``.
 
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        h: step of the differences, in pixel l2.
+        draws: number of random z per image.
+        generator: one for the batch or one per image.
+
     Returns:
         ``frobenius`` (N,): sqrt(mean ||H z||^2) over normal z (Equation 8.5); ``hz`` (N,): ||H z||
         for z the unit vector along the sign of the gradient.

@@ -127,6 +127,13 @@ def outcome(
 ) -> dict[str, Tensor]:
     """What an attack on the true labels leaves of each image.
 
+    Args:
+        attack: the attack.
+        model: the network that is judged.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        options: passed on to the attack, such as ``generator``.
+
     Returns:
         ``right`` (N,): whether it has its label before and after; ``margin`` (N,): f_y - max_{k !=
         y} f_k after.

@@ -126,6 +126,14 @@ def surfaces(
 ) -> dict[str, Tensor]:
     """The cross-entropy on a square around each image, along DeepFool's direction and a random one.
 
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        reach: half the side of the squares, in pixel l2.
+        grid: number of points along a side.
+        generator: one for the batch or one per image.
+
     Returns:
         ``losses`` (N, grid, grid): rows along the random direction, columns along DeepFool's;
         ``residual`` (N,): the root mean square distance from the best linear fit; ``curved`` (N,):
@@ -135,6 +143,7 @@ def surfaces(
     result = deepfool(model, images)
     sizes = norms(result.perturbations)
     success = result.success & torch.isfinite(sizes) & (sizes > 0)
+    # Unit vectors: across along r (anything where DeepFool failed), upward orthogonal to it.
     across = torch.where(
         per_image(success, images),
         result.perturbations / per_image(sizes, images),
@@ -144,11 +153,12 @@ def surfaces(
     upward = random_directions(images, generator, normals=across)
     places = torch.linspace(-reach, reach, grid, dtype=images.dtype, device=images.device)
     y, x = (each.flatten() for each in torch.meshgrid(places, places, indexing="ij"))
-    rows = torch.arange(len(images), device=images.device).repeat_interleave(grid * grid)
+    # All points of all squares in one list: the image of each, and its place in that square.
+    image = torch.arange(len(images), device=images.device).repeat_interleave(grid * grid)
     column, row = x.repeat(len(images)), y.repeat(len(images))
     parts = []
-    for part in torch.arange(len(rows), device=images.device).split(BATCH):
-        own = rows[part]
+    for part in torch.arange(len(image), device=images.device).split(BATCH):
+        own = image[part]
         moved = (
             images[own]
             + per_image(column[part], images) * across[own]

@@ -243,7 +243,7 @@ def _pearson_within_seeds(first: Tensor, second: Tensor) -> Tensor:
     ).nanmean(dim=-1)
 
 
-# Tables, figures, words
+# Tables, figures and notes
 
 
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
@@ -253,11 +253,7 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
         row: dict[str, object] = {"detector": title}
         for name in ("auc", "accuracy_best", "share_flagged_clean", "share_flagged_perturbed"):
             if (estimate := numbers.get(f"{name}_{detector}")) is not None:
-                row |= {
-                    **columns(name, estimate),
-                    "images": estimate.n,
-                    "seeds": estimate.seeds,
-                }
+                row |= {**columns(name, estimate), "images": estimate.n, "seeds": estimate.seeds}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -58,7 +58,7 @@ class Ball(nn.Module):
 
 
 class Bowls(nn.Module):
-    """Logits a_k |x|^2: the Hessian of the difference of two is 2 (a_k - a_l) times the identity."""
+    """Logits a_k |x|^2: the difference of two has the Hessian 2 (a_k - a_l) times the identity."""
 
     def __init__(self, *bends):
         super().__init__()
