@@ -23,7 +23,7 @@ def affine_distances(model, images):
 
 @pytest.fixture
 def confident(affine):
-    """An affine classifier whose logits are so large that the cross-entropy sees the nearest class alone.
+    """An affine classifier with logits so large that only the nearest class enters the loss.
 
     Where the softmax is flat, its gradient points away from all other classes at once, and neither
     attack is near its optimum.

@@ -57,7 +57,7 @@ def test_an_affine_classifier_is_never_worse_than_what_prune_allows(affine, poin
 
 
 def test_classes_with_equal_gradients_take_one_pass(gradients, table):
-    """Of parallel boundaries the one with the smallest gap is the nearest: no other gradient can be needed."""
+    """Of parallel boundaries the one with the smallest gap is nearest: one gradient suffices."""
     slopes = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     offsets = torch.tensor([0.0, -4.0, -1.0, -3.0, -2.0], dtype=torch.float64)
     model = table(lambda flat: flat[:, :1] * slopes + offsets)
