@@ -21,6 +21,10 @@ Base = tuple[Size, Subject, Boundary]
 """A size, its network with the images to attack, and the points whose curvature is measured."""
 
 
+def _prepare(bases: list[Base], size: Size, device: torch.device) -> None:
+    bases.append(prepare(size, device))
+
+
 def measure(sizes: Sequence[Size], device: torch.device, record: Record) -> None:
     """Measure everything in single precision, then the speed in TF32, then what takes longest.
 
@@ -30,7 +34,7 @@ def measure(sizes: Sequence[Size], device: torch.device, record: Record) -> None
     with precision_of("fp32"):
         for size in sizes:
             what = f"{size.name}: network, and all that is measured on it"
-            attempt(record, what, lambda size=size: bases.append(prepare(size, device)))
+            attempt(record, what, partial(_prepare, bases, size, device))
         for base in bases:
             size, subject, _ = base
             what = f"{size.name}: agreement"

@@ -38,7 +38,10 @@ def sphere(radius):
 
 
 def bowls(bends, slopes):
-    """f_i = a_i |x|^2 + b_i . x: along every normal at x = e_1 the Hessian has an eigenvector if b_i is along e_1."""
+    """f_i = a_i |x|^2 + b_i . x.
+
+    If b_i is along e_1, every normal at x = e_1 is an eigenvector of the Hessian.
+    """
     return Function(
         lambda flat: flat.square().sum(dim=1, keepdim=True) * bends + flat[:, :1] * slopes
     )
@@ -196,7 +199,9 @@ def test_an_affine_network_is_refused(dtype, by):
 
 
 def test_a_relu_network_within_one_of_its_pieces_is_refused():
-    with pytest.raises(InputError, match=r"h must be allowed is.*; got 1e-06"):
+    with pytest.raises(
+        InputError, match=r"h must be a step over which the logits bend.*; got 1e-06"
+    ):
         curvature_score(
             relu_network(torch.float64), pictures(dtype=torch.float64), h=1e-6, output="logits"
         )

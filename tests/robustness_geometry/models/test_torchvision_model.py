@@ -65,7 +65,7 @@ def test_published_weights_bring_their_normalisation(published):
         ),
         (
             {"name": "resnet18"},
-            r"model.weights must be null for this data set: .*resnet18 .*1000 classes.*; got 'DEFAULT'",
+            r"model.weights must be null for .*: .*resnet18 .*1000 classes.*; got 'DEFAULT'",
         ),
     ],
 )

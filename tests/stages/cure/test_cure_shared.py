@@ -281,7 +281,7 @@ def test_untrained_networks_are_refused(data, executor, made):
         model[1].weight.zero_()
     with pytest.raises(
         InputError,
-        match=r"network must be a trained network.*; got blank with an accuracy of 0.333",
+        match=r"network must be a trained network.*; got '?blank with an accuracy of 0.333",
     ):
         cure_studies(
             Network("blank", "rows", {0: model}),
@@ -294,11 +294,11 @@ def test_untrained_networks_are_refused(data, executor, made):
 def test_data_without_training_images_are_refused(data, made):
     empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
     settings = AdversarySettings(**made.with_pgd)
-    with pytest.raises(InputError, match=r"dataset must be .*; got rows without training images"):
+    with pytest.raises(InputError, match=r"dataset must be .*; got '?rows without training images"):
         settings.check(empty)
     settings.check(data)
     asked = Experiment("x", "Section 8", Findings, settings, named=True)
-    with pytest.raises(InputError, match=r"dataset must be .*; got rows without training images"):
+    with pytest.raises(InputError, match=r"dataset must be .*; got '?rows without training images"):
         asked.check("smooth", empty)
 
 
