@@ -66,7 +66,7 @@ from robustness_geometry.geometry.sections import (
     plane_sections,
     stitched_section,
 )
-from robustness_geometry.geometry.spheres import inscribed_radius, sphere_step
+from robustness_geometry.geometry.spheres import Ball, inscribed_radius, sphere_step
 from robustness_geometry.geometry.subspaces import (
     RandomSubspaces,
     band_count,
@@ -79,10 +79,13 @@ from robustness_geometry.geometry.subspaces import (
     project_onto_band,
     random_subspace,
 )
+from robustness_geometry.geometry.surface import CurvatureOptions
 
 __all__ = [
+    "Ball",
     "Boundary",
     "ClassCurvatures",
+    "CurvatureOptions",
     "Curvatures",
     "Interval",
     "LossBounds",
