@@ -13,7 +13,7 @@ from torch import Tensor
 from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.gradients import difference_gradients, linearise
 from robustness_geometry.attacks.protocol import Number, check_input, clean_labels, per_image
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import passes_at_once
@@ -171,7 +171,7 @@ def boundary_points(
         return _nothing(images)
     own = clean_labels(model, images, labels, targets)
     if targets is not None and bool((own == targets).any()):
-        refuse("targets", "the label itself", "other classes than the labels")
+        refuse("targets", Described("the label itself"), "other classes than the labels")
     # The attack sees only the options that were given, as not every attack takes them.
     given = {
         name: value
@@ -211,7 +211,11 @@ def _check_dependence(model: Classifier, images: Images) -> None:
         classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
         if any(bool(pull(row.expand_as(logits)).any()) for row in classes):
             return
-    refuse("model", "logits that do not depend on the input", "a classifier that has a boundary")
+    refuse(
+        "model",
+        Described("logits that do not depend on the input"),
+        "a classifier that has a boundary",
+    )
 
 
 class _Search:

@@ -255,7 +255,7 @@ def principal_curvatures(
 
 
 def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tuple[Tensor, Tensor]:
-    """Principal curvatures (d - 1,) at the only point, largest first, and directions (d - 1, d).
+    """Curvatures (d - 1,) at the only point, the largest first, and their directions (d - 1, d).
 
     The reflection Q = I - b u u^T takes the normal to the first axis; the others then span the
     tangent space, and the normal's zero never enters the spectrum. Without ``directions``, those
@@ -267,8 +267,8 @@ def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tu
     u[0] += 1.0 if u[0] >= 0 else -1.0
     b = 2 / (u @ u)
     matrix = surface.hessian(axes)
-    # Q H Q = H - u p^T - p u^T with p = b H u - b^2 / 2 (u^T H u) u; its first row and column belong
-    # to the normal.
+    # Q H Q = H - u p^T - p u^T with p = b H u - b^2 / 2 (u^T H u) u. Its first row and column
+    # belong to the normal.
     product = matrix @ u
     product = b * product - (b * b / 2) * (u @ product) * u
     tangent = (matrix - torch.outer(u, product) - torch.outer(product, u))[

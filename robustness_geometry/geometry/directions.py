@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.checks import check_choice, check_count, refuse
+from robustness_geometry.checks import Described, check_choice, check_count, refuse
 from robustness_geometry.geometry.leading import SymmetricOperator, extreme_eigenpairs
 from robustness_geometry.geometry.subspaces import orthonormalise
 from robustness_geometry.randomness import seeded
@@ -91,7 +91,7 @@ def normal_directions(vectors: Float[Tensor, "n ..."], count: int) -> SharedDire
     if unusable or not len(flat):
         refuse(
             "vectors",
-            f"{unusable} of {len(flat)} zero or not finite",
+            Described(f"{unusable} of {len(flat)} zero or not finite"),
             "at least one vector, all finite and non-zero",
         )
     return _leading(flat / lengths, count)
@@ -130,7 +130,7 @@ def shared_directions(directions: Float[Tensor, "batch count d"], count: int) ->
     if unusable or not len(rows):
         refuse(
             "directions",
-            f"{unusable} of {len(rows)} not finite",
+            Described(f"{unusable} of {len(rows)} not finite"),
             "at least one, all of them finite",
         )
     return _leading(rows, count)
@@ -221,7 +221,7 @@ def _check_symmetric(matrix: Tensor) -> None:
         refuse("mean_hessian.shape", tuple(matrix.shape), "square: (d, d)")
     size = matrix.abs().max()
     if not bool(torch.isfinite(size)) or bool((matrix - matrix.T).abs().max() > 1e-6 * size):
-        refuse("mean_hessian", "another matrix", "finite and symmetric")
+        refuse("mean_hessian", Described("another matrix"), "finite and symmetric")
 
 
 def principal_angles(
@@ -267,7 +267,7 @@ def principal_angles(
     bases = []
     for name, rows in (("first", first), ("second", second)):
         if not bool(torch.isfinite(rows).all()) or not bool(rows.any()):
-            refuse(name, "zero or not finite", "finite rows that span a subspace")
+            refuse(name, Described("zero or not finite"), "finite rows that span a subspace")
         bases.append(orthonormalise(rows.double().cpu()))
     angles = np.sort(subspace_angles(*(basis.T.numpy() for basis in bases)))
     return PrincipalAngles(torch.from_numpy(angles), (len(bases[0]), len(bases[1])))

@@ -27,13 +27,12 @@ ACCURACY = 1e-3
 
 @runtime_checkable
 class SymmetricOperator(Protocol):
-    """A symmetric matrix that is known by its products, as SciPy's ``LinearOperator`` is.
+    """A symmetric matrix that is known by its products, as SciPy's ``LinearOperator`` is."""
 
-    Attributes:
-        shape: (d, d).
-    """
-
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The dimensions (d, d)."""
+        ...
 
     def matvec(self, vector: Array, /) -> Array:
         """The product (d,) with a vector (d,), in float64."""
@@ -202,7 +201,7 @@ def extreme_eigenpairs(
     products: int | None = None,
     null: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Eigenvalues (count,) and eigenvectors (count, d) at one end of a symmetric operator's spectrum.
+    """Eigenvalues (count,) and eigenvectors (count, d) at one end of an operator's spectrum.
 
     Args:
         operator: A, (d, d).
@@ -271,14 +270,15 @@ def _lanczos(
     operator: SymmetricOperator, count: int, end: Literal["LM", "LA"], start: Array, budget: int
 ) -> tuple[Array, Array]:
     """What ARPACK finds with about ``budget`` products, at least one restart included."""
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh  # see above
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh  # see above
 
     # Half of the products build the basis, the others its restarts.
     basis = min(operator.shape[0], max(count + 1, (budget + count) // 2))
     restarts = max(1, (budget - basis) // (basis - count))
+    matrix = LinearOperator(operator.shape, matvec=operator.matvec, dtype=np.float64)
     try:
         return eigsh(
-            operator, count, which=end, v0=start, ncv=basis, maxiter=restarts, tol=ACCURACY, rng=0
+            matrix, count, which=end, v0=start, ncv=basis, maxiter=restarts, tol=ACCURACY, rng=0
         )
     except ArpackNoConvergence as error:
         return error.eigenvalues.real, error.eigenvectors.real

@@ -87,8 +87,8 @@ class _Loss:
         logits, pull = linearise(self.model, points)
         own = one_hot(self.labels[rows], logits.shape[1]).bool()
         others = logits.softmax(dim=1).masked_fill(own, 0.0)
-        # The derivatives of the loss in the logits are p - e_y. p_y - 1 is taken as minus the sum of
-        # the other probabilities, as rounding would lose it on a network that is sure.
+        # The derivatives of the loss in the logits are p - e_y. p_y - 1 is taken as minus the sum
+        # of the other probabilities, as rounding would lose it on a network that is sure.
         weights = others - own * others.sum(dim=1, keepdim=True)
         return torch.nn.functional.cross_entropy(logits, self.labels[rows], reduction="none"), pull(
             weights

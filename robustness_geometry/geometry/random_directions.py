@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import Described, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Images
@@ -46,7 +46,7 @@ def random_directions(
         tensor([0., 1.])
     """
     if basis is not None and normals is not None:
-        refuse("normals", "given", "left out beside a basis")
+        refuse("normals", Described("given"), "left out beside a basis")
     d = like[0].numel() if len(like) else 0
     if basis is not None and len(like) and basis.shape[1] != d:
         refuse("basis.shape", tuple(basis.shape), f"(m, {d})")
@@ -58,7 +58,7 @@ def random_directions(
         return _unit(drawn)
     sizes = norms(normals)
     if not bool((sizes > 0).all()):
-        refuse("normals", "a normal of length 0", "vectors with a direction")
+        refuse("normals", Described("a normal of length 0"), "vectors with a direction")
     unit = _unit(normals)
     for _ in range(2):  # once more, against what rounding leaves of the normal
         along = (drawn * unit).flatten(1).sum(dim=1).view(-1, 1, 1, 1)

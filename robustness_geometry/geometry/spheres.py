@@ -115,8 +115,8 @@ def inscribed_radius(
         >>> import torch
         >>> from robustness_geometry.geometry import inscribed_radius
         >>> disc = lambda points: points.norm(dim=1) < 2
-        >>> point, inwards = torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 0.0])
-        >>> round(inscribed_radius(disc, point, inwards, largest=10.0), 2)
+        >>> point = torch.tensor([2.0, 0.0], dtype=torch.float64)
+        >>> round(inscribed_radius(disc, point, -point / 2, largest=10.0), 2)
         2.0
     """
     check_positive("largest", largest)

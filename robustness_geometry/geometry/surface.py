@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number
-from robustness_geometry.checks import check_choice, refuse
+from robustness_geometry.checks import NOTHING, Described, check_choice, refuse
 from robustness_geometry.geometry.boundary import Boundary, allowed_distance
 from robustness_geometry.geometry.hessian import Stencil
 from robustness_geometry.geometry.normals import Directions, Margin, normals_of, tangent_projection
@@ -41,7 +41,7 @@ class CurvatureOptions(TypedDict, total=False):
         >>> import torch
         >>> ball = Ball(radius=2.0)
         >>> near = boundary_points(ball, torch.tensor([0.5, 0.0]).view(1, 1, 1, 2))
-        >>> found = principal_curvatures(ball, near, h=0.1, output="softmax")
+        >>> found = principal_curvatures(ball, near, h=0.1, at_once=8)
         >>> [round(value, 3) for value in found.values.flatten().tolist()]
         [0.5]
     """
@@ -112,8 +112,10 @@ class Surface:
         if off:
             refuse(
                 "points",
-                f"{off} of {len(points)} not on the boundary, the farthest "
-                f"{float(distances.abs().max()):.3g} away",
+                Described(
+                    f"{off} of {len(points)} not on the boundary, the farthest "
+                    f"{float(distances.abs().max()):.3g} away"
+                ),
                 f"within |F| / ||grad F|| <= {allowed:.3g} pixel units (tolerance) of the boundary",
             )
         return cls(margin, points, normals, sizes, stencil)
@@ -158,9 +160,9 @@ class Surface:
 
 
 class SpreadAxes:
-    """An orthonormal basis of the image space, each vector of which moves all pixels by about as much.
+    """An orthonormal basis whose vectors each move all pixels by about the same amount.
 
-    They are the products of cosines of rows and of columns, all with one set of random signs, so
+    The vectors are products of cosines of rows and of columns, all with one set of random signs, so
     that sums over them need no product of large matrices.
 
     Attributes:
@@ -179,7 +181,7 @@ class SpreadAxes:
 
     def combine(self, products: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         """sum_j a_j p_j^T for the rows p_j of ``products``."""
-        # The rows are Kronecker products: two small sums in place of one product of (d, d) matrices.
+        # The rows are Kronecker products: two small sums replace one product of (d, d) matrices.
         first, second = self._factors
         half = torch.einsum("ar,abx->rbx", first, products.view(len(first), len(second), -1))
         return (
@@ -207,11 +209,13 @@ def _unpacked(
     """
     if not isinstance(points, Boundary):
         if labels is None or targets is None:
-            refuse("labels and targets", None, "given with bare images (a Boundary brings them)")
+            given = "given with bare images (only a Boundary brings its own)"
+            refuse("labels and targets", NOTHING, given)
         return points, labels, targets
     if labels is not None or targets is not None:
-        refuse("labels and targets", "given", "left out beside a Boundary, which brings them")
+        refuse("labels and targets", Described("both"), "left out with a Boundary, which has them")
     lost = int((~points.success).sum())
     if lost:
-        refuse("points", f"{lost} without a point", "a Boundary of images with points: .found()")
+        missing = Described(f"{lost} of {len(points)} images without a point")
+        refuse("points", missing, "a Boundary whose images all have a point: see Boundary.found")
     return points.points, points.labels, points.targets

@@ -11,7 +11,7 @@ from robustness_geometry.geometry import (
     expected_beta,
     random_directions,
 )
-from robustness_geometry.geometry import subspaces as module
+from robustness_geometry.geometry import random_subspaces as module
 from robustness_geometry.randomness import per_image
 
 
