@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import NOTHING, refuse
 
 __all__ = ["folder", "require"]
 
@@ -55,4 +55,5 @@ def folder(package: str, extra: str) -> Path:
 
 def _absent(module: str, extra: str) -> NoReturn:
     package = module.partition(".")[0]
-    refuse(f"package {package}", None, f"installed: pip install robustness-geometry[{extra}]")
+    command = f"pip install robustness-geometry[{extra}]"
+    refuse(f"package {package}", NOTHING, f"installed: {command}")
