@@ -30,9 +30,6 @@ STAGES = (
 )
 """The stages whose experiments run on one network."""
 
-SPARING = "networks"
-"""The setting that lists the suite's networks to measure; one that the command line describes is always measured."""
-
 SUFFIX = "_transfer"
 ACROSS = (f"universal{SUFFIX}", f"curvature{SUFFIX}")
 """The stages whose experiments run on several networks at once: the files ``*_transfer.py`` of the package before."""
@@ -48,20 +45,21 @@ class Experiment:
     settings: Any
     across: bool = False
     named: bool = False
+    networks: Sequence[str] | None = None
 
     def measure(
         self, networks: Mapping[str, Network], data: Mapping[str, Dataset], executor: Executor
     ) -> Findings:
         """Run the experiment: on all networks if it is one across networks, else on the only one.
 
-        A network that the settings leave out, or whose data an experiment that trains cannot train
+        A network that the suite leaves out, or whose data an experiment that trains cannot train
         on, costs nothing: a note says so.
         """
         if self.across:
             return self.function(networks, data, self.settings, executor.scope(self.name))
         (network,), (own,) = networks.values(), data.values()
         if self.leaves_out(network.name):
-            taken = ", ".join(getattr(self.settings, SPARING)) or "no network"
+            taken = ", ".join(self.networks or ()) or "no network"
             note = f"Not measured on {network.name}: this suite takes {taken}."
             return Findings(notes=[note])
         if self.lacks(own):
@@ -71,9 +69,8 @@ class Experiment:
         return self.function(network, own, self.settings, scope)
 
     def leaves_out(self, network: str) -> bool:
-        """Whether the settings name other networks than this one."""
-        taken = getattr(self.settings, SPARING, None)
-        return taken is not None and network not in taken
+        """Whether the suite measures the experiment on other networks than this one."""
+        return self.networks is not None and network not in self.networks
 
     def lacks(self, data: Dataset) -> bool:
         """Whether it trains networks, and the data have nothing to train them on."""
@@ -114,6 +111,9 @@ def select(stage: str, config: Config) -> list[Experiment]:
             config.settings[min(unknown)],
             "one of " + ", ".join(sorted(known)),
         )
+    for key in config.suite.networks:
+        if key not in (*STAGES, *known):
+            refuse("suite.networks", key, "stages or experiments")
     available = experiments_of(stage)
     names = list(available) if config.experiments is None else config.experiments
     for name in names:
@@ -161,11 +161,6 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
             given[key] = (f"settings.{name}.{key}", own[key])
         elif key in shared:
             given[key] = (f"{stage}.{key}" if key != stage else stage, shared[key])
-    if SPARING in given:
-        key, names = given[SPARING]
-        _check_networks(key, names, config)
-        if config.network is None and stage not in ACROSS:
-            del given[SPARING]
     values = {key: _value(schema[key], *where) for key, where in given.items()}
     for key, entry in schema.items():
         if (
@@ -182,13 +177,8 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
         module.Settings(**values),
         stage in ACROSS,
         named,
+        None if config.network is None else config.suite.networks.get(name),
     )
-
-
-def _check_networks(key: str, names: Sequence[str] | None, config: Config) -> None:
-    for name in names or ():
-        if name not in config.networks:
-            refuse(key, name, "one of " + ", ".join(config.networks))
 
 
 def _value(entry: Field[Any], key: str, value: Any) -> Any:

@@ -25,6 +25,7 @@ from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
 from stages.networks import ALL, Candidate, candidate, candidates
 from stages.results import figure_files, write_results
+from stages.tuning import tuned
 
 __all__ = ["main", "run_stage"]
 
@@ -40,6 +41,7 @@ def main(stage: str) -> None:
 
 def run_stage(stage: str, config: Config) -> None:
     """Run the chosen experiments of ``stage``: on one network, or on several together."""
+    config = tuned(config)
     experiments = select(stage, config)
     chosen, notes = candidates(config) if stage in ACROSS else ([candidate(config)], [])
     for each in chosen:
@@ -51,6 +53,8 @@ def run_stage(stage: str, config: Config) -> None:
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
         data = {each.name: each.data for each in chosen}
         findings = {e.name: _measured(e, networks, data, executor) for e in experiments}
+        if config.network is None and stage not in ACROSS:
+            notes = [*notes, f"Budget {config.budget.name}: {config.budget.description}."]
         for found in findings.values():
             found.notes.extend(notes)
         if not executor.is_global_zero:
@@ -129,6 +133,7 @@ def _tracked(
     specs = {each.name: asdict(each.spec) for each in chosen}
     parameters = {
         "suite": config.suite.name,
+        "budget": config.budget.name,
         "network": name,
         **specs.get(name, specs),
         "seeds": config.seeds,

@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from robustness_geometry.models import build, describe, load_weights, save_weights
+from robustness_geometry.models.pretrained import WEIGHTS
 from stages.config import factory, read, ready
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,7 @@ def main() -> None:
         load_weights(model, trained / f"seed{config.seeds[0]}.safetensors")
         save_weights(
             model,
-            ROOT / "pipeline" / "models" / "weights" / f"{name}.safetensors",
+            WEIGHTS / f"{name}.safetensors",
             describe(make, data),
         )
 

@@ -10,6 +10,16 @@ from robustness_geometry.datasets.image_folder import image_folder
 from robustness_geometry.datasets.imagenet import imagenet
 from robustness_geometry.datasets.mnist import mnist
 from robustness_geometry.datasets.mnist5k import mnist5k
+from robustness_geometry.datasets.sample import sample_digits
 from robustness_geometry.datasets.svhn import svhn
 
-__all__ = ["cifar10", "fashion_mnist", "image_folder", "imagenet", "mnist", "mnist5k", "svhn"]
+__all__ = [
+    "cifar10",
+    "fashion_mnist",
+    "image_folder",
+    "imagenet",
+    "mnist",
+    "mnist5k",
+    "sample_digits",
+    "svhn",
+]

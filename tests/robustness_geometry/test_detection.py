@@ -38,7 +38,10 @@ def sphere(radius):
 
 
 def bowls(bends, slopes):
-    """f_i = a_i |x|^2 + b_i . x: along every normal at x = e_1 the Hessian has an eigenvector if b_i is along e_1."""
+    """f_i = a_i |x|^2 + b_i . x.
+
+    If b_i is along e_1, every normal at x = e_1 is an eigenvector of the Hessian.
+    """
     return Function(
         lambda flat: flat.square().sum(dim=1, keepdim=True) * bends + flat[:, :1] * slopes
     )

@@ -99,7 +99,7 @@ def test_an_empty_batch_needs_no_model(attack, pictures):
 
 
 def on(attack, model, pictures, indices):
-    """``attack`` on the images of given indices, in double precision, with a generator an image where it takes one."""
+    """``attack`` on the images ``indices`` in float64, with one generator per image if it can."""
     options = (
         {"generator": per_image(0, "contract", indices)}
         if attack in map(ATTACKS.get, RANDOM)

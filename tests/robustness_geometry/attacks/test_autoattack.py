@@ -31,7 +31,7 @@ def images():
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    """50 queries of Square instead of 5,000, and 20 steps of FAB: what they do on images that withstand is theirs."""
+    """50 queries of Square instead of 5,000, and 20 steps of FAB, to save time."""
     from pyautoattack import fab_base, square
 
     def short(perturb, option, value):

@@ -61,7 +61,7 @@ def exact(network):
 
 @pytest.fixture
 def halves(table):
-    """A binary affine classifier, and images at the same distance 0.2 on either side of its boundary."""
+    """A binary affine classifier, and images at distance 0.2 on either side of its boundary."""
     generator = torch.Generator().manual_seed(0)
     normal = torch.nn.functional.normalize(
         torch.randn(12, generator=generator, dtype=torch.float64), dim=0
@@ -73,7 +73,7 @@ def halves(table):
 
 
 def plain(model, images, *, norm, radius, passes, batch_size=1, generator):
-    """The algorithm written out: every image looked at by itself, every step added and projected by itself."""
+    """Algorithm 4 written out, one image at a time."""
     labels, v, best, rates = predict(model, images), torch.zeros_like(images[:1]), None, []
 
     def unfooled(index):
@@ -274,7 +274,7 @@ REFUSED = [
     ({"labels": torch.full((24,), 5)}, r"labels must be whole numbers from 0 to 4; got \[5\]"),
     (
         {"labels": torch.ones(24, dtype=torch.int64)},
-        "images must be images of at least two.*; got 24 images of 1 labels",
+        "images must be of at least two labels; got 24 images of 1 labels",
     ),
 ]
 

@@ -26,7 +26,10 @@ class Linear(nn.Module):
 
 
 class Loss(nn.Module):
-    """Two logits whose cross-entropy at label 0 is a given function of the image: f_1 = log(exp(l) - 1), f_0 = 0."""
+    """Two logits whose cross-entropy at label 0 is a given function l of the image.
+
+    They are f_0 = 0 and f_1 = log(exp(l) - 1).
+    """
 
     def __init__(self, function):
         super().__init__()

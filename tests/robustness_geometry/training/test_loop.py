@@ -234,19 +234,21 @@ def test_a_killed_training_resumed_gives_the_bytes_of_an_unbroken_one(tmp_path, 
     assert resumed.history == unbroken.history
 
 
-def test_a_checkpoint_of_another_training_is_not_taken_up(tmp_path):
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     recipe = Recipe(epochs=2, batch_size=16)
-    train(small(), split(), recipe, checkpoint=tmp_path / "one")
+    path = tmp_path / "one"
+    finished = train(small(), split(), recipe, checkpoint=path)
     for model, data, other, seed in (
         (small(seed=1), split(), recipe, 0),
         (small(), split(seed=1), recipe, 0),
         (small(), split(), dataclasses.replace(recipe, learning_rate=0.04), 0),
         (small(), split(), recipe, 1),
     ):
-        fresh = train(model, data, other, seed=seed)
-        beside = train(model, data, other, seed=seed, checkpoint=tmp_path / "one")
-        assert same(fresh.state_dict, beside.state_dict)
-    assert len(list(tmp_path.iterdir())) == 5
+        with pytest.raises(InputError, match=r"^checkpoint must be the file of this training"):
+            train(model, data, other, seed=seed, checkpoint=path)
+    again = train(small(), split(), recipe, checkpoint=path)  # the file is still the first one's
+    assert same(again.state_dict, finished.state_dict)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 class Fragile(nn.Module):
@@ -267,7 +269,8 @@ class Fragile(nn.Module):
 def test_divergence_names_epoch_step_and_loss_and_keeps_the_last_good_checkpoint(tmp_path):
     torch.manual_seed(0)
     recipe = Recipe(epochs=4, batch_size=16)  # four steps an epoch
-    message = r"training diverged in epoch 3, step 2: loss nan; the state after epoch 2 is kept in .*\.pt$"
+    where = r"training diverged in epoch 3, step 2: loss nan"
+    message = where + r"; the state after epoch 2 is kept in .*\.pt$"
     with pytest.raises(TrainingDiverged, match=message):
         train(Fragile(9), split(64), recipe, checkpoint=tmp_path / "one")
     (kept,) = tmp_path.iterdir()
@@ -378,7 +381,7 @@ def test_data_that_cannot_be_trained_on_are_refused():
     recipe = Recipe(epochs=1)
     with pytest.raises(InputError, match="training images must be at least one image; got nothing"):
         train(small(), split().first(0), recipe)
-    with pytest.raises(InputError, match="training labels must be from 0 to 2, .*; got 0 to 4"):
+    with pytest.raises(InputError, match=r"training labels must be from 0 to 2, .*; got 0 to 4"):
         train(small(), Split(split(5).images, torch.arange(5)), recipe)
     with pytest.raises(InputError, match=r"len\(labels\) must be 5, one label per training image"):
         train(small(), Split(split(5).images, torch.zeros(4, dtype=torch.long)), recipe)

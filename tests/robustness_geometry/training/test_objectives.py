@@ -48,7 +48,7 @@ def small(seed=0):
 
 
 def shifted(model, images, *, labels=None, amount=0.25, generator=None):
-    """An attack in name: adds ``amount`` (NaN to the first image), and notes what it was called with."""
+    """Adds ``amount`` (NaN to the first image) and records how it was called."""
     CALLS.append((len(images), labels is not None, model.training))
     perturbations = torch.full_like(images, amount) + 0 * normal(images, generator)
     perturbations[0] = math.nan
@@ -142,7 +142,7 @@ def test_layers_keep_their_own_modes():
 
 
 def test_a_word_that_names_no_rhythm_is_refused():
-    with pytest.raises(InputError, match="every must be one of step, epoch.*; got 'week'"):
+    with pytest.raises(InputError, match=r"every must be one of step, epoch.*; got 'week'"):
         Adversarial(shifted, every="week")
 
 

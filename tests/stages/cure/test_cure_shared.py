@@ -257,7 +257,7 @@ def test_untrained_networks_are_refused(data, executor, made):
 
 def test_data_without_training_images_are_refused(network, data, executor, made):
     empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
-    with pytest.raises(InputError, match="dataset must be .*; got '?rows without training images"):
+    with pytest.raises(InputError, match=r"dataset must be .*; got '?rows without training images"):
         studies(network, empty, Common(**made.small), executor)
 
 
