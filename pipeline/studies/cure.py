@@ -94,7 +94,7 @@ class CureStudy(Subject, Generic[OwnCo]):
     several experiments ask for is computed once.
 
     Attributes:
-        settings: the settings of the experiment, with the overrides for this network.
+        settings: the settings of the experiment.
         tried: the held-out images on which eps is looked for.
         std: standard deviation of the data's pixels, the mean over the channels.
         eps: radius of attacks and of adversarial training, in pixel units.
@@ -227,12 +227,11 @@ def withstood(
 def cure_studies(
     network: Network, data: Dataset, settings: Own, executor: Executor
 ) -> list[CureStudy[Own]]:
-    """One study for each training seed, with the settings that ``overrides`` gives this network.
+    """One study for each training seed.
 
     Raises:
-        InputError: the network is not trained, or an override is no setting of the experiment.
+        InputError: the network is not trained.
     """
-    settings = settings.of(network)
     train, test = some_images(data.train, settings.train_samples), held_out(data, settings.samples)
     tried = held_out(data, settings.eps_samples)
     std = sum(data.std) / len(data.std)

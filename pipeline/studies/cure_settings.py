@@ -3,9 +3,9 @@
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from robustness_geometry.attacks import pgd
 from robustness_geometry.attacks.protocol import attack_name
@@ -18,7 +18,7 @@ from robustness_geometry.checks import (
     refuse,
 )
 from robustness_geometry.training import Cure, Recipe
-from robustness_geometry.types import Attack, Dataset, Network
+from robustness_geometry.types import Attack, Dataset
 
 __all__ = ["AdversarySettings", "BallSettings", "CureSettings", "PenaltySettings"]
 
@@ -126,8 +126,6 @@ class CureSettings(BallSettings, PenaltySettings):
         samples: number of held-out images on which networks are judged, at least 1.
         resamples: number of bootstrap resamples behind every interval, at least 1.
         networks: names of the suite's networks to measure; None: all.
-        overrides: network -> settings for this network alone: shared ones of the chapter, or the
-            experiment's own.
     """
 
     training: Recipe = ADAM
@@ -135,8 +133,6 @@ class CureSettings(BallSettings, PenaltySettings):
     train_samples: int | None = None
     samples: int = 1000
     resamples: int = 2000
-    networks: tuple[str, ...] | None = None
-    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     trains: ClassVar[bool] = True
 
@@ -159,25 +155,6 @@ class CureSettings(BallSettings, PenaltySettings):
         """
         check_training_images(data.name, len(data.train))
 
-    def of(self, network: Network) -> Self:
-        """The settings with what ``overrides`` gives this network.
-
-        An override of a shared setting that this experiment does not have changes nothing here.
-
-        Raises:
-            InputError: an override is no setting of the chapter or of this experiment.
-        """
-        values = self.overrides.get(network.name, {})
-        known = {each.name for each in fields(self)}
-        for key in values:
-            if key not in known | SHARED:
-                refuse(
-                    f"overrides.{network.name}.{key}",
-                    values[key],
-                    "the value of a setting of this experiment",
-                )
-        return replace(self, **{key: value for key, value in values.items() if key in known})
-
 
 @dataclass(frozen=True)
 class AdversarySettings(CureSettings):
@@ -192,7 +169,3 @@ class AdversarySettings(CureSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("adversary_steps", self.adversary_steps)
-
-
-SHARED = frozenset(each.name for each in fields(AdversarySettings))
-"""The settings that experiments of the chapter share by name."""

@@ -378,7 +378,7 @@ def test_networks_that_are_left_out_cost_nothing(network, data, executor, nothin
     ):
         name = module.__name__.rpartition(".")[2]
         experiment = Experiment(
-            name, module.SECTION, getattr(module, name), settings(networks=("smooth",))
+            name, module.SECTION, getattr(module, name), settings(), networks=("smooth",)
         )
         found = experiment.measure({"another": another}, {"another": data}, executor)
         assert not found.numbers

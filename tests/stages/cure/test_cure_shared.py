@@ -1,13 +1,11 @@
 """The fine-tuned networks, eps and the judging that the stage's experiments share."""
 
 import math
-import re
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from pipeline.evaluation import held_out
@@ -20,7 +18,6 @@ from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
 from robustness_geometry.training import Adversarial, Cure, Recipe, cure_penalty, train
 from robustness_geometry.types import Network, Perturbed, Split, predict
-from stages.cure.cure_svhn import Settings as Svhn
 from stages.experiments import Experiment
 
 
@@ -214,9 +211,9 @@ def test_networks_that_the_suite_leaves_out_are_not_touched(network, data, execu
         return Findings(notes=["measured"])
 
     def measured(networks):
-        settings = CureSettings(networks=networks)
         known, images = {network.name: network}, {network.name: data}
-        return Experiment("x", "Section 8", experiment, settings).measure(known, images, executor)
+        asked = Experiment("x", "Section 8", experiment, CureSettings(), networks=networks)
+        return asked.measure(known, images, executor)
 
     for networks in (("smooth",), None):
         assert measured(networks).notes == ["measured"]
@@ -229,50 +226,10 @@ def test_networks_that_the_suite_leaves_out_are_not_touched(network, data, execu
     assert ran == ["smooth", "smooth"]
 
 
-def test_overrides_reach_the_named_network_and_every_option(network, data, executor, made):
-    settings = Svhn(
-        **made.with_pgd,
-        steps=3,
-        overrides={"smooth": {"weight": 8.0, "steps": 1}, "other": {"eps": 0.5}},
-    )
-    own = settings.of(network)
-    assert (own.weight, own.steps, own.eps) == (8.0, 1, made.eps)
-    assert all(each.settings == own for each in cure_studies(network, data, settings, executor))
-    assert settings.of(Network("third", "rows", network.models)).weight == 2.0
-    with pytest.raises(InputError, match=r"^overrides.smooth.weigth must be .*; got 8"):
-        replace(settings, overrides={"smooth": {"weigth": 8}}).of(network)
-    with pytest.raises(InputError, match=r"^lambda must be .*; got -1"):
-        replace(settings, overrides={"smooth": {"weight": -1.0}}).of(network)
-
-
-def test_an_override_that_other_experiments_share_is_taken_where_it_has_a_meaning(network, made):
-    overrides = {"smooth": {"adversary_steps": 5, "weight": 8.0}}
-    assert CureSettings(**made.small, overrides=overrides).of(network).weight == 8.0
-    assert AdversarySettings(**made.small, overrides=overrides).of(network).adversary_steps == 5
-    with pytest.raises(InputError, match=r"^overrides.smooth.steps must be .*; got 1"):
-        CureSettings(overrides={"smooth": {"steps": 1}}).of(network)
-
-
 def test_training_on_pgd_needs_its_settings(network, data, executor, made):
     study = cure_studies(network, data, CureSettings(**made.small), executor)[0]
     with pytest.raises(TypeError, match="AdversarySettings"):
         study.objective("advtrain")
-
-
-@pytest.mark.parametrize("suite", ["smoke", "embedded", "fashion", "thesis", "imagenet"])
-def test_suites_name_networks_that_they_have(root, suite):
-    text = (root / "conf" / "suite" / f"{suite}.yaml").read_text()
-    config = yaml.safe_load(text)
-    known = set(re.findall(r"@networks\.(\w+)\.", text)) | set(config.get("networks", {}))
-    blocks = [config.get("cure", {}), *config.get("settings", {}).values()]
-    named = {
-        name
-        for block in blocks
-        for key in ("networks", "overrides")
-        for name in block.get(key) or ()
-    }
-    assert known
-    assert named <= known
 
 
 def test_untrained_networks_are_refused(data, executor, made):
