@@ -57,7 +57,7 @@ def _at(
 
 
 def _summary(result: Curvatures | MeanCurvature) -> dict[str, float | None]:
-    """The largest (or the mean) curvature averaged over the points, and the share of finite ones."""
+    """The largest (or mean) curvature averaged over the points, and the share of finite ones."""
     known = torch.isfinite(result.values)
     values = result.values if isinstance(result, MeanCurvature) else result.values[:, 0]
     value = average(values[torch.isfinite(values)])

@@ -21,10 +21,6 @@ Base = tuple[Size, Subject, Boundary]
 """A size, its network with the images to attack, and the points whose curvature is measured."""
 
 
-def _prepare(bases: list[Base], size: Size, device: torch.device) -> None:
-    bases.append(prepare(size, device))
-
-
 def measure(sizes: Sequence[Size], device: torch.device, record: Record) -> None:
     """Measure everything in single precision, then the speed in TF32, then what takes longest.
 
@@ -34,7 +30,7 @@ def measure(sizes: Sequence[Size], device: torch.device, record: Record) -> None
     with precision_of("fp32"):
         for size in sizes:
             what = f"{size.name}: network, and all that is measured on it"
-            attempt(record, what, partial(_prepare, bases, size, device))
+            attempt(record, what, partial(_append_base, bases, size, device))
         for base in bases:
             size, subject, _ = base
             what = f"{size.name}: agreement"
@@ -51,6 +47,10 @@ def measure(sizes: Sequence[Size], device: torch.device, record: Record) -> None
                 run = partial(run_block, size, "fp32", make, record)
                 attempt(record, f"{size.name}, fp32: all classes", run)
     record.write()
+
+
+def _append_base(bases: list[Base], size: Size, device: torch.device) -> None:
+    bases.append(prepare(size, device))
 
 
 def prepare(size: Size, device: torch.device) -> Base:
