@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from robustness_geometry.models import build, describe, load_weights, save_weights
+from robustness_geometry.models.pretrained import WEIGHTS
 from stages.config import factory, read, ready
 
 ROOT = Path(__file__).resolve().parent.parent
