@@ -29,7 +29,7 @@ from pipeline.studies.curvature_settings import (
     check_products,
 )
 from pipeline.studies.subject import Subject
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import Described, refuse
 from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.geometry import (
     Boundary,
@@ -383,7 +383,7 @@ def _some(points: Boundary, count: int | None, key: str) -> Boundary:
     if not bool(points.success.any()):
         refuse(
             key,
-            f"{len(points)} images without a boundary point",
+            Described(f"{len(points)} images without a boundary point"),
             "images of which the boundary attack fools at least one",
         )
     reached = points.found()

@@ -189,7 +189,7 @@ def check_one_shape(networks: Mapping[str, Network], data: Mapping[str, Dataset]
     """
     shapes = {name: each.shape for name, each in data.items()}
     if len(networks) < 2 or len(set(shapes.values())) != 1:
-        refuse("network", str(shapes), "two or more networks that take images of one shape")
+        refuse("network", shapes, "two or more networks that take images of one shape")
 
 
 def across_networks(

@@ -27,7 +27,7 @@ from pipeline.studies.curvature_settings import CurvatureSettings, TrainPoints, 
 from pipeline.studies.synthetic import Affine
 from pipeline.tables import columns
 from robustness_geometry.attacks import deepfool
-from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.checks import Described, check_count, refuse
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Images, Network
 
@@ -168,7 +168,7 @@ def unit_normals(study: CurvatureStudy[CurvatureSettings], images: Images) -> Te
     if not bool(result.success.any()):
         refuse(
             "normal_samples",
-            f"{len(images)} images without a normal",
+            Described(f"{len(images)} images without a normal"),
             "images of which the boundary attack fools at least one",
         )
     normals = torch.full((len(images), study.d), math.nan, dtype=torch.float64)
