@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from small files in the exact idx format; their md5 stand in for the published."""
+"""MNIST and Fashion-MNIST from small idx files whose md5 replace the published ones."""
 
 import gzip
 import hashlib
@@ -39,7 +39,7 @@ def contents():
 
 @pytest.fixture(params=sorted(KINDS))
 def kind(request, contents, monkeypatch, tmp_path):
-    """torchvision's class name and the loader, with the md5 of the small files in place of the real ones."""
+    """torchvision's class name and the loader, with the md5 of the small files."""
     name, loader = KINDS[request.param]
     sums = tuple(hashlib.md5(contents[file]).hexdigest() for file in idx.FILES)
     monkeypatch.setitem(idx.CHECKSUMS, name, sums)

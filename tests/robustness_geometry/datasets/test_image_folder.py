@@ -157,7 +157,7 @@ def test_pictures_of_more_than_eight_bits_are_refused(root):
 
 def test_more_pictures_than_memory_are_refused(root, monkeypatch):
     free = types.SimpleNamespace(available=5 * 20 * 24 * 3 * 12)
-    monkeypatch.setattr("robustness_geometry.datasets.pictures.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     with pytest.raises(
         InputError, match=r"dataset.test_limit must be at most the 12 images.*; got 30"
     ):

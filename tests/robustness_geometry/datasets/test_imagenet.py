@@ -1,4 +1,4 @@
-"""ImageNet's layout in small: a devkit with its real structure, and folders of pictures by WordNet id."""
+"""ImageNet's layout in small: a devkit of the real structure, and pictures by WordNet id."""
 
 import hashlib
 import io

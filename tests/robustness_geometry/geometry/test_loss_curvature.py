@@ -1,4 +1,4 @@
-"""The loss's Hessian: closed forms of linear logits and quadratic losses, and the contrast of ReLU networks."""
+"""The loss's Hessian: closed forms of linear logits and quadratic losses, and ReLU networks."""
 
 import math
 

@@ -11,7 +11,7 @@ from robustness_geometry.geometry import (
     expected_beta,
     random_directions,
 )
-from robustness_geometry.geometry import subspaces as module
+from robustness_geometry.geometry import random_subspaces as module
 from robustness_geometry.randomness import per_image
 
 
@@ -47,7 +47,7 @@ def test_projections_agree_with_the_bases(kind, shape):
 @pytest.mark.parametrize("m", [8, 49, 196])
 @pytest.mark.parametrize("pixels", [784, 20])
 def test_ratios_follow_the_beta_law(kind, m, pixels):
-    """At an affine boundary beta = sqrt(m / d) / ||P_S n||, also where the normal lives on few pixels."""
+    """At an affine boundary beta = sqrt(m / d) / ||P_S n||, also for normals on few pixels."""
     count = 1500
     unit = torch.zeros(784, dtype=torch.float64)
     unit[:pixels] = torch.randn(

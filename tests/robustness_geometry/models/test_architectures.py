@@ -1,11 +1,14 @@
-"""What holds for every architecture: counts in closed form, adaptation, evaluation mode, gradients."""
+"""What holds for every architecture: counts in closed form, adaptation, gradients."""
 
 import pytest
 import torch
 from torch import nn
 
+from robustness_geometry import models
 from robustness_geometry.checks import InputError
-from robustness_geometry.models.factories import FACTORIES
+from robustness_geometry.models import architectures
+
+FACTORIES = architectures()
 
 
 def conv(before, after, kernel, *, bias=True):
@@ -131,6 +134,7 @@ SMALL = {
     "resnet18": {"width": 8},
     "wrn28_10": {"depth": 10, "widen": 1, "dropout": 0.3},
 }
+LARGE = ("caffenet", "vgg_f")
 
 
 def test_closed_forms_of_the_residual_networks_agree_with_the_published_counts():
@@ -157,7 +161,7 @@ def extent(side):
     return (side, side) if isinstance(side, int) else side
 
 
-@pytest.mark.parametrize("name", ["caffenet", "vgg_f"])
+@pytest.mark.parametrize("name", LARGE)
 def test_imagenet_networks_take_their_native_images(name):
     model = make(name, 3, 224, classes=20)
     images = torch.rand(2, 3, 224, 224, requires_grad=True)
@@ -270,6 +274,17 @@ def test_residual_blocks_add_their_shortcut():
                     module.weight.zero_()
         features = torch.rand(2, 16 if name == "wrn28_10" else 4, 6, 6)
         assert torch.allclose(block(features), features, atol=1e-6)
+
+
+def test_every_architecture_is_counted_and_tried():
+    assert {name for name, _, _ in COUNTS} == FACTORIES.keys()
+    assert SMALL.keys() | set(LARGE) == FACTORIES.keys()
+
+
+def test_only_networks_that_need_no_more_than_a_data_set_are_architectures():
+    others = {"build", "custom", "load_weights", "pretrained", "timm_model", "torchvision_model"}
+    assert others <= set(models.__all__)
+    assert not others & FACTORIES.keys()
 
 
 def test_factories_keep_their_names():

@@ -14,7 +14,8 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self, units=4):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.BatchNorm1d(units), nn.Linear(units, 3))
+        layers = [nn.Flatten(), nn.Linear(64, units), nn.BatchNorm1d(units), nn.Linear(units, 3)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images):
         return self.layers(images)
