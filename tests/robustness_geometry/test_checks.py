@@ -1,4 +1,4 @@
-"""One sentence for every input that cannot be used, and packages that only extras install."""
+"""One sentence for every input that cannot be used."""
 
 import pickle
 import sys
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustness_geometry.attacks import autoattack
-from robustness_geometry.checks import NOTHING, Described, InputError, one_of, optional, refuse
+from robustness_geometry.checks import NOTHING, Described, InputError, one_of, refuse
 
 SENTENCES = [
     ("two", "norm must be 2 or inf; got 'two'"),
@@ -36,15 +36,6 @@ def test_errors_survive_the_way_between_processes():
 
 def test_names_to_choose_from():
     assert one_of(("sgd", "adam")) == "one of sgd, adam"
-
-
-def test_a_package_that_is_installed_is_imported():
-    assert optional("json.decoder", "none") is sys.modules["json.decoder"]
-
-
-def test_a_package_that_is_absent_names_its_extra():
-    with pytest.raises(InputError, match=r"^the package nowhere must be installed \(pip install "):
-        optional("nowhere", "extra")
 
 
 def test_autoattack_names_the_extra_that_it_needs(monkeypatch):
