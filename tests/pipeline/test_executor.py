@@ -566,7 +566,7 @@ def test_random_numbers_do_not_depend_on_the_process(make, tmp_path, images):
     model, labels = nn.Identity(), torch.zeros(10, dtype=torch.long)
     found = [
         make(chunk=2, workers=workers, work=tmp_path / str(workers))
-        .scope("e", 1)
+        .scope("e", seed=1)
         .map(functools.partial(perturb, model), images, labels, randomness=True)
         .value.perturbations
         for workers in (1, 2)
@@ -612,9 +612,9 @@ def test_each_divides_items_and_keeps_their_order(make, images):
 
     def item(number):
         nested = (
-            executor.scope("item", number).map(functools.partial(numbered, number), images).value
+            executor.scope("item", seed=number).map(functools.partial(numbered, number), images).value
         )
-        once = executor.scope("item", number).task(functools.partial(whose, images[:1])).value
+        once = executor.scope("item", seed=number).task(functools.partial(whose, images[:1])).value
         return number, nested["value"], {*nested["owner"].tolist(), *once.tolist()}
 
     found = executor.each(item, range(4))

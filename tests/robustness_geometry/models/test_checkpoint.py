@@ -57,7 +57,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("robustness_geometry.models.checkpoint.os.fsync", full)
+    monkeypatch.setattr("robustness_geometry.files.os.fsync", full)
     with pytest.raises(OSError, match=r"disk full"):
         save_weights(network(2), path)
     assert path.read_bytes() == before

@@ -234,19 +234,28 @@ def test_a_killed_training_resumed_gives_the_bytes_of_an_unbroken_one(tmp_path, 
     assert resumed.history == unbroken.history
 
 
-def test_a_checkpoint_of_another_training_is_not_taken_up(tmp_path):
+OTHERS = {
+    "weights": lambda given: given | {"model": small(seed=1)},
+    "data": lambda given: given | {"data": split(seed=1)},
+    "recipe": lambda given: (
+        given | {"recipe": dataclasses.replace(given["recipe"], learning_rate=0.04)}
+    ),
+    "seed": lambda given: given | {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, change):
     recipe = Recipe(epochs=2, batch_size=16)
-    train(small(), split(), recipe, checkpoint=tmp_path / "one")
-    for model, data, other, seed in (
-        (small(seed=1), split(), recipe, 0),
-        (small(), split(seed=1), recipe, 0),
-        (small(), split(), dataclasses.replace(recipe, learning_rate=0.04), 0),
-        (small(), split(), recipe, 1),
-    ):
-        fresh = train(model, data, other, seed=seed)
-        beside = train(model, data, other, seed=seed, checkpoint=tmp_path / "one")
-        assert same(fresh.state_dict, beside.state_dict)
-    assert len(list(tmp_path.iterdir())) == 5
+    given = {"model": small(), "data": split(), "recipe": recipe, "seed": 0}
+    first = train(**given, checkpoint=tmp_path / "one")
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=r"checkpoint.*one\.pt"):
+        train(**OTHERS[change](given), checkpoint=tmp_path / "one")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+    again = train(**given, checkpoint=tmp_path / "one")
+    assert same(first.state_dict, again.state_dict)
 
 
 class Fragile(nn.Module):
