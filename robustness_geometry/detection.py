@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number, as_logits
-from robustness_geometry.checks import check_choice, check_positive, refuse
+from robustness_geometry.checks import NOTHING, check_choice, check_positive, refuse
 from robustness_geometry.geometry import ClassCurvatures, class_curvatures, normal_curvatures
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage
@@ -128,8 +128,7 @@ def curvature_score(
         refuse(
             "h",
             h,
-            f"a step over which the {output} bend: at this one no difference stands out of "
-            "rounding",
+            f"a step over which the {output} bend; at this one rounding hides every difference",
         )
     return scored(found, normalise=normalise)
 
@@ -205,7 +204,7 @@ def threshold_at(scores: PerImage, rate: Number) -> float:
     if share > 1:
         refuse("rate", rate, "a share in [0, 1]")
     if not len(scores):
-        refuse("scores", "none", "the scores of at least one clean image")
+        refuse("scores", NOTHING, "the scores of at least one clean image")
     ordered = scores.double().nan_to_num(nan=math.inf).sort(descending=True).values
     allowed = math.floor(share * len(ordered) * (1 + 1e-12))
     # Just above the largest score that must not count as perturbed.

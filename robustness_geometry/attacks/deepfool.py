@@ -162,7 +162,7 @@ def check_prune(value: Number | None) -> float | None:
     """Return DeepFool's option ``prune``, None or a number of at least 1."""
     prune = None if value is None else check_positive("prune", value)
     if prune is not None and prune < 1:
-        refuse("prune", value, "none, or a number of at least 1")
+        refuse("prune", value, "None or a number >= 1")
     return prune
 
 
@@ -170,14 +170,14 @@ def _check_combination(options: Options, targets: Labels | None, subspace: Subsp
     if subspace is not None and options.norm != 2:
         refuse("norm", options.norm, "2 with a subspace")
     if subspace is not None and options.clip is not None:
-        refuse("clip", options.clip, "none with a subspace, which clipping would leave")
+        refuse("clip", options.clip, "None with a subspace, which clipping would leave")
     if options.prune is not None and subspace is not None:
-        refuse("prune", options.prune, "none with a subspace")
+        refuse("prune", options.prune, "None with a subspace")
     if targets is not None and options.candidates is not None:
         refuse(
             "candidates",
             options.candidates,
-            "none with targets, which name the only class to reach",
+            "None with targets, which name the only class to reach",
         )
 
 

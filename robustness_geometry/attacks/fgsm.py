@@ -19,7 +19,14 @@ from robustness_geometry.attacks.protocol import (
     labels_at,
     nothing,
 )
-from robustness_geometry.checks import check_count, check_norm, check_positive, number, refuse
+from robustness_geometry.checks import (
+    NOTHING,
+    check_count,
+    check_norm,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.norms import dual, hyperplane_step, norms
 from robustness_geometry.types import Classifier, Images, Labels, Perturbed
 
@@ -145,7 +152,7 @@ def fgsm_smallest_eps(
     check_count("grid", grid, minimum=2)
     check_input(model, images, clip=box, labels=labels)
     if not len(images):
-        refuse("images", "an empty batch", "at least one image")
+        refuse("images", NOTHING, "at least one image")
     if largest is None:
         largest = images[0].numel() ** (1 / p)
     points = torch.logspace(

@@ -19,7 +19,7 @@ from robustness_geometry.attacks.protocol import (
     judge,
     nothing,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.norms import norms, project
 from robustness_geometry.randomness import Generators, normal, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
@@ -140,7 +140,11 @@ def _radius(eps: Number | Tensor, count: int) -> float | Tensor:
     if not isinstance(eps, Tensor):
         return check_positive("eps", eps)
     if eps.shape != (count,) or not bool((torch.isfinite(eps) & (eps > 0)).all()):
-        refuse("eps", f"a tensor {tuple(eps.shape)}", f"{count} finite numbers > 0, one an image")
+        refuse(
+            "eps",
+            Described(f"a tensor {tuple(eps.shape)}"),
+            f"{count} finite numbers > 0, one per image",
+        )
     return eps.view(-1, 1, 1, 1)
 
 

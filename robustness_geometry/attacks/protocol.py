@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from robustness_geometry.checks import check_images, check_logits, check_model, refuse
+from robustness_geometry.checks import Described, check_images, check_logits, check_model, refuse
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -55,7 +55,7 @@ def check_clip(clip: Bounds | None) -> Clip:
     if clip is None:
         return None
     if len(clip) != 2 or not all(map(math.isfinite, clip)) or clip[0] >= clip[1]:
-        refuse("clip", tuple(clip), "none, or two finite numbers, the lower one first")
+        refuse("clip", tuple(clip), "None or two finite numbers, the lower one first")
     return float(clip[0]), float(clip[1])
 
 
@@ -74,7 +74,7 @@ def check_input(
         if value is not None and (value.dtype != torch.int64 or value.shape != images.shape[:1]):
             refuse(
                 key,
-                f"{value.dtype} {tuple(value.shape)}",
+                Described(f"{value.dtype} {tuple(value.shape)}"),
                 f"whole numbers (int64) of shape ({len(images)},)",
             )
 

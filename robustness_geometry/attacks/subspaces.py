@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import Described, refuse
 from robustness_geometry.randomness import normal
 from robustness_geometry.types import Images
 
@@ -75,7 +75,7 @@ def _own(subspaces: OwnSubspaces, images: Images) -> Projection:
     if len(subspaces) != len(images):
         refuse(
             "subspace",
-            f"subspaces of {len(subspaces)} images",
+            Described(f"subspaces of {len(subspaces)} images"),
             f"one for each of the {len(images)} images",
         )
     if len(images):
@@ -108,7 +108,7 @@ def _checked_basis(basis: Tensor, images: Images) -> Tensor:
     ):
         refuse(
             "subspace",
-            "rows that are not orthonormal",
+            Described("rows that are not orthonormal"),
             "orthonormal rows (see robustness_geometry.geometry.orthonormalise)",
         )
     return basis
@@ -119,11 +119,11 @@ def _check_projector(projector: Callable[[Tensor], Tensor], images: Images) -> N
     probe = normal(images.new_empty(1, 2, *images.shape[1:]), None)
     once = projector(probe)
     if once.shape != probe.shape:
-        refuse("subspace", f"a projector to shape {tuple(once.shape)}", ALLOWED)
+        refuse("subspace", Described(f"a projector to shape {tuple(once.shape)}"), ALLOWED)
     scale = _tolerance(probe.dtype) * float(probe.flatten(2).square().sum(dim=2).max())
     products = once.flatten(2)[0] @ probe.flatten(2)[0].T
     if (
         float((projector(once) - once).abs().max()) > scale
         or float((products - products.T).abs().max()) > scale
     ):
-        refuse("subspace", "a function that is not an orthogonal projection", ALLOWED)
+        refuse("subspace", Described("a function that is not an orthogonal projection"), ALLOWED)

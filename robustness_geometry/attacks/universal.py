@@ -19,7 +19,7 @@ from robustness_geometry.attacks.protocol import (
     is_reached,
     labels_at,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels, Mask, Perturbed
@@ -151,7 +151,7 @@ def universal_perturbation(
     if len(labels.unique()) < 2:
         refuse(
             "images",
-            f"{len(images)} images of {len(labels.unique())} labels",
+            Described(f"{len(images)} images of {len(labels.unique())} labels"),
             "images of at least two labels",
         )
     return _Search(model, images, labels, options, generator or seeded(0)).run()

@@ -65,16 +65,16 @@ def load_universal(
             settings = json.loads((file.metadata() or {})["settings"])
             tensors = {name: file.get_tensor(name) for name in NAMES}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        refuse(KEY, str(path), f"a file written by save_universal ({str(error).splitlines()[0]})")
+        refuse(KEY, path, f"a file written by save_universal ({str(error).splitlines()[0]})")
     here = tuple(tensors["perturbation"].shape)
     if len(here) != 4 or here[0] != 1 or (shape is not None and here[1:] != tuple(shape)):
         wanted = "(1, C, H, W)" if shape is None else str((1, *shape))
-        refuse(KEY, str(path), f"a vector of shape {wanted}, not {here}")
+        refuse(KEY, path, f"a file of a vector of shape {wanted}, not {here}")
     found = Universal(**tensors)
     try:
         _check(found, settings)
     except InputError as error:
-        raise InputError(f"{KEY}={path}: {error}") from error
+        raise InputError(f"{path}: {error}", error.key) from error
     return found, settings
 
 
@@ -82,7 +82,9 @@ def _check(found: Universal, settings: Mapping[str, Any]) -> None:
     vector = found.perturbation
     missing = sorted({"norm", "radius"} - set(settings))
     if missing:
-        refuse("settings", sorted(settings), f"names with {' and '.join(missing)} among them")
+        refuse(
+            "settings", sorted(settings), f"a mapping with {' and '.join(missing)} among its names"
+        )
     p, radius = check_ball(settings["norm"], settings["radius"], vector[0].numel())
     size = float(norms(vector.double(), p))
     # Rounding of the projection is allowed for; a value that is not finite fails the comparison.

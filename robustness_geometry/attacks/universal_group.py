@@ -21,7 +21,7 @@ from robustness_geometry.attacks.protocol import (
 )
 from robustness_geometry.attacks.subspaces import projection_onto
 from robustness_geometry.attacks.universal import Universal, check_ball
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels
@@ -200,7 +200,7 @@ class _Course:
             count = len(labels[self.members].unique())
             refuse(
                 "images",
-                f"{len(self.members)} images of {count} labels",
+                Described(f"{len(self.members)} images of {count} labels"),
                 "images of at least two labels",
             )
         self.generator = wanted.generator or seeded(0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, refuse
 from robustness_geometry.training.loop import train
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.types import Images, Split
@@ -42,14 +42,14 @@ def perturbed_split(data: Split, perturbations: Images, *, scale: float = 1.0) -
         refuse(
             "perturbations.shape",
             tuple(perturbations.shape),
-            f"{tuple(data.images.shape)}, one an image",
+            f"{tuple(data.images.shape)}, one per image",
         )
     finite = torch.isfinite(perturbations).flatten(1).all(dim=1)
     if not bool(finite.any()):
         refuse(
             "perturbations",
-            f"{len(data)} of which none is finite",
-            "at least one finite perturbation",
+            Described(f"{len(data)} of which none is finite"),
+            "perturbations of which at least one is finite",
         )
     return Split((data.images + scale * perturbations)[finite], data.labels[finite])
 

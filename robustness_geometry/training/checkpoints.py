@@ -41,7 +41,7 @@ class Checkpoint:
         if state.pop("origin", None) != self._origin:
             refuse(
                 "checkpoint",
-                str(self.path),
+                self.path,
                 "the file of this very training (weights, images, recipe, seed), or a new one",
             )
         return state

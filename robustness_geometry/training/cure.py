@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from robustness_geometry.attacks.fgsm import unit_ascent
 from robustness_geometry.checks import (
+    NOTHING,
+    Described,
     check_choice,
     check_count,
     check_images,
@@ -130,11 +132,11 @@ def cure_penalty(
     check_model(model)
     check_images(images, limits=None)
     if not len(images):
-        refuse("images", "an empty batch", "at least one image")
+        refuse("images", NOTHING, "at least one image")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         refuse(
             "labels",
-            f"{labels.dtype} {tuple(labels.shape)}",
+            Described(f"{labels.dtype} {tuple(labels.shape)}"),
             f"whole numbers (int64) of shape ({len(images)},)",
         )
     changes, _ = _changes(model, images, labels, length, direction)

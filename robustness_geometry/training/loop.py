@@ -12,7 +12,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from robustness_geometry.checks import InputError, check_images, check_logits, refuse
+from robustness_geometry.checks import (
+    NOTHING,
+    Described,
+    InputError,
+    check_images,
+    check_logits,
+    refuse,
+)
 from robustness_geometry.randomness import seeded
 from robustness_geometry.training.checkpoints import Checkpoint
 from robustness_geometry.training.objectives import CrossEntropy, Step
@@ -362,10 +369,10 @@ def _batches(order: Tensor, size: int) -> list[Tensor]:
 
 def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if len(labels) == 0:
-        refuse("training images", "none", "at least one")
+        refuse("training images", NOTHING, "at least one image")
     check_images(images, limits=None)
     if len(images) != len(labels):
-        refuse("training labels", len(labels), f"one for each of the {len(images)} images")
+        refuse("len(labels)", len(labels), f"{len(images)}, one label per training image")
     with torch.no_grad():
         logits = class_logits(model(images[:1]))
     check_logits(logits, 1)
@@ -373,8 +380,8 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if low < 0 or high >= logits.shape[1]:
         refuse(
             "training labels",
-            f"{low} to {high}",
-            f"0 to {logits.shape[1] - 1}, the classes of the model",
+            Described(f"{low} to {high}"),
+            f"from 0 to {logits.shape[1] - 1}, the classes of the model",
         )
 
 

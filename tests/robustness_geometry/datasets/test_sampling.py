@@ -40,11 +40,11 @@ def test_smaller_limits_are_nested_and_larger_ones_keep_the_order():
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
-        ((0, None, 0), "dataset.train_limit=0"),
-        ((None, -1, 0), "dataset.test_limit=-1"),
-        ((True, None, 0), "dataset.train_limit=True"),
-        ((None, 2.5, 0), "dataset.test_limit=2.5"),
-        ((None, None, -1), "dataset.seed=-1"),
+        ((0, None, 0), "dataset.train_limit must be .*; got 0"),
+        ((None, -1, 0), "dataset.test_limit must be .*; got -1"),
+        ((True, None, 0), "dataset.train_limit must be .*; got True"),
+        ((None, 2.5, 0), "dataset.test_limit must be .*; got 2.5"),
+        ((None, None, -1), "dataset.seed must be .*; got -1"),
     ],
 )
 def test_limits_out_of_range_are_refused(arguments, key):

@@ -217,9 +217,9 @@ def test_overrides_reach_the_named_network_and_every_option(network, data, execu
     own = settings.of(network)
     assert (own.weight, own.steps, own.eps) == (8.0, 1, made.eps)
     assert settings.of(Network("third", "rows", network.models)).weight == 2.0
-    with pytest.raises(InputError, match=r"^overrides.smooth.weigth=8"):
+    with pytest.raises(InputError, match=r"^overrides.smooth.weigth must be .*; got 8"):
         replace(settings, overrides={"smooth": {"weigth": 8}}).of(network)
-    with pytest.raises(InputError, match=r"^lambda=-1"):
+    with pytest.raises(InputError, match=r"^lambda must be .*; got -1"):
         replace(settings, overrides={"smooth": {"weight": -1.0}}).of(network)
 
 
@@ -244,7 +244,8 @@ def test_untrained_networks_are_refused(data, executor, made):
     with torch.no_grad():
         model[1].weight.zero_()
     with pytest.raises(
-        InputError, match=r"network=blank with an accuracy of 0.333: allowed is a trained network"
+        InputError,
+        match=r"network must be a trained network.*; got blank with an accuracy of 0.333",
     ):
         studies(
             Network("blank", "rows", {0: model}),
@@ -256,38 +257,38 @@ def test_untrained_networks_are_refused(data, executor, made):
 
 def test_data_without_training_images_are_refused(network, data, executor, made):
     empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
-    with pytest.raises(InputError, match="dataset=rows without training images"):
+    with pytest.raises(InputError, match="dataset must be .*; got rows without training images"):
         studies(network, empty, Common(**made.small), executor)
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"eps": 0.0}, "eps=0"),
-        ({"eps": "-8/255"}, "eps=-8/255"),
-        ({"eps": "eight"}, "eps=eight"),
-        ({"eps": None, "eps_grid": ()}, "eps_grid="),
-        ({"eps": None, "eps_grid": (0.2, 0.1)}, "eps_grid="),
-        ({"eps_grid": (0.0, 0.1)}, "eps_grid=0"),
-        ({"eps_accuracy": 1.0}, "eps_accuracy=1"),
-        ({"eps_accuracy": math.nan}, "eps_accuracy=nan"),
-        ({"eps_samples": 0}, "eps_samples=0"),
-        ({"h": 0.0}, "h=0"),
-        ({"h": math.inf}, "h=inf"),
-        ({"weight": -0.1}, "lambda=-0.1"),
-        ({"ramp": 21}, "ramp=21: allowed is at most training.epochs=20"),
-        ({"ramp": -1}, "ramp=-1"),
-        ({"training": Recipe(epochs=3)}, "ramp=5"),
-        ({"training": {"epochs": 0}}, "training.epochs=0"),
-        ({"unit": "grey levels"}, "unit=grey levels"),
-        ({"adversary_steps": 0}, "adversary_steps=0"),
-        ({"finetune_epochs": 0}, "finetune_epochs=0"),
-        ({"train_samples": 0}, "train_samples=0"),
-        ({"samples": 0}, "samples=0"),
-        ({"resamples": 0}, "resamples=0"),
-        ({"attack": partial(deepfool)}, "attack=deepfool"),
-        ({"attack": partial(ddn)}, "attack=ddn"),
-        ({"attack": partial(fgsm, eps=0.1, norm=1)}, "attack.norm=1"),
+        ({"eps": 0.0}, "eps must be .*; got 0"),
+        ({"eps": "-8/255"}, "eps must be .*; got -8/255"),
+        ({"eps": "eight"}, "eps must be .*; got 'eight'"),
+        ({"eps": None, "eps_grid": ()}, "eps_grid must be"),
+        ({"eps": None, "eps_grid": (0.2, 0.1)}, "eps_grid must be"),
+        ({"eps_grid": (0.0, 0.1)}, "eps_grid must be .*; got 0"),
+        ({"eps_accuracy": 1.0}, "eps_accuracy must be .*; got 1"),
+        ({"eps_accuracy": math.nan}, "eps_accuracy must be .*; got nan"),
+        ({"eps_samples": 0}, "eps_samples must be .*; got 0"),
+        ({"h": 0.0}, "h must be .*; got 0"),
+        ({"h": math.inf}, "h must be .*; got inf"),
+        ({"weight": -0.1}, "lambda must be .*; got -0.1"),
+        ({"ramp": 21}, "ramp must be at most training.epochs=20.*; got 21"),
+        ({"ramp": -1}, "ramp must be .*; got -1"),
+        ({"training": Recipe(epochs=3)}, "ramp must be .*; got 5"),
+        ({"training": {"epochs": 0}}, "training.epochs must be .*; got 0"),
+        ({"unit": "grey levels"}, "unit must be .*; got grey levels"),
+        ({"adversary_steps": 0}, "adversary_steps must be .*; got 0"),
+        ({"finetune_epochs": 0}, "finetune_epochs must be .*; got 0"),
+        ({"train_samples": 0}, "train_samples must be .*; got 0"),
+        ({"samples": 0}, "samples must be .*; got 0"),
+        ({"resamples": 0}, "resamples must be .*; got 0"),
+        ({"attack": partial(deepfool)}, "attack must be .*; got 'deepfool'"),
+        ({"attack": partial(ddn)}, "attack must be .*; got 'ddn'"),
+        ({"attack": partial(fgsm, eps=0.1, norm=1)}, "attack.norm must be .*; got 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):

@@ -61,12 +61,12 @@ def test_images_without_a_perturbation_are_counted_and_left_out(made, executor, 
 
 @pytest.mark.parametrize("ratios", [(4,), (4, 2), (4, 4), (0, 2)])
 def test_settings_out_of_range_are_refused(ratios):
-    with pytest.raises(InputError, match="ratios="):
+    with pytest.raises(InputError, match="ratios must be"):
         Settings(ratios=ratios)
 
 
 def test_too_small_subspaces_are_refused(made, executor):
-    with pytest.raises(InputError, match="ratios=64: allowed is at most 32"):
+    with pytest.raises(InputError, match="ratios must be at most 32.*; got 64"):
         beta_semirandom(
             made.network(made.affine()), made.dataset(4), Settings(ratios=(4, 64)), executor
         )
