@@ -34,6 +34,7 @@ _PLUMBING = {
         "keys",
         "processes",
         "progress",
+        "runs",
         "storage",
         "tracking",
     )
