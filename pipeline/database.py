@@ -37,7 +37,7 @@ def check(database: Path) -> None:
     try:
         with _opened(database) as connection:
             connection.execute("begin immediate")
-            connection.execute("create table probe_of_writing (nothing)")
+            connection.execute("create table probe_of_writing (number integer)")
             connection.rollback()
             (state,) = connection.execute("pragma quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
