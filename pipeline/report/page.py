@@ -13,7 +13,7 @@ from pipeline.report.beside import Material
 from pipeline.report.results import Results, read_results
 from pipeline.report.text import estimate_text
 from pipeline.report.verdicts import VERDICTS, Verdict, judge, write_verdicts
-from pipeline.report.views import ChapterView, ClaimView, chapter_views, counts
+from pipeline.report.views import ChapterView, ClaimView, beyond_views, chapter_views, counts
 
 __all__ = ["write_report"]
 
@@ -76,7 +76,8 @@ def write_report(
     verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts)
     write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
-    chapters = chapter_views(Material(claims.experiments, judged, found, list(networks)))
+    material = Material(claims.experiments, judged, found, list(networks))
+    chapters = chapter_views(material)
     text = (
         _environment()
         .get_template("page.html")
@@ -86,6 +87,7 @@ def write_report(
             provenance=provenance,
             networks=[_network(name, spec, found, counterparts) for name, spec in networks.items()],
             chapters=chapters,
+            beyond=beyond_views(material),
             summary=_summary(verdicts),
             open_questions=_open_questions(chapters),
             missing=_missing(claims, found, list(networks)),

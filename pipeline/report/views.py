@@ -19,6 +19,7 @@ __all__ = [
     "JudgementView",
     "NumbersTable",
     "OutcomeView",
+    "beyond_views",
     "chapter_views",
     "claim_view",
     "counts",
@@ -116,10 +117,8 @@ def chapter_views(material: Material) -> list[ChapterView]:
     """The chapters in order; an experiment stands in the chapter of its first claim."""
     chapters: dict[int, list[ExperimentView]] = {number: [] for number in CHAPTERS}
     for experiment in material.experiments:
-        chapter = next(
-            claim.chapter for claim, _ in material.judged if claim.experiment == experiment.id
-        )
-        chapters[chapter].append(_experiment(experiment, material))
+        if (chapter := _chapter(experiment, material)) is not None:
+            chapters[chapter].append(_experiment(experiment, material))
     views = []
     for number, found in chapters.items():
         verdicts = {name: sum(view.verdicts[name] for view in found) for name in VERDICTS}
@@ -127,11 +126,43 @@ def chapter_views(material: Material) -> list[ChapterView]:
     return views
 
 
+def beyond_views(material: Material) -> list[ExperimentView]:
+    """The experiments beyond the thesis: those that have results, and that no claim names."""
+    declared = {experiment.name: experiment for experiment in material.experiments}
+    views = []
+    for name, measured in material.results.items():
+        experiment = declared.get(name) or _undeclared(name, next(iter(measured.values())))
+        if _chapter(experiment, material) is None:
+            views.append(_experiment(experiment, material))
+    return views
+
+
+def _chapter(experiment: Experiment, material: Material) -> int | None:
+    """The chapter of an experiment's first claim; None for one without claims."""
+    claims = (claim for claim, _ in material.judged if claim.experiment == experiment.id)
+    first = next(claims, None)
+    return None if first is None else first.chapter
+
+
+def _undeclared(name: str, measured: Measured) -> Experiment:
+    """An experiment that the claims file does not know, as far as its results describe it."""
+    stage = measured.stage.removesuffix("_transfer")
+    return Experiment(
+        id=name,
+        file=f"stages/{stage}/{name}.py",
+        title=name.replace("_", " ").capitalize(),
+        where=measured.section,
+        measures="",
+        thesis_networks="",
+        thesis_samples="",
+    )
+
+
 def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
     own = [
         (claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id
     ]
-    names = [each.name for each in material.experiments]
+    names = [*(each.name for each in material.experiments), *material.results]
     found = material.results.get(experiment.name, {})
     networks = (ALL,) if experiment.across else material.networks
     measured = tuple(found[network] for network in networks if network in found)
