@@ -68,6 +68,7 @@ def refuse(key: str, value: object, allowed: str) -> NoReturn:
         InputError: always.
 
     Example:
+        >>> from robustness_geometry.checks import refuse
         >>> refuse("norm", "two", "a number >= 1, or inf")
         Traceback (most recent call last):
         ...
@@ -78,9 +79,10 @@ def refuse(key: str, value: object, allowed: str) -> NoReturn:
 
 
 def one_of(names: Iterable[object]) -> str:
-    """What a value must be that is chosen from ``names``.
+    """What a value must be that is chosen from ``names``, for :func:`refuse`.
 
     Example:
+        >>> from robustness_geometry.checks import one_of
         >>> one_of(("sgd", "adam"))
         'one of sgd, adam'
     """
@@ -112,6 +114,11 @@ def number(key: str, value: float | str) -> float:
 
     Raises:
         InputError: the text is not a number.
+
+    Example:
+        >>> from robustness_geometry.checks import number
+        >>> number("eps", "1/4"), number("norm", "inf")
+        (0.25, inf)
     """
     if isinstance(value, bool):
         refuse(key, value, "a number, a fraction such as 8/255, or inf")

@@ -32,6 +32,20 @@ def save_universal(found: Universal, path: str | Path, settings: Mapping[str, An
     Raises:
         InputError: the vector is longer than the radius, or norm or radius are missing or cannot be
             used.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from robustness_geometry.attacks import load_universal, save_universal
+        >>> from robustness_geometry.attacks import universal_perturbation
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> found = universal_perturbation(model, torch.randn(20, 1, 4, 4), radius=2.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/vector.safetensors"
+        ...     save_universal(found, path, {"norm": 2, "radius": 2.0})
+        ...     again, settings = load_universal(path, shape=(1, 4, 4))
+        >>> bool((again.perturbation == found.perturbation).all()), settings
+        (True, {'norm': 2, 'radius': 2.0})
     """
     _check(found, settings)
     plain = {name: _plain(value) for name, value in settings.items()}
@@ -59,6 +73,9 @@ def load_universal(
         InputError: no such file, another kind of file, a vector of another shape, one with values
             that are not finite or longer than the radius, or a radius in other units than pixels in
             [0, 1].
+
+    Example:
+        See :func:`save_universal`.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -93,7 +110,7 @@ def _check(found: Universal, settings: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON has no word for as text, tuples as lists."""
+    """``value`` as JSON can hold it: infinite numbers as text, tuples as lists."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

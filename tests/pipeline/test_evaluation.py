@@ -265,10 +265,10 @@ def test_samples_of_different_shapes_are_refused():
 
 
 def test_unknown_quantities_are_refused():
-    with pytest.raises(InputError, match="statistics must be one of a.*; got 'b'"):
+    with pytest.raises(InputError, match=r"statistics must be one of a.*; got 'b'"):
         paired_bootstrap({"a": torch.zeros(3)}, {"m": mean("b")})
 
 
 def test_no_resamples_are_refused():
-    with pytest.raises(InputError, match="resamples must be .*; got 0"):
+    with pytest.raises(InputError, match=r"resamples must be .*; got 0"):
         paired_bootstrap({"a": torch.zeros(3)}, {"m": mean("a")}, resamples=0)

@@ -196,7 +196,9 @@ def test_an_affine_network_is_refused(dtype, by):
 
 
 def test_a_relu_network_within_one_of_its_pieces_is_refused():
-    with pytest.raises(InputError, match=r"h must be allowed is.*; got 1e-06"):
+    with pytest.raises(
+        InputError, match=r"h must be a step over which the logits bend.*; got 1e-06"
+    ):
         curvature_score(
             relu_network(torch.float64), pictures(dtype=torch.float64), h=1e-6, output="logits"
         )

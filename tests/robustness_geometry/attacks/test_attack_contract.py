@@ -156,7 +156,9 @@ def test_given_labels_are_the_ones_to_leave(attack, network, pictures):
 def test_a_model_in_training_mode_is_refused(attack, network, pictures):
     model = deepcopy(network)
     model[4].train()
-    with pytest.raises(InputError, match=r"model\.training must be .*; got True at layer '4'"):
+    with pytest.raises(
+        InputError, match=r"model must be in evaluation mode .*; got training mode at layer '4'"
+    ):
         attack(model, pictures)
 
 
@@ -198,7 +200,7 @@ REFUSED = [
     (deepfool, {"clip": (1.0, 0.0)}, "clip must be"),
     (deepfool, {"clip": (0.0, math.inf)}, "clip must be"),
     (fgsm, {"eps": 0}, "eps must be .*; got 0"),
-    (fgsm, {"eps": "8/0"}, "eps must be .*; got 8/0"),
+    (fgsm, {"eps": "8/0"}, "eps must be .*; got '8/0'"),
     (fgsm, {"eps": 0.1, "norm": 0}, "norm must be .*; got 0"),
     (pgd, {"eps": -1.0}, "eps must be .*; got -1.0"),
     (pgd, {"eps": 0.1, "norm": 1}, "norm must be 2 or inf.*; got 1"),

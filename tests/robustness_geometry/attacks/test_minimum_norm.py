@@ -115,7 +115,7 @@ def test_more_candidates_are_never_worse(network, pictures):
 
 
 def test_lbfgs_with_targets_refuses_candidates(affine, points):
-    with pytest.raises(InputError, match="candidates must be .*; got 2"):
+    with pytest.raises(InputError, match=r"candidates must be .*; got 2"):
         lbfgs(affine(), points(), candidates=2, targets=torch.zeros(20, dtype=torch.int64))
 
 

@@ -102,5 +102,5 @@ def test_what_is_no_ratio_is_refused(affine, points, prune):
 
 
 def test_a_subspace_takes_all_classes(affine, points):
-    with pytest.raises(InputError, match="prune must be .*; got 2"):
+    with pytest.raises(InputError, match=r"prune must be .*; got 2"):
         deepfool(affine(), points(), prune=2, subspace=torch.eye(12, dtype=torch.float64)[:3])

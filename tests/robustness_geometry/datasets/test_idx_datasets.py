@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 import struct
 
 import numpy as np
@@ -108,13 +109,14 @@ def test_out_of_reach_says_what_to_put_where(kind, monkeypatch):
         loader()
     text = str(caught.value)
     assert text.startswith(
-        f"dataset.root must be a folder with {name}'s train-images-idx3-ubyte.gz.*; got None"
+        f"dataset.root must be a folder with {name}'s train-images-idx3-ubyte.gz"
     )
+    assert re.search(r"; got '?None'?$", text)
     assert "\n" not in text
 
 
 def test_absent_files_without_permission_to_download(kind, tmp_path):
-    with pytest.raises(InputError, match=r"download must be .*; got False"):
+    with pytest.raises(InputError, match=r"download=False"):
         kind[1](root=tmp_path / "empty", download=False)
 
 
@@ -133,7 +135,7 @@ def test_damaged_files_are_refused(kind, contents, tmp_path, damage, text):
     contents["t10k-images-idx3-ubyte"] = damage(contents["t10k-images-idx3-ubyte"][:-1] + b"\0")
     write(tmp_path / "own", contents)
     with pytest.raises(
-        InputError, match=r"dataset.root must be .*.*; got .*t10k-images-idx3-ubyte" + text
+        InputError, match=rf"dataset.root must be .*{text}.*; got .*t10k-images-idx3-ubyte"
     ):
         kind[1](root=tmp_path / "own")
 
@@ -143,7 +145,7 @@ def test_a_truncated_gz_is_refused(kind, contents, tmp_path):
     path = tmp_path / "own" / "train-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(
-        InputError, match=r"train-labels-idx1-ubyte.gz: allowed is a whole idx file"
+        InputError, match=r"must be a whole idx file.*; got .*train-labels-idx1-ubyte.gz"
     ):
         kind[1](root=tmp_path / "own")
 

@@ -76,7 +76,7 @@ def test_labels_may_be_those_of_a_network(root):
     assert set(data.test.labels.tolist()) == {1, 2, 3}
     (root / "cat").rename(root / "tabby")
     with pytest.raises(
-        InputError, match=r"dataset.labels must be .*tabby is missing.*; got a list of 4"
+        InputError, match=r"dataset.labels must be .*tabby is missing.*; got '?a list of 4"
     ):
         datasets.image_folder(root=root, labels=names)
     data = datasets.image_folder(root=root, labels="imagenet")
@@ -86,7 +86,7 @@ def test_labels_may_be_those_of_a_network(root):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"train_share": 1}, "dataset.train_share must be .*; got 1:"),
+        ({"train_share": 1}, "dataset.train_share must be .*; got 1$"),
         ({"train_share": -0.1}, "dataset.train_share must be .*; got -0.1"),
         ({"channels": 4}, "dataset.channels must be .*; got 4"),
         ({"size": 0}, "dataset.size must be .*; got 0"),
@@ -106,7 +106,7 @@ def test_options_out_of_range_are_refused(root, options, text):
 def test_a_missing_root_is_refused(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        InputError, match=rf"^dataset.root must be an existing folder.*; got {given}"
+        InputError, match=rf"^dataset.root must be an existing folder.*; got '?{given}"
     ):
         datasets.image_folder(root=given)
 
@@ -134,7 +134,7 @@ def test_pictures_of_several_shapes_need_a_size(root):
     Image.fromarray(picture(1, (40, 30, 3))).save(root / "bee" / "tall.png")
     with pytest.raises(
         InputError,
-        match=r"dataset.size must be .* pictures differ: .*tall.png is 40x30.*; got None",
+        match=r"dataset.size must be .* pictures differ: .*tall.png is 40x30.*; got '?None",
     ):
         datasets.image_folder(root=root)
 
@@ -151,7 +151,7 @@ def test_a_damaged_picture_is_named(root, content):
 
 def test_pictures_of_more_than_eight_bits_are_refused(root):
     Image.fromarray(np.full((20, 24), 40000, dtype=np.uint16)).save(root / "bee" / "3.png")
-    with pytest.raises(InputError, match=r"3.png: allowed is .*more than eight bits"):
+    with pytest.raises(InputError, match=r"must be .*more than eight bits.*; got .*3.png"):
         datasets.image_folder(root=root)
 
 

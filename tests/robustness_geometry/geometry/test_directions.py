@@ -34,7 +34,7 @@ def test_normals_of_one_boundary_have_rank_one():
     close(found.values[1:], 0.0, rtol=0, atol=1e-12)
     close(found.basis.abs(), (gaussian(20, seed=1) / gaussian(20, seed=1).norm()).abs()[None])
     with pytest.raises(
-        InputError, match="count must be a whole number from 1 to the rank 1.*; got 2"
+        InputError, match=r"count must be a whole number from 1 to the rank 1.*; got 2"
     ):
         normal_directions(torch.outer(gaussian(9), gaussian(20, seed=1)), 2)
 

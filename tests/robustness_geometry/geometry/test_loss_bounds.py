@@ -118,7 +118,7 @@ def test_negative_norms_curvatures_and_gaps_are_refused(name, values):
 
 
 def test_a_concave_loss_and_a_negative_gap_are_refused():
-    with pytest.raises(InputError, match="eigenvalues must be .*; got 0"):
+    with pytest.raises(InputError, match=r"eigenvalues must be .*; got 0"):
         quadratic_robustness(number([[1.0]]), number([[0.0]]), number([1.0]))
-    with pytest.raises(InputError, match="gaps must be .*; got -1"):
+    with pytest.raises(InputError, match=r"gaps must be .*; got -1"):
         quadratic_robustness(number([[1.0]]), number([[1.0]]), number([-1.0]))

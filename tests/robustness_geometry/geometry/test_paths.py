@@ -147,11 +147,11 @@ def test_deviation_of_a_right_angle():
 @pytest.mark.parametrize(
     ("points", "options", "key"),
     [
-        (([-1.0, 0.0], [0.0, 0.0]), {}, r"ends\[0\]=a point of label 1"),
+        (([-1.0, 0.0], [0.0, 0.0]), {}, r"ends\[0\] must be .*; got '?a point of label 1"),
         (
             ([-1.0, 0.0], [1.0, 0.0]),
             {"labels": torch.tensor([1])},
-            r"starts\[0\]=a point of label 0",
+            r"starts\[0\] must be .*; got '?a point of label 0",
         ),
         (([-1.0, 0.0], [1.0, 0.0]), {"depth": 9}, "depth must be .*; got 9"),
         (([-1.0, 0.0], [1.0, 0.0]), {"spacing": 0.0}, "spacing must be .*; got 0.0"),

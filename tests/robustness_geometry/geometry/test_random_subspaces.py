@@ -97,7 +97,7 @@ def test_wrong_subspaces_are_refused():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(30, 3)).eval()
     with pytest.raises(InputError, match="subspaces of 4 images"):
         deepfool(model, torch.rand(5, 1, 5, 6), subspace=draw((1, 5, 6), 6, 4, torch.float32))
-    with pytest.raises(InputError, match="m must be .*; got 31"):
+    with pytest.raises(InputError, match=r"m must be .*; got 31"):
         draw((1, 5, 6), 31, 1)
 
     class Stretching:

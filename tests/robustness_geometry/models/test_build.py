@@ -60,8 +60,8 @@ def linear(outputs, *, inputs=784, result=None):
         (lenet, r"dataset.size must be at least 16x16 pixels for lenet.*; got '8x8'"),
         (
             linear(10),
-            r"dataset.name must be images that the network takes; it fails on 1x8x8:.*; got 'tiny'"
-            r".*mat1",
+            r"dataset.name must be images that the network takes; it fails on 1x8x8:.*mat1"
+            r".*; got 'tiny'",
         ),
         (
             linear(7, inputs=64),

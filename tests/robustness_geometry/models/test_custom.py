@@ -81,17 +81,17 @@ def test_weights_are_those_of_the_checkpoint_behind_the_chosen_normalisation(
     [
         (
             {"target": "theirs.nets.Nothing"},
-            r"model.target must be .*no attribute.*; got theirs.nets.Nothing",
+            r"model.target must be .*no attribute.*; got 'theirs.nets.Nothing'",
         ),
-        ({"target": "nowhere.Net"}, r"model.target must be .*No module named.*; got nowhere.Net"),
+        ({"target": "nowhere.Net"}, r"model.target must be .*No module named.*; got 'nowhere.Net'"),
         ({"target": "Net"}, r"model.target must be package.module.Name.*; got 'Net'"),
         (
             {"target": "theirs.nets.constant"},
-            r"model.target must be .*class or a function.*; got theirs.nets.constant",
+            r"model.target must be .*class or a function.*; got 'theirs.nets.constant'",
         ),
         (
             {"target": "theirs.nets.wrong"},
-            r"model.target must be .*Module, not str.*; got theirs.nets.wrong",
+            r"model.target must be .*Module, not str.*; got 'theirs.nets.wrong'",
         ),
         ({"target": "theirs.nets.make"}, r"model.args must be .*missing 1 required.*; got \{\}"),
         (
@@ -104,7 +104,7 @@ def test_weights_are_those_of_the_checkpoint_behind_the_chosen_normalisation(
         ),
         (
             {"target": "theirs.nets.Net", "checkpoint": "none.pt"},
-            r"model.checkpoint must be .*existing file.*; got none.pt",
+            r"model.checkpoint must be .*existing file.*; got 'none.pt'",
         ),
         (
             {"target": "theirs.nets.Net", "normalise": "imagenet"},

@@ -46,7 +46,7 @@ def test_perturbations_that_cannot_be_used_are_refused(data):
         perturbed_split(data, torch.zeros(11, 1, 3, 3))
     with pytest.raises(InputError, match="at least one is finite"):
         perturbed_split(data, torch.full_like(data.images, math.inf))
-    with pytest.raises(InputError, match="alpha must be .*; got 0"):
+    with pytest.raises(InputError, match=r"alpha must be .*; got 0"):
         perturbed_split(data, torch.zeros_like(data.images), scale=0)
 
 

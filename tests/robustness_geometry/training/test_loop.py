@@ -387,7 +387,7 @@ def test_data_that_cannot_be_trained_on_are_refused():
     recipe = Recipe(epochs=1)
     with pytest.raises(InputError, match="training images must be at least one image; got nothing"):
         train(small(), split().first(0), recipe)
-    with pytest.raises(InputError, match="training labels must be from 0 to 2, .*; got 0 to 4"):
+    with pytest.raises(InputError, match=r"training labels must be from 0 to 2, .*; got 0 to 4"):
         train(small(), Split(split(5).images, torch.arange(5)), recipe)
     with pytest.raises(InputError, match=r"len\(labels\) must be 5, one label per training image"):
         train(small(), Split(split(5).images, torch.zeros(4, dtype=torch.long)), recipe)

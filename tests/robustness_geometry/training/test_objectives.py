@@ -142,7 +142,7 @@ def test_layers_keep_their_own_modes():
 
 
 def test_a_word_that_names_no_rhythm_is_refused():
-    with pytest.raises(InputError, match="every must be one of step, epoch.*; got 'week'"):
+    with pytest.raises(InputError, match=r"every must be one of step, epoch.*; got 'week'"):
         Adversarial(shifted, every="week")
 
 

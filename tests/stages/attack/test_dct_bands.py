@@ -131,7 +131,7 @@ def test_colour_images_of_a_curved_network(small, executor, looked_at):
 
 
 def test_too_few_bands_are_refused(small, affine_network, executor):
-    with pytest.raises(InputError, match="block must be at most 7.*; got 8"):
+    with pytest.raises(InputError, match=r"block must be at most 7.*; got 8"):
         dct_bands(affine_network, small.dataset(SHAPE, 2, 4), Settings(block=8), executor)
 
 

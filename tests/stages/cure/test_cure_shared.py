@@ -245,7 +245,7 @@ def test_untrained_networks_are_refused(data, executor, made):
         model[1].weight.zero_()
     with pytest.raises(
         InputError,
-        match=r"network must be a trained network.*; got blank with an accuracy of 0.333",
+        match=r"network must be a trained network.*; got '?blank with an accuracy of 0.333",
     ):
         studies(
             Network("blank", "rows", {0: model}),
@@ -257,7 +257,7 @@ def test_untrained_networks_are_refused(data, executor, made):
 
 def test_data_without_training_images_are_refused(network, data, executor, made):
     empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
-    with pytest.raises(InputError, match="dataset must be .*; got rows without training images"):
+    with pytest.raises(InputError, match=r"dataset must be .*; got '?rows without training images"):
         studies(network, empty, Common(**made.small), executor)
 
 
@@ -280,7 +280,7 @@ def test_data_without_training_images_are_refused(network, data, executor, made)
         ({"ramp": -1}, "ramp must be .*; got -1"),
         ({"training": Recipe(epochs=3)}, "ramp must be .*; got 5"),
         ({"training": {"epochs": 0}}, "training.epochs must be .*; got 0"),
-        ({"unit": "grey levels"}, "unit must be .*; got grey levels"),
+        ({"unit": "grey levels"}, "unit must be .*; got '?grey levels"),
         ({"adversary_steps": 0}, "adversary_steps must be .*; got 0"),
         ({"finetune_epochs": 0}, "finetune_epochs must be .*; got 0"),
         ({"train_samples": 0}, "train_samples must be .*; got 0"),

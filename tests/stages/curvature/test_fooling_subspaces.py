@@ -82,7 +82,7 @@ def test_too_large_a_subspace_is_refused(bent, executor):
         **{**SMALL, "products": 6}, dimensions=(1, 5), small=1, universal=partial(bent.maker)
     )
     with pytest.raises(
-        InputError, match="products must be at least twice the dimension 5.*; got 6"
+        InputError, match=r"products must be at least twice the dimension 5.*; got 6"
     ):
         sc.sc_fooling(bent.network(bent.model()), bent.dataset(), settings, executor)
 

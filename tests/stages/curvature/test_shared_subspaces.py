@@ -260,7 +260,7 @@ def test_one_network_or_different_shapes_are_refused(bent, data, executor):
     two = dict.fromkeys(("a", "b"), bent.network(bent.model()))
     settings = transfer.Settings(**{**SMALL, "products": 3}, dimension=5, small=1)
     with pytest.raises(
-        InputError, match="products must be at least twice the dimension 5.*; got 3"
+        InputError, match=r"products must be at least twice the dimension 5.*; got 3"
     ):
         transfer.sc_transfer(two, dict.fromkeys(two, data), settings, executor)
 

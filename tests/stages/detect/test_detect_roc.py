@@ -95,7 +95,7 @@ def test_failed_attacks_are_left_out_and_counted(network, data, executor):
 
 
 def test_an_attack_that_fools_nothing_is_refused(network, data, executor):
-    with pytest.raises(InputError, match="attack must be an attack that fools some.*; got 'fgsm'"):
+    with pytest.raises(InputError, match=r"attack must be an attack that fools some.*; got 'fgsm'"):
         detect_roc(network, data, replace(SMALL, attack=partial(fgsm, eps=1e-9)), executor)
 
 

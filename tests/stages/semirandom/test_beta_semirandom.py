@@ -66,7 +66,7 @@ def test_settings_out_of_range_are_refused(ratios):
 
 
 def test_too_small_subspaces_are_refused(made, executor):
-    with pytest.raises(InputError, match="ratios must be at most 32.*; got 64"):
+    with pytest.raises(InputError, match=r"ratios must be at most 32.*; got 64"):
         beta_semirandom(
             made.network(made.affine()), made.dataset(4), Settings(ratios=(4, 64)), executor
         )

@@ -49,7 +49,7 @@ def test_noise_that_never_fools_is_infinite(made, executor, looked_at):
 
 
 def test_as_many_dimensions_as_pixels_are_refused(made, executor):
-    with pytest.raises(InputError, match="m must be .*; got 64"):
+    with pytest.raises(InputError, match=r"m must be .*; got 64"):
         noise_regimes_example(
             made.network(made.affine()), made.dataset(4), Settings(m=64), executor
         )

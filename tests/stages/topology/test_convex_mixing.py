@@ -34,7 +34,7 @@ def test_mixtures_leave_a_ring_the_more_images_they_have(plane, executor, looked
 
 def test_more_images_than_a_label_has_are_refused(plane, executor):
     settings = Settings(**{**SMALL, "sizes": (2, 3, 500)})
-    with pytest.raises(InputError, match="sizes must be at most.*; got 500"):
+    with pytest.raises(InputError, match=r"sizes must be at most.*; got 500"):
         convex_mixing(plane.network(plane.half), plane.dataset(30), settings, executor)
 
 
