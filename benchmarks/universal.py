@@ -243,7 +243,7 @@ Call = tuple[Tensor, dict[str, Any]]
 
 
 def _calls(setting: Setting, shuffling: int) -> tuple[list[Call], int]:
-    """The points and options of DeepFool's calls in Algorithm 4, and the count of forward passes."""
+    """Points and options of DeepFool's calls in Algorithm 4, and its number of forward passes."""
     calls: list[Call] = []
 
     def noted(model: nn.Module, images: Tensor, **options: Any) -> Perturbed:

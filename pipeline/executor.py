@@ -46,7 +46,7 @@ class Mapped(Generic[T]):
     """The joined result of a map.
 
     Attributes:
-        value: what the function returned, joined over the chunks, on the CPU.
+        value: result of the function, joined over the chunks, on the CPU.
         seconds: (N,) wall time per image, float64: the time that its chunk took when it was first
             computed, divided by the chunk's size.
     """
@@ -235,7 +235,7 @@ class Executor:
 
         Args:
             function: calls ``map``, ``cached`` or ``task`` for all that takes long.
-            items: what it is called with; they may be taken in any order.
+            items: arguments of the calls; they may be taken in any order.
         """
         results: dict[int, T] = {}
 
@@ -297,7 +297,7 @@ class Executor:
         done = {index: taken_up(paths[index]) for index in range(rank, len(paths), ranks)}
         todo = [index for index, chunk in done.items() if chunk is None]
         images = {index: job.bounds[index][1] - job.bounds[index][0] for index in todo}
-        shown = self._progress and self.is_global_zero and bool(todo) and not self._crew.is_copy
+        shown = self._progress and self.is_global_zero and bool(todo) and not self._crew.is_worker
         with Progress(self._label(job.name), sum(images.values()), shown) as progress:
             batch, here = job.chunk, os.getpid()
 

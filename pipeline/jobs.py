@@ -30,8 +30,8 @@ class Job(Generic[T]):
         function: called with one chunk of each tensor.
         tensors: each (N, ...), all of one length.
         chunk: images per chunk.
-        where: the experiment's name, or SHARED.
-        stream: the name of the random numbers' stream; None: it draws none.
+        where: name of the experiment, or SHARED.
+        stream: name of the stream of random numbers; None: the function draws none.
     """
 
     function: Callable[..., T]

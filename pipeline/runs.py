@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Run:
-    """A run that is not logged: what every stage writes to when tracking is off."""
+    """A run that is not logged: stages write to it when tracking is off."""
 
     def log_findings(
         self,
@@ -39,23 +39,23 @@ class Run:
         """Log the numbers, timings, curves, tables and figures of one experiment.
 
         Args:
-            experiment: its id, the first part of every name.
-            findings: its results; their tensors stay out.
-            section: the section of the thesis.
-            drawn: PNG files of the figures, by their names; one without a file is drawn here.
+            experiment: name of the experiment, the first part of every logged name.
+            findings: its results; their tensors are not logged.
+            section: its section of the thesis.
+            drawn: name of a figure -> its PNG file; a figure without one is drawn here.
         """
 
     def log_dataset(self, data: Dataset) -> None:
-        """Log which data the run used: name, source, shape and digest."""
+        """Log the data that the run used: name, source, shape and digest."""
 
     def log_model(self, model: nn.Module, example: Tensor, name: str) -> None:
         """Log a network without pickled code.
 
         Args:
             model: the network.
-            example: (N, C, H, W) images that it takes; two of them let the logged network take any
-                number.
-            name: what to call it.
+            example: (N, C, H, W) images that it takes; with two of them the logged network takes
+                any number.
+            name: name of the logged network.
         """
 
     def log_file(self, path: Path) -> None:
@@ -156,7 +156,7 @@ class LoggedRun(Run):
 
 
 def _write_files(folder: Path, findings: Findings, drawn: Mapping[str, Path]) -> None:
-    """Tables, figures and notes of an experiment, as files to log."""
+    """Write tables, figures and notes of an experiment, as files to log."""
     tables = {
         "numbers": _table(findings.numbers),
         "timings": _table(findings.timings),

@@ -99,7 +99,7 @@ def _describe(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def rebuild(chunk: Chunk) -> Any:
-    """Put together again what ``flatten`` took apart."""
+    """The result that ``flatten`` took apart."""
     return _rebuild(chunk.tensors, chunk.shape)
 
 
@@ -178,8 +178,8 @@ def check_folder(key: str, folder: Path) -> Path:
     """Return ``folder``, made where it is missing, if files can be written in it.
 
     Args:
-        key: name of the setting that gave the folder.
-        folder: the folder.
+        key: name of the setting.
+        folder: folder that it gives.
 
     Raises:
         InputError: it cannot be made, or no file can be written in it.
@@ -198,7 +198,7 @@ def refuse_full_disk(folder: Path) -> Iterator[None]:
     """Within it a full disk is an error of one line.
 
     Args:
-        folder: the folder that is written.
+        folder: folder that is written to.
 
     Raises:
         InputError: there is no space left on the disk, or no quota.

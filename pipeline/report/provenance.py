@@ -1,4 +1,4 @@
-"""Where a report comes from: versions, machine and commit."""
+"""The origin of a report: versions, machine and commit."""
 
 import importlib.metadata
 import platform
@@ -17,7 +17,7 @@ def provenance(root: Path) -> dict[str, str]:
     """Commit, machine and versions, label -> text.
 
     Args:
-        root: the repository; outside of one, or without git, the commit is said to be unknown.
+        root: folder of the repository; without one, or without git, the commit is "unknown".
     """
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     device = (
