@@ -452,19 +452,23 @@ def saved(images):
     return images
 
 
-@pytest.mark.parametrize("kind", ["map", "cached", "task", "shared_task", "inside"])
+WRITES = {
+    "map": lambda executor, images: executor.map(scale, images),
+    "cached": lambda executor, images: executor.cached(scale, images),
+    "task": lambda executor, _: executor.task(functools.partial(train, 3)),
+    "shared_task": lambda executor, _: executor.shared_task(functools.partial(train, 3)),
+    "inside": lambda executor, images: executor.map(saved, images),
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_one_line_that_names_the_folder(make, images, monkeypatch, kind, workers):
     executor = make(workers=workers)
     if kind != "inside":
         monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(InputError) as caught:
-        if kind.endswith("task"):
-            getattr(executor, kind)(functools.partial(train, 3))
-        elif kind == "inside":
-            executor.map(saved, images)
-        else:
-            getattr(executor, kind)(scale, images)
+        WRITES[kind](executor, images)
     text = str(caught.value)
     assert text.startswith(f"{executor.work} must be on a disk with free space (delete ")
     assert text.endswith("; got a full disk")
@@ -607,7 +611,8 @@ import torch
 from pipeline.executor import Executor
 import shard
 
-executor = Executor(accelerator="cpu", devices=2, threads=1, chunk=3, work=sys.argv[1], progress=False)
+options = {"accelerator": "cpu", "devices": 2, "threads": 1, "chunk": 3, "progress": False}
+executor = Executor(**options, work=sys.argv[1])
 images = torch.arange(40.0).reshape(10, 1, 2, 2)
 mapped = executor.scope("e").map(shard.run, images, randomness=True).value
 trained = executor.scope("e").task(functools.partial(shard.train, 4)).value

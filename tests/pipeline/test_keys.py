@@ -240,12 +240,16 @@ def test_keys_are_equal_in_every_process(root, capsys):
 
 FILES = {
     "toyland/__init__.py": "",
-    "toyland/attacks/__init__.py": "from .quick import quick\nfrom .slow import slow as late\nLIMIT = 3\n",
+    "toyland/attacks/__init__.py": (
+        "from .quick import quick\nfrom .slow import slow as late\nLIMIT = 3\n"
+    ),
     "toyland/attacks/quick.py": "from ..tools import helper\ndef quick(x):\n    return helper(x)\n",
     "toyland/attacks/slow.py": "import torch\ndef slow(x):\n    return x\n",
     "toyland/tools.py": "def helper(x):\n    from toyland import deep\n    return x\n",
     "toyland/deep.py": "VALUE = 1\n",
-    "toyland/stage.py": "from toyland.attacks import quick\nimport toyland.aside\ndef run(x): ...\n",
+    "toyland/stage.py": (
+        "from toyland.attacks import quick\nimport toyland.aside\ndef run(x): ...\n"
+    ),
     "toyland/aside.py": "",
     "toyland/whole.py": "from toyland.attacks import *\ndef run(x):\n    return x\n",
     "toyland/limit.py": "from toyland.attacks import LIMIT\n",

@@ -454,7 +454,7 @@ PAIRS = ("vgg-f-to-caffenet", "caffenet-to-vgg-f", "vgg-f-to-googlenet")
 
 @pytest.fixture
 def across(tmp_path):
-    """The page of two networks that the suite names for VGG-F and CaffeNet, with a transfer between them."""
+    """The page of two networks named for VGG-F and CaffeNet, with a transfer between them."""
     results = tmp_path / "results" / "toy"
     found = {"fool[a][b]": entry(0.72, 0.71, 0.73), "fool[b][a]": entry(0.2, 0.19, 0.21)}
     content = {"section": "Table 4.2", "numbers": found, "curves": {}, "notes": ["Left out: c."]}
