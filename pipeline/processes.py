@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 _RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")
-_CODE = ("conf", "pipeline", "stages", "dvc.yaml", "params.yaml")  # results change during every run
+# Results change during every run.
+_CODE = ("conf", "robustness_geometry", "pipeline", "stages", "dvc.yaml", "params.yaml")
 _CLOCK = 5.0  # seconds by which a process' time of birth may wander with the machine's clock
 
 

@@ -10,7 +10,7 @@ import torch
 __all__ = ["provenance"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "dvc", "mlflow")
-CODE = ("conf", "pipeline", "stages", "dvc.yaml", "params.yaml")
+CODE = ("conf", "robustness_geometry", "pipeline", "stages", "dvc.yaml", "params.yaml")
 
 
 def provenance(root: Path) -> dict[str, str]:

@@ -623,6 +623,7 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(
         InputError,
-        match=r"claims must be entries whose ids occur once.*; got 'ch3-table31-mnist-lenet-test-error'",
+        match=r"claims must be entries whose ids occur once.*; got 'ch3-table31-mnist-lenet-test-"
+        r"error'",
     ):
         load_claims(path)
