@@ -1,4 +1,4 @@
-"""Figures in one clean style, made without any global plotting state."""
+"""Figures in one style, made without global plotting state."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 COLOURS = ("#0b6fa4", "#d1495b", "#3a9270", "#e0a030", "#7a5195", "#5f6b7a", "#b5651d", "#17a2b8")
-"""The colours of lines and bars, in order; told apart by most colour-blind readers too."""
+"""The colours of lines and bars, in order; most colour-blind readers can tell them apart."""
 
 INK, SOFT = "#22282f", "#6b7580"
 
@@ -105,8 +105,8 @@ class Panel:
     Attributes:
         image: (C, H, W) with one or three channels: pixels in [0, 1], or a perturbation in pixel
             units.
-        caption: the lines below it.
-        perturbation: whether to show it on the centred map in which zero is neutral.
+        caption: text below the image.
+        perturbation: whether to show it on a centred colour map, in which zero is neutral.
     """
 
     image: Tensor
@@ -116,7 +116,7 @@ class Panel:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the common style inside the block, and leave matplotlib's own settings as they were."""
+    """Draw in the common style within the block; matplotlib's settings stay as they were."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
@@ -124,7 +124,7 @@ def styled() -> Iterator[None]:
 def axes_grid(
     rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 4.4
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of ``width`` by ``height`` inches in the common style, and its axes (rows, columns)."""
+    """A figure in the common style, in inches, and its axes (rows, columns)."""
     with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -164,13 +164,13 @@ def line_figure(
         lines: legend entry -> curve.
         xlabel: name and unit of the abscissa.
         ylabel: name and unit of the ordinate.
-        title: of the figure.
+        title: title of the figure.
         references: legend entry -> level drawn as a dashed horizontal line.
         log_x: logarithmic abscissa.
         log_y: logarithmic ordinate.
         limits: lowest and highest ordinate shown; None leaves it to the data.
-        width: inches.
-        height: inches.
+        width: width in inches.
+        height: height in inches.
     """
     figure, grid = axes_grid(width=width, height=height)
     axes: Axes = grid[0, 0]
@@ -194,7 +194,7 @@ def line_figure(
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis 0.1, 0.2, 0.5, 1 ... rather than in powers of ten, unless it spans many."""
+    """Label a logarithmic axis 0.1, 0.2, 0.5, 1 ... instead of in powers of ten, if it is short."""
     low, high = axis.get_view_interval()
     if low > 0 and high / low < 3000:
         subs = range(1, 10) if high / low < 6 else (1, 2, 5) if high / low < 100 else (1,)
@@ -231,7 +231,16 @@ def bar_figure(
     width: float = 7.0,
     height: float = 4.4,
 ) -> Figure:
-    """Grouped bars with 95% intervals: group (on the abscissa) -> bar (in the legend) -> estimate."""
+    """Grouped bars with 95% intervals.
+
+    Args:
+        groups: group, on the abscissa -> bar, in the legend -> estimate.
+        ylabel: name and unit of the ordinate.
+        title: title of the figure.
+        log_y: logarithmic ordinate.
+        width: width in inches.
+        height: height in inches.
+    """
     figure, grid = axes_grid(width=width, height=height)
     axes: Axes = grid[0, 0]
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
@@ -266,16 +275,16 @@ def histogram_figure(
     width: float = 7.0,
     height: float = 4.4,
 ) -> Figure:
-    """Overlaid histograms, as shares of the cases, on common bins; non-finite values are left out.
+    """Overlaid histograms on common bins, as shares of the cases; non-finite values are left out.
 
     Args:
         values: legend entry -> values of any shape.
-        xlabel: name and unit.
-        title: of the figure.
+        xlabel: name and unit of the abscissa.
+        title: title of the figure.
         log_x: logarithmic abscissa and bins; values that are not positive are left out.
         bins: number of bins.
-        width: inches.
-        height: inches.
+        width: width in inches.
+        height: height in inches.
     """
     kept = {name: _plain(v, positive=log_x) for name, v in values.items()}
     kept = {name: v for name, v in kept.items() if len(v)}
@@ -327,19 +336,20 @@ def image_grid(
     limit: float | None = None,
     side: float = 2.1,
 ) -> Figure:
-    """Images and perturbations in rows; all perturbations share one scale, stated in a line below the figure.
+    """Images and perturbations in rows.
 
-    A one-channel perturbation is drawn in blue (negative), white (zero) and red (positive); one of
-    three channels as grey 0.5 plus the perturbation times the stated magnification.
+    All perturbations share one scale, which is stated below the figure. A one-channel perturbation
+    is drawn in blue (negative), white (zero) and red (positive), one of three channels as grey 0.5
+    plus the perturbation times the stated magnification.
 
     Args:
-        rows: the panels; None leaves a place empty.
-        title: of the figure.
-        row_titles: one for each row, at its left.
-        column_titles: one for each column, on top.
-        limit: the absolute value at the ends of the map; None takes the 99.9% quantile of what is
+        rows: panels of each row; None leaves a place empty.
+        title: title of the figure.
+        row_titles: title of each row, at its left.
+        column_titles: title of each column, on top.
+        limit: absolute value at the ends of the colour map; None: the 99.9% quantile of what is
             shown.
-        side: inches of a panel.
+        side: side of a panel in inches.
     """
     columns = max(len(row) for row in rows)
     captions = max((len(p.caption.splitlines()) for row in rows for p in row if p), default=0)
@@ -418,7 +428,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def dominant_share(path: str | Path) -> float:
-    """The share of a PNG's pixels that have its commonest colour: above 0.99 the picture is all but blank."""
+    """The share of a PNG's pixels that have its commonest colour; above 0.99 it looks blank."""
     with Image.open(path) as opened:
         pixels = np.asarray(opened.convert("RGB")).reshape(-1, 3).astype(np.int64)
     _, counts = np.unique(pixels @ np.array([65536, 256, 1]), return_counts=True)
