@@ -43,6 +43,8 @@ class Interval:
     """An interval [low, high] that contains a random quantity with at least ``probability``.
 
     The probability is 0 where the theorem makes no promise.
+
+    See :func:`theorem1_bounds`, which returns it, for an example.
     """
 
     low: float
