@@ -14,7 +14,7 @@ IMAGENET = {**SMALL, "size": (224, 224), "classes": 1000}
 
 @pytest.fixture
 def published(monkeypatch, tmp_path):
-    """Published weights come from a folder of this machine, where each network's own initial weights lie."""
+    """Published weights come from a folder that holds each network's initial weights."""
 
     def load(self, progress=True, check_hash=False):
         torch.manual_seed(7)
