@@ -34,7 +34,6 @@ __all__ = [
     "typed",
 ]
 
-PRETRAINED = {"pretrained": True}
 RANDOM = "random"
 FACTORY = ("channels", "size", "classes", "mean", "std")
 """What a model's factory is given from the data set, never from the configuration."""
@@ -199,7 +198,7 @@ def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any)
 def recipe(network: NetworkConfig, key: str) -> Recipe | None:
     """The network's training recipe; None where ``training=pretrained`` or the model brings its own weights."""
     given = network.model.get("checkpoint") or network.model.get("weights")
-    if network.training == PRETRAINED:
+    if network.training.get("pretrained"):
         if not given:
             refuse(
                 f"{key}training",
