@@ -32,8 +32,7 @@ def refuse(key: str, value: object, allowed: str) -> NoReturn:
     Raises:
         InputError: always.
     """
-    shown = value if isinstance(value, str) else repr(value)
-    raise InputError(f"{key}={shown}: allowed is {allowed}")
+    raise InputError(f"{key} must be {allowed}; got {value!r}")
 
 
 def number(key: str, value: float | str) -> float:

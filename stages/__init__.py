@@ -1,4 +1,4 @@
-"""The experiments of the thesis, one package a stage and one file a table or figure."""
+"""The experiments of the thesis: one package per stage, one file per table or figure."""
 
 import atexit
 import gc
@@ -6,11 +6,12 @@ import sys
 
 
 def _leave() -> None:
-    """Spare the process a last look at a million objects, except where triton would call that a leak."""
+    """Skip the garbage collection at exit, except under Triton, which reports it as a leak."""
     if "triton" not in sys.modules:
         gc.freeze()
 
 
 if sys.argv[0] == "-m":  # Python is still looking for the stage that a command line asks for
-    gc.disable()  # a fifth off the imports of large libraries; the run switches it on again once they are there
+    # Importing large libraries is a fifth faster so; the run switches it on again afterwards.
+    gc.disable()
     atexit.register(_leave)

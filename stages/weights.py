@@ -1,4 +1,7 @@
-"""Export the embedded suite's weights (first training seed) as those that come with the library: `make weights`."""
+"""Export the weights of the embedded suite as those that come with the library.
+
+They are those of the first training seed; `make weights` runs this module.
+"""
 
 from pathlib import Path
 
@@ -11,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Write ``robustness_geometry/models/weights/<network>.safetensors`` from ``results/embedded/train/``."""
+    """Write ``robustness_geometry/models/weights/`` from the results of the stage train."""
     config = read(DictConfig(OmegaConf.load(ROOT / "params.yaml")))
     for name, network in config.networks.items():
         data = ready(network.dataset, f"networks.{name}.dataset")()
@@ -21,7 +24,7 @@ def main() -> None:
         load_weights(model, trained / f"seed{config.seeds[0]}.safetensors")
         save_weights(
             model,
-            ROOT / "pipeline" / "models" / "weights" / f"{name}.safetensors",
+            ROOT / "robustness_geometry" / "models" / "weights" / f"{name}.safetensors",
             describe(make, data),
         )
 
