@@ -43,7 +43,7 @@ class Experiment:
 
     name: str
     section: str
-    function: Callable[..., Findings]
+    function: Callable[..., object]
     settings: Any
     across: bool = False
     named: bool = False
@@ -183,31 +183,20 @@ def _check_block(stage: str, block: Mapping[str, Any], modules: Mapping[str, Mod
 
 
 def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Experiment:
-    own = config.settings.get(name, {})
-    shared = block_of(stage, config)
+    own, shared = config.settings.get(name, {}), block_of(stage, config)
     schema = {f.name: f for f in fields(module.Settings)}
     for key in own:
         if key not in schema:
             unknown_key(f"settings.{name}.{key}", schema)
-    given: dict[str, Any] = {}
-    keys = {key: f"settings.{name}.{key}" for key in schema}
-    for key in schema:
-        if key in own:
-            given[key] = own[key]
-        elif key in shared:
-            given[key] = shared[key]
-            keys[key] = f"{stage}.{key}" if key != stage else stage
+    keys = {key: _key(stage, name, key, own, shared) for key in schema}
+    given = {key: {**shared, **own}[key] for key in schema if key in own or key in shared}
     if SPARING in given:
         _check_networks(keys[SPARING], given[SPARING], config)
         if config.network is None and stage not in ACROSS:
             del given[SPARING]
     values = {key: _value(schema[key], keys[key], value) for key, value in given.items()}
     for key, entry in schema.items():
-        if (
-            key not in values
-            and entry.default is NO_DEFAULT
-            and entry.default_factory is NO_DEFAULT
-        ):
+        if key not in values and entry.default is entry.default_factory is NO_DEFAULT:
             refuse(keys[key], None, f"a value of type {entry.type}")
     try:
         settings = module.Settings(**values)
@@ -215,6 +204,15 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
         raise _with_whole_key(error, keys) from error
     function, named = getattr(module, name), config.experiments is not None
     return Experiment(name, module.SECTION, function, settings, stage in ACROSS, named, keys)
+
+
+def _key(
+    stage: str, name: str, setting: str, own: Mapping[str, Any], shared: Mapping[str, Any]
+) -> str:
+    """The key of the configuration that a setting is read from."""
+    if setting in own or setting not in shared:
+        return f"settings.{name}.{setting}"
+    return setting if setting == stage else f"{stage}.{setting}"
 
 
 def _with_whole_key(error: InputError, keys: Mapping[str, str]) -> InputError:

@@ -12,32 +12,29 @@ from robustness_geometry.types import Perturbed
 
 __all__ = ["check_attack", "kind_of"]
 
-PASSED: dict[type, tuple[str, ...]] = {
+PASSED: dict[type[Any], tuple[str, ...]] = {
     Perturbed: (),
     Universal: ("norm", "radius", "generator"),
 }
-"""What an attack returns -> the options that every experiment passes to it, after model and images."""
+"""What an attack returns -> the options that every experiment passes to it."""
 
-WANTED = {
-    Perturbed: (
-        "an attack on single images, such as deepfool, fgsm or pgd, with all its required options "
-        "(Algorithm 4 is for the stage universal)"
-    ),
-    Universal: (
-        "an attack on a whole set of images, called with norm, radius and generator, such as "
-        "universal (attacks on single images are for the other stages)"
-    ),
+WANTED: dict[type[Any], str] = {
+    Perturbed: "an attack on single images, such as deepfool, fgsm or pgd, with every option that "
+    "it requires (the stage universal takes the others)",
+    Universal: "an attack on a whole set of images with the options norm, radius and generator, "
+    "such as universal (the other stages take attacks on single images)",
 }
+"""What an attack of each kind is, for messages."""
 
 
-def kind_of(annotation: Any) -> type | None:
+def kind_of(annotation: Any) -> type[Any] | None:
     """What the attacks of a setting return: Perturbed or Universal; None if it holds no attack."""
     arguments = get_args(annotation)
     result = arguments[-1] if arguments and callable(annotation) else None
     return result if result in PASSED else None
 
 
-def check_attack(attack: Callable[..., Any], kind: type, key: str) -> None:
+def check_attack(attack: Callable[..., Any], kind: type[Any], key: str) -> None:
     """Check that an attack can be called as the experiments call attacks of this kind.
 
     Raises:

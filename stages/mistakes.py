@@ -73,7 +73,8 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
     Raises:
         InputError: what is wrong with it.
     """
-    groups, values = [], []
+    groups: list[Override] = []
+    values: list[Override] = []
     for override in overrides:
         options = loader.get_group_options(override.key_or_group)
         (groups if options else values).append(override)

@@ -6,16 +6,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robustness_geometry.checks import InputError
 from stages.config import Config
-from stages.experiments import Experiment, block_of, experiments_of, select
+from stages.experiments import Experiment, block_of, select
 from stages.names import ACROSS, STAGES, stage_of
 
 __all__ = ["check_used", "origin", "prepared", "with_origins"]
 
-OPEN = ("attack", "model", "dataset", "training", "executor", "tracking", *STAGES, *ACROSS)
+OPEN = ("model", "dataset", "training", "executor", "tracking", *STAGES)
 """Blocks whose keys this project's own schema checks, so that Hydra need not know each of them."""
 
 PLAIN = re.compile(r"\+{0,2}(?=settings\.|(?:" + "|".join(OPEN) + r")\.\w+=)")
@@ -48,10 +48,12 @@ def origin(raw: DictConfig, key: str) -> str:
 
 def with_origins(message: str, stage: str, raw: DictConfig) -> str:
     """A message in which a key that takes its value from another is named as that other one."""
-    block = raw._get_node(stage)
-    names = list(block.keys()) if isinstance(block, DictConfig) else []
-    for key in (f"{stage}.{name}" for name in names):
-        message = re.sub(rf"(?<![\w.]){re.escape(key)}\b", origin(raw, key), message)
+    block = OmegaConf.select(raw, origin(raw, stage))
+    names = [str(name) for name in block] if isinstance(block, DictConfig) else []
+    patterns = {f"{stage}.{name}": r"\b" for name in names} | {stage: r"(?=\.\w)"}
+    for key, end in patterns.items():
+        if origin(raw, key) != key:
+            message = re.sub(rf"(?<![\w.]){re.escape(key)}{end}", origin(raw, key), message)
     return message
 
 
@@ -65,7 +67,7 @@ class _Use:
 
     def touches(self, key: str) -> bool:
         """Whether a change of ``key`` changes this setting."""
-        return f"{key}.".startswith(f"{self.key}.") or f"{self.key}.".startswith(f"{key}.")
+        return _below(key, self.key) or _below(self.key, key)
 
     def bound(self, key: str) -> str | None:
         """What to write instead, if ``key`` is an option that the experiment sets by itself."""
@@ -91,7 +93,7 @@ def check_used(stage: str, config: Config, raw: DictConfig, overrides: Sequence[
     others = [use for each in every for use in _uses(stage, each, config, raw)]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.package or override.key_or_group
-        head = key.split(".")[0]
+        head = key.partition(".")[0]
         if head in NETWORK and isinstance(config.network, str) and stage not in ACROSS:
             name = f"networks.{config.network}.{key}"
             raise InputError(
@@ -152,6 +154,11 @@ def _uses(stage: str, each: Experiment, config: Config, raw: DictConfig) -> list
         for entry in fields(each.settings)
         if entry.name in own or entry.name in shared
     ]
+
+
+def _below(key: str, other: str) -> bool:
+    """Whether a key is another key, or stands below it."""
+    return key == other or key.startswith(other + ".")
 
 
 def _unchosen(config: Config) -> Config:
