@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,9 @@ __all__ = [
     "recipe",
     "typed",
 ]
+
+# What it says of a name that cannot be imported stands in the exception as well.
+logging.getLogger("hydra.utils").addFilter(lambda record: False)
 
 PRETRAINED = {"pretrained": True}
 RANDOM = "random"
@@ -244,7 +248,8 @@ def _target(leaf: Mapping[str, Any], key: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = get_object(name)
     except Exception as error:
-        wanted = f"the dotted name of something that can be imported ({_line(error)})"
+        why = " ".join(str(error).split())
+        wanted = f"the dotted name of something that can be imported ({why})"
         refuse(f"{key}._target_", name, wanted)
     return function
 

@@ -49,6 +49,7 @@ def _parsed(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
+        text = text.lstrip("+")
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{text!r} is no setting: write key=value") from error
@@ -87,7 +88,7 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
     for override in values:
         if override.package is not None:
             group = override.key_or_group
-            no_such("the group before @", group, config.hydra.runtime.choices, "Groups")
+            no_such("the group before @", group, _groups(config), "Groups")
         if not override.is_force_add():
             _check_key(override, config)
 
@@ -100,13 +101,16 @@ def _check_option(override: Override, options: Sequence[str]) -> None:
 
 
 def _check_group(override: Override, config: DictConfig) -> None:
-    choices = [str(each) for each in config.hydra.runtime.choices]
     key = override.get_key_element().lstrip("+~")
-    if key not in choices and not override.is_add():
-        unknown = [each for each in choices if not each.startswith("hydra/")]
-        raise InputError(
-            f"{key} is not chosen for this stage. What can be chosen: {', '.join(sorted(unknown))}"
-        )
+    if key not in config.hydra.runtime.choices and not override.is_add():
+        groups = ", ".join(_groups(config))
+        raise InputError(f"{key} cannot be chosen for this stage. What can be chosen: {groups}")
+
+
+def _groups(config: DictConfig) -> list[str]:
+    """The groups of which a configuration has an option each."""
+    names = [str(each) for each in config.hydra.runtime.choices]
+    return sorted(each for each in names if "@" not in each and not each.startswith("hydra/"))
 
 
 def _check_key(override: Override, config: DictConfig) -> None:
@@ -115,14 +119,12 @@ def _check_key(override: Override, config: DictConfig) -> None:
     parts = key.split(".")
     for index, part in enumerate(parts):
         there, rest = ".".join(parts[:index]), ".".join(parts[index:])
-        if not isinstance(node, DictConfig):
-            raise InputError(f"{key} does not exist: {there} has no keys of its own")
         if node._is_interpolation():
-            raise InputError(
-                f"{key} cannot be set, as {there} is {node._value()}: "
-                f"write {origin(config, f'{there}.{rest}')}"
-            )
-        names = [str(each) for each in node if each != "hydra"]
+            instead = origin(config, f"{there}.{rest}")
+            raise InputError(f"{key} cannot be set, as {there} is {node._value()}: write {instead}")
+        if not isinstance(node, DictConfig):
+            raise InputError(f"{key} is no key: {there} has none below it")
+        names = [str(each) for each in node if each != "hydra" and not str(each).startswith("_")]
         if part not in node.keys():  # noqa: SIM118 - "in node" leaves out interpolations
             if override.is_add():
                 return

@@ -50,7 +50,7 @@ def with_origins(message: str, stage: str, raw: DictConfig) -> str:
     """A message in which a key that takes its value from another is named as that other one."""
     block = OmegaConf.select(raw, origin(raw, stage))
     names = [str(name) for name in block] if isinstance(block, DictConfig) else []
-    patterns = {f"{stage}.{name}": r"\b" for name in names} | {stage: r"(?=\.\w)"}
+    patterns = {f"{stage}.{name}": r"\b" for name in names} | {stage: r"(?=\.\w|;|\. Keys)"}
     for key, end in patterns.items():
         if origin(raw, key) != key:
             message = re.sub(rf"(?<![\w.]){re.escape(key)}{end}", origin(raw, key), message)

@@ -37,9 +37,12 @@ def check_folder(folder: Path) -> None:
             origin where the results belong.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written to" if there.is_dir() else "is a file"
-        refuse("output", str(folder), f"a folder that can be written to, but {there} {reason}")
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".writing-"):
+            pass
+    except OSError as error:
+        why = f"{there}: {error.strerror}"
+        refuse("output", str(folder), f"a folder that can be written to ({why})")
     for part in FOLDERS:
         if (folder / part).exists() and not (folder / part).is_dir():
             refuse("output", str(folder), f"a folder in which {part} is no file")
