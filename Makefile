@@ -38,6 +38,8 @@ test: .venv/ok             ## the whole test suite
 check: .venv/ok            ## lint and types
 	@ruff check .
 	@mypy
+	@ruff format --check --quiet . || (echo "run ruff format" >&2; exit 1)
+	@python -m stages.generate --check
 	@python -m pipeline.params --check
 
 peers: .venv-peers/ok      ## compare results with the other libraries
@@ -50,6 +52,7 @@ dashboard: .venv/ok        ## the MLflow dashboard on this machine
 	@python -m pipeline.tracking dashboard $(ARGS)
 
 params: .venv/ok           ## compose params.yaml from conf/
+	@python -m stages.generate
 	@python -m pipeline.params
 
 report: .venv/ok           ## write the report from the results that are there
@@ -59,7 +62,7 @@ weights: .venv/ok          ## export the trained embedded networks as those that
 	@python -m stages.weights
 
 lock: | $(UV)              ## resolve both lock files anew
-	@$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes -o requirements.lock --quiet
+	@$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --generate-hashes -o requirements.lock --quiet
 	@mkdir -p work && printf 'setuptools<81\n' > work/build.txt && printf 'requests\n' > work/override.txt
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-peers.in --universal --generate-hashes \
 		--build-constraints work/build.txt --overrides work/override.txt -o requirements-peers.lock --quiet

@@ -59,13 +59,13 @@ _SPOKEN: dict[Any, str] = {
 
 @dataclass
 class SuiteConfig:
-    """A suite's name, and what it says about its networks.
+    """A suite of networks.
 
     Attributes:
-        name: the name of the suite.
+        name: its name, under which results are filed.
         description: one sentence for the report.
-        networks: chapter -> the networks that it measures.
-        counterparts: network of the thesis -> the network of the suite that stands for it.
+        networks: stage or experiment -> the networks that it measures; all where it is not listed.
+        counterparts: network of the thesis -> the suite's network that answers for it.
     """
 
     name: str = MISSING
@@ -75,12 +75,33 @@ class SuiteConfig:
 
 
 @dataclass
+class BudgetConfig:
+    """How many images, seeds and steps are taken.
+
+    Attributes:
+        name: its name.
+        description: a few words for the notes.
+    """
+
+    name: str = MISSING
+    description: str = ""
+
+
+@dataclass
 class NetworkConfig:
-    """A network: a data set, a model and a training recipe."""
+    """A network: a data set, a model and a training recipe, and what was tuned for it.
+
+    Attributes:
+        dataset: the data set's function and its options.
+        model: the model's function and its options.
+        training: the recipe.
+        tuned: stage, or ``settings``, -> settings that hold for this network alone.
+    """
 
     dataset: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,6 +109,7 @@ class Config:
     """Everything that a stage can be given; base.yaml says what each key means."""
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     networks: dict[str, NetworkConfig] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     network: Any = None
@@ -136,9 +158,6 @@ def read(raw: DictConfig) -> Config:
     for name in config.named():
         if name not in config.networks:
             refuse("network", name, "one of " + ", ".join(config.networks))
-    for name in config.cure.get("overrides") or ():
-        if name not in config.networks:
-            refuse("cure.overrides", name, "one of " + ", ".join(config.networks))
     _check_suite(config)
     return config
 

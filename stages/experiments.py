@@ -20,12 +20,6 @@ from stages.refusals import no_such, unknown_key
 
 __all__ = ["ACROSS", "STAGES", "Experiment", "block_of", "experiments_of", "select"]
 
-SPARING = "networks"
-"""The setting that lists the networks of the suite to measure.
-
-A network that the command line describes is always measured.
-"""
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -38,6 +32,7 @@ class Experiment:
         settings: its options, checked.
         across: whether it runs on several networks at once.
         named: whether it was asked for by name.
+        networks: the networks that the suite measures it on; None: any.
         keys: setting -> the key of the configuration that it was read from.
     """
 
@@ -47,6 +42,7 @@ class Experiment:
     settings: Any
     across: bool = False
     named: bool = False
+    networks: Sequence[str] | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def measure(
@@ -54,7 +50,7 @@ class Experiment:
     ) -> Findings:
         """Run the experiment: on all networks if it is one across networks, else on the only one.
 
-        A network that the settings leave out, or whose data an experiment that trains cannot train
+        A network that the suite leaves out, or whose data an experiment that trains cannot train
         on, is skipped with a note that says so.
 
         Raises:
@@ -64,7 +60,7 @@ class Experiment:
             return self._findings(networks, data, executor.scope(self.name))
         (network,), (images,) = networks.values(), data.values()
         if self.leaves_out(network.name):
-            taken = ", ".join(getattr(self.settings, SPARING)) or "no network"
+            taken = ", ".join(self.networks or ()) or "no network"
             note = f"Not measured on {network.name}: this suite takes {taken}."
             return Findings(notes=[note])
         if self.lacks(images):
@@ -80,9 +76,8 @@ class Experiment:
         return findings
 
     def leaves_out(self, network: str) -> bool:
-        """Whether the settings name other networks than this one."""
-        taken = getattr(self.settings, SPARING, None)
-        return taken is not None and network not in taken
+        """Whether the suite measures the experiment on other networks than this one."""
+        return self.networks is not None and network not in self.networks
 
     def lacks(self, data: Dataset) -> bool:
         """Whether it trains networks, and the data have nothing to train them on."""
@@ -130,6 +125,9 @@ def select(stage: str, config: Config) -> list[Experiment]:
     for name in config.settings:
         if name not in known:
             unknown_key(f"settings.{name}", known)
+    for name in config.suite.networks:
+        if name not in (*STAGES, *known):
+            unknown_key(f"suite.networks.{name}", (*STAGES, *known))
     available = experiments_of(stage)
     names = list(available) if config.experiments is None else config.experiments
     for name in names:
@@ -190,10 +188,6 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
             unknown_key(f"settings.{name}.{key}", schema)
     keys = {key: _key(stage, name, key, own, shared) for key in schema}
     given = {key: {**shared, **own}[key] for key in schema if key in own or key in shared}
-    if SPARING in given:
-        _check_networks(keys[SPARING], given[SPARING], config)
-        if config.network is None and stage not in ACROSS:
-            del given[SPARING]
     values = {key: _value(schema[key], keys[key], value) for key, value in given.items()}
     for key, entry in schema.items():
         if key not in values and entry.default is entry.default_factory is NO_DEFAULT:
@@ -202,8 +196,16 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
         settings = module.Settings(**values)
     except InputError as error:
         raise _with_whole_key(error, keys) from error
-    function, named = getattr(module, name), config.experiments is not None
-    return Experiment(name, module.SECTION, function, settings, stage in ACROSS, named, keys)
+    return Experiment(
+        name,
+        module.SECTION,
+        getattr(module, name),
+        settings,
+        across=stage in ACROSS,
+        named=config.experiments is not None,
+        networks=None if config.network is None else config.suite.networks.get(name),
+        keys=keys,
+    )
 
 
 def _key(
@@ -220,12 +222,6 @@ def _with_whole_key(error: InputError, keys: Mapping[str, str]) -> InputError:
     head = re.match(r"\w*", str(error))
     name = head.group() if head else ""
     return InputError(keys.get(name, name) + str(error)[len(name) :])
-
-
-def _check_networks(key: str, names: Sequence[str] | None, config: Config) -> None:
-    for name in names or ():
-        if name not in config.networks:
-            refuse(key, name, "one of " + ", ".join(config.networks))
 
 
 def _value(entry: Field[Any], key: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from pipeline import tracking
 from pipeline.executor import Executor
@@ -26,6 +27,7 @@ from stages.experiments import ACROSS, Experiment, select
 from stages.networks import ALL, Candidate, candidate, candidates
 from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
+from stages.tuning import tuned
 
 __all__ = ["main", "run_stage"]
 
@@ -36,11 +38,16 @@ WAIT = 600
 
 def main(stage: str) -> None:
     """The command line of ``python -m stages.<stage>``, for single runs and multiruns."""
-    command_line(stage, partial(run_stage, stage), partial(check_used, stage))
+    command_line(stage, partial(run_stage, stage), partial(_check, stage))
+
+
+def _check(stage: str, config: Config, raw: DictConfig, overrides: Sequence[str]) -> None:
+    check_used(stage, tuned(config), raw, overrides)
 
 
 def run_stage(stage: str, config: Config) -> None:
     """Run the chosen experiments of ``stage``: on one network, or on several together."""
+    config = tuned(config)
     experiments = select(stage, config)
     folder = output_folder(config)
     check_folder(folder)
@@ -53,6 +60,8 @@ def run_stage(stage: str, config: Config) -> None:
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
         data = {each.name: each.data for each in chosen}
         findings = {e.name: _measured(e, networks, data, executor) for e in experiments}
+        if config.network is None and stage not in ACROSS:
+            notes = [*notes, f"Budget {config.budget.name}: {config.budget.description}."]
         for measured in findings.values():
             measured.notes.extend(notes)
         if not executor.is_global_zero:
@@ -139,6 +148,7 @@ def _tracked(
     specs = {each.name: asdict(each.spec) for each in chosen}
     parameters = {
         "suite": config.suite.name,
+        "budget": config.budget.name,
         "network": name,
         **specs.get(name, specs),
         "seeds": config.seeds,

@@ -173,7 +173,7 @@ def _attributes(docstring: str) -> dict[str, str]:
             entries[name] = entry[2]
         elif name:
             entries[name] += " " + line.strip()
-    return entries
+    return {name: re.sub(r"\bNone\b", "null", text) for name, text in entries.items()}
 
 
 def _section(text: str) -> Iterator[str]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from robustness_geometry.models import build, describe, load_weights, save_weights
+from robustness_geometry.models.pretrained import WEIGHTS
 from stages.config import factory, read, ready
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Write ``robustness_geometry/models/weights/`` from the results of the stage train."""
+    """Write the package's weight files from the results of the stage train."""
     config = read(DictConfig(OmegaConf.load(ROOT / "params.yaml")))
     for name, network in config.networks.items():
         data = ready(network.dataset, f"networks.{name}.dataset")()
@@ -24,7 +25,7 @@ def main() -> None:
         load_weights(model, trained / f"seed{config.seeds[0]}.safetensors")
         save_weights(
             model,
-            ROOT / "robustness_geometry" / "models" / "weights" / f"{name}.safetensors",
+            WEIGHTS / f"{name}.safetensors",
             describe(make, data),
         )
 

@@ -1,0 +1,99 @@
+"""The options of every experiment, as its ``Settings`` class has them: keys, defaults, meanings."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import robustness_geometry.attacks as attacks
+from stages.experiments import experiments_of
+
+__all__ = ["GROUPED", "Option", "block", "meanings", "modules", "own_options", "plain"]
+
+GROUPED = ("attack", "boundary_attack", "universal", "training")
+"""Options that a configuration group fills, whatever the default of the class."""
+
+_SECTION = r"^Attributes:\n((?:[ ]+.*\n?|\n)+)"
+_ENTRY = r"^    (\w+): ((?:.|\n(?!    \w+: ))+)"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of a configuration.
+
+    Attributes:
+        name: the key.
+        default: its default as a plain value.
+        meaning: what it is, one or more sentences.
+    """
+
+    name: str
+    default: Any
+    meaning: str
+
+
+def modules(stage: str) -> dict[str, ModuleType]:
+    """The modules of a stage's experiments, by the experiments' names."""
+    return {n: importlib.import_module(module) for n, module in experiments_of(stage).items()}
+
+
+def own_options(module: ModuleType) -> list[Option]:
+    """The options that an experiment alone has: the fields that its own file declares."""
+    own = inspect.get_annotations(module.Settings)
+    return [_option(entry, module.Settings) for entry in _fields(module) if entry.name in own]
+
+
+def block(stage: str) -> dict[str, Option]:
+    """The options that experiments of a stage share: the fields of the classes that they extend."""
+    shared: dict[str, Option] = {}
+    for module in modules(stage).values():
+        own = inspect.get_annotations(module.Settings)
+        for entry in _fields(module):
+            if entry.name not in own:
+                shared.setdefault(entry.name, _option(entry, module.Settings))
+    return shared
+
+
+def meanings(settings: type) -> dict[str, str]:
+    """Field -> its meaning, from the ``Attributes:`` of a class and of those that it extends."""
+    known: dict[str, str] = {}
+    for owner in reversed(settings.__mro__):
+        section = re.search(_SECTION, inspect.cleandoc(owner.__doc__ or ""), flags=re.MULTILINE)
+        entries = re.findall(_ENTRY, section[1], flags=re.MULTILINE) if section else []
+        known |= {name: " ".join(meaning.split()) for name, meaning in entries}
+    return known
+
+
+def plain(value: Any) -> Any:
+    """A default as a configuration file holds it; a bound function has a ``_target_``."""
+    if isinstance(value, partial):
+        name = value.func.__name__
+        package = attacks.__name__ if hasattr(attacks, name) else value.func.__module__
+        options = {key: plain(option) for key, option in value.keywords.items()}
+        return {"_target_": f"{package}.{name}", **options}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+    return dict(value) if isinstance(value, dict) else value
+
+
+def _fields(module: ModuleType) -> Iterator[Field[Any]]:
+    """The fields with a default that no configuration group fills."""
+    for entry in fields(module.Settings):
+        if entry.name not in GROUPED and _default(entry) is not MISSING:
+            yield entry
+
+
+def _option(entry: Field[Any], settings: type) -> Option:
+    return Option(entry.name, plain(_default(entry)), meanings(settings).get(entry.name, ""))
+
+
+def _default(entry: Field[Any]) -> Any:
+    if entry.default is not MISSING:
+        return entry.default
+    return MISSING if entry.default_factory is MISSING else entry.default_factory()
