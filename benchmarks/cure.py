@@ -15,7 +15,19 @@ from robustness_geometry.training import Adversarial, CrossEntropy, Cure, Recipe
 from robustness_geometry.training.loop import optimiser_of
 from robustness_geometry.training.objectives import Step
 
-__all__ = ["measure_cure", "paragraphs"]
+__all__ = [
+    "CURE",
+    "EPS",
+    "OBJECTIVES",
+    "PGD",
+    "PLAIN",
+    "STEPS",
+    "H",
+    "fresh",
+    "measure_cure",
+    "paragraphs",
+    "training_step",
+]
 
 Plain = Mapping[str, Any]
 
@@ -68,10 +80,10 @@ def _measure(model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> 
     )
     parts: dict[str, list[float]] = {name: [] for name in names}
     contestants: dict[str, Callable[[], object]] = {
-        name: partial(_step, *_fresh(model), images, labels, objective)
+        name: partial(training_step, *fresh(model), images, labels, objective)
         for name, objective in OBJECTIVES.items()
     }
-    contestants[PASSES] = partial(_passes, _fresh(model)[0], images, labels, parts)
+    contestants[PASSES] = partial(_passes, fresh(model)[0], images, labels, parts)
     seconds = paired_seconds(contestants, repeats, images.device)
     parts = {
         name: found[-repeats:] for name, found in parts.items()
@@ -87,21 +99,22 @@ def _measure(model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> 
     }
 
 
-def _fresh(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A copy as the training loop makes it, and its optimiser."""
+def fresh(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A trainable copy of ``model`` as the training loop makes it, and its optimiser."""
     copied = copy.deepcopy(model).requires_grad_(True).to(memory_format=torch.channels_last)
     return copied, optimiser_of(
         copied, Recipe(optimiser="adam", learning_rate=1e-6, weight_decay=0.0)
     )
 
 
-def _step(
+def training_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
     objective: CrossEntropy,
 ) -> None:
+    """One step of training ``model`` on images (N, C, H, W) with labels (N,)."""
     loss = objective.loss(
         Step(model.train(), images, labels, 1.0, torch.Generator().manual_seed(0))
     )

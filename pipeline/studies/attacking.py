@@ -1,6 +1,7 @@
-"""What the experiments of this stage share: which DeepFool they run, and how an attack is run and judged."""
+"""How experiments attack a network: which DeepFool they run, and FGSM at one eps for all images."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -8,36 +9,54 @@ from torch import Tensor
 
 from pipeline.evaluation import judged, valid
 from pipeline.executor import Executor, Mapped
+from pipeline.studies.subject import placed
 from robustness_geometry.attacks import deepfool, fgsm, fgsm_smallest_eps
 from robustness_geometry.attacks.protocol import attack_name, takes_generator
 from robustness_geometry.checks import check_norm
 from robustness_geometry.norms import norms, relative_norms
-from robustness_geometry.types import Attack, Classifier, Perturbed
+from robustness_geometry.types import Attack, Classifier, Images, Perturbed, predict
 
 __all__ = [
+    "EPS_MAX",
+    "SharedEps",
     "deepfool_of",
     "fgsm_at_rate",
+    "fooled_at",
     "is_deepfool",
     "relative",
     "run",
+    "smallest_eps",
 ]
 
+EPS_MAX = 1.0
+"""The largest eps of FGSM that is tried, in pixel units: the whole range of a pixel."""
 
 GRID = 24
-"""Grid points of the search for FGSM's one eps; bisection then refines the first that fools enough."""
+"""Points of the geometric grid of eps; bisection refines the first of them that fools enough."""
 
 
 def deepfool_of(attack: Attack, **options: object) -> Attack:
-    """The attack under study if it is a DeepFool, else the default DeepFool; ``options`` go on top.
+    """The attack under study if it is a DeepFool, else the default DeepFool.
 
-    In a subspace all classes take part, as DeepFool does not know there which could be left out.
+    Args:
+        attack: the attack under study.
+        options: options of DeepFool that replace those of the attack. With ``subspace`` all classes
+            take part (``prune=None``), as it is not known there which could be left out.
     """
     chosen = attack if attack_name(attack) == "deepfool" else deepfool
     return partial(chosen, **({"prune": None} if "subspace" in options else {}), **options)
 
 
+def is_deepfool(attack: Attack, norm: float) -> bool:
+    """Whether ``attack`` is DeepFool with this norm, so that it need not be measured twice."""
+    options = getattr(attack, "keywords", {})
+    return (
+        attack_name(attack) == "deepfool" and check_norm("norm", options.get("norm", 2.0)) == norm
+    )
+
+
 def run(attack: Attack, model: Classifier, images: Tensor, executor: Executor) -> Mapped[Perturbed]:
-    """``attack`` on ``images``, its success recomputed; what experiments ask for alike is computed once."""
+    """``attack`` on ``images``, its success recomputed; computed once for all experiments."""
     return executor.cached(
         partial(judged, attack, model), images, randomness=takes_generator(attack)
     )
@@ -49,16 +68,53 @@ def relative(
     """||r||_p / ||x||_p of each image (Equation 3.10), in float64.
 
     Args:
-        perturbations: (N, C, H, W).
-        images: (N, C, H, W).
+        perturbations: r, (N, C, H, W).
+        images: x, (N, C, H, W).
         kept: (N,) which cases count; None counts all.
-        p: of both norms.
+        p: exponent of both norms, in [1, inf].
 
     Returns:
-        (N,), NaN for a case that does not count and for an image without any ink.
+        (N,), NaN for a case that does not count and for an image that is black everywhere.
     """
     counts = norms(images, p) > 0 if kept is None else kept & (norms(images, p) > 0)
     return valid(relative_norms(perturbations, images, p), counts)
+
+
+@dataclass(frozen=True)
+class SharedEps:
+    """The smallest eps of FGSM, one for all images, that fools a wanted share of them.
+
+    Attributes:
+        eps: the eps, in pixel units; where no eps is enough, the one that fools most.
+        rate: the share of the images that it fools.
+        reachable: whether ``rate`` is at least the wanted share.
+    """
+
+    eps: float
+    rate: float
+    reachable: bool
+
+
+def smallest_eps(model: Classifier, images: Tensor, rate: float, executor: Executor) -> SharedEps:
+    """Search FGSM's smallest single eps that fools a share ``rate`` of ``images`` (Section 3.2.3).
+
+    Args:
+        model: the classifier.
+        images: (N, C, H, W), at least one.
+        rate: the wanted share, in (0, 1].
+        executor: keeps the result for all experiments.
+    """
+    search = partial(_search_eps, model, images, rate)
+    found = executor.shared_task(search, name=f"FGSM's eps on {len(images)} images").value
+    eps, share, reachable = (float(found[name]) for name in ("eps", "rate", "reachable"))
+    return SharedEps(eps, share, bool(reachable))
+
+
+def _search_eps(model: Classifier, images: Tensor, rate: float) -> dict[str, Tensor]:
+    """The fields of :class:`SharedEps` as tensors, as a task of the executor returns them."""
+    found = fgsm_smallest_eps(model, placed(images, model), rate=rate, eps_max=EPS_MAX, grid=GRID)
+    values = {"eps": found.eps, "rate": found.rate, "reachable": float(found.reachable)}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 def fgsm_at_rate(
@@ -69,23 +125,17 @@ def fgsm_at_rate(
     Returns:
         The eps and the perturbations at it; NaN and None where no eps fools so many.
     """
-    search = partial(smallest_eps, model, images, rate=rate)
-    eps = float(executor.shared_task(search, name="FGSM's eps").value["eps"])
-    if math.isnan(eps):
-        return eps, None
-    return eps, run(partial(fgsm, eps=eps), model, images, executor)
+    found = smallest_eps(model, images, rate, executor)
+    if not found.reachable:
+        return math.nan, None
+    return found.eps, run(partial(fgsm, eps=found.eps), model, images, executor)
 
 
-def smallest_eps(model: Classifier, images: Tensor, *, rate: float) -> dict[str, Tensor]:
-    """The eps of :func:`robustness_geometry.attacks.fgsm_smallest_eps` as a tensor, NaN where the rate is out of reach."""
-    like = next(iter(model.parameters()), images)
-    found = fgsm_smallest_eps(model, images.to(like.device, like.dtype), rate=rate, grid=GRID)
-    return {"eps": torch.tensor(found.eps if found.reachable else math.nan, dtype=torch.float64)}
+def fooled_at(model: Classifier, images: Images, *, eps: tuple[float, ...]) -> Tensor:
+    """Whether FGSM without clipping changes the label at each step, (N, len(eps)).
 
-
-def is_deepfool(attack: Attack, norm: float) -> bool:
-    """Whether ``attack`` is DeepFool with this norm, so that it need not be measured twice."""
-    options = getattr(attack, "keywords", {})
-    return (
-        attack_name(attack) == "deepfool" and check_norm("norm", options.get("norm", 2.0)) == norm
-    )
+    One gradient serves all steps: the perturbation is linear in eps.
+    """
+    labels = predict(model, images)
+    signs = fgsm(model, images, eps=1.0).perturbations
+    return torch.stack([predict(model, images + step * signs) != labels for step in eps], dim=1)

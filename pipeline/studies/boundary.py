@@ -1,4 +1,4 @@
-"""What the experiments of this stage share: settings, semi-random perturbations, exact numbers, statistics."""
+"""The boundary near held-out images (Chapter 5): settings, nearest points, semi-random attacks."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from robustness_geometry.norms import norms
 from robustness_geometry.types import Attack, Classifier, Images, Perturbed
 
 __all__ = [
-    "Common",
+    "BoundarySettings",
     "in_own_subspace",
     "nearest_points",
     "once",
@@ -27,14 +27,14 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Common:
-    """The settings that the experiments on a network share.
+class BoundarySettings:
+    """The settings that the experiments on a network's boundary share.
 
     Attributes:
-        boundary_attack: finds the smallest perturbations; if it is a DeepFool, its options are also
-            those of the perturbations inside a subspace, else the default ones.
-        samples: held-out images.
-        resamples: of the bootstrap.
+        boundary_attack: the attack that finds the smallest perturbations; if it is a DeepFool, its
+            options also hold inside a subspace, else the default DeepFool is taken for both.
+        samples: number of held-out images.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
@@ -55,15 +55,17 @@ def in_own_subspace(
     *,
     generator: Sequence[torch.Generator],
 ) -> Perturbed:
-    """DeepFool on each image inside a random m-dimensional subspace of its own (Algorithm 3, Section 5.3).
+    """DeepFool on each image inside its own random m-dimensional subspace.
+
+    Algorithm 3 and the semi-random regime of Section 5.3.
 
     Args:
         attack: the boundary attack.
         m: dimension of the subspaces.
-        seed: of their common frame.
+        seed: seed of the frame that all subspaces share.
         model: the classifier.
         images: (N, C, H, W).
-        generator: one an image.
+        generator: one generator per image.
     """
     channels, height, width = images.shape[1:]
     subspaces = RandomSubspaces((channels, height, width), m, generator, seed=seed, like=images[:0])
@@ -73,18 +75,24 @@ def in_own_subspace(
 def nearest_points(
     attack: Attack, model: Classifier, images: Images, executor: Executor
 ) -> Boundary:
-    """The points of the boundary nearest to the images, refined by projections; computed once for all experiments."""
+    """The points of the boundary nearest to the images, refined by projections.
+
+    Computed once for all experiments.
+    """
     search = partial(boundary_points, model, attack=deepfool_of(attack, norm=2.0, clip=None))
     return executor.cached(search, images).value
 
 
 def or_infinite(result: Perturbed) -> Tensor:
-    """||r||_2 of each image in float64, infinite where no perturbation was found: it takes its place in a median."""
+    """||r||_2 of each image in float64, infinite where no perturbation was found.
+
+    An infinite norm takes its place in a median, where a missing one would be left out.
+    """
     return norms(result.perturbations).double().masked_fill(~result.success, math.inf)
 
 
 def once(
     function: "partial[dict[str, Tensor]]", executor: Executor, name: str
 ) -> dict[str, Tensor]:
-    """What a function returns that rests on no network: computed once for all networks and training seeds."""
+    """The result of a function that uses no network, computed once for all networks and seeds."""
     return executor.shared_task(function, name=name).value

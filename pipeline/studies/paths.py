@@ -1,4 +1,4 @@
-"""What the experiments of this stage share: pairs of points of one region, and the paths that join them."""
+"""Pairs of points of one decision region and the paths that join them (Section 7.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ from robustness_geometry.types import Attack, Classifier, Dataset, Images, Label
 
 __all__ = [
     "SCENARIOS",
-    "Common",
-    "Joined",
+    "JoinedPairs",
+    "PathSettings",
     "endpoints",
     "joined_pairs",
     "own_labels",
@@ -39,22 +39,25 @@ CHUNK = 50
 
 
 @dataclass(frozen=True)
-class Common:
-    """The settings that the experiments share.
+class PathSettings:
+    """The settings that the experiments on paths inside a region share.
 
     Attributes:
-        boundary_attack: moves points into a region; called with ``targets``, so it has to be a
-            DeepFool, or the default one is taken.
-        overshoot: of the attack where it moves the midpoint of a segment. Algorithm 5 asks for the
-            smallest way into the region; but along a boundary that bends away from the region, a
-            segment between two points on it is outside by a quarter of what the segment before was,
-            so that anything below 1/4 never gets inside.
-        pairs: pairs of each scenario.
-        spacing: of the samples at which a path is checked, as a share of the pair's distance.
-        depth: largest number of halvings of a segment.
-        safety: None looks at every sample; a number leaves those out between which the label cannot
-            change unless its lead changes that many times as fast as anywhere seen on the segment.
-        resamples: of the bootstrap.
+        boundary_attack: the attack that moves points into a region; it is called with ``targets``,
+            so that the default DeepFool takes the place of any attack that is not a DeepFool.
+        overshoot: overshoot of that attack where it moves the midpoint of a segment, as a share of
+            the perturbation, above 0. Algorithm 5 asks for the smallest way into the region; but
+            along a boundary that bends away from the region, a segment between two points on it is
+            outside by a quarter of what the segment before was, so that anything below 1/4 never
+            gets inside.
+        pairs: number of pairs of each scenario.
+        spacing: distance between the samples at which a path is checked, as a share of the pair's
+            distance, in (0, 1].
+        depth: largest number of halvings of a segment, at least 10.
+        safety: factor > 0: samples are skipped between which the label could only change if its
+            lead changed this many times as fast as anywhere seen on the segment; None: no sample is
+            skipped.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
@@ -77,8 +80,8 @@ class Common:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Pairs of points and what became of the search for a path between them, one row a pair.
+class JoinedPairs:
+    """Pairs of points and the outcome of the search for a path between them, one row per pair.
 
     Attributes:
         starts: (N, C, H, W).
@@ -87,9 +90,9 @@ class Joined:
         found: (N,) whether a path was found.
         straight: (N,) whether the straight segment stays in the region.
         deviation: (N,) D(p), NaN without a path.
-        anchors: (N,) anchor points between start and end.
-        depth: (N,) halvings of the shortest segment.
-        samples: (N,) points at which the label was looked at.
+        anchors: (N,) number of anchor points between start and end.
+        depth: (N,) number of halvings of the shortest segment.
+        samples: (N,) points at which the label was computed.
         stuck: (N,) whether the search ended because no point of the region was found near a
             midpoint.
     """
@@ -107,18 +110,30 @@ class Joined:
 
 
 def joined_pairs(
-    model: Classifier, data: Dataset, settings: Common, scenario: int, seed: int, executor: Executor
-) -> Joined:
-    """The pairs of one scenario and their paths, computed once for all experiments that ask alike."""
+    model: Classifier,
+    data: Dataset,
+    settings: PathSettings,
+    scenario: int,
+    seed: int,
+    executor: Executor,
+) -> JoinedPairs:
+    """The pairs of one scenario and their paths, computed once for all experiments."""
     starts, others, labels = endpoints(model, data, scenario, settings.pairs, seed, executor)
     join = search(settings, model, targeted=scenario != 1)
     return executor.cached(join, starts, others, labels, chunk=CHUNK).value
 
 
 def search(
-    settings: Common, model: Classifier, *, targeted: bool, full: bool = False
-) -> "partial[Joined]":
-    """:func:`connect` with the options of ``settings``; ``full`` looks at every sample, whatever ``safety`` says."""
+    settings: PathSettings, model: Classifier, *, targeted: bool, full: bool = False
+) -> "partial[JoinedPairs]":
+    """:func:`connect` with the options of ``settings``.
+
+    Args:
+        settings: the settings of the experiment.
+        model: the classifier.
+        targeted: whether the second point of each pair is first moved into the region.
+        full: whether every sample is looked at, whatever ``safety`` says.
+    """
     return partial(
         connect,
         model,
@@ -143,7 +158,7 @@ def connect(
     spacing: float,
     depth: int,
     safety: float | None,
-) -> Joined:
+) -> JoinedPairs:
     """Join each start with another point, which is first moved into its region where ``targeted``.
 
     Args:
@@ -153,11 +168,10 @@ def connect(
         labels: (N,) the labels of the starts; -1 for a start that has no partner.
         attack: moves the others into the region.
         inward: moves midpoints into it.
-        targeted: whether the others lie elsewhere.
-        spacing: as :func:`robustness_geometry.geometry.find_paths` has it; so are ``depth`` and
-            ``safety``.
-        depth: largest number of halvings.
-        safety: see there.
+        targeted: whether the others lie outside the region.
+        spacing: as for :func:`robustness_geometry.geometry.find_paths`.
+        depth: as for that function.
+        safety: as for that function.
     """
     ends = others.clone()
     reached = labels >= 0
@@ -165,6 +179,7 @@ def connect(
         moved = attack(model, others[reached], targets=labels[reached])  # type: ignore[call-arg]
         ends[reached] = others[reached] + moved.perturbations
     reached = reached & torch.isfinite(ends).flatten(1).all(dim=1)
+    # The attack may have failed: only pairs whose two points now have one label are joined.
     reached[reached.clone()] = predict(model, ends[reached]) == labels[reached]
     rows = reached.nonzero()[:, 0]
     options = {
@@ -178,11 +193,12 @@ def connect(
     nan, zero = starts.new_full((len(starts),), torch.nan), torch.zeros_like(labels)
 
     def filled(like: Tensor, values: Sequence[float]) -> Tensor:
+        """``like`` with the values of the joined pairs in their rows."""
         out = like.clone()
         out[rows] = torch.tensor(list(values), dtype=like.dtype, device=like.device)
         return out
 
-    return Joined(
+    return JoinedPairs(
         starts=starts,
         ends=ends.masked_fill(~reached.view(-1, 1, 1, 1), torch.nan),
         reached=reached,
@@ -199,7 +215,10 @@ def connect(
 
 
 def own_labels(model: Classifier, data: Dataset, executor: Executor) -> tuple[Images, Labels]:
-    """All held-out images in the order of :func:`pipeline.evaluation.held_out`, and the labels that the model gives."""
+    """All held-out images and the labels that the model gives them.
+
+    The images are in the order of :func:`pipeline.evaluation.held_out`.
+    """
     images = held_out(data, len(data.test)).images
     return images, executor.cached(partial(predict, model), images).value
 
@@ -207,7 +226,7 @@ def own_labels(model: Classifier, data: Dataset, executor: Executor) -> tuple[Im
 def endpoints(
     model: Classifier, data: Dataset, scenario: int, count: int, seed: int, executor: Executor
 ) -> tuple[Images, Images, Labels]:
-    """The first points of pairs, the others before they are moved into the region, and the labels of the first.
+    """The two points of each pair, the second not yet moved into the region, and the labels.
 
     The first points are held-out images in a fixed order, again and again where there are fewer
     than pairs. In scenario 1 the other is another image of the same predicted label, in scenario 2
@@ -218,12 +237,13 @@ def endpoints(
         model: the classifier.
         data: the data set.
         scenario: 1, 2 or 3.
-        count: pairs.
-        seed: the training seed, so that each network gets pairs of its own.
+        count: number of pairs.
+        seed: the training seed, so that each network gets its own pairs.
         executor: keeps the labels of all held-out images.
 
     Returns:
-        Starts and others (N, C, H, W), and labels (N,), -1 for an image that has no partner.
+        Starts and others (N, C, H, W), and the labels of the starts (N,), -1 for an image that has
+        no partner.
     """
     images, found = own_labels(model, data, executor)
     generator = seeded("pairs", scenario, seed)

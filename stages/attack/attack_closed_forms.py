@@ -1,4 +1,7 @@
-"""DeepFool against its closed forms on affine classifiers (Equations 3.2, 3.8, 3.12 and 3.16)."""
+"""DeepFool against its closed forms on affine classifiers (Sections 3.2.1, 3.2.2 and 3.4).
+
+The closed forms are Equations 3.2, 3.8, 3.12 and 3.16.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -33,7 +36,10 @@ __all__ = [
 SECTION = "Sections 3.2.1, 3.2.2 and 3.4"
 
 OVERSHOOT = 1e-4
-"""Taken off again before a perturbation is compared; large enough that no rounding error hides the step."""
+"""DeepFool's overshoot, divided out before a perturbation is compared.
+
+It is large enough that no rounding error hides the change of label.
+"""
 
 TOLERANCE = 1e-5
 """The largest relative error that the claims allow."""
@@ -44,13 +50,13 @@ class Settings:
     """The size of the comparison.
 
     Attributes:
-        classifiers: random affine classifiers for each case.
-        points: random points for each classifier.
-        dimension: d of the input space.
-        classes: of the multiclass cases.
-        subspace_dimension: m of the random subspaces.
-        exponents: the p of the l_p case, each in [1, inf].
-        resamples: of the bootstrap.
+        classifiers: number of random affine classifiers of each case.
+        points: number of random points for each classifier.
+        dimension: dimension d of the input space, at least 2.
+        classes: number of classes of the multiclass cases, at least 2.
+        subspace_dimension: dimension m of the random subspaces, at most d.
+        exponents: exponents p of the l_p case, each in [1, inf].
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     classifiers: int = 20
@@ -73,7 +79,7 @@ class Settings:
                 f"at most dimension = {self.dimension}",
             )
         if not self.exponents:
-            refuse("exponents", "()", "at least one p")
+            refuse("exponents", self.exponents, "at least one exponent p")
         for p in self.exponents:
             check_norm("exponents", p)
 
@@ -81,7 +87,7 @@ class Settings:
 def attack_closed_forms(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Compare DeepFool with the exact minimal perturbations of random affine classifiers, in float64.
+    """Compare DeepFool with the smallest perturbations of random affine classifiers, in float64.
 
     The network and the data take no part: the classifiers are made up, so that the answers are
     known.
@@ -95,6 +101,11 @@ def attack_closed_forms(
     Returns:
         The worst relative error, number of steps and residual of each case over all classifiers and
         points.
+
+    References:
+        Sections 3.2.1, 3.2.2 and 3.4 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard,
+        "DeepFool: a simple and accurate method to fool deep neural networks", CVPR 2016,
+        arXiv:1511.04599.
     """
     measured = {
         "binary": _cases(_binary, settings),
@@ -120,17 +131,15 @@ def attack_closed_forms(
         figures={"closed_forms": _figure(numbers, powers)},
         notes=[
             f"Worst case over {settings.classifiers} random affine classifiers in "
-            f"{settings.dimension} "
-            f"dimensions and {settings.points} points each ({total} cases, float64); the network "
-            "plays no "
-            "part.",
+            f"{settings.dimension} dimensions and {settings.points} points each ({total} cases, "
+            "float64); the network plays no part.",
             f"DeepFool ran with overshoot {OVERSHOOT:g}, which was divided out before comparing.",
         ],
     )
 
 
 def _draws(settings: Settings, outputs: int, purpose: str) -> Iterator[tuple[Affine, Tensor]]:
-    """Random affine classifiers with boundaries near the centre of the unit cube, and points of the cube."""
+    """Random affine classifiers with boundaries near the centre of the unit cube, and points."""
     for index in range(settings.classifiers):
         generator = seeded("attack_closed_forms", purpose, index)
         weight = torch.randn(outputs, settings.dimension, generator=generator, dtype=torch.float64)
@@ -146,8 +155,8 @@ def _cases(
     case: Callable[[Settings], Iterator[dict[str, Tensor]]], settings: Settings
 ) -> dict[str, Tensor]:
     """All draws of one case side by side: quantity -> (classifiers * points,)."""
-    found = list(case(settings))
-    return {name: torch.cat([part[name].double() for part in found]) for name in found[0]}
+    parts = list(case(settings))
+    return {name: torch.cat([part[name].double() for part in parts]) for name in parts[0]}
 
 
 def _binary(settings: Settings) -> Iterator[dict[str, Tensor]]:
@@ -184,7 +193,10 @@ def _subspace(settings: Settings) -> Iterator[dict[str, Tensor]]:
 
 
 def _power(settings: Settings, p: float) -> Iterator[dict[str, Tensor]]:
-    """Equations 3.11 to 3.14: the l_p norm is min_k |F_k| / ||w_k||_q, and the label flips just beyond it."""
+    """Equations 3.11 to 3.14: the l_p norm is min_k |F_k| / ||w_k||_q.
+
+    ``flips`` says whether the label changes just beyond it.
+    """
     for model, points in _draws(settings, settings.classes, f"lp {p:g}"):
         gaps, normals, own = _competitors(model, points)
         exact = _without_own(
@@ -199,7 +211,7 @@ def _power(settings: Settings, p: float) -> Iterator[dict[str, Tensor]]:
 
 
 def _competitors(model: Affine, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """F_k = f_k - f_khat (N, L), its gradients (N, L, d), and khat (N,), straight from the weights."""
+    """F_k = f_k - f_khat (N, L), its gradients (N, L, d), and the label khat (N,)."""
     own = predict(model, points)
     with torch.no_grad():
         logits = model(points)
@@ -209,11 +221,15 @@ def _competitors(model: Affine, points: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _without_own(distances: Tensor, own: Tensor) -> Tensor:
+    """``distances`` (N, L) with infinity at each point's own class, which has no boundary."""
     return distances.scatter(1, own[:, None], math.inf)
 
 
 def _nearest(model: Affine, points: Tensor, projector: Tensor) -> Tensor:
-    """The l_2-smallest perturbation in the range of ``projector`` onto any of the hyperplanes, (N, d)."""
+    """The l_2-smallest perturbation onto any of the hyperplanes, (N, d).
+
+    ``projector`` (d, d) projects onto the space in which the perturbation lies.
+    """
     gaps, normals, own = _competitors(model, points)
     projected = normals @ projector
     nearest = _without_own(gaps.abs() / projected.norm(dim=2), own).argmin(dim=1)
@@ -229,17 +245,20 @@ def _error(result: Perturbed, exact: Tensor) -> Tensor:
 
 
 def _worst(values: Tensor, resamples: int, *, smallest: bool) -> Estimate:
+    """The largest value, or the smallest, with its interval."""
     statistic = minimum("values") if smallest else maximum("values")
     return paired_bootstrap({"values": values}, {"worst": statistic}, resamples=resamples)["worst"]
 
 
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
+    """One row per number: its worst case."""
     return pd.DataFrame(
         [{"quantity": name, "worst": e.value, "cases": e.n} for name, e in numbers.items()]
     )
 
 
 def _power_table(powers: dict[float | str, dict[str, Tensor]]) -> pd.DataFrame:
+    """One row per exponent p: the worst error and the share of labels flipped."""
     return pd.DataFrame(
         [
             {

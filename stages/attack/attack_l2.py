@@ -1,4 +1,4 @@
-"""Average l_2 robustness: DeepFool beside FGSM and L-BFGS (Section 3.2.3, Table 3.1 and Figure 3.5)."""
+"""Average l_2 robustness by DeepFool, FGSM and L-BFGS (Section 3.2.3, Table 3.1, Figure 3.5)."""
 
 import math
 from dataclasses import dataclass, field
@@ -24,23 +24,22 @@ from pipeline.statistics import (
     share,
     stack,
 )
-from pipeline.studies.attacking import deepfool_of, fgsm_at_rate, is_deepfool, relative, run
-from pipeline.tables import class_name, titled
-from robustness_geometry.attacks import ddn, deepfool, fgsm, lbfgs
+from pipeline.studies.attacking import (
+    deepfool_of,
+    fgsm_at_rate,
+    fooled_at,
+    is_deepfool,
+    relative,
+    run,
+)
+from pipeline.tables import class_name, interval, titled
+from robustness_geometry.attacks import ddn, deepfool, lbfgs
 from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.norms import norms
-from robustness_geometry.types import (
-    Attack,
-    Classifier,
-    Dataset,
-    Images,
-    Network,
-    Perturbed,
-    predict,
-)
+from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network, Perturbed
 
-__all__ = ["SECTION", "Settings", "attack_l2", "fooled_at"]
+__all__ = ["SECTION", "Settings", "attack_l2"]
 
 SECTION = "Section 3.2.3, Table 3.1 and Figure 3.5"
 
@@ -51,10 +50,13 @@ METHODS = {
     "minimum": "minimum-norm judge",
     "attack": "attack under study",
 }
-"""Suffix of the numbers -> what the tables and figures call it."""
+"""Suffix of the numbers -> the name of the method in tables and figures."""
 
 EPS = tuple(float(eps) for eps in torch.logspace(-3, 1, 33, dtype=torch.float64))
-"""The steps of the fooling curve, in pixel units: from invisible to far beyond the range of the pixels."""
+"""The steps of the fooling curve, in pixel units: from invisible to far beyond a pixel's range."""
+
+QUANTITIES = ("rho", "centred", "fooled", "steps", "seconds")
+"""What is measured of each method on each image."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ class Settings:
             also make the DeepFool of the table, with norm 2.
         lbfgs: the penalised attack that DeepFool is compared with; the default's fewer constants
             and steps give norms within one percent of the full attack's at a fraction of its time.
-        judge: an accurate minimum-norm attack to judge DeepFool by, not clipped as DeepFool is not.
-        samples: held-out images for DeepFool, FGSM and the attack under study.
-        lbfgs_samples: of these, the images for L-BFGS, which is slow.
-        judge_samples: of these, the images for the judge.
-        curve_samples: of these, the images for the fooling curve.
+        judge: an accurate minimum-norm attack that DeepFool is judged by; like DeepFool, it does
+            not clip.
+        samples: number of held-out images for DeepFool, FGSM and the attack under study.
+        lbfgs_samples: number of these images for L-BFGS, which is slow.
+        judge_samples: number of these images for the judge.
+        curve_samples: number of these images for the curve of what FGSM fools over eps.
         fooling_rate: share of the images that FGSM's one eps must fool, in (0, 1].
-        resamples: of the bootstrap.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
@@ -93,12 +96,12 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one training seed gave.
+class SeedResults:
+    """The perturbations of one training seed.
 
     Attributes:
-        results: method -> its perturbations of the first so many images; no FGSM where no eps is
-            enough.
+        results: method -> its perturbations of the first images; FGSM is missing where no eps
+            fools enough of them.
         eps: FGSM's step; NaN where no eps is enough.
         curve: (curve_samples, len(EPS)) whether FGSM fools each image at each eps.
     """
@@ -111,6 +114,9 @@ class Measured:
 def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Measure rho_adv = mean ||r||_2 / ||x||_2 (Equation 3.10), steps and seconds of each method.
 
+    A smaller rho is closer to the smallest perturbation. FGSM takes the smallest single eps that
+    fools ``fooling_rate`` of the images.
+
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
@@ -120,6 +126,10 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
     Returns:
         rho of each method with ratios and differences (on the images that both have), timings, and
         the relative norms (seeds, images) as tensors, NaN where a method failed or was not run.
+
+    References:
+        Section 3.2.3 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and
+        accurate method to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
     """
     images = held_out(data, settings.samples).images
     found = [
@@ -150,17 +160,10 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
     )
 
 
-def fooled_at(model: Classifier, images: Images, *, eps: tuple[float, ...]) -> Tensor:
-    """Whether FGSM without clipping changes the label at each step, (N, len(eps)).
-
-    One gradient serves all steps: the perturbation is linear in eps.
-    """
-    labels = predict(model, images)
-    signs = fgsm(model, images, eps=1.0).perturbations
-    return torch.stack([predict(model, images + step * signs) != labels for step in eps], dim=1)
-
-
-def _measure(model: Classifier, images: Images, settings: Settings, executor: Executor) -> Measured:
+def _measure(
+    model: Classifier, images: Images, settings: Settings, executor: Executor
+) -> SeedResults:
+    """Run all methods against one training seed's network."""
     boundary = run(deepfool_of(settings.attack, norm=2.0), model, images, executor)
     studied = (
         boundary
@@ -177,24 +180,22 @@ def _measure(model: Classifier, images: Images, settings: Settings, executor: Ex
     if smallest is not None:
         results["fgsm"] = smallest
     few = images[: settings.curve_samples]
-    return Measured(results, eps, executor.map(partial(fooled_at, model, eps=EPS), few).value)
+    return SeedResults(results, eps, executor.map(partial(fooled_at, model, eps=EPS), few).value)
 
 
-def _quantities(seed: Measured, images: Images, data: Dataset) -> dict[str, Tensor]:
+def _quantities(seed: SeedResults, images: Images, data: Dataset) -> dict[str, Tensor]:
     """Name -> (n,) per-image values; NaN where a method failed or was not run on the image."""
     centred = images - torch.tensor(data.mean)[:, None, None]
     found: dict[str, Tensor] = {}
     for method in METHODS:
         mapped = seed.results.get(method)
         if mapped is None:
-            found |= {
-                f"{what} {method}": torch.full((len(images),), math.nan) for what in QUANTITIES
-            }
+            nothing = torch.full((len(images),), math.nan)
+            found |= {f"{what} {method}": nothing for what in QUANTITIES}
             continue
         result = mapped.value
         n = len(result.steps)
-        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of
-        # them.
+        # FGSM's one eps fails on a share of the images by definition: its norm counts on all.
         kept = torch.ones_like(result.success) if method == "fgsm" else result.success
         values = {
             "rho": relative(result.perturbations, images[:n], kept),
@@ -206,23 +207,19 @@ def _quantities(seed: Measured, images: Images, data: Dataset) -> dict[str, Tens
         found |= {f"{what} {method}": padded(value, len(images)) for what, value in values.items()}
     found["below"] = _below(found)
     found |= {f"curve {i}": padded(seed.curve[:, i].double(), len(images)) for i in range(len(EPS))}
-    found["limit"] = padded(
-        seed.curve[:, seed.curve.double().mean(dim=0).argmax()].double(), len(images)
-    )
+    best = seed.curve.double().mean(dim=0).argmax()  # the eps that fools most
+    found["limit"] = padded(seed.curve[:, best].double(), len(images))
     return found
 
 
-QUANTITIES = ("rho", "centred", "fooled", "steps", "seconds")
-
-
 def _below(found: dict[str, Tensor]) -> Tensor:
-    """1 where DeepFool's norm is below FGSM's, 0 where it is not or DeepFool failed, NaN without FGSM."""
+    """1 where DeepFool's norm is below FGSM's, 0 where not or where it failed, NaN without FGSM."""
     below = (found["rho df"] < found["rho fgsm"]).double()
     return below.masked_fill(found["rho fgsm"].isnan(), math.nan)
 
 
 def _statistics() -> dict[str, Statistic]:
-    """The numbers; a leading underscore marks what only tables and figures show."""
+    """The numbers; a leading underscore marks those that only tables and figures show."""
     pairs = {
         "rho_fgsm / rho_df": ratio_of_means("rho fgsm", "rho df"),
         "rho_fgsm - rho_df": difference("rho fgsm", "rho df"),
@@ -243,6 +240,7 @@ def _statistics() -> dict[str, Statistic]:
 
 
 def _timings() -> dict[str, Statistic]:
+    """Seconds per image of each method, and their differences."""
     pairs = {
         "t_df - t_fgsm": difference("seconds df", "seconds fgsm"),
         "t_lbfgs - t_df": difference("seconds lbfgs", "seconds df"),
@@ -252,7 +250,7 @@ def _timings() -> dict[str, Statistic]:
 
 
 def _table(estimates: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.DataFrame:
-    """Table 3.1 for one network, one row a method; seconds stand in the timings."""
+    """Table 3.1 for one network, one row per method; the timings hold the seconds."""
     rows = []
     for method, title in METHODS.items():
         fooled, rho = estimates.get(f"share_fooled_{method}"), estimates.get(f"rho_{method}")
@@ -275,7 +273,10 @@ def _table(estimates: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def _by_seed(seeds: list[int], found: list[Measured], samples: dict[str, Tensor]) -> pd.DataFrame:
+def _by_seed(
+    seeds: list[int], found: list[SeedResults], samples: dict[str, Tensor]
+) -> pd.DataFrame:
+    """One row per training seed and method, without intervals."""
     rows = []
     for index, (seed, one) in enumerate(zip(seeds, found, strict=True)):
         for method in one.results:
@@ -292,17 +293,11 @@ def _by_seed(seeds: list[int], found: list[Measured], samples: dict[str, Tensor]
 
 
 def _curve_table(estimates: dict[str, Estimate]) -> pd.DataFrame:
+    """One row per eps: the share of images that FGSM fools."""
     found = [estimates[f"_curve {i}"] for i in range(len(EPS))]
     return pd.DataFrame(
         [
-            {
-                "eps": eps,
-                "share_fooled": e.value,
-                "low": e.low,
-                "high": e.high,
-                "images": e.n,
-                "seeds": e.seeds,
-            }
+            {"eps": eps, "share_fooled": e.value, **interval(e)}
             for eps, e in zip(EPS, found, strict=True)
         ]
     )
@@ -327,14 +322,15 @@ def _curve(network: Network, estimates: dict[str, Estimate], settings: Settings)
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    """The relative norms of DeepFool, FGSM and L-BFGS."""
     shown = {METHODS[method]: samples[f"rho {method}"] for method in ("df", "fgsm", "lbfgs")}
     shown = {name: values for name, values in shown.items() if bool(values.isfinite().any())}
     title = f"Norms of the perturbations, {network.name}"
     return histogram_figure(shown, xlabel=r"relative norm $\|r\|_2\,/\,\|x\|_2$", title=title)
 
 
-def _examples(data: Dataset, images: Images, seed: Measured) -> Figure:
-    """Figure 3.5: images with their DeepFool and FGSM perturbations, at the quartiles of DeepFool's norm."""
+def _examples(data: Dataset, images: Images, seed: SeedResults) -> Figure:
+    """Figure 3.5: images with their DeepFool and FGSM perturbations."""
     shown: list[str] = [method for method in ("df", "fgsm") if method in seed.results]
     rows: list[list[Panel | None]] = []
     for index in _quartiles(seed, images, shown):
@@ -348,6 +344,7 @@ def _examples(data: Dataset, images: Images, seed: Measured) -> Figure:
 
 
 def _pair(data: Dataset, image: Tensor, result: Perturbed, index: int) -> list[Panel | None]:
+    """The perturbed image and the perturbation."""
     perturbation = result.perturbations[index]
     outcome = class_name(data, result.adversarial_labels[index])
     size = float(norms(perturbation[None])[0] / norms(image[None])[0])
@@ -360,8 +357,8 @@ def _pair(data: Dataset, image: Tensor, result: Perturbed, index: int) -> list[P
     ]
 
 
-def _quartiles(seed: Measured, images: Images, methods: list[str]) -> list[int]:
-    """Up to three images that all the methods fool, at the quartiles of DeepFool's relative norm."""
+def _quartiles(seed: SeedResults, images: Images, methods: list[str]) -> list[int]:
+    """Up to three images that all methods fool, at the quartiles of DeepFool's relative norm."""
     fooled = torch.stack([seed.results[method].value.success for method in methods]).all(dim=0)
     chosen = (fooled if bool(fooled.any()) else torch.ones_like(fooled)).nonzero().flatten()
     order = chosen[
@@ -370,7 +367,8 @@ def _quartiles(seed: Measured, images: Images, methods: list[str]) -> list[int]:
     return list(dict.fromkeys(int(order[int(q * (len(order) - 1))]) for q in (0.25, 0.5, 0.75)))
 
 
-def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]) -> list[str]:
+def _notes(settings: Settings, found: list[SeedResults], samples: dict[str, Tensor]) -> list[str]:
+    """Notes on the images, the failures, FGSM's eps and the options of the attacks."""
     n, cases = samples["rho df"].shape[1], samples["rho df"].numel()
     failed = int((samples["fooled df"] == 0).sum())
     unreachable = sum("fgsm" not in seed.results for seed in found)
@@ -381,18 +379,15 @@ def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]
     ]
     notes = [
         f"DeepFool, FGSM and the attack under study on {n} held-out images, L-BFGS on the first "
-        f"{sizes[0]}, "
-        f"the judge ({attack_name(settings.judge)}) on the first {sizes[1]}, the fooling curve on "
-        "the first "
-        f"{sizes[2]}; ratios and differences are taken on the images that both methods have.",
+        f"{sizes[0]}, the judge ({attack_name(settings.judge)}) on the first {sizes[1]}, the "
+        f"fooling curve on the first {sizes[2]}; ratios and differences are taken on the images "
+        "that both methods have.",
         f"DeepFool failed in {failed} of {cases} cases, which are left out of rho and counted.",
-        f"FGSM's rho is over all images, fooled or not, at the smallest eps that fools "
+        "FGSM's rho is over all images, fooled or not, at the smallest eps that fools "
         f"{settings.fooling_rate:g} of them (one eps a training seed: {steps or 'none'}); its "
-        "intervals take "
-        "that eps as given.",
+        "intervals take that eps as given.",
         f"{titled(settings.lbfgs)}, the judge {titled(settings.judge)}: L-BFGS keeps the pixels in "
-        "[0, 1] unless its "
-        "clip says otherwise, which the other methods do not.",
+        "[0, 1] unless its clip says otherwise, which the other methods do not.",
         f"Attack under study: {titled(settings.attack)}; its rho is over the images that it fools.",
         "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by "
         "channel.",
@@ -400,7 +395,6 @@ def _notes(settings: Settings, found: list[Measured], samples: dict[str, Tensor]
     if unreachable:
         notes.append(
             f"For {unreachable} of {len(found)} training seeds no eps fools "
-            f"{settings.fooling_rate:g} of the "
-            "images: they are left out of FGSM's numbers."
+            f"{settings.fooling_rate:g} of the images: they are left out of FGSM's numbers."
         )
     return notes

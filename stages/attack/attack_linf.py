@@ -1,4 +1,4 @@
-"""Average l_inf robustness: DeepFool beside FGSM (Section 3.2.3, Table 3.2)."""
+"""Average l_inf robustness by DeepFool and FGSM (Section 3.2.3, Table 3.2)."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ __all__ = ["SECTION", "Settings", "attack_linf"]
 SECTION = "Section 3.2.3, Table 3.2"
 
 METHODS = {"df": "l_inf DeepFool", "fgsm": "FGSM", "attack": "attack under study"}
-"""Suffix of the numbers -> what the tables and figures call it."""
+"""Suffix of the numbers -> the name of the method in tables and figures."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Settings:
     Attributes:
         attack: the attack under study, reported as ``rho_inf_attack``; if it is a DeepFool, its
             options also make the DeepFool of the table, with norm inf.
-        samples: held-out images.
+        samples: number of held-out images.
         fooling_rate: share of the images that FGSM's one eps must fool, in (0, 1].
-        resamples: of the bootstrap.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
@@ -58,6 +58,8 @@ def attack_linf(
 ) -> Findings:
     """Measure rho_inf = mean ||r||_inf / ||x||_inf of DeepFool with p = inf and of FGSM.
 
+    FGSM takes the smallest single eps that fools ``fooling_rate`` of the images.
+
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
@@ -67,6 +69,10 @@ def attack_linf(
     Returns:
         rho_inf of each method, their ratio and their difference, and the relative norms (seeds,
         images) as tensors, NaN where a method failed.
+
+    References:
+        Section 3.2.3, Table 3.2 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a
+        simple and accurate method to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
     """
     images = held_out(data, settings.samples).images
     seeds = sorted(network.models)
@@ -95,14 +101,11 @@ def _measure(
     found: dict[str, Tensor] = {}
     for method, mapped in results.items():
         if mapped is None:
-            found |= {
-                f"{what} {method}": torch.full((len(images),), math.nan)
-                for what in ("rho", "fooled")
-            }
+            nothing = torch.full((len(images),), math.nan)
+            found |= {f"{what} {method}": nothing for what in ("rho", "fooled")}
             continue
         result = mapped.value
-        # FGSM's one eps fails on a share of the images by definition: its norm counts on all of
-        # them.
+        # FGSM's one eps fails on a share of the images by definition: its norm counts on all.
         kept = torch.ones_like(result.success) if method == "fgsm" else result.success
         found[f"rho {method}"] = relative(result.perturbations, images, kept, p=math.inf)
         found[f"fooled {method}"] = result.success.double()
@@ -110,6 +113,7 @@ def _measure(
 
 
 def _statistics() -> dict[str, Statistic]:
+    """The numbers: rho_inf and the share fooled of each method, FGSM against DeepFool."""
     single = {f"rho_inf_{method}": mean(f"rho {method}") for method in METHODS}
     single |= {f"share_fooled_{method}": share(f"fooled {method}") for method in METHODS}
     return single | {
@@ -119,7 +123,7 @@ def _statistics() -> dict[str, Statistic]:
 
 
 def _table(numbers: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.DataFrame:
-    """Table 3.2 for one network, one row a method."""
+    """Table 3.2 for one network, one row per method."""
     rows = []
     for method, title in METHODS.items():
         fooled, rho = numbers.get(f"share_fooled_{method}"), numbers.get(f"rho_inf_{method}")
@@ -134,6 +138,7 @@ def _table(numbers: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.DataF
 
 
 def _by_seed(seeds: list[int], found: list[tuple[dict[str, Tensor], float]]) -> pd.DataFrame:
+    """One row per training seed and method, without intervals."""
     return pd.DataFrame(
         [
             {
@@ -150,6 +155,7 @@ def _by_seed(seeds: list[int], found: list[tuple[dict[str, Tensor], float]]) -> 
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    """The relative norms of DeepFool and FGSM."""
     shown = {
         METHODS[method].replace("l_inf", r"$\ell_\infty$"): samples[f"rho {method}"]
         for method in ("df", "fgsm")
@@ -162,6 +168,7 @@ def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
 
 
 def _notes(settings: Settings, samples: dict[str, Tensor], eps: list[float]) -> list[str]:
+    """Notes on the failures, FGSM's eps and the attack under study."""
     cases = samples["rho df"].numel()
     failed = int((samples["fooled df"] == 0).sum())
     reached = ", ".join(f"{value:.4g}" for value in eps if not math.isnan(value))
@@ -170,8 +177,8 @@ def _notes(settings: Settings, samples: dict[str, Tensor], eps: list[float]) -> 
         "in l_inf.",
         f"DeepFool failed in {failed} of {cases} cases, which are left out of rho_inf and counted.",
         "FGSM's rho_inf is over all images at the smallest eps that fools "
-        f"{settings.fooling_rate:g} of them "
-        f"(one eps a training seed: {reached or 'none'}); its intervals take that eps as given.",
+        f"{settings.fooling_rate:g} of them (one eps a training seed: {reached or 'none'}); its "
+        "intervals take that eps as given.",
         f"Attack under study: {titled(settings.attack)}; its rho_inf is over the images that it "
         "fools.",
     ]

@@ -43,10 +43,13 @@ __all__ = ["SECTION", "Settings", "dct_bands", "in_random_subspace"]
 SECTION = "Section 3.4.2, Figures 3.10 and 3.11"
 
 LARGEST_RANDOM = 300
-"""The largest dimension of a random subspace: the thesis' own m at 224 pixels, and a bound on memory."""
+"""The largest dimension of a random subspace: the thesis' m at 224 pixels; it bounds memory."""
 
 LARGEST_BASES = 100_000_000
-"""Numbers that the bases of a chunk of images may hold together."""
+"""Limit on memory: how many numbers the bases of one chunk of images may hold together."""
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+"""Stands in the table and the figure for a band in which no image has a perturbation."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ class Settings:
     Attributes:
         attack: the attack under study; if it is a DeepFool, its options are used, else the default
             ones.
-        samples: held-out images.
-        steps: most steps of DeepFool inside a subspace; where it succeeds it needs few.
-        random_samples: of these, the images for the random subspaces.
-        block: side K of the frequency blocks; None takes 10 at 224 pixels, elsewhere in proportion.
-        resamples: of the bootstrap.
+        samples: number of held-out images.
+        random_samples: number of these images for the random subspaces.
+        steps: largest number of steps of DeepFool inside a subspace; where it succeeds it needs
+            few.
+        block: side K of the frequency blocks, in coefficients; None: 10 at 224 pixels, elsewhere in
+            proportion.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
@@ -81,7 +86,11 @@ class Settings:
         return Bands(data.shape, self.block or block_side(*data.shape[1:]))
 
     def check(self, data: Dataset) -> None:
-        """Hold that there are three bands."""
+        """Check that there are three bands.
+
+        Raises:
+            InputError: the images are too small for three bands of this block.
+        """
         if (bands := self.bands(data)).count < 3:
             refuse(
                 "block",
@@ -96,7 +105,7 @@ class Bands:
 
     Attributes:
         shape: channels, height and width.
-        block: K.
+        block: side K of the blocks.
     """
 
     shape: tuple[int, int, int]
@@ -104,17 +113,17 @@ class Bands:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of bands."""
         return band_count(*self.shape[1:], self.block)
 
     @property
     def middle(self) -> int:
-        """The index of the middle one."""
+        """The index of the middle band."""
         return (self.count - 1) // 2
 
     @property
     def marked(self) -> tuple[int, int, int]:
-        """First, middle and last, as in Figure 3.10."""
+        """The first, the middle and the last band, as in Figure 3.10."""
         return 0, self.middle, self.count - 1
 
     @property
@@ -128,10 +137,11 @@ class Bands:
 
 
 def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Measure beta(S_q) = sqrt(m / d) rho_S / rho of every frequency band S_q (Equations 3.19 and 3.20).
+    """Measure beta(S_q) = sqrt(m / d) rho_S / rho of every frequency band S_q.
 
-    The reference is a random subspace of the same dimension as the first band, a fresh one for each
-    image.
+    rho_S is the mean relative norm of DeepFool inside the band, which has m of the d dimensions,
+    rho the one in the whole space (Equations 3.19 and 3.20). The reference is a random subspace of
+    the same dimension as the first band, a fresh one for each image.
 
     Args:
         network: the trained classifiers.
@@ -141,12 +151,11 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
 
     Returns:
         beta of each band and of random subspaces, rank correlation of beta with frequency, median
-        norms. As
-        tensors, the relative norms: ``rho`` (seeds, images) and ``rho_bands`` (seeds, bands,
-        images), the latter times sqrt(m / d), NaN where there is no perturbation.
+        norms. As tensors, the relative norms: ``rho`` (seeds, images) and ``rho_bands`` (seeds,
+        bands, images), the latter times sqrt(m / d), NaN where there is no perturbation.
 
-    Raises:
-        InputError: the images are too small for three bands of the given block.
+    References:
+        Section 3.4.2 of the thesis.
     """
     bands = settings.bands(data)
     images = held_out(data, settings.samples).images
@@ -182,19 +191,18 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
 def in_random_subspace(
     attack: Attack, m: int, model: Classifier, images: Images, *, generator: list[torch.Generator]
 ) -> Perturbed:
-    """DeepFool on each image inside a random m-dimensional subspace of its own.
+    """DeepFool on each image inside its own random m-dimensional subspace.
 
     Args:
         attack: a DeepFool with its options bound.
         m: dimension of the subspaces.
         model: the classifier.
         images: (N, C, H, W).
-        generator: one an image.
+        generator: one generator per image.
     """
     drawn = [random_subspace(images.shape[1:].numel(), m, own) for own in generator]
-    bases = (
-        torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, images.shape[1:].numel())
-    )
+    d = images.shape[1:].numel()
+    bases = torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, d)
     return judged(deepfool_of(attack, subspace=bases), model, images)
 
 
@@ -228,7 +236,7 @@ def _measure(
 
 
 def _random_dimensions(bands: Bands) -> dict[str, int]:
-    """The dimensions of the random references: the first band's, and one where the law is close to 1."""
+    """Dimensions of the random references: the first band's, and one whose law is close to 1."""
     same = min(bands.dimension(0), LARGEST_RANDOM)
     return {"random": same, "random wide": max(same, min(bands.total // 16, LARGEST_RANDOM))}
 
@@ -239,6 +247,7 @@ def _scaled(result: Perturbed, images: Tensor, m: int, d: int) -> Tensor:
 
 
 def _statistics(bands: Bands) -> dict[str, Statistic]:
+    """The numbers; those named ``norm`` only the table shows."""
     first, middle, last = (f"norm {band}" for band in bands.marked)
     every = tuple(f"band {band}" for band in range(bands.count))
     return {
@@ -261,15 +270,20 @@ def _beta_difference(first: str, second: str) -> Statistic:
 
 
 def _difference_of_ratios(first: Tensor, second: Tensor, full: Tensor) -> Tensor:
+    """The difference of two ratios of means, from per-image values (..., seeds, n)."""
     return _over_last(*(values.nanmean((-2, -1)) for values in (first, second, full)))
 
 
 def _over_last(first: Tensor, second: Tensor, full: Tensor) -> Tensor:
+    """The same from the means."""
     return (first - second) / full
 
 
 def _spearman(full: Tensor, *every: Tensor) -> Tensor:
-    """Rank correlation of the bands' beta with their index; a band that no image has comes last."""
+    """Rank correlation of the bands' beta with their index.
+
+    A band in which no image has a perturbation ranks last.
+    """
     betas = [
         band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1))
         for band in every
@@ -283,9 +297,10 @@ def _spearman(full: Tensor, *every: Tensor) -> Tensor:
 def _table(
     bands: Bands, samples: dict[str, Tensor], estimates: dict[str, Estimate]
 ) -> pd.DataFrame:
+    """One row per band: its frequencies, beta, the median norm, and the share of failures."""
     rows = []
     for band in range(bands.count):
-        beta, norm = estimates.get(f"beta_{band}", _NOTHING), estimates[f"norm {band}"]
+        beta, norm = estimates.get(f"beta_{band}", NOTHING), estimates[f"norm {band}"]
         start = band * bands.block
         rows.append(
             {
@@ -305,12 +320,9 @@ def _table(
     return pd.DataFrame(rows)
 
 
-_NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
-
-
 def _curve(network: Network, bands: Bands, estimates: dict[str, Estimate]) -> Figure:
     """Figure 3.11: beta over the bands."""
-    shown = [estimates.get(f"beta_{band}", _NOTHING) for band in range(bands.count)]
+    shown = [estimates.get(f"beta_{band}", NOTHING) for band in range(bands.count)]
     m = _random_dimensions(bands)["random"]
     references = {f"random subspace, affine boundary (m = {m})": expected_beta(bands.total, m)}
     if "beta_random" in estimates:
@@ -352,7 +364,7 @@ def _example(data: Dataset, images: Tensor, bands: Bands, results: dict[int, Per
 
 
 def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
-    """The image of median norm in the last band among those fooled in all three, if possible to one label."""
+    """The image of median norm in the last band, of those fooled in all, best to one label."""
     fooled = torch.stack([results[band].success for band in bands.marked]).all(dim=0)
     labels = torch.stack([results[band].adversarial_labels for band in bands.marked])
     alike = fooled & (labels == labels[0]).all(dim=0)
@@ -366,6 +378,7 @@ def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
 
 
 def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list[str]:
+    """Notes on the blocks, the failures and the random subspaces."""
     count, d = samples["full"].shape[1], bands.total
     infeasible = sum(int(samples[f"band {band}"].isnan().sum()) for band in range(bands.count))
     cases = bands.count * samples["full"].numel()
@@ -373,16 +386,13 @@ def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list
     few = min(settings.random_samples, count)
     return [
         f"{bands.count} diagonal blocks of {bands.block} x {bands.block} DCT coefficients, "
-        "independent in "
-        f"each of {bands.shape[0]} channel(s), on {count} held-out images; beta is a ratio of "
-        "means.",
+        f"independent in each of {bands.shape[0]} channel(s), on {count} held-out images; beta is "
+        "a ratio of means.",
         f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they "
-        "are left out "
-        "of beta, counted in the table, and stand as infinite in the medians.",
+        "are left out of beta, counted in the table, and stand as infinite in the medians.",
         f"Inside a subspace DeepFool takes at most {settings.steps} steps.",
         f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band "
-        "and "
-        f"m = {wide}; an affine boundary would give {expected_beta(d, same):.3f} and "
+        f"and m = {wide}; an affine boundary would give {expected_beta(d, same):.3f} and "
         f"{expected_beta(d, wide):.3f}.",
         "Differences of beta are taken on the images that have both values.",
     ]

@@ -33,10 +33,10 @@ __all__ = ["SECTION", "Settings", "watermark", "word_images"]
 SECTION = "Section 3.4.2, Figure 3.12"
 
 WIDE = {"": 228, "_wide": 16}
-"""Suffix of the numbers -> d / m: the thesis' ratio, and one that leaves small images enough dimensions."""
+"""Suffix of the numbers -> d / m: the thesis' ratio, and one for small images."""
 
 LARGEST_WIDE = 1024
-"""The wide variant is for small images: at most so many dimensions."""
+"""Largest dimension of the wide variant, which is for small images."""
 
 FONT = "fonts/ttf/DejaVuSans-Bold.ttf"
 SCALES = (0.45, 1.0)
@@ -50,9 +50,9 @@ class Settings:
     Attributes:
         attack: the attack under study; if it is a DeepFool, its options are used, else the default
             ones.
-        samples: held-out images.
-        words: the words whose translated and scaled pictures span the subspace.
-        resamples: of the bootstrap.
+        samples: number of held-out images.
+        words: words whose translated and scaled pictures span the subspace, none of them blank.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
@@ -81,7 +81,10 @@ class Span:
 
 
 def watermark(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Fool the network by perturbations in the span of random translated and scaled pictures of words.
+    """Fool the network by perturbations in the span of pictures of words.
+
+    The words are drawn at random places and scales; m pictures span a subspace of at most m of the
+    d dimensions, and DeepFool searches the smallest perturbation inside it.
 
     Args:
         network: the trained classifiers.
@@ -93,6 +96,10 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
         The share of images fooled and the median relative norm, for m = floor(d / 228) and, on
         small images, for m = floor(d / 16); the relative norms (seeds, images) as tensors, NaN
         where an image was not fooled.
+
+    References:
+        Section 3.4.2, Figure 3.12 of the thesis; Fawzi, Moosavi-Dezfooli and Frossard, "Robustness
+        of classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     images = held_out(data, settings.samples).images
     spans = _spans(data.shape, settings.words)
@@ -122,12 +129,14 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
 def word_images(
     words: tuple[str, ...], shape: tuple[int, int, int], count: int, generator: torch.Generator
 ) -> Tensor:
-    """Pictures of the words in turn, white on black, at random scales and places wholly inside the image.
+    """Pictures of the words in turn, white on black, at random scales and places.
+
+    A word lies wholly inside its picture.
 
     Args:
-        words: what to draw.
+        words: the words to draw.
         shape: channels, height and width; all channels are equal.
-        count: how many pictures.
+        count: number of pictures.
         generator: a CPU generator.
 
     Returns:
@@ -149,7 +158,7 @@ def word_images(
 
 
 def _word(word: str, share_of_width: float, height: int, width: int) -> Tensor:
-    """A word that takes the given share of the width, if the height allows, cropped to its ink."""
+    """A word that takes the given share of the width, if the height allows, without margins."""
     path = Path(mpl.get_data_path()) / FONT
     left, top, right, bottom = ImageFont.truetype(path, 100).getbbox(word)
     size = 100 * min(share_of_width * width / (right - left), 0.95 * height / (bottom - top))
@@ -161,7 +170,7 @@ def _word(word: str, share_of_width: float, height: int, width: int) -> Tensor:
 
 
 def _spans(shape: tuple[int, int, int], words: tuple[str, ...]) -> dict[str, Span]:
-    """Suffix -> subspace; the wide one only where it is small enough to hold."""
+    """Suffix -> subspace; the wide one only where memory allows it."""
     d, spans = math.prod(shape), {}
     for suffix, ratio in WIDE.items():
         m = max(1, d // ratio)
@@ -175,11 +184,13 @@ def _spans(shape: tuple[int, int, int], words: tuple[str, ...]) -> dict[str, Spa
 def _attacked(
     executor: Executor, settings: Settings, model: torch.nn.Module, images: Tensor, span: Span
 ) -> Perturbed:
+    """DeepFool inside one span, against one training seed's network."""
     boundary = deepfool_of(settings.attack, norm=2.0, subspace=span.basis.to(executor.device))
     return executor.map(partial(judged, boundary, model), images).value
 
 
 def _quantities(results: dict[str, Perturbed], images: Tensor) -> dict[str, Tensor]:
+    """Name -> (n,) values of one training seed."""
     quantities = {}
     for suffix, result in results.items():
         quantities[f"fooled{suffix}"] = result.success.double()
@@ -192,6 +203,7 @@ def _quantities(results: dict[str, Perturbed], images: Tensor) -> dict[str, Tens
 def _table(
     spans: dict[str, Span], shape: tuple[int, int, int], numbers: dict[str, Estimate]
 ) -> pd.DataFrame:
+    """One row per subspace: its size, the share fooled and the median relative norm."""
     nothing = Estimate(math.nan, math.nan, math.nan, 0)
     rows = []
     for suffix, span in spans.items():
@@ -216,7 +228,7 @@ def _table(
 
 
 def _figure(data: Dataset, images: Tensor, results: dict[str, Perturbed]) -> Figure:
-    """Figure 3.12: original, perturbation and perturbed image, one row for each subspace."""
+    """Figure 3.12: original, perturbation and perturbed image, one row per subspace."""
     rows: list[list[Panel | None]] = []
     names = []
     for suffix, result in results.items():
@@ -243,12 +255,9 @@ def _figure(data: Dataset, images: Tensor, results: dict[str, Perturbed]) -> Fig
 
 
 def _typical(result: Perturbed) -> int:
-    """The image of median norm among those fooled (among all if none is)."""
-    chosen = (
-        (result.success if bool(result.success.any()) else torch.ones_like(result.success))
-        .nonzero()
-        .flatten()
-    )
+    """The image of median norm among those fooled, or among all if none is."""
+    success = result.success
+    chosen = (success if bool(success.any()) else torch.ones_like(success)).nonzero().flatten()
     order = norms(result.perturbations[chosen]).argsort()
     return int(chosen[order[len(order) // 2]])
 
@@ -260,6 +269,7 @@ def _word_figure(span: Span) -> Figure:
 
 
 def _notes(spans: dict[str, Span], data: Dataset, count: int) -> list[str]:
+    """Notes on the subspaces and on what the relative norm is."""
     d = math.prod(data.shape)
     notes = [
         f"{count} held-out images, d = {d}; "

@@ -15,18 +15,15 @@ from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, difference, share, stack
 from pipeline.studies.finetuning import (
     TITLES,
-    Common,
-    Study,
-    notes,
-    recipe_of,
+    FineTuningStudy,
+    HalvedRateSettings,
+    fine_tuning_notes,
+    fine_tuning_studies,
     strategies,
-    studies,
     tune_all,
 )
 from pipeline.tables import interval
-from robustness_geometry.checks import check_positive
-from robustness_geometry.training import Recipe
-from robustness_geometry.types import Dataset, Network, Split
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "advft_error"]
 
@@ -34,24 +31,18 @@ SECTION = "Section 3.3, Table 3.3"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure; the error is measured on all held-out images.
-
-    Attributes:
-        learning_rate_factor: what the learning rate is multiplied with, 0.5 in Section 3.3.
-    """
-
-    learning_rate_factor: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("learning_rate_factor", self.learning_rate_factor)
+class Settings(HalvedRateSettings):
+    """What to measure; the error is measured on all held-out images."""
 
 
 def advft_error(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure the share of held-out images that each network labels wrongly after the last extra epoch.
+    """Measure the test error of each fine-tuned network after its last extra epoch.
+
+    The error is the share of held-out images that a network labels wrongly. The networks are the
+    original one and those fine-tuned on DeepFool's examples, on FGSM's, on clean images and, unless
+    it is a DeepFool, on those of the attack under study.
 
     Args:
         network: the trained classifiers.
@@ -61,11 +52,15 @@ def advft_error(
 
     Returns:
         ``err_original``, ``err_ft_<strategy>`` and their differences, as shares of the same images.
+
+    References:
+        Section 3.3 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and
+        accurate method to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
     """
-    found = studies(network, data, settings, executor)
-    recipe = recipe_of(network, settings, settings.learning_rate_factor)
-    tune_all(found, [(strategy, 1.0) for strategy in strategies(settings)], recipe, executor)
-    samples = stack(executor.each(lambda study: _wrong(study, recipe, data.test), found))
+    factor = settings.learning_rate_factor
+    studies = fine_tuning_studies(network, data, settings, executor, test=data.test, factor=factor)
+    tune_all(studies, [(strategy, 1.0) for strategy in strategies(settings)], executor)
+    samples = stack(executor.each(_wrong, studies))
     statistics = {f"err_{name}": share(name) for name in samples}
     for strategy in strategies(settings):
         tuned = f"ft_{strategy}"
@@ -77,35 +72,37 @@ def advft_error(
         tables={"table_3_3": _table(numbers, settings)},
         figures={"table_3_3": _figure(network, numbers, settings)},
         notes=[
-            *notes(found, recipe),
+            *fine_tuning_notes(studies),
             f"Errors are measured on all {len(data.test)} held-out images. The thesis does not say "
-            "whether its "
-            "baseline is the original network or one with as many more epochs on clean images: "
-            "both are here.",
+            "whether its baseline is the original network or one with as many more epochs on clean "
+            "images: both are here.",
         ],
     )
 
 
-def _wrong(study: Study, recipe: Recipe, test: Split) -> dict[str, Tensor]:
-    """Network -> (n,) 1 where it is wrong."""
+def _wrong(study: FineTuningStudy) -> dict[str, Tensor]:
+    """Network -> (n,) 1 where it labels a held-out image wrongly, else 0."""
     networks = {"original": study.model}
     for strategy in strategies(study.settings):
-        networks[f"ft_{strategy}"] = study.tuned(study.perturbed(strategy), recipe)[-1]
-    return {
-        name: 1
-        - study.executor.cached(partial(correct, model), test.images, test.labels).value.double()
-        for name, model in networks.items()
-    }
+        networks[f"ft_{strategy}"] = study.tuned(strategy)[-1]
+    wrong = {}
+    for name, model in networks.items():
+        work = partial(correct, model)
+        right = study.executor.cached(work, study.test.images, study.test.labels).value
+        wrong[name] = 1 - right.double()
+    return wrong
 
 
-def _rows(numbers: dict[str, Estimate], settings: Settings) -> dict[str, Estimate]:
+def _errors(numbers: dict[str, Estimate], settings: Settings) -> dict[str, Estimate]:
+    """Strategy, or ``original`` -> its test error."""
     names = {"original": "err_original"} | {s: f"err_ft_{s}" for s in strategies(settings)}
     return {strategy: numbers[name] for strategy, name in names.items() if name in numbers}
 
 
 def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
+    """Table 3.3 for one network: each test error, and its change from the original network."""
     rows = []
-    for strategy, error in _rows(numbers, settings).items():
+    for strategy, error in _errors(numbers, settings).items():
         row: dict[str, object] = {
             "network": TITLES[strategy],
             "test_error": error.value,
@@ -121,7 +118,7 @@ def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
 def _figure(network: Network, numbers: dict[str, Estimate], settings: Settings) -> Figure:
     bars = {
         TITLES[strategy].removeprefix("fine-tuned on "): {"error": e}
-        for strategy, e in _rows(numbers, settings).items()
+        for strategy, e in _errors(numbers, settings).items()
     }
     return bar_figure(
         bars,

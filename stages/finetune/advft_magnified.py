@@ -1,4 +1,4 @@
-"""Fine-tuning on DeepFool perturbations magnified by alpha (Figure 3.7), and what they look like (Figure 3.8)."""
+"""Fine-tuning on magnified DeepFool perturbations (Section 3.3, Figures 3.7 and 3.8)."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,18 +6,28 @@ from itertools import pairwise
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Panel, estimate_line, image_grid, line_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, stack
-from pipeline.studies.finetuning import Common, Study, notes, recipe_of, studies, tune_all
+from pipeline.studies.attacking import deepfool_of
+from pipeline.studies.finetuning import (
+    FineTuningStudy,
+    RobustnessSettings,
+    by_epoch,
+    fine_tuning_notes,
+    fine_tuning_studies,
+    rho_by_epoch,
+    rho_note,
+    tune_all,
+)
+from pipeline.studies.subject import placed
 from pipeline.tables import interval
 from robustness_geometry.checks import check_positive, refuse
 from robustness_geometry.norms import norms
-from robustness_geometry.training import Recipe
 from robustness_geometry.types import Dataset, Network, Perturbed, predict
 
 __all__ = ["SECTION", "Settings", "advft_magnified"]
@@ -29,20 +39,17 @@ SHOWN = ("1", "7")
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(RobustnessSettings):
     """What to measure.
 
     Attributes:
-        learning_rate_factor: what the learning rate is multiplied with, 0.5 in Section 3.3.
-        alphas: by which the perturbations are magnified, ascending.
+        alphas: factors > 0 by which the perturbations are magnified, ascending.
     """
 
-    learning_rate_factor: float = 0.5
     alphas: tuple[float, ...] = (1, 2, 3)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("learning_rate_factor", self.learning_rate_factor)
         for alpha in self.alphas:
             check_positive("alphas", alpha)
         if not self.alphas or list(self.alphas) != sorted(set(self.alphas)):
@@ -52,7 +59,9 @@ class Settings(Common):
 def advft_magnified(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure rho_adv (Equation 3.10) by DeepFool after fine-tuning on x + alpha r, r DeepFool's perturbation.
+    """Measure rho_adv (Equation 3.10) after fine-tuning on x + alpha r, r DeepFool's perturbation.
+
+    DeepFool measures rho after each extra epoch, once for each alpha.
 
     Args:
         network: the trained classifiers.
@@ -62,16 +71,19 @@ def advft_magnified(
 
     Returns:
         ``rho_alpha_<alpha>`` after the last extra epoch and the differences of neighbours.
+
+    References:
+        Section 3.3 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and
+        accurate method to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
     """
-    found = studies(network, data, settings, executor)
-    recipe = recipe_of(network, settings, settings.learning_rate_factor)
-    tune_all(found, [("deepfool", float(alpha)) for alpha in settings.alphas], recipe, executor)
-    samples = stack(executor.each(lambda study: _rho(study, recipe, settings), found))
+    test, factor = held_out(data, settings.samples), settings.learning_rate_factor
+    studies = fine_tuning_studies(network, data, settings, executor, test=test, factor=factor)
+    tune_all(studies, [("deepfool", float(alpha)) for alpha in settings.alphas], executor)
+    sets = {f"{alpha:g}": ("deepfool", alpha) for alpha in settings.alphas}
+    samples = stack(executor.each(lambda study: rho_by_epoch(study, sets), studies))
     estimates = measured(
         paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     )
-    failed = int(sum(values.isnan().sum() for values in samples.values()))
-    cases = sum(values.numel() for values in samples.values())
     return Findings(
         numbers={name: e for name, e in estimates.items() if not name.startswith("_")},
         curves={
@@ -83,28 +95,18 @@ def advft_magnified(
         tables={"figure_3_7": _table(estimates, settings)},
         figures={
             "figure_3_7": _figure(network, estimates, settings),
-            "figure_3_8": _digit(data, found[0], settings),
+            "figure_3_8": _digit(data, studies[0], settings),
         },
         notes=[
-            *notes(found, recipe),
-            f"rho is measured on {len(found[0].test)} held-out images; DeepFool failed in {failed} "
-            f"of {cases} "
-            "cases, which are left out. The rho of an alpha is the one after the last extra epoch.",
+            *fine_tuning_notes(studies),
+            f"{rho_note(studies, samples)} The rho of an alpha is the one after the last extra "
+            "epoch.",
         ],
     )
 
 
-def _rho(study: Study, recipe: Recipe, settings: Settings) -> dict[str, Tensor]:
-    """Network -> (n,) relative norms."""
-    rho = {"original": study.rho(study.model)}
-    for alpha in settings.alphas:
-        for epoch, model in enumerate(study.tuned(study.perturbed("deepfool", alpha), recipe), 1):
-            rho[f"{alpha:g} {epoch}"] = study.rho(model)
-    return rho
-
-
 def _statistics(settings: Settings) -> dict[str, Statistic]:
-    """The numbers; a leading underscore marks what only the table and the figure show."""
+    """The numbers; a leading underscore marks those that only the table and the figure show."""
     found = {"rho_original": mean("original")}
     for alpha in settings.alphas:
         for epoch in range(1, settings.epochs + 1):
@@ -119,9 +121,9 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
 def _points(
     estimates: dict[str, Estimate], alpha: float, settings: Settings
 ) -> dict[int, Estimate]:
-    """Extra epoch -> rho, from the original network (epoch 0) on; an epoch without a value is missing."""
-    names = ["rho_original", *(f"_{alpha:g} {epoch}" for epoch in range(1, settings.epochs + 1))]
-    return {epoch: estimates[name] for epoch, name in enumerate(names) if name in estimates}
+    """Extra epoch -> rho, from the original network (epoch 0) on."""
+    tuned = [f"_{alpha:g} {epoch}" for epoch in range(1, settings.epochs + 1)]
+    return by_epoch(estimates, ["rho_original", *tuned])
 
 
 def _table(estimates: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
@@ -146,13 +148,13 @@ def _figure(network: Network, estimates: dict[str, Estimate], settings: Settings
     )
 
 
-def _digit(data: Dataset, study: Study, settings: Settings) -> Figure:
-    """Figure 3.8: one training image and its magnified perturbations, with what the network takes them for."""
-    found = study.run(study.deepfool())
-    index = _example(data, study, found)
-    image, perturbation = study.clean.images[index], found.perturbations[index]
+def _digit(data: Dataset, study: FineTuningStudy, settings: Settings) -> Figure:
+    """Figure 3.8: a training image, its magnified perturbations and the labels they lead to."""
+    result = study.attacked(deepfool_of(settings.attack))
+    index = _example(data, study, result)
+    image, perturbation = study.train.images[index], result.perturbations[index]
     shown = torch.stack([image, *(image + alpha * perturbation for alpha in settings.alphas)])
-    labels = predict(study.model, shown.to(study.executor.device)).tolist()
+    labels = predict(study.model, placed(shown, study.model)).tolist()
     size = float(norms(perturbation[None])[0] / norms(image[None])[0])
     top: list[Panel | None] = [Panel(shown[0], f"original: “{data.classes[labels[0]]}”")]
     bottom: list[Panel | None] = [None]
@@ -160,20 +162,22 @@ def _digit(data: Dataset, study: Study, settings: Settings) -> Figure:
         top.append(Panel(picture.clamp(0, 1), f"alpha = {alpha:g}: “{data.classes[label]}”"))
         norm = f"relative norm {alpha * size:.3g}"
         bottom.append(Panel(alpha * perturbation, norm, perturbation=True))
-    title = f"A “{data.classes[int(study.clean.labels[index])]}” and its magnified perturbations"
+    title = f"A “{data.classes[int(study.train.labels[index])]}” and its magnified perturbations"
     return image_grid([top, bottom], title=title)
 
 
-def _example(data: Dataset, study: Study, found: Perturbed) -> int:
-    """An image of the classes SHOWN, of the median norm; without such classes or images, any that is fooled."""
-    right = found.success & (found.labels == study.clean.labels)
+def _example(data: Dataset, study: FineTuningStudy, result: Perturbed) -> int:
+    """The image of median norm among those of the classes SHOWN.
+
+    Without such classes or images, among all that are labelled rightly and fooled; without those,
+    among all.
+    """
+    right = result.success & (result.labels == study.train.labels)
     chosen = right
     if set(SHOWN) <= set(data.classes):
-        first, second = (data.classes.index(name) for name in SHOWN)
-        chosen = right & (found.labels == first) & (found.adversarial_labels == second)
-    for mask in (chosen, right, torch.ones_like(right)):
-        candidates = mask.nonzero().flatten()
-        if len(candidates):
-            break
-    order = candidates[norms(found.perturbations[candidates]).argsort()]
+        before, after = (data.classes.index(name) for name in SHOWN)
+        chosen = right & (result.labels == before) & (result.adversarial_labels == after)
+    masks = (chosen, right, torch.ones_like(right))
+    candidates = next(mask for mask in masks if bool(mask.any())).nonzero().flatten()
+    order = candidates[norms(result.perturbations[candidates]).argsort()]
     return int(order[len(order) // 2])

@@ -4,26 +4,25 @@ from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, ratio_of_means, stack
 from pipeline.studies.finetuning import (
     TITLES,
-    Common,
-    Study,
-    notes,
-    recipe_of,
+    RobustnessSettings,
+    by_epoch,
+    fine_tuning_notes,
+    fine_tuning_studies,
+    rho_by_epoch,
+    rho_note,
     strategies,
-    studies,
     tune_all,
 )
 from pipeline.tables import interval
-from robustness_geometry.checks import check_positive
-from robustness_geometry.training import Recipe
 from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "advft_robustness"]
@@ -32,24 +31,17 @@ SECTION = "Section 3.3, Figure 3.6"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure.
-
-    Attributes:
-        learning_rate_factor: what the learning rate is multiplied with, 0.5 in Section 3.3.
-    """
-
-    learning_rate_factor: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("learning_rate_factor", self.learning_rate_factor)
+class Settings(RobustnessSettings):
+    """What to measure."""
 
 
 def advft_robustness(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
     """Measure rho_adv (Equation 3.10) by DeepFool after each extra epoch of each fine-tuning.
+
+    The networks are fine-tuned on DeepFool's examples, on FGSM's, on clean images and, unless it is
+    a DeepFool, on those of the attack under study.
 
     Args:
         network: the trained classifiers.
@@ -59,16 +51,19 @@ def advft_robustness(
 
     Returns:
         ``rho_original``, ``rho_ft_<strategy>_<epoch>`` and the gains, on the same held-out images.
+
+    References:
+        Section 3.3 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and
+        accurate method to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
     """
-    found = studies(network, data, settings, executor)
-    recipe = recipe_of(network, settings, settings.learning_rate_factor)
-    tune_all(found, [(strategy, 1.0) for strategy in strategies(settings)], recipe, executor)
-    samples = stack(executor.each(lambda study: _rho(study, recipe), found))
+    test, factor = held_out(data, settings.samples), settings.learning_rate_factor
+    studies = fine_tuning_studies(network, data, settings, executor, test=test, factor=factor)
+    sets = {f"ft_{strategy}": (strategy, 1.0) for strategy in strategies(settings)}
+    tune_all(studies, list(sets.values()), executor)
+    samples = stack(executor.each(lambda study: rho_by_epoch(study, sets), studies))
     numbers = measured(
         paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     )
-    failed = int(sum(values.isnan().sum() for values in samples.values()))
-    cases = sum(values.numel() for values in samples.values())
     return Findings(
         numbers=numbers,
         curves={
@@ -79,52 +74,36 @@ def advft_robustness(
         },
         tables={"figure_3_6": _table(numbers, settings)},
         figures={"figure_3_6": _figure(network, numbers, settings)},
-        notes=[
-            *notes(found, recipe),
-            f"rho is measured on {len(found[0].test)} held-out images; DeepFool failed in {failed} "
-            f"of {cases} "
-            "cases, which are left out.",
-        ],
+        notes=[*fine_tuning_notes(studies), rho_note(studies, samples)],
     )
 
 
-def _rho(study: Study, recipe: Recipe) -> dict[str, Tensor]:
-    """Network -> (n,) relative norms."""
-    rho = {"original": study.rho(study.model)}
-    for strategy in strategies(study.settings):
-        for epoch, model in enumerate(study.tuned(study.perturbed(strategy), recipe), 1):
-            rho[f"ft_{strategy}_{epoch}"] = study.rho(model)
-    return rho
-
-
 def _statistics(settings: Settings) -> dict[str, Statistic]:
-    names = ["original"]
-    found: dict[str, Statistic] = {}
+    """The numbers: rho of every network first, then its gains, then DeepFool's lead at the end."""
+    single = {"rho_original": mean("original")}
+    gains: dict[str, Statistic] = {}
     for strategy in strategies(settings):
-        tuned = [f"ft_{strategy}_{epoch}" for epoch in range(1, settings.epochs + 1)]
-        names += tuned
-        for name in tuned:
-            found[f"rho_{name} / rho_original"] = ratio_of_means(name, "original")
-            found[f"rho_{name} - rho_original"] = difference(name, "original")
-            found[f"rho_original - rho_{name}"] = difference("original", name)
+        for epoch in range(1, settings.epochs + 1):
+            tuned, name = f"ft_{strategy} {epoch}", f"rho_ft_{strategy}_{epoch}"
+            single[name] = mean(tuned)
+            gains[f"{name} / rho_original"] = ratio_of_means(tuned, "original")
+            gains[f"{name} - rho_original"] = difference(tuned, "original")
+            gains[f"rho_original - {name}"] = difference("original", tuned)
     last = settings.epochs
     for other in ("fgsm", "clean"):
-        pair = (f"ft_deepfool_{last}", f"ft_{other}_{last}")
-        found[f"rho_{pair[0]} - rho_{pair[1]}"] = difference(*pair)
-    return {f"rho_{name}": mean(name) for name in names} | found
+        lead = f"rho_ft_deepfool_{last} - rho_ft_{other}_{last}"
+        gains[lead] = difference(f"ft_deepfool {last}", f"ft_{other} {last}")
+    return single | gains
 
 
 def _points(numbers: dict[str, Estimate], strategy: str, settings: Settings) -> dict[int, Estimate]:
-    """Extra epoch -> rho, from the original network (epoch 0) on; an epoch without a value is missing."""
-    names = [
-        "rho_original",
-        *(f"rho_ft_{strategy}_{epoch}" for epoch in range(1, settings.epochs + 1)),
-    ]
-    return {epoch: numbers[name] for epoch, name in enumerate(names) if name in numbers}
+    """Extra epoch -> rho, from the original network (epoch 0) on."""
+    tuned = [f"rho_ft_{strategy}_{epoch}" for epoch in range(1, settings.epochs + 1)]
+    return by_epoch(numbers, ["rho_original", *tuned])
 
 
 def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
-    """One row for each strategy and epoch: rho with its interval, and the gain over the original network."""
+    """One row per strategy and epoch: rho, and its gain over the original network."""
     rows = []
     for strategy in strategies(settings):
         for epoch, rho in _points(numbers, strategy, settings).items():
@@ -138,6 +117,7 @@ def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
 
 
 def _figure(network: Network, numbers: dict[str, Estimate], settings: Settings) -> Figure:
+    """Figure 3.6: rho over the extra epochs, one line per strategy."""
     lines = {}
     for strategy in strategies(settings):
         points = _points(numbers, strategy, settings)

@@ -1,4 +1,7 @@
-"""Semi-random over worst-case robustness, beside its exact law at a flat boundary (Section 5.6, Table 5.1)."""
+"""Semi-random over worst-case robustness (Section 5.6, Table 5.1).
+
+Beside the measured ratios stands their exact law at a flat boundary.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, mean, stack
 from pipeline.studies.attacking import deepfool_of, run
-from pipeline.studies.boundary import Common, in_own_subspace
+from pipeline.studies.boundary import BoundarySettings, in_own_subspace
 from pipeline.tables import columns
 from robustness_geometry.checks import refuse
 from robustness_geometry.geometry import beta_spread, expected_beta
@@ -30,11 +33,11 @@ SECTION = "Section 5.6, Table 5.1"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(BoundarySettings):
+    """What to measure.
 
     Attributes:
-        ratios: d / m of the subspaces, each at least 1.
+        ratios: d / m of the random subspaces: two or more rising whole numbers >= 1.
     """
 
     ratios: tuple[int, ...] = (4, 16, 36, 64, 100)
@@ -49,7 +52,11 @@ class Settings(Common):
             refuse("ratios", self.ratios, "two or more rising whole numbers >= 1")
 
     def check(self, data: Dataset) -> None:
-        """Hold that the smallest subspace has two dimensions."""
+        """Check that the smallest subspace has at least two dimensions.
+
+        Raises:
+            InputError: the images have too few dimensions for that.
+        """
         d = math.prod(data.shape)
         if round(d / self.ratios[-1]) < 2:
             refuse(
@@ -62,7 +69,10 @@ class Settings(Common):
 def beta_semirandom(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure beta(f; m) = sqrt(m / d) mean ||r_S|| / ||r*|| for a random subspace S of each image's own.
+    """Measure beta(f; m) = sqrt(m / d) mean ||r_S|| / ||r*||, with one random subspace S per image.
+
+    r_S is the smallest perturbation found inside S, which has m of the d dimensions, and r* the
+    smallest one found in the whole space. Where the boundary is flat, beta is close to 1.
 
     Args:
         network: the trained classifiers.
@@ -75,8 +85,9 @@ def beta_semirandom(
         differences of neighbouring spreads; as tensors, the scaled ratios (seeds, images), NaN
         where no perturbation was found.
 
-    Raises:
-        InputError: the images have too few dimensions for the smallest subspace to have two.
+    References:
+        Section 5.6 of the thesis; Fawzi, Moosavi-Dezfooli and Frossard, "Robustness of classifiers:
+        from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     d = math.prod(data.shape)
     dimensions = {ratio: round(d / ratio) for ratio in settings.ratios}
@@ -107,6 +118,7 @@ def beta_semirandom(
 
 
 def _name(ratio: int) -> str:
+    """The quantity of one d / m."""
     return f"scaled {ratio}"
 
 
@@ -121,20 +133,18 @@ def _measure(
     """sqrt(m / d) ||r_S|| / ||r*|| (n,) for each d / m of one training seed."""
     d = images[0].numel()
     worst = run(deepfool_of(attack, norm=2.0, clip=None), model, images, executor).value
-    found = {}
+    kept = worst.success & (norms(worst.perturbations) > 0)
+    ratios = {}
     for ratio, m in dimensions.items():
-        inside = executor.map(
-            partial(in_own_subspace, attack, m, seed, model), images, randomness=True
-        ).value
+        attacked = partial(in_own_subspace, attack, m, seed, model)
+        inside = executor.map(attacked, images, randomness=True).value
         lengths = (
             math.sqrt(m / d)
             * norms(inside.perturbations).double()
             / norms(worst.perturbations).double()
         )
-        found[_name(ratio)] = valid(
-            lengths, inside.success & worst.success & (norms(worst.perturbations) > 0)
-        )
-    return found
+        ratios[_name(ratio)] = valid(lengths, inside.success & kept)
+    return ratios
 
 
 def _statistics(ratios: tuple[int, ...]) -> dict[str, Statistic]:
@@ -172,6 +182,7 @@ def _std(values: Tensor) -> Tensor:
 def _table(
     numbers: dict[str, Estimate], samples: dict[str, Tensor], dimensions: dict[int, int], d: int
 ) -> pd.DataFrame:
+    """Table 5.1 for one network, one row per d / m."""
     rows = []
     for ratio, m in dimensions.items():
         beta, std = numbers.get(f"beta_{ratio}"), numbers.get(f"std_{ratio}")
@@ -187,7 +198,7 @@ def _table(
 def _figure(
     network: Network, numbers: dict[str, Estimate], dimensions: dict[int, int], d: int
 ) -> Figure:
-    """Measured beta with its spread over images, beside the law of a flat boundary."""
+    """Measured beta with its spread over the images, beside the law of a flat boundary."""
     shown = [ratio for ratio in dimensions if f"beta_{ratio}" in numbers]
     places = list(range(len(shown)))
     laws = {
@@ -214,15 +225,15 @@ def _figure(
 
 
 def _notes(samples: dict[str, Tensor], dimensions: dict[int, int], d: int) -> list[str]:
-    first = next(iter(samples.values()))
+    """Notes on the sizes of the subspaces, the failures and what beta is."""
+    images = next(iter(samples.values())).shape[1]
     failed = sum(int(values.isnan().sum()) for values in samples.values())
     total = sum(values.numel() for values in samples.values())
     sizes = ", ".join(f"{m} (1/{ratio})" for ratio, m in dimensions.items())
     return [
-        f"{first.shape[1]} held-out images, a random subspace of its own for each; m of d = {d}: "
-        f"{sizes}.",
+        f"{images} held-out images, a random subspace of its own for each; m of d = {d}: {sizes}.",
         f"In {failed} of {total} cases no perturbation was found: they are left out and counted.",
         "beta is a mean of ratios; its spread is the standard deviation over the images, in the "
-        "mean over the seeds. "
-        "What stands for a flat boundary is exact: ||P_S n||^2 follows Beta(m/2, (d - m)/2).",
+        "mean over the seeds. What stands for a flat boundary is exact: ||P_S n||^2 follows "
+        "Beta(m/2, (d - m)/2).",
     ]

@@ -1,4 +1,8 @@
-"""The smallest perturbation measures the distance to the boundary and meets it at a right angle (Observation 1)."""
+"""The smallest perturbation and the nearest point of the boundary (Section 5.2, Observation 1).
+
+Observation 1: the smallest perturbation is as long as the distance to the boundary, and it meets
+the boundary at a right angle (Figure 5.1).
+"""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +20,8 @@ from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, histogram_figure, styled
 from pipeline.statistics import Estimate, Statistic, median, scaled_median_of_ratios, share, stack
 from pipeline.studies.attacking import deepfool_of, run
-from pipeline.studies.boundary import Common, nearest_points
+from pipeline.studies.boundary import BoundarySettings, nearest_points
+from pipeline.studies.subject import placed
 from pipeline.tables import columns
 from robustness_geometry.attacks import pgd
 from robustness_geometry.attacks.gradients import difference_gradients, linearise
@@ -40,17 +45,17 @@ __all__ = ["SECTION", "Settings", "boundary_normal"]
 SECTION = "Section 5.2, Observation 1"
 
 GRID = 64
-"""Points a side of the picture of Figure 5.1."""
+"""Points along each side of the picture of Figure 5.1."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(BoundarySettings):
+    """What to measure.
 
     Attributes:
-        radius: share of ||r*|| within which a label change is looked for.
-        steps: of the PGD that looks for it.
-        restarts: of that PGD.
+        radius: radius of the ball in which a change of label is searched, as a share > 0 of ||r*||.
+        steps: number of steps of the PGD that searches it.
+        restarts: number of runs of that PGD per image.
     """
 
     radius: float = 0.9
@@ -67,10 +72,11 @@ class Settings(Common):
 def boundary_normal(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Look for label changes nearer than ||r*||, and measure the angle between r* and the boundary's normal at x + r*.
+    """Search label changes nearer than ||r*||, and measure the angle between r* and the normal.
 
     r* is the smallest perturbation found: the attack's, brought onto the boundary and shortened by
-    projections. The angle of the attack's own perturbation stands beside it.
+    projections. The normal is that of the boundary at x + r*. The angle of the attack's own
+    perturbation stands beside it.
 
     Args:
         network: the trained classifiers.
@@ -81,6 +87,10 @@ def boundary_normal(
     Returns:
         The share of images without a label change within ``radius`` ||r*||, the median |cos(r, grad
         F(x + r))| for r* and for the attack's r, and the median of ||r*|| / ||r||.
+
+    References:
+        Section 5.2, Observation 1, of the thesis; Fawzi, Moosavi-Dezfooli and Frossard, "Robustness
+        of classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     images = held_out(data, settings.samples).images
     found = [
@@ -107,13 +117,15 @@ def boundary_normal(
 def _measure(
     model: Classifier, images: Images, settings: Settings, executor: Executor
 ) -> tuple[dict[str, Tensor], Boundary]:
+    """Name -> (n,) values of one training seed, and the nearest points that they rest on."""
     nearest = nearest_points(settings.boundary_attack, model, images, executor)
     attacked = run(
         deepfool_of(settings.boundary_attack, norm=2.0, clip=None), model, images, executor
     ).value
-    rows = (images, attacked.perturbations, attacked.labels, attacked.adversarial_labels)
+    attack = (images, attacked.perturbations, attacked.labels, attacked.adversarial_labels)
     lengths = norms(nearest.perturbations)
     kept = nearest.success & (lengths > 0)
+    # An image without a nearest point gets an arbitrary ball; what is found there does not count.
     radii = torch.where(kept, settings.radius * lengths, 1.0)
     search = partial(fooled_within, model, settings.steps, settings.restarts)
     fooled = executor.map(search, images, radii, nearest.labels, randomness=True).value
@@ -121,7 +133,7 @@ def _measure(
     return {
         "unfooled": valid(~fooled, kept),
         "cosine": valid(nearest.angles.cos(), kept),
-        "cosine attack": valid(executor.map(partial(cosines, model), *rows).value, moved),
+        "cosine attack": valid(executor.map(partial(cosines, model), *attack).value, moved),
         "norm": valid(lengths, kept),
         "norm attack": valid(norms(attacked.perturbations), moved),
     }, nearest
@@ -130,7 +142,10 @@ def _measure(
 def cosines(
     model: Classifier, images: Images, perturbations: Images, labels: Labels, targets: Labels
 ) -> PerImage:
-    """|cos(r, grad F(x + r))| for F = f_target - f_label, (N,); NaN where r or the gradient is zero."""
+    """|cos(r, grad F(x + r))| for F = f_target - f_label, (N,).
+
+    NaN where r or the gradient is zero.
+    """
     logits, pull = linearise(model, images + perturbations)
     normals = difference_gradients(pull, logits.shape[1], targets[:, None], labels[:, None])[:, 0]
     sizes = norms(normals) * norms(perturbations)
@@ -147,7 +162,17 @@ def fooled_within(
     *,
     generator: list[torch.Generator],
 ) -> Mask:
-    """Whether PGD finds another label within an l_2 ball of each image's own radius, (N,)."""
+    """Whether PGD finds another label within an l_2 ball around each image, (N,).
+
+    Args:
+        model: the classifier.
+        steps: number of steps of PGD.
+        restarts: number of runs of PGD per image.
+        images: (N, C, H, W) the centres of the balls.
+        radii: (N,) their radii, in pixel units.
+        labels: (N,) the labels to leave.
+        generator: one generator per image.
+    """
     result = pgd(
         model,
         images,
@@ -173,6 +198,7 @@ def _statistics() -> dict[str, Statistic]:
 
 
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
+    """One row per number, with its interval."""
     return pd.DataFrame(
         [
             {
@@ -187,24 +213,15 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
 
 
 def _picture(model: Classifier, images: Images, nearest: Boundary) -> Figure:
-    """Figure 5.1 measured: the plane of r* and a random direction, with the largest ball around the image."""
+    """Figure 5.1 measured: the plane of r* and a random direction, and a ball of radius ||r*||."""
     index = _typical(nearest)
-    image, r = (
-        images[index : index + 1].to(nearest.perturbations),
-        nearest.perturbations[index : index + 1],
-    )
+    r = nearest.perturbations[index : index + 1]
+    image = images[index : index + 1].to(r)
     length = float(norms(r))
     across = random_directions(image, seeded("boundary_normal", "picture"), normals=r)
-    device = next(iter(model.parameters()), image).device
     grid = torch.linspace(-2, 2, GRID)
-    section = plane_sections(
-        model,
-        image.to(device),
-        (length * across).to(device),
-        r.to(device),
-        grid.to(device),
-        grid.to(device),
-    )
+    plane = (image, length * across, r, grid, grid)
+    section = plane_sections(model, *(placed(part, model) for part in plane))
     figure, axes = axes_grid(width=5.6, height=5.2)
     plot = axes[0, 0]
     with styled():
@@ -234,17 +251,15 @@ def _picture(model: Classifier, images: Images, nearest: Boundary) -> Figure:
 
 
 def _typical(nearest: Boundary) -> int:
-    """The image of median norm among those with a perturbation."""
-    rows = (
-        (nearest.success if bool(nearest.success.any()) else torch.ones_like(nearest.success))
-        .nonzero()
-        .flatten()
-    )
+    """The image of median norm among those with a perturbation, or among all if none has one."""
+    success = nearest.success
+    rows = (success if bool(success.any()) else torch.ones_like(success)).nonzero().flatten()
     order = norms(nearest.perturbations[rows]).argsort()
     return int(rows[order[len(order) // 2]])
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    """The angles at the boundary, of r* and of the attack's perturbation."""
     shown = {
         "smallest perturbation r*": samples["cosine"],
         "the attack's r": samples["cosine attack"],
@@ -254,19 +269,17 @@ def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
 
 
 def _notes(samples: dict[str, Tensor], settings: Settings) -> list[str]:
+    """Notes on the failures, the label changes nearer than ||r*||, and what r* is."""
     count, cases = samples["norm"].shape[1], samples["norm"].numel()
     lost, failed = int(samples["norm"].isnan().sum()), int(samples["norm attack"].isnan().sum())
     fooled = int((samples["unfooled"] == 0).sum())
     return [
         f"{count} held-out images; the attack failed in {failed} of {cases} cases, and no boundary "
-        "point was found in "
-        f"{lost}: they are left out.",
+        f"point was found in {lost}: they are left out.",
         f"PGD of {settings.steps} steps and {settings.restarts} run(s), not clipped, within "
-        f"{settings.radius:g} ||r*|| "
-        f"found another label in {fooled} cases: there r* is longer than the distance to the "
-        "boundary.",
+        f"{settings.radius:g} ||r*|| found another label in {fooled} cases: there r* is longer "
+        "than the distance to the boundary.",
         "r* is the attack's perturbation brought onto the boundary and shortened by projections "
-        "until it is within "
-        "0.01 of the normal; the attack's own is the sum of its steps and ends just behind the "
-        "boundary.",
+        "until it is within 0.01 of the normal; the attack's own is the sum of its steps and ends "
+        "just behind the boundary.",
     ]

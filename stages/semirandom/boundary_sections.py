@@ -1,10 +1,12 @@
-"""Plane sections of the decision boundary, and how much it bends in them (Sections 5.6 and 5.7, Figures 5.5 to 5.7)."""
+"""Plane sections of the decision boundary (Sections 5.6 and 5.7, Figures 5.5 to 5.7).
+
+Along random directions the boundary is nearly flat; along chosen ones it bends.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,32 +21,19 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, median, ratio_of_medians, stack
-from pipeline.studies.boundary import Common, nearest_points
+from pipeline.studies.boundary import BoundarySettings, nearest_points
+from pipeline.studies.flatness import flatness
 from pipeline.studies.regions import draw_regions
+from pipeline.studies.subject import placed
 from pipeline.tables import class_name, columns
 from robustness_geometry.checks import check_count, check_positive, refuse
-from robustness_geometry.geometry import (
-    boundary_heights,
-    curvature_limit,
-    default_h,
-    extreme_curvatures,
-    normal_curvatures,
-    planar_curvature,
-    plane_sections,
-    random_directions,
-)
+from robustness_geometry.geometry import curvature_limit, default_h, plane_sections
 from robustness_geometry.norms import norms
-from robustness_geometry.types import Classifier, Dataset, Images, Labels, Mask, Network, predict
+from robustness_geometry.types import Classifier, Dataset, Images, Network, predict
 
 __all__ = ["SECTION", "Settings", "boundary_sections"]
 
 SECTION = "Sections 5.6 and 5.7, Figures 5.5, 5.6 and 5.7"
-
-POINTS = 9
-"""Offsets at which a boundary curve is looked at."""
-
-REACH = 8.0
-"""The largest height looked at, in half widths of the section."""
 
 SHARE = 1e-3
 """m / d of the subspace to which Section 5.6 applies Corollary 1."""
@@ -55,21 +44,26 @@ FLAT: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         (y - x / 2) * np.exp(2 * np.cos(3 * x) * np.cos(3 * y))
     ),
 }
-"""Two strongly nonlinear functions whose zero sets are straight lines: drawings in the place of Figure 5.6's."""
+"""Two strongly nonlinear functions whose zero sets are straight lines, drawn as Figure 5.6.
+
+The thesis does not give its own functions.
+"""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(BoundarySettings):
+    """What to measure.
 
     Attributes:
-        widths: half widths of the sections in units of ||r*||; the first one decides.
-        h: of the curvatures by differences of gradients, in pixel units; None takes the default.
-        steps: products with each Hessian in the search for the most curved direction, two gradients
-            each.
-        delta: of Corollary 1's condition.
-        pictures: images drawn for Figure 5.5.
-        grid: points a side of each picture.
+        widths: half widths > 0 of the sections, in units of ||r*||, all different; the first is the
+            one that the condition of Corollary 1 is compared with.
+        h: step of the differences of gradients behind the curvatures, in pixel units; None: the
+            default for the size of the images, 0.0195 sqrt(d).
+        steps: number of products with each Hessian in the search for the most curved direction; one
+            product takes two gradients.
+        delta: delta of the condition of Corollary 1, in (0, 1).
+        pictures: number of images drawn in Figure 5.5.
+        grid: number of points along each side of a picture.
     """
 
     widths: tuple[float, ...] = (1.0, 0.3, 3.0)
@@ -96,7 +90,7 @@ class Settings(Common):
 def boundary_sections(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure how much the boundary bends in sections along random directions and along the most curved one.
+    """Measure how much the boundary bends along random directions and along the most curved one.
 
     Two measures: the parabola through the boundary's curve in the plane of the normal and a random
     direction, over several widths; and curvatures by differences of gradients over a length h,
@@ -111,8 +105,12 @@ def boundary_sections(
         executor: runs the measurements.
 
     Returns:
-        The medians of |kappa| ||r*|| and of |kappa|, their ratios, and the condition of Corollary
-        1.
+        The medians of |kappa| ||r*|| and of |kappa|, their ratios, and the distance from the
+        condition of Corollary 1.
+
+    References:
+        Sections 5.6 and 5.7, Corollary 1, of the thesis; Fawzi, Moosavi-Dezfooli and Frossard,
+        "Robustness of classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     images = held_out(data, settings.samples).images
     found = []
@@ -142,102 +140,8 @@ def boundary_sections(
     )
 
 
-def flatness(
-    widths: Sequence[float],
-    h: float | None,
-    steps: int,
-    model: Classifier,
-    points: Images,
-    perturbations: Images,
-    normals: Images,
-    labels: Labels,
-    targets: Labels,
-    success: Mask,
-    *,
-    generator: list[torch.Generator],
-) -> dict[str, Tensor]:
-    """How the boundary bends at points of it.
-
-    Args:
-        widths: half widths of the sections, in units of ||r||.
-        h: length of the differences of gradients.
-        steps: of the Krylov space in which the most curved direction is looked for.
-        model: the classifier.
-        points: z = x + r, (N, C, H, W), NaN where there is none.
-        perturbations: r, (N, C, H, W).
-        normals: (N, C, H, W).
-        labels: (N,) the classes before the boundary.
-        targets: (N,) the classes behind it.
-        success: (N,) whether there is a point.
-        generator: one an image; draws the random tangent direction.
-
-    Returns:
-        ``success`` (N,); ``random``, the random tangent direction, (N, C, H, W); ``planar`` (N,
-        widths), the curvature of the section along it; ``along`` (N,), the curvature in the same
-        direction by differences of gradients; ``top`` (N,), the principal curvature of largest
-        size, and its direction ``top direction``. NaN where there is none.
-    """
-    rows = success.nonzero()[:, 0]
-    nowhere = points.new_full((len(points),), torch.nan)
-    found = {
-        "success": success,
-        "random": torch.full_like(points, torch.nan),
-        "planar": points.new_full((len(points), len(widths)), torch.nan),
-        "along": nowhere,
-        "top": nowhere.clone(),
-        "top direction": torch.full_like(points, torch.nan),
-    }
-    if not len(rows):
-        return found
-    near = Section(
-        points[rows], norms(perturbations[rows]), normals[rows], labels[rows], targets[rows]
-    )
-    tangents = random_directions(
-        near.points, [generator[row] for row in rows.tolist()], normals=near.normals
-    )
-    options: dict[str, Any] = {"labels": near.labels, "targets": near.targets, "h": h}
-    found["random"][rows] = tangents
-    found["planar"][rows] = _planar(model, near, tangents, widths)
-    found["along"][rows] = normal_curvatures(model, near.points, tangents[:, None], **options)[:, 0]
-    draws = [generator[row] for row in rows.tolist()]
-    top = extreme_curvatures(model, near.points, steps=steps, generator=draws, **options).by_size(1)
-    found["top"][rows] = top.values[:, 0].to(points)
-    found["top direction"][rows] = top.vectors[:, 0].view_as(tangents).to(points)
-    return found
-
-
-@dataclass(frozen=True)
-class Section:
-    """Points of the boundary that were found, with ||r||, normals and the classes on both sides."""
-
-    points: Images
-    lengths: Tensor
-    normals: Images
-    labels: Labels
-    targets: Labels
-
-
-def _planar(model: Classifier, near: Section, tangents: Images, widths: Sequence[float]) -> Tensor:
-    """The curvatures of the sections along ``tangents``, (n, widths), from parabolas over each width."""
-    found = []
-    for width in widths:
-        offsets = width * near.lengths[:, None] * torch.linspace(-1, 1, POINTS).to(near.lengths)
-        heights = boundary_heights(
-            model,
-            near.points,
-            near.normals,
-            tangents,
-            offsets,
-            labels=near.labels,
-            targets=near.targets,
-            reach=REACH * width * near.lengths,
-        )
-        known = heights.isfinite().all(dim=1)
-        found.append(planar_curvature(heights, offsets).masked_fill(~known, torch.nan))
-    return torch.stack(found, dim=1)
-
-
 def _quantities(rows: Mapping[str, Tensor], widths: Sequence[float]) -> dict[str, Tensor]:
+    """Name -> (n,) values of one training seed from what :func:`flatness` returned."""
     lengths = norms(rows["r"]).double()
     success = rows["success"]
     bends = {
@@ -254,12 +158,13 @@ def _quantities(rows: Mapping[str, Tensor], widths: Sequence[float]) -> dict[str
 
 
 def _limit(d: int, delta: float) -> float:
-    """(0.2 / zeta_2) m / d with m = d / 1,000, of at least one dimension."""
+    """(0.2 / zeta_2) m / d at m = d / 1,000; zeta_2 is that of at least one dimension."""
     m = max(1, round(SHARE * d))
     return curvature_limit(d, m, delta) * SHARE * d / m
 
 
 def _statistics(widths: Sequence[float]) -> dict[str, Statistic]:
+    """The numbers: medians over images and training seeds."""
     first = f"bend {widths[0]:g}"
     return {
         "kappa_r": median(first),
@@ -274,6 +179,7 @@ def _statistics(widths: Sequence[float]) -> dict[str, Statistic]:
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    """One row per number, with its interval."""
     return pd.DataFrame(
         [
             {"number": name, **columns("median", e), "images": e.n, "seeds": e.seeds}
@@ -285,6 +191,7 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 def _figures(
     network: Network, data: Dataset, images: Images, rows: Mapping[str, Tensor], settings: Settings
 ) -> dict[str, Figure]:
+    """Figure 5.6, and Figures 5.5 and 5.7 of the first training seed where it has a boundary."""
     figures = {"figure_5_6": _drawings()}
     found = rows["success"].nonzero()[:, 0]
     if len(found):
@@ -310,10 +217,10 @@ def _draw(
     y: Tensor,
 ) -> None:
     """The decision regions on a plane through an image."""
-    like = next(iter(model.parameters()), image)
-    origin, first, second = (vector[None].to(like) for vector in (image, across, upward))
-    section = plane_sections(model, origin, first, second, x.to(like), y.to(like))
-    own = int(predict(model, image[None].to(like)))
+    origin = placed(image[None], model)
+    first, second = across[None].to(origin), upward[None].to(origin)
+    section = plane_sections(model, origin, first, second, x.to(origin), y.to(origin))
+    own = int(predict(model, origin))
     draw_regions(
         axes, section.labels[0], section.leads[0], x, y, own=own, name=partial(class_name, data)
     )
@@ -356,7 +263,7 @@ def _chosen_planes(
     chosen: Sequence[int],
     grid: int,
 ) -> Figure:
-    """Figure 5.7: normal sections along the most curved directions found, and along a random one, equal scales."""
+    """Figure 5.7: sections along the most curved directions and a random one, at equal scales."""
     figure, panels = axes_grid(1, len(chosen) + 1, width=3.6 * (len(chosen) + 1), height=4.0)
     cases = [(index, "top direction") for index in chosen] + [(chosen[0], "random")]
     span = torch.linspace(-2.5, 2.5, grid)
@@ -377,7 +284,7 @@ def _chosen_planes(
 
 
 def _drawings() -> Figure:
-    """Two strongly nonlinear functions whose zero sets are straight."""
+    """Figure 5.6: two strongly nonlinear functions whose zero sets are straight."""
     figure, panels = axes_grid(1, len(FLAT), width=4.6 * len(FLAT), height=4.2)
     x, y = np.meshgrid(np.linspace(-2, 2, 201), np.linspace(-2, 2, 201))
     for axes, (name, function) in zip(panels[0], FLAT.items(), strict=True):
@@ -397,26 +304,22 @@ def _drawings() -> Figure:
 
 
 def _notes(samples: Mapping[str, Tensor], settings: Settings, d: int, limit: float) -> list[str]:
-    first = samples["along"]
-    lost = int(first.isnan().sum())
+    """Notes on the failures, both measures, and the condition of Corollary 1."""
+    along = samples["along"]
+    lost = int(along.isnan().sum())
     open_ = int(samples[f"bend {settings.widths[0]:g}"].isnan().sum()) - lost
     h = default_h(d) if settings.h is None else settings.h
     return [
-        f"{first.shape[1]} held-out images, one random direction each; no boundary point was found "
-        f"in {lost} of "
-        f"{first.numel()} cases, and no crossing somewhere on the section in {open_}: they are "
-        "left out.",
+        f"{along.shape[1]} held-out images, one random direction each; no boundary point was found "
+        f"in {lost} of {along.numel()} cases, and no crossing somewhere on the section in {open_}: "
+        "they are left out.",
         f"The most curved direction is looked for in a Krylov space of {settings.steps} "
-        "dimensions: the largest "
-        "curvature is at least what stands here.",
+        "dimensions: the largest curvature is at least what stands here.",
         f"Sections are {settings.widths[0]:g} ||r*|| wide on either side (and "
-        f"{settings.widths[1:]} for comparison); "
-        f"curvatures by gradients are over h = {h:.3g} pixel units, so that the two measures "
-        "differ where the boundary "
-        "bends at smaller scales.",
+        f"{settings.widths[1:]} for comparison); curvatures by gradients are over h = {h:.3g} "
+        "pixel units, so that the two measures differ where the boundary bends at smaller scales.",
         f"Corollary 1 asks for kappa ||r*|| <= {limit:.3g} at m = d / 1,000 and delta = "
-        f"{settings.delta:g} (the thesis "
-        f"names no delta); d / 1,000 is {d / 1000:.3g} here, zeta_2 that of "
-        f"{max(1, round(SHARE * d))} dimension(s).",
+        f"{settings.delta:g} (the thesis names no delta); d / 1,000 is {d / 1000:.3g} here, zeta_2 "
+        f"that of {max(1, round(SHARE * d))} dimension(s).",
         "Figure 5.6 shows two functions of our own: the thesis does not give its own.",
     ]

@@ -1,4 +1,4 @@
-"""Random noise, semi-random and worst-case perturbations of the same images (Section 5.6, Figure 5.4)."""
+"""Random noise, semi-random and worst-case perturbations (Section 5.6, Figure 5.4)."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from pipeline.statistics import (
     stack,
 )
 from pipeline.studies.attacking import deepfool_of, run
-from pipeline.studies.boundary import Common, in_own_subspace, or_infinite
+from pipeline.studies.boundary import BoundarySettings, in_own_subspace, or_infinite
 from pipeline.tables import class_name, columns
 from robustness_geometry.attacks import random_noise
 from robustness_geometry.checks import check_count, refuse
@@ -37,14 +37,15 @@ __all__ = ["SECTION", "Settings", "noise_regimes_example"]
 SECTION = "Section 5.6, Figure 5.4"
 
 REGIMES = {"random": "random noise", "semirandom": "semi-random", "worst": "worst case"}
+"""Suffix of the numbers -> the name of the regime in tables and figures."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(BoundarySettings):
+    """What to measure.
 
     Attributes:
-        m: dimension of the semi-random subspaces.
+        m: dimension of the semi-random subspaces, at least 2 and below that of the images.
     """
 
     m: int = 10
@@ -54,7 +55,11 @@ class Settings(Common):
         check_count("m", self.m, minimum=2)
 
     def check(self, data: Dataset) -> None:
-        """Hold that the subspaces are smaller than the space of the images."""
+        """Check that the subspaces are smaller than the space of the images.
+
+        Raises:
+            InputError: m is not below the number of dimensions.
+        """
         if self.m >= (d := math.prod(data.shape)):
             refuse("m", self.m, f"a whole number below d = {d}")
 
@@ -62,10 +67,11 @@ class Settings(Common):
 def noise_regimes_example(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure how large random noise, a perturbation in m random dimensions, and the worst case have to be.
+    """Measure how large perturbations of the three regimes have to be to change the label.
 
-    Random noise is min |t| over a random line, both its directions: the random-noise regime of
-    Section 5.3.
+    Random noise is the smallest |t| at which the label changes along a random line through the
+    image, in either direction; a semi-random perturbation is the smallest one found in m random
+    dimensions, the worst case the smallest one found at all (Section 5.3).
 
     Args:
         network: the trained classifiers.
@@ -78,8 +84,9 @@ def noise_regimes_example(
         perturbations take to one label; as tensors, the norms (seeds, images), infinite where no
         perturbation was found.
 
-    Raises:
-        InputError: m is not below the number of dimensions.
+    References:
+        Sections 5.3 and 5.6 of the thesis; Fawzi, Moosavi-Dezfooli and Frossard, "Robustness of
+        classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     d = math.prod(data.shape)
     images = held_out(data, settings.samples).images
@@ -104,6 +111,7 @@ def noise_regimes_example(
 def _measure(
     model: Classifier, images: Images, settings: Settings, executor: Executor, seed: int
 ) -> dict[str, Perturbed]:
+    """Regime -> the perturbations of one training seed."""
     attack = settings.boundary_attack
     noise = partial(judged, partial(random_noise, two_sided=True), model)
     inside = partial(in_own_subspace, attack, settings.m, seed, model)
@@ -115,6 +123,7 @@ def _measure(
 
 
 def _quantities(results: dict[str, Perturbed]) -> dict[str, Tensor]:
+    """Name -> (n,) values of one seed: norms, and whether all regimes lead to one label."""
     labels = torch.stack([result.adversarial_labels for result in results.values()])
     fooled = torch.stack([result.success for result in results.values()]).all(dim=0)
     agree = torch.where(fooled, (labels == labels[0]).all(dim=0).double(), math.nan)
@@ -122,6 +131,7 @@ def _quantities(results: dict[str, Perturbed]) -> dict[str, Tensor]:
 
 
 def _statistics(d: int) -> dict[str, Statistic]:
+    """The numbers: medians, their differences and ratios, and the share of one label."""
     return {
         **{f"median_{name}": median(name) for name in REGIMES},
         "median_semirandom - median_worst": median_difference("semirandom", "worst"),
@@ -134,6 +144,7 @@ def _statistics(d: int) -> dict[str, Statistic]:
 
 
 def _table(numbers: dict[str, Estimate], samples: dict[str, Tensor], m: int) -> pd.DataFrame:
+    """One row per regime: the median norm and the number of failures."""
     rows = []
     for name, title in REGIMES.items():
         estimate = numbers[f"median_{name}"]
@@ -172,7 +183,11 @@ def _example(data: Dataset, images: Images, results: dict[str, Perturbed], m: in
 
 
 def _typical(results: dict[str, Perturbed]) -> int:
-    """The image of median amplification among those that all three take to one label, else among those fooled."""
+    """The image whose norm of random noise over the worst case is the median.
+
+    It is chosen among those that all regimes take to one label; without any, among those that all
+    regimes fool; without those, among all.
+    """
     quantities = _quantities(results)
     fooled = torch.stack([result.success for result in results.values()]).all(dim=0)
     chosen = next(
@@ -187,18 +202,19 @@ def _typical(results: dict[str, Perturbed]) -> int:
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
+    """The norms of the three regimes."""
     shown = {title: samples[name] for name, title in REGIMES.items()}
     title = f"How large a perturbation has to be, {network.name}"
     return histogram_figure(shown, xlabel=r"$\|r\|_2$ (pixel units)", title=title, log_x=True)
 
 
 def _notes(samples: dict[str, Tensor], m: int, d: int) -> list[str]:
+    """Notes on the dimensions, the random noise and the failures."""
     cases = samples["worst"].numel()
     failed = {title: int(samples[name].isinf().sum()) for name, title in REGIMES.items()}
     return [
         f"{samples['worst'].shape[1]} held-out images where the thesis shows one; d = {d}, sqrt(d) "
-        "= "
-        f"{math.sqrt(d):.4g}, m = {m}; a random direction and a random subspace of its own for "
+        f"= {math.sqrt(d):.4g}, m = {m}; a random direction and a random subspace of its own for "
         "each image.",
         "Random noise is the nearer of the two crossings on a random line through the image.",
         "Not found (counted as infinite, in the medians too): "

@@ -1,4 +1,7 @@
-"""Theorem 1: its constants, and how often its bounds hold on affine classifiers (Section 5.4, Figure 5.2)."""
+"""Theorem 1 on affine classifiers (Section 5.4, Figure 5.2).
+
+The constants of the theorem, and how often its bounds hold in a simulation.
+"""
 
 import math
 from dataclasses import dataclass
@@ -36,10 +39,10 @@ __all__ = ["SECTION", "Settings", "theorem1_affine"]
 SECTION = "Section 5.4, Theorem 1, Figure 5.2"
 
 LARGEST = 1_000_000
-"""The m at which the constants are to be 1 up to 0.02."""
+"""The m at which the constants should be 1 up to 0.02."""
 
 OVERSHOOT = 1e-4
-"""Of the DeepFool that is held against the closed form; divided out again."""
+"""Overshoot of the DeepFool that is compared with the closed form; divided out again."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,15 @@ class Settings:
     """The size of the simulation.
 
     Attributes:
-        dimension: d; a hundredth of it is one of the m of the claims.
-        dimensions: the m.
-        classes: L.
-        classifiers: random affine classifiers.
-        points: of each classifier, each with a subspace of its own.
-        delta: of the bounds; with 10 classes 0.05 would promise nothing.
-        figure_delta: of Figure 5.2 and of Lemma 2.
-        resamples: of the bootstrap.
+        dimension: dimension d of the input space, at least 2.
+        dimensions: dimensions m of the random subspaces, each from 1 to d.
+        classes: number L of classes, at least 2.
+        classifiers: number of random affine classifiers.
+        points: number of random points of each classifier, each with its own subspace.
+        delta: delta of the bounds of Theorem 1, in (0, 1); with 10 classes 0.05 would promise
+            nothing.
+        figure_delta: delta of Figure 5.2 and of Lemma 2, in (0, 1).
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     dimension: int = 1000
@@ -85,10 +89,11 @@ class Settings:
 def theorem1_affine(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Draw Figure 5.2 and count how often ||r_S|| / ||r*|| keeps the bounds of Theorem 1 on affine classifiers.
+    """Draw Figure 5.2 and count how often ||r_S|| / ||r*|| keeps the bounds of Theorem 1.
 
-    The network and the data take no part: the classifiers are made up, so that the answers are
-    known.
+    r_S is the smallest perturbation inside a random subspace, r* the smallest one in the whole
+    space. The network and the data take no part: the classifiers are made up and affine, so that
+    both are known in closed form.
 
     Args:
         network: not used.
@@ -100,6 +105,10 @@ def theorem1_affine(
         The constants at 1, 250 and a million dimensions; for each m the share of trials within the
         bounds of Theorem 1 and of Lemma 2, and the median of the ratio, once over sqrt(d / m) and
         once as it is.
+
+    References:
+        Section 5.4, Theorem 1, of the thesis; Fawzi, Moosavi-Dezfooli and Frossard, "Robustness of
+        classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     drawn = executor.each(
         lambda m: once(_job(settings, m), executor, f"Theorem 1, m = {m}"), settings.dimensions
@@ -121,6 +130,7 @@ def theorem1_affine(
 
 
 def _job(settings: Settings, m: int) -> "partial[dict[str, Tensor]]":
+    """The simulation of one m, as a function that the executor can key."""
     return partial(
         simulate,
         dimension=settings.dimension,
@@ -137,11 +147,11 @@ def simulate(
     """||r_S|| / ||r*|| on random affine classifiers, in closed form, float64.
 
     Args:
-        dimension: d.
-        m: of the random subspaces, one a point.
-        classes: L.
-        classifiers: random affine classifiers.
-        points: of each.
+        dimension: dimension d of the input space.
+        m: dimension of the random subspaces, one per point.
+        classes: number of classes.
+        classifiers: number of random affine classifiers.
+        points: number of random points of each classifier.
 
     Returns:
         ``ratio`` (trials,); ``share``, ||P_S z||^2 of a unit normal z, (trials,); ``deepfool``, the
@@ -166,9 +176,11 @@ def simulate(
 def _ratios(
     model: Affine, points: Tensor, subspaces: RandomSubspaces, *, compared: bool
 ) -> dict[str, Tensor]:
+    """The results of :func:`simulate` for one classifier; ``compared`` also runs DeepFool."""
     with torch.no_grad():
         logits = model(points)
     own, weight = predict(model, points), model.weight.detach()
+    # The other classes of each point, (N, L - 1), and the hyperplanes that part them from its own.
     rivals = torch.stack(
         [torch.cat([torch.arange(k), torch.arange(k + 1, len(weight))]) for k in own.tolist()]
     )
@@ -177,6 +189,7 @@ def _ratios(
     inside = subspaces.project(
         normals.view(*normals.shape[:2], *points.shape[1:]), torch.arange(len(points))
     )
+    # The distance to a hyperplane is |gap| over its normal, within S over the normal's part in S.
     lengths, kept = normals.norm(dim=2), inside.flatten(2).norm(dim=2)
     nearest, within = (gaps / lengths).amin(dim=1), (gaps / kept).amin(dim=1)
     error = torch.full_like(within, math.nan)
@@ -191,7 +204,10 @@ def _ratios(
 
 
 def _constants(delta: float) -> dict[str, Estimate]:
-    """The numbers of Figure 5.2; zeta_1 rises and zeta_2 falls with m, so that the first m of a range decides."""
+    """The numbers of Figure 5.2.
+
+    zeta_1 rises and zeta_2 falls with m, so that the smallest m of a range decides.
+    """
     large = [round(m) for m in np.geomspace(250, LARGEST, 200)]
     return {
         "smallest zeta_1 for m >= 250": exactly(min(zeta_1(m, delta) for m in large), len(large)),
@@ -205,6 +221,7 @@ def _constants(delta: float) -> dict[str, Estimate]:
 
 
 def _sampled(trials: dict[int, dict[str, Tensor]], settings: Settings) -> dict[str, Estimate]:
+    """The numbers of the simulation: coverage of the bounds, medians, DeepFool's error."""
     found: dict[str, Estimate] = {}
     for m, draws in trials.items():
         bounds = theorem1_bounds(settings.dimension, m, settings.delta, settings.classes)
@@ -229,6 +246,7 @@ def _sampled(trials: dict[int, dict[str, Tensor]], settings: Settings) -> dict[s
 
 
 def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
+    """One row per m: the bounds, the median ratio, and the shares within the bounds."""
     rows = []
     for m in settings.dimensions:
         bounds = theorem1_bounds(settings.dimension, m, settings.delta, settings.classes)
@@ -308,17 +326,17 @@ def _coverage(trials: dict[int, dict[str, Tensor]], settings: Settings) -> Figur
 
 
 def _notes(settings: Settings) -> list[str]:
+    """Notes on the size of the simulation, the deltas and DeepFool."""
     total = settings.classifiers * settings.points
     promised = theorem1_bounds(settings.dimension, 1, settings.delta, settings.classes).probability
     return [
         f"{total} trials for each m: {settings.classifiers} random affine classifiers of "
-        f"{settings.classes} classes in "
-        f"d = {settings.dimension} dimensions, {settings.points} points each with a random "
-        "subspace of its own, in "
-        "closed form in float64; the network plays no part.",
+        f"{settings.classes} classes in d = {settings.dimension} dimensions, {settings.points} "
+        "points each with a random subspace of its own, in closed form in float64; the network "
+        "plays no part.",
         f"Theorem 1 at delta = {settings.delta:g} promises {promised:.4g} (at delta = 0.05 it "
-        "would promise nothing "
-        f"for 9 classes or more); Lemma 2 and Figure 5.2 are at delta = {settings.figure_delta:g}.",
+        "would promise nothing for 9 classes or more); Lemma 2 and Figure 5.2 are at delta = "
+        f"{settings.figure_delta:g}.",
         "DeepFool inside the subspaces is held against the closed form on the points of the first "
         "classifier.",
     ]

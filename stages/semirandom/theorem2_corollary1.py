@@ -1,7 +1,9 @@
-"""Theorem 2 and Corollary 1 on spherical boundaries, with the lemmas behind them (Section 5.5, Appendix A.2)."""
+"""Theorem 2 and Corollary 1 on spherical boundaries (Section 5.5, Appendix A.2).
+
+How often their bounds hold in a simulation, and the lemmas behind them on grids.
+"""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +20,7 @@ from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Estimate, exactly, share
 from pipeline.studies.boundary import once
+from pipeline.studies.spheres import curvature_error, departure, lemma_slacks
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import (
@@ -25,10 +28,7 @@ from robustness_geometry.geometry import (
     corollary1_bounds,
     corollary1_excluded,
     curvature_limit,
-    inscribed_radius,
     lemma4_bounds,
-    lemma7_gap,
-    lemma8_gap,
     sphere_step,
     theorem2_bounds,
 )
@@ -40,10 +40,7 @@ __all__ = ["SECTION", "Settings", "theorem2_corollary1"]
 SECTION = "Section 5.5, Theorem 2, Corollary 1, Lemmas 4, 7 and 8"
 
 SIDES = {"inside": "x in the ball", "outside": "the ball beyond the boundary"}
-"""Where the ball lies whose sphere is the boundary: the region of x, or the other one."""
-
-RADIUS = 2.0
-"""Of the spheres whose curvature is measured by inscribed balls."""
+"""Where the ball lies whose sphere is the boundary: around x, or in the other region."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +48,16 @@ class Settings:
     """The size of the simulation.
 
     Attributes:
-        dimension: d.
-        dimensions: the m of Theorem 2 and Corollary 1.
-        bends: kappa ||r|| as shares of the largest that Theorem 2 allows.
-        classes: L of Corollary 1.
-        trials: of each case.
-        delta: of Theorem 2.
-        corollary_delta: of Corollary 1, whose 1 - 4 (L + 2) delta would be below 0 at 0.05.
-        grid: points a side of the grids of the lemmas.
-        resamples: of the bootstrap.
+        dimension: dimension d of the input space.
+        dimensions: dimensions m of the random subspaces, each from 2 to d.
+        bends: kappa ||r|| as shares of the largest that Theorem 2 allows, each in (0, 1].
+        classes: number L of classes of Corollary 1, at least 3.
+        trials: number of random subspaces of each case.
+        delta: delta of Theorem 2, in (0, 1).
+        corollary_delta: delta of Corollary 1, in (0, 1); at 0.05 its 1 - 4 (L + 2) delta would be
+            below 0.
+        grid: number of points along each side of the lemmas' grids, at least 10.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     dimension: int = 1000
@@ -93,7 +91,7 @@ class Settings:
 def theorem2_corollary1(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Count how often the bounds for curved boundaries hold on spheres, and check the lemmas on grids.
+    """Count how often the bounds for curved boundaries hold on spheres; check the lemmas on grids.
 
     The network and the data take no part: the boundaries are made up, so that the distances are
     known in closed form.
@@ -108,6 +106,10 @@ def theorem2_corollary1(
         The shares of trials within the bounds of Theorem 2 and of Corollary 1, the smallest slack
         of Lemmas 4, 7 and 8 on their grids, and the largest relative error of the curvature by
         inscribed balls.
+
+    References:
+        Section 5.5 and Appendix A.2 of the thesis; Fawzi, Moosavi-Dezfooli and Frossard,
+        "Robustness of classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     drawn = executor.each(
         lambda m: once(_job(settings, m), executor, f"Theorem 2, m = {m}"), settings.dimensions
@@ -122,8 +124,8 @@ def theorem2_corollary1(
     numbers = {
         **_covered(theorem, settings),
         **_corollary(draws, settings),
-        **_lemmas(settings.grid),
-        "curvature_error": exactly(_curvature_error(), 4),
+        **{name: exactly(*slack) for name, slack in lemma_slacks(settings.grid).items()},
+        "curvature_error": exactly(curvature_error(), 4),
     }
     return Findings(
         numbers=numbers,
@@ -134,17 +136,25 @@ def theorem2_corollary1(
 
 
 def _job(settings: Settings, m: int) -> "partial[dict[str, Tensor]]":
+    """The draws of one m, as a function that the executor can key."""
     return partial(
         draw, dimension=settings.dimension, m=m, rivals=settings.classes - 1, trials=settings.trials
     )
 
 
 def draw(*, dimension: int, m: int, rivals: int, trials: int) -> dict[str, Tensor]:
-    """||P_S n_k|| for unit normals n_k of several boundaries and a random subspace S a trial, and their distances.
+    """Random boundaries and one random subspace S per trial.
+
+    Args:
+        dimension: dimension d of the input space.
+        m: dimension of S.
+        rivals: number of boundaries, one for each other class.
+        trials: number of trials.
 
     Returns:
-        ``cosines`` (trials, rivals); ``distances`` (trials, rivals), the first 1 and the others in
-        [1, 3]; ``outside`` (trials, rivals), whether the ball lies beyond the boundary.
+        ``cosines`` (trials, rivals), ||P_S n_k|| of the unit normals n_k of the boundaries;
+        ``distances`` (trials, rivals), the first 1 and the others in [1, 3]; ``outside`` (trials,
+        rivals), whether the ball lies beyond the boundary.
     """
     parts = []
     for start in range(0, trials, 100):
@@ -181,6 +191,7 @@ def _ratios(cosines: Tensor, settings: Settings, m: int, bend: float, side: str)
 def _covered(
     theorem: dict[tuple[int, float, str], Tensor], settings: Settings
 ) -> dict[str, Estimate]:
+    """The share of trials within the bounds of Theorem 2, for each case."""
     samples, statistics = {}, {}
     for (m, bend, side), ratios in theorem.items():
         limit = curvature_limit(settings.dimension, m, settings.delta)
@@ -192,7 +203,11 @@ def _covered(
 
 
 def _corollary(draws: dict[int, dict[str, Tensor]], settings: Settings) -> dict[str, Estimate]:
-    """Several spheres at their largest curvature, and one class that is excluded, five times as curved."""
+    """The share of trials within the bounds of Corollary 1, for each m.
+
+    The boundaries are spheres of the largest allowed curvature; the last one is far enough away for
+    the corollary to exclude its class, and is five times as curved.
+    """
     samples, statistics = {}, {}
     for m, drawn in draws.items():
         limit = curvature_limit(settings.dimension, m, settings.corollary_delta)
@@ -210,66 +225,10 @@ def _corollary(draws: dict[int, dict[str, Tensor]], settings: Settings) -> dict[
     return paired_bootstrap(samples, statistics, resamples=settings.resamples)
 
 
-def _lemmas(points: int) -> dict[str, Estimate]:
-    """The smallest slack of each lemma on its grid; where a lemma holds with equality, rounding leaves some 1e-13."""
-    bend = torch.logspace(-4, math.log10(0.999), points, dtype=torch.float64)[:, None]
-    tangent = torch.logspace(-3, 3, points, dtype=torch.float64)
-    below, above = [], []
-    for outside in (True, False):
-        departure = _departure(bend, tangent, outside=outside)
-        low, high = lemma4_bounds(bend, tangent)
-        below.append((departure - low)[departure.isfinite()].min())
-        above.append((high - departure)[departure.isfinite()].min())
-    x7 = torch.linspace(0, 2 * (math.sqrt(2) - 1), points**2, dtype=torch.float64)
-    x8 = torch.logspace(-6, 6, points**2, dtype=torch.float64)
-    return {
-        "lemma4_lower_slack": exactly(float(min(below)), 2 * points**2),
-        "lemma4_upper_slack": exactly(float(min(above)), 2 * points**2),
-        "lemma7_slack": exactly(float(lemma7_gap(x7).min()), points**2),
-        "lemma8_slack": exactly(float(lemma8_gap(x8).min()), points**2),
-    }
-
-
-def _departure(bend: Tensor, tangent: Tensor, *, outside: bool) -> Tensor:
-    """||x_gamma - x|| / ||u|| - 1 at an arc of curvature ``bend`` at distance 1, along lines of slope ``tangent``."""
-    cosine, radius = 1 / (1 + tangent.square()).sqrt(), 1 / bend
-    return sphere_step(radius + 1 if outside else radius - 1, cosine, radius) * cosine - 1
-
-
-def _curvature_error() -> float:
-    """The largest relative error of 1 / q by inscribed balls: a plane, a sphere from both sides, two far spheres.
-
-    A plane, and the outside of a sphere, hold any ball: there the error is that of the largest
-    radius looked at.
-    """
-    point, axis = (
-        torch.zeros(3, dtype=torch.float64),
-        torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
-    )
-    largest = 50 * RADIUS
-
-    def balls(*centres: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: torch.stack(
-            [(x - c * RADIUS * axis).norm(dim=1) < RADIUS for c in centres]
-        ).any(dim=0)
-
-    def both(region: Callable[[Tensor], Tensor]) -> float:
-        """min(q_i, q_j) of Section 5.5.1 at the point, which lies on the boundary of ``region``."""
-        ahead = inscribed_radius(region, point, axis, largest=largest)
-        return min(ahead, inscribed_radius(lambda x: ~region(x), point, -axis, largest=largest))
-
-    plane = inscribed_radius(lambda x: x[:, 0] > 0, point, axis, largest=largest)
-    found = {
-        "plane": (plane, largest),
-        "sphere": (both(balls(1)), RADIUS),
-        "spheres": (both(balls(1, -9)), RADIUS),
-    }
-    return max(abs(radius - wanted) / wanted for radius, wanted in found.values())
-
-
 def _table(
     theorem: dict[tuple[int, float, str], Tensor], numbers: dict[str, Estimate], settings: Settings
 ) -> pd.DataFrame:
+    """One row per case: the bounds, the median ratio, and the share of trials within them."""
     rows = []
     for (m, bend, side), ratios in theorem.items():
         limit = curvature_limit(settings.dimension, m, settings.delta)
@@ -303,6 +262,7 @@ def _table(
 
 
 def _lemma_table(numbers: dict[str, Estimate]) -> pd.DataFrame:
+    """The worst case of each lemma, and of the curvature by inscribed balls."""
     names = [name for name in numbers if name.startswith("lemma")] + ["curvature_error"]
     return pd.DataFrame(
         [
@@ -346,7 +306,7 @@ def _figure(theorem: dict[tuple[int, float, str], Tensor], settings: Settings) -
 
 
 def _lemma_figure() -> Figure:
-    """Lemma 4: the departure from the tangent's distance over kappa r tan^2, for arcs of both kinds, and its bounds."""
+    """Lemma 4: the departure of arcs from their tangent over kappa r tan^2, and its bounds."""
     figure, grid = axes_grid()
     axes = grid[0, 0]
     slant = torch.linspace(0, 0.2, 200, dtype=torch.float64)
@@ -355,7 +315,7 @@ def _lemma_figure() -> Figure:
             tangent = (slant / bend).sqrt()
             for outside in (True, False):
                 own = {"label": rf"arc, $\kappa r$ = {bend:g}"} if outside else {}
-                found = _departure(torch.full_like(slant, bend), tangent, outside=outside)
+                found = departure(torch.full_like(slant, bend), tangent, outside=outside)
                 axes.plot(slant, found, color=COLOURS[index], linestyle="-", **own)
         bounds = lemma4_bounds(torch.ones_like(slant), slant.sqrt())
         for bound, name in zip(bounds, ("", "bounds of Lemma 4"), strict=True):
@@ -369,22 +329,19 @@ def _lemma_figure() -> Figure:
 
 
 def _notes(settings: Settings) -> list[str]:
+    """Notes on the simulation, Corollary 1, Lemma 4 and the inscribed balls."""
     promised = corollary1_bounds(
         settings.dimension, settings.dimensions[0], settings.corollary_delta, settings.classes
     )
     return [
         f"Spheres in d = {settings.dimension} dimensions, {settings.trials} random subspaces for "
-        "each case, distances "
-        f"in closed form; the network plays no part. Theorem 2 at delta = {settings.delta:g} "
-        "promises "
-        f"{1 - 4 * settings.delta:.4g}.",
+        "each case, distances in closed form; the network plays no part. Theorem 2 at delta = "
+        f"{settings.delta:g} promises {1 - 4 * settings.delta:.4g}.",
         f"Corollary 1 at delta = {settings.corollary_delta:g} promises {promised.probability:.4g}: "
         f"{settings.classes - 1} spheres of the largest allowed curvature, on either side, the "
-        "last one far enough to "
-        "be excluded and five times as curved.",
+        "last one far enough to be excluded and five times as curved.",
         "The slack of Lemma 4 uses the square on the sine that Equations A.21 and A.30 lack; a "
-        "slack is negative where "
-        "a lemma fails.",
+        "slack is negative where a lemma fails.",
         "Curvature by inscribed balls: a plane, a sphere, and two spheres whose gap is wider than "
         "their diameter.",
     ]

@@ -1,4 +1,7 @@
-"""Random convex combinations of images of a region: regions are not convex (Section 7.3, Figures 7.2 and 7.3)."""
+"""Random convex combinations of images of one decision region (Section 7.3, Figure 7.3).
+
+Decision regions are connected but not convex.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, difference, of_means, share, spearman, stack
-from pipeline.studies.paths import Common, Joined, joined_pairs, own_labels
+from pipeline.studies.paths import JoinedPairs, PathSettings, joined_pairs, own_labels
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import stays_in_region
@@ -27,16 +30,16 @@ __all__ = ["SECTION", "Settings", "convex_mixing"]
 SECTION = "Section 7.3, Figure 7.3"
 
 LARGEST = 50_000_000
-"""Numbers that the images of a chunk's groups may hold together."""
+"""Limit on memory: how many pixels the groups of one chunk may hold together."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(PathSettings):
+    """What to measure.
 
     Attributes:
-        sizes: how many images are mixed, rising.
-        mixtures: random mixtures of each size.
+        sizes: numbers k of images that are mixed: three or more, rising, each at least 2.
+        mixtures: number of random mixtures of each size.
     """
 
     sizes: tuple[int, ...] = (2, 3, 5, 10, 20, 50)
@@ -55,7 +58,8 @@ def convex_mixing(
     """Measure how often a random convex combination of k images of one predicted label keeps it.
 
     Beside it, the pairs of images of :mod:`stages.topology.path_connectivity`: on how many of them
-    the straight segment stays in the region, and on how many some path does.
+    the straight segment stays in the region, and on how many some path does. If regions were
+    convex, every mixture and every straight segment would stay.
 
     Args:
         network: the trained classifiers.
@@ -68,13 +72,17 @@ def convex_mixing(
 
     Raises:
         InputError: no label is given to as many held-out images as are to be mixed.
+
+    References:
+        Section 7.3, Figure 7.3 of the thesis; Fawzi, Moosavi-Dezfooli, Frossard and Soatto,
+        "Classification regions of deep neural networks", arXiv:1705.09552.
     """
-    found = []
+    quantities = []
     for seed, model in sorted(network.models.items()):
         scope = executor.for_seed(seed)
         mixed = {f"in {k}": _mixed(model, data, settings, k, seed, scope) for k in settings.sizes}
-        found.append({**mixed, **_pairs(joined_pairs(model, data, settings, 1, seed, scope))})
-    samples = stack(found)
+        quantities.append({**mixed, **_pairs(joined_pairs(model, data, settings, 1, seed, scope))})
+    samples = stack(quantities)
     numbers = measured(
         paired_bootstrap(samples, _statistics(settings.sizes), resamples=settings.resamples)
     )
@@ -102,7 +110,7 @@ def keeps_label(
         model: the classifier.
         groups: (N, k) indices into ``pool``.
         labels: (N,) the labels of the groups.
-        generator: one a group; draws the weights.
+        generator: one generator per group; draws the weights.
     """
     return stays_in_region(model, pool[groups], labels, generator)
 
@@ -111,9 +119,9 @@ def _mixed(
     model: Classifier, data: Dataset, settings: Settings, size: int, seed: int, executor: Executor
 ) -> Tensor:
     """Whether each mixture of ``size`` images stays in its region, (mixtures,)."""
-    images, found = own_labels(model, data, executor)
-    counts = torch.bincount(found)
-    usable = (counts[found] >= size).nonzero()[:, 0]
+    images, predicted = own_labels(model, data, executor)
+    counts = torch.bincount(predicted)
+    usable = (counts[predicted] >= size).nonzero()[:, 0]
     if not len(usable):
         refuse(
             "sizes",
@@ -121,10 +129,12 @@ def _mixed(
             f"at most {int(counts.max())}, the most held-out images that share a predicted label",
         )
     generator = seeded("mixing", size, seed)
-    # The label of an image drawn at random, then a group of that label: labels count as often as
-    # they occur.
-    labels = found[usable[torch.randint(len(usable), (settings.mixtures,), generator=generator)]]
-    members = {label: (found == label).nonzero()[:, 0] for label in labels.unique().tolist()}
+    # The label of an image drawn at random, then a group of that label: a label counts as often as
+    # it occurs.
+    labels = predicted[
+        usable[torch.randint(len(usable), (settings.mixtures,), generator=generator)]
+    ]
+    members = {label: (predicted == label).nonzero()[:, 0] for label in labels.unique().tolist()}
     groups = torch.stack([_some(members[label], size, generator) for label in labels.tolist()])
     chunk = max(1, min(250, LARGEST // (size * images[0].numel())))
     mix = partial(keeps_label, images, model)
@@ -132,17 +142,20 @@ def _mixed(
 
 
 def _some(members: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """``size`` of the indices ``members``, drawn without replacement."""
     return members[torch.randperm(len(members), generator=generator)[:size]]
 
 
-def _pairs(rows: Joined) -> dict[str, Tensor]:
+def _pairs(pairs: JoinedPairs) -> dict[str, Tensor]:
+    """Whether a path and whether the straight segment joins each pair, NaN without an end point."""
     return {
-        "found": valid(rows.found, rows.reached),
-        "straight": valid(rows.straight, rows.reached),
+        "found": valid(pairs.found, pairs.reached),
+        "straight": valid(pairs.straight, pairs.reached),
     }
 
 
 def _statistics(sizes: tuple[int, ...]) -> dict[str, Statistic]:
+    """The numbers: shares of mixtures and of pairs, and how P_in changes with k."""
     names = [f"in {k}" for k in sizes]
     return {
         **{f"P_in_{k}": share(f"in {k}") for k in sizes},
@@ -155,11 +168,12 @@ def _statistics(sizes: tuple[int, ...]) -> dict[str, Statistic]:
 
 
 def _correlation(sizes: tuple[int, ...], *shares: Tensor) -> Tensor:
-    """Spearman's rank correlation of P_in(k) with k; 0 where P_in does not depend on k at all."""
+    """Spearman's rank correlation of P_in(k) with k; 0 where P_in is the same for all k."""
     return spearman(sizes, *shares).nan_to_num(nan=0.0)
 
 
 def _table(numbers: Mapping[str, Estimate], sizes: tuple[int, ...]) -> pd.DataFrame:
+    """One row per k: P_in with its interval."""
     return pd.DataFrame(
         [
             {
@@ -187,17 +201,15 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], sizes: tuple[int,
 
 
 def _notes(samples: Mapping[str, Tensor], settings: Settings) -> list[str]:
+    """Notes on the mixtures, the pairs and why P_in may grow with k."""
     pairs = int((~samples["found"].isnan()).sum())
     straight = int((samples["straight"] == 0).sum())
     return [
         f"{settings.mixtures} mixtures of each size and training seed, of held-out images with one "
-        "predicted label; "
-        "the weights are uniform on the simplex, Dirichlet(1), as the thesis does not say how it "
-        "draws them.",
+        "predicted label; the weights are uniform on the simplex, Dirichlet(1), as the thesis does "
+        "not say how it draws them.",
         f"Straight segments and paths: {pairs} pairs of images of one predicted label, those of "
-        "scenario 1 of "
-        f"path_connectivity; straight segments leave the region in {straight} cases.",
+        f"scenario 1 of path_connectivity; straight segments leave the region in {straight} cases.",
         "A mixture of many images is close to the mean of their class: where that is itself "
-        "clearly of the class, as "
-        "it is with centred digits, P_in grows with k.",
+        "clearly of the class, as it is with centred digits, P_in grows with k.",
     ]

@@ -16,8 +16,17 @@ from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, bar_figure, styled
 from pipeline.statistics import Estimate, Statistic, mean, minimum, share, stack
 from pipeline.studies.attacking import deepfool_of
-from pipeline.studies.paths import CHUNK, SCENARIOS, Common, Joined, endpoints, joined_pairs, search
+from pipeline.studies.paths import (
+    CHUNK,
+    SCENARIOS,
+    JoinedPairs,
+    PathSettings,
+    endpoints,
+    joined_pairs,
+    search,
+)
 from pipeline.studies.regions import draw_regions
+from pipeline.studies.subject import placed
 from pipeline.tables import class_name, columns
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import Path, find_path, plane_sections, stitched_section
@@ -28,19 +37,19 @@ __all__ = ["SECTION", "Settings", "path_connectivity"]
 SECTION = "Section 7.3, Figure 7.2"
 
 COLUMNS, ROWS = 200, 48
-"""Points across and upwards of the pictures."""
+"""Points of the pictures along the path and across it."""
 
 SHORT = {1: "two images", 2: "image and\nadversarial image", 3: "image and\nperturbed noise"}
-"""What the bars call the scenarios."""
+"""Scenario -> its name below the bars."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(PathSettings):
+    """What to measure.
 
     Attributes:
-        audited: pairs of each scenario whose search is repeated with every sample looked at, on the
-            first training seed, where ``safety`` leaves some out.
+        audited: number of pairs of each scenario, on the first training seed, whose search is
+            repeated without skipping samples, to audit ``safety``; 0: none.
     """
 
     audited: int = 0
@@ -53,7 +62,12 @@ class Settings(Common):
 def path_connectivity(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Look for paths inside a region: between two images, an image and an adversarial one, an image and a random one.
+    """Search paths that stay in one decision region, between three kinds of pairs of points.
+
+    The pairs are two images of one predicted label (scenario 1), an image and an image of another
+    label moved into its region (2), and an image and a random point moved into its region (3). A
+    path is a chain of straight segments, found by Algorithm 5; D(p) is its length over the distance
+    of its ends.
 
     Args:
         network: the trained classifiers.
@@ -64,6 +78,10 @@ def path_connectivity(
     Returns:
         For each scenario the share of pairs joined, and over the paths found the mean D(p) and the
         mean number of anchor points; as tensors, D(p) (seeds, pairs), NaN without a path.
+
+    References:
+        Section 7.3, Algorithm 5 and Figure 7.2 of the thesis; Fawzi, Moosavi-Dezfooli, Frossard and
+        Soatto, "Classification regions of deep neural networks", arXiv:1705.09552.
     """
     found = {
         scenario: [
@@ -72,17 +90,17 @@ def path_connectivity(
         ]
         for scenario in SCENARIOS
     }
-    samples = stack(
-        [_quantities({s: rows[i] for s, rows in found.items()}) for i in range(len(network.models))]
-    )
+    per_seed = [
+        {scenario: seeds[i] for scenario, seeds in found.items()}
+        for i in range(len(network.models))
+    ]
+    samples = stack([_quantities(scenarios) for scenarios in per_seed])
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     every = {"found": torch.cat([samples[f"found {scenario}"] for scenario in SCENARIOS], dim=1)}
     numbers |= measured(
         paired_bootstrap(every, {"share_connected": share("found")}, resamples=settings.resamples)
     )
-    disagreements = _audit(
-        network, data, settings, {scenario: rows[0] for scenario, rows in found.items()}, executor
-    )
+    disagreements = _audit(network, data, settings, per_seed[0], executor)
     return Findings(
         numbers=numbers,
         tables={"paths": _table(numbers, found)},
@@ -95,19 +113,20 @@ def path_connectivity(
     )
 
 
-def _quantities(scenarios: Mapping[int, Joined]) -> dict[str, Tensor]:
-    """Name -> (pairs,) of one training seed; NaN for pairs whose points do not both lie in the region."""
+def _quantities(scenarios: Mapping[int, JoinedPairs]) -> dict[str, Tensor]:
+    """Name -> (pairs,) values of one seed; NaN for pairs whose ends are not both in the region."""
     quantities = {}
-    for scenario, rows in scenarios.items():
-        quantities[f"found {scenario}"] = valid(rows.found, rows.reached)
-        quantities[f"straight {scenario}"] = valid(rows.straight, rows.reached)
-        quantities[f"deviation {scenario}"] = valid(rows.deviation, rows.found)
-        quantities[f"excess {scenario}"] = valid(rows.deviation - 1, rows.found)
-        quantities[f"anchors {scenario}"] = valid(rows.anchors, rows.found)
+    for scenario, pairs in scenarios.items():
+        quantities[f"found {scenario}"] = valid(pairs.found, pairs.reached)
+        quantities[f"straight {scenario}"] = valid(pairs.straight, pairs.reached)
+        quantities[f"deviation {scenario}"] = valid(pairs.deviation, pairs.found)
+        quantities[f"excess {scenario}"] = valid(pairs.deviation - 1, pairs.found)
+        quantities[f"anchors {scenario}"] = valid(pairs.anchors, pairs.found)
     return quantities
 
 
 def _statistics() -> dict[str, Statistic]:
+    """The numbers of each scenario."""
     found: dict[str, Statistic] = {}
     for scenario in SCENARIOS:
         found |= {
@@ -125,10 +144,14 @@ def _audit(
     network: Network,
     data: Dataset,
     settings: Settings,
-    found: Mapping[int, Joined],
+    found: Mapping[int, JoinedPairs],
     executor: Executor,
 ) -> tuple[int, int]:
-    """On how many pairs the search with every sample looked at ends otherwise, and how many were looked at."""
+    """Repeat the search for some pairs of the first seed with every sample looked at.
+
+    Returns:
+        For how many pairs the outcome differs, and how many were searched again.
+    """
     if settings.safety is None or not settings.audited:
         return 0, 0
     seed, wrong, total = min(network.models), 0, 0
@@ -145,7 +168,8 @@ def _audit(
     return wrong, total
 
 
-def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[Joined]]) -> pd.DataFrame:
+def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[JoinedPairs]]) -> pd.DataFrame:
+    """One row per scenario: the shares of pairs joined, the paths, and the failures."""
     rows = []
     for scenario, title in SCENARIOS.items():
         connected = numbers.get(f"share_connected_{scenario}")
@@ -176,6 +200,7 @@ def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[Joined]]) -
 
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
+    """The shares of pairs joined by a straight segment and by some path."""
     groups = {}
     for scenario, title in SHORT.items():
         names = {
@@ -194,16 +219,20 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     return figure
 
 
-def _paths(model: Classifier, data: Dataset, settings: Settings, rows: Joined) -> dict[str, Figure]:
-    """Figure 7.2 for the pair of images with the longest path among those whose straight segment leaves the region."""
-    chosen = (rows.found & ~rows.straight).nonzero()[:, 0]
+def _paths(
+    model: Classifier, data: Dataset, settings: Settings, pairs: JoinedPairs
+) -> dict[str, Figure]:
+    """Figure 7.2 for the pair of images with the longest path.
+
+    It is chosen among those whose straight segment leaves the region; without any, among all.
+    """
+    chosen = (pairs.found & ~pairs.straight).nonzero()[:, 0]
     if not len(chosen):
-        chosen = rows.found.nonzero()[:, 0]
+        chosen = pairs.found.nonzero()[:, 0]
     if not len(chosen):
         return {}
-    index = int(chosen[rows.deviation[chosen].argmax()])
-    like = next(iter(model.parameters()), rows.starts)
-    start, end = rows.starts[index].to(like), rows.ends[index].to(like)
+    index = int(chosen[pairs.deviation[chosen].argmax()])
+    start, end = placed(pairs.starts[index], model), placed(pairs.ends[index], model)
     inward = deepfool_of(settings.boundary_attack, norm=2.0, overshoot=settings.overshoot)
     options = {"spacing": settings.spacing, "depth": settings.depth, "safety": settings.safety}
     path = find_path(model, start, end, attack=inward, **options)
@@ -218,6 +247,7 @@ def _sections(model: Classifier, data: Dataset, path: Path, upward: Tensor) -> F
     start, end = path.anchors[0], path.anchors[-1]
     length, height = float((end - start).norm()), 1.5 * float(upward.norm())
     own = int(predict(model, start[None]))
+    # An orthonormal basis of the plane through the segment and the perturbation r(x_1).
     across = (end - start) / length
     vertical = upward - (upward * across).sum() * across
     vertical = vertical / vertical.norm()
@@ -265,9 +295,10 @@ def _sections(model: Classifier, data: Dataset, path: Path, upward: Tensor) -> F
 
 
 def _notes(
-    found: Mapping[int, list[Joined]], settings: Settings, audit: tuple[int, int]
+    found: Mapping[int, list[JoinedPairs]], settings: Settings, audit: tuple[int, int]
 ) -> list[str]:
-    everyone = [seed for rows in found.values() for seed in rows]
+    """Notes on the failures, the samples, the audit, and differences from Algorithm 5."""
+    everyone = [seed for seeds in found.values() for seed in seeds]
     outside = sum(int((~seed.reached).sum()) for seed in everyone)
     failed = sum(int((seed.reached & ~seed.found).sum()) for seed in everyone)
     stuck = sum(int(seed.stuck.sum()) for seed in everyone)
@@ -276,12 +307,10 @@ def _notes(
     if settings.safety is not None:
         sampled = (
             "samples were left out where the label could only change if its lead changed "
-            f"{settings.safety:g} times as "
-            "fast as anywhere seen on the segment "
-            f"({sum(float(s.samples.sum()) for s in everyone) / total:.0f} were "
-            f"looked at for a pair); on {audit[1]} pairs every sample was looked at as well, and "
-            f"{audit[0]} of them "
-            "ended otherwise"
+            f"{settings.safety:g} times as fast as anywhere seen on the segment "
+            f"({sum(float(s.samples.sum()) for s in everyone) / total:.0f} were looked at for a "
+            f"pair); on {audit[1]} pairs every sample was looked at as well, and {audit[0]} of "
+            "them ended otherwise"
         )
     return [
         f"{pairs} pairs of each scenario and training seed, on held-out images; the labels are the "
@@ -289,16 +318,13 @@ def _notes(
         f"In {outside} of {total} cases the second point could not be moved into the region: they "
         "are left out.",
         f"A path counts as inside if the label is right at samples {settings.spacing:g} of the "
-        "pair's distance apart; "
-        f"{sampled}.",
+        f"pair's distance apart; {sampled}.",
         f"{failed} pairs were not joined within {settings.depth} halvings, {stuck} of them because "
-        "no point of the "
-        "region was found near a midpoint.",
+        "no point of the region was found near a midpoint.",
         "Midpoints outside the region are moved into it by DeepFool with an overshoot of "
-        f"{settings.overshoot:g}; with "
-        "the usual 0.02 the halves of a segment along a boundary that bends away from the region "
-        "stay outside.",
+        f"{settings.overshoot:g}; with the usual 0.02 the halves of a segment along a boundary "
+        "that bends away from the region stay outside.",
         "Segments that stay inside are not halved, where the thesis' pseudocode halves them: its "
-        "paths have more "
-        "anchor points on the same lines. Points of scenarios 2 and 3 may lie outside [0, 1].",
+        "paths have more anchor points on the same lines. Points of scenarios 2 and 3 may lie "
+        "outside [0, 1].",
     ]

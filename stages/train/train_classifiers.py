@@ -1,4 +1,4 @@
-"""The networks' test errors and learning curves (first column of Table 3.1)."""
+"""Test errors and learning curves of the networks (Section 3.2.3, first column of Table 3.1)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Curves: TypeAlias = Mapping[str, list[float]]
-"""Curve name -> one value an epoch."""
+"""Curve name -> one value per epoch."""
 
 SECTION = "Section 3.2.3, Table 3.1"
 
@@ -40,7 +40,7 @@ class Settings:
     """What to measure.
 
     Attributes:
-        resamples: of the bootstrap.
+        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     resamples: int = 2000
@@ -63,6 +63,10 @@ def train_classifiers(
     Returns:
         ``test_error`` and ``accuracy`` over all held-out images and training seeds, and the
         learning curves.
+
+    References:
+        Section 3.2.3, Table 3.1 of the thesis; Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a
+        simple and accurate method to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
     """
     seeds = sorted(network.models)
     right = [
@@ -108,6 +112,7 @@ def _averaged(history: Sequence[Curves]) -> dict[str, list[float]]:
 
 
 def _epochs(curves: Curves) -> list[int]:
+    """The epochs of the curves, from 1."""
     return list(range(1, len(next(iter(curves.values()))) + 1))
 
 
@@ -121,7 +126,7 @@ def _table(seeds: list[int], single: list[Estimate], together: Estimate) -> pd.D
 
 
 def _figure(network: Network, history: Sequence[Curves], curves: Curves) -> Figure:
-    """Errors by epoch: the mean over the training seeds, in a band from the best to the worst of them."""
+    """Errors by epoch: the mean over the training seeds, in a band from the best to the worst."""
     epochs = _epochs(curves)
     lines = {}
     for name, title in CURVES.items():
@@ -141,10 +146,10 @@ def _figure(network: Network, history: Sequence[Curves], curves: Curves) -> Figu
 
 
 def _notes(network: Network, data: Dataset, measured: Estimate) -> list[str]:
+    """Notes on the images, the recipe and the band of the figure."""
     notes = [
         f"Test error on all {measured.n} held-out images of {data.name}, {measured.seeds} training "
-        "seed(s); "
-        "the interval is over images and seeds."
+        "seed(s); the interval is over images and seeds."
     ]
     if network.history:
         recipe = ", ".join(f"{name}={value}" for name, value in network.training.items())

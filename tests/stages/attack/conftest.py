@@ -56,7 +56,7 @@ def network(models: dict[int, nn.Module]) -> Network:
 
 
 def closed_form(model: nn.Module, images: torch.Tensor, projector=None) -> torch.Tensor:
-    """The l_2 distances to the nearest of the hyperplanes f_k = f_khat, within the range of ``projector``."""
+    """The l_2 distances to the nearest of the hyperplanes f_k = f_khat, within a subspace."""
     layer = model[1]
     weight = layer.weight.detach().double()
     weight = torch.cat([torch.zeros_like(weight), weight]) if len(weight) == 1 else weight

@@ -45,11 +45,11 @@ def test_a_wrong_deepfool_is_noticed(executor, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"classifiers": 0}, "classifiers=0"),
-        ({"classes": 1}, "classes=1"),
-        ({"subspace_dimension": 100}, "subspace_dimension=100"),
-        ({"exponents": (0.5,)}, "exponents=0.5"),
-        ({"exponents": ()}, "exponents="),
+        ({"classifiers": 0}, "classifiers must be .*got 0"),
+        ({"classes": 1}, "classes must be .*got 1"),
+        ({"subspace_dimension": 100}, "subspace_dimension must be at most dimension = 48; got 100"),
+        ({"exponents": (0.5,)}, "exponents must be .*got 0.5"),
+        ({"exponents": ()}, "exponents must be at least one exponent p"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):

@@ -107,5 +107,5 @@ def test_the_options_of_a_deepfool_under_study_are_used(small, executor):
 
 @pytest.mark.parametrize("words", [(), ("NIPS", " ")])
 def test_blank_words_are_refused(words):
-    with pytest.raises(InputError, match="words="):
+    with pytest.raises(InputError, match=r"^words must be one or more words that are not blank"):
         Settings(words=words)

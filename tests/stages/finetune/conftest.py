@@ -1,4 +1,4 @@
-"""A small data set, a small network of two training seeds, and an executor with a temporary work folder."""
+"""A small data set, a small network of two training seeds, and an executor."""
 
 from dataclasses import asdict
 from functools import partial

@@ -55,5 +55,5 @@ def test_the_digit_is_a_one_that_becomes_a_seven(found):
 
 @pytest.mark.parametrize("alphas", [(), (2, 1), (0, 1), (1, 1)])
 def test_alphas_that_do_not_ascend_are_refused(alphas):
-    with pytest.raises(InputError, match="alphas"):
+    with pytest.raises(InputError, match=r"^alphas must be "):
         Settings(alphas=alphas)

@@ -81,5 +81,7 @@ def test_a_second_run_gives_the_same_numbers(found, network, data, executor):
 
 
 def test_a_factor_of_zero_is_refused():
-    with pytest.raises(InputError, match="learning_rate_factor=0"):
+    with pytest.raises(
+        InputError, match=r"^learning_rate_factor must be a finite number > 0; got 0"
+    ):
         Settings(learning_rate_factor=0)

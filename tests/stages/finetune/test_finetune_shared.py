@@ -7,17 +7,28 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.evaluation import recomputed_success
-from pipeline.studies.finetuning import Common, recipe_of, strategies, studies
+from pipeline.evaluation import held_out, recomputed_success
+from pipeline.studies.finetuning import (
+    FineTuningSettings,
+    RobustnessSettings,
+    fine_tuning_studies,
+    recipe_of,
+    strategies,
+)
 from robustness_geometry.attacks import deepfool, fgsm, pgd
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Split, predict
 
 
+def studies(network, data, settings, executor, *, samples=20):
+    test = held_out(data, samples)
+    return fine_tuning_studies(network, data, settings, executor, test=test, factor=0.5)
+
+
 @pytest.fixture
 def study(network, data, executor):
-    return studies(network, data, Common(samples=20), executor)[0]
+    return studies(network, data, FineTuningSettings(epochs=2), executor)[0]
 
 
 def test_the_adversarial_sets_carry_the_true_labels_and_the_attacks_perturbations(
@@ -34,27 +45,26 @@ def test_fgsm_takes_one_eps_that_fools_nine_tenths_of_the_training_images(study,
     eps = study.fgsm_eps()
     made = study.perturbed("fgsm")
     sizes = norms(made.images - data.train.images, float("inf"))
-    torch.testing.assert_close(sizes, torch.full_like(sizes, eps["eps"]))
-    result = fgsm(network.models[0], data.train.images, eps=eps["eps"])
+    torch.testing.assert_close(sizes, torch.full_like(sizes, eps.eps))
+    result = fgsm(network.models[0], data.train.images, eps=eps.eps)
     share = recomputed_success(network.models[0], data.train.images, result).double().mean()
-    below = fgsm(network.models[0], data.train.images, eps=eps["eps"] * 0.95)
-    assert eps["reachable"] == 1.0
-    assert float(share) == pytest.approx(eps["rate"])
+    below = fgsm(network.models[0], data.train.images, eps=eps.eps * 0.95)
+    assert eps.reachable is True
+    assert float(share) == pytest.approx(eps.rate)
     assert float(share) >= 0.9 > float(below.success.double().mean())
 
 
 def test_each_set_and_each_fine_tuning_is_made_once(network, data, executor, monkeypatch):
-    settings = Common(samples=20, epochs=2)
-    recipe = recipe_of(network, settings, 0.5)
+    settings = FineTuningSettings(epochs=2)
     first = studies(network, data, settings, executor.scope("advft_robustness"))[0]
-    tuned = first.tuned(first.perturbed("deepfool"), recipe)
+    tuned = first.tuned("deepfool")
 
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(type(executor), "_timed", refuse)
-    second = studies(network, data, replace(settings, samples=10), executor.scope("advft_error"))[0]
-    again = second.tuned(second.perturbed("deepfool"), recipe)
+    second = studies(network, data, settings, executor.scope("advft_error"), samples=10)[0]
+    again = second.tuned("deepfool")
     for one, other in zip(tuned, again, strict=True):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name])
@@ -62,7 +72,7 @@ def test_each_set_and_each_fine_tuning_is_made_once(network, data, executor, mon
 
 def test_fine_tuned_networks_differ_by_epoch_and_leave_the_original(study, network):
     before = {name: tensor.clone() for name, tensor in network.models[0].state_dict().items()}
-    tuned = study.tuned(study.perturbed("deepfool"), recipe_of(network, Common(epochs=2), 0.5))
+    tuned = study.tuned("deepfool")
     weights = [network.models[0], *tuned]
     assert all(
         not torch.equal(a.state_dict()["network.1.weight"], b.state_dict()["network.1.weight"])
@@ -83,19 +93,17 @@ def test_rho_is_deepfools_relative_l2_norm(study, network):
 
 
 def test_a_smaller_training_set_is_a_stratified_choice(network, data, executor):
-    (study, _) = studies(network, data, Common(train_samples=9), executor)
-    assert study.clean.labels.bincount().tolist() == [3, 3, 3]
-    assert len(studies(network, data, Common(train_samples=1000), executor)[0].clean) == 90
+    (study, _) = studies(network, data, FineTuningSettings(train_samples=9), executor)
+    assert study.train.labels.bincount().tolist() == [3, 3, 3]
+    (study, _) = studies(network, data, FineTuningSettings(train_samples=1000), executor)
+    assert len(study.train) == 90
 
 
 def test_another_attack_under_study_is_one_more_set(network, data, executor):
-    settings = Common(attack=partial(pgd, eps=0.2, steps=3), samples=10)
+    settings = FineTuningSettings(attack=partial(pgd, eps=0.2, steps=3))
     assert strategies(settings) == ["deepfool", "fgsm", "clean", "attack"]
-    assert strategies(Common(attack=partial(deepfool, norm=float("inf")))) == [
-        "deepfool",
-        "fgsm",
-        "clean",
-    ]
+    studied = FineTuningSettings(attack=partial(deepfool, norm=float("inf")))
+    assert strategies(studied) == ["deepfool", "fgsm", "clean"]
     study = studies(network, data, settings, executor)[0]
     made = study.perturbed("attack")
     sizes = norms(made.images - data.train.images, float("inf"))
@@ -104,15 +112,17 @@ def test_another_attack_under_study_is_one_more_set(network, data, executor):
 
 
 def test_the_rate_is_that_of_the_last_epoch_times_the_factor(network):
-    recipe = recipe_of(network, Common(epochs=3), 0.5)
+    recipe = recipe_of(network, FineTuningSettings(epochs=3), 0.5)
     assert (recipe.learning_rate, recipe.epochs, recipe.batch_size) == (0.025, 3, 20)
-    assert recipe_of(network, Common(learning_rate=0.2), 0.1).learning_rate == pytest.approx(0.02)
+    given = FineTuningSettings(learning_rate=0.2)
+    assert recipe_of(network, given, 0.1).learning_rate == pytest.approx(0.02)
 
 
-def test_data_without_training_images_are_refused(network, data, executor):
+def test_data_without_training_images_are_refused(data):
     empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
-    with pytest.raises(InputError, match="dataset=rows without training images"):
-        studies(network, empty, Common(), executor)
+    with pytest.raises(InputError, match=r"^dataset must .*training images"):
+        FineTuningSettings().check(empty)
+    FineTuningSettings().check(data)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +135,9 @@ def test_data_without_training_images_are_refused(network, data, executor):
         {"resamples": 0},
         {"fooling_rate": 1.2},
         {"learning_rate": 0.0},
+        {"learning_rate_factor": 0.0},
     ],
 )
 def test_settings_out_of_range_are_refused(options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        Common(**options)
+    with pytest.raises(InputError, match=f"^{next(iter(options))} must be "):
+        RobustnessSettings(**options)

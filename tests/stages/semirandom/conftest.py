@@ -1,4 +1,4 @@
-"""Classifiers with closed forms, points around them, and an executor with a temporary work folder."""
+"""Classifiers with closed forms, points around them, and an executor."""
 
 import math
 from pathlib import Path

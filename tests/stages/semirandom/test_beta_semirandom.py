@@ -6,7 +6,8 @@ from torch import nn
 
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import beta_spread, expected_beta
-from stages.semirandom.beta_semirandom import Settings, beta_semirandom
+from stages.experiments import Experiment
+from stages.semirandom.beta_semirandom import SECTION, Settings, beta_semirandom
 
 
 def test_beta_of_affine_networks_follows_the_beta_law(made, executor, looked_at):
@@ -61,12 +62,12 @@ def test_images_without_a_perturbation_are_counted_and_left_out(made, executor, 
 
 @pytest.mark.parametrize("ratios", [(4,), (4, 2), (4, 4), (0, 2)])
 def test_settings_out_of_range_are_refused(ratios):
-    with pytest.raises(InputError, match="ratios="):
+    with pytest.raises(InputError, match=r"^ratios must be two or more rising whole numbers >= 1"):
         Settings(ratios=ratios)
 
 
-def test_too_small_subspaces_are_refused(made, executor):
-    with pytest.raises(InputError, match="ratios=64: allowed is at most 32"):
-        beta_semirandom(
-            made.network(made.affine()), made.dataset(4), Settings(ratios=(4, 64)), executor
-        )
+def test_too_small_subspaces_are_refused_before_any_work(made):
+    experiment = Experiment("beta_semirandom", SECTION, beta_semirandom, Settings(ratios=(4, 64)))
+    with pytest.raises(InputError, match=r"^ratios must be at most 32.*got 64"):
+        experiment.check("small", made.dataset(4))
+    Settings(ratios=(4, 32)).check(made.dataset(4))

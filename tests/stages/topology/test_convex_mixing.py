@@ -34,19 +34,19 @@ def test_mixtures_leave_a_ring_the_more_images_they_have(plane, executor, looked
 
 def test_more_images_than_a_label_has_are_refused(plane, executor):
     settings = Settings(**{**SMALL, "sizes": (2, 3, 500)})
-    with pytest.raises(InputError, match="sizes=500: allowed is at most"):
+    with pytest.raises(InputError, match=r"^sizes must be at most .*got 500"):
         convex_mixing(plane.network(plane.half), plane.dataset(30), settings, executor)
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"sizes": (2, 3)}, "sizes="),
-        ({"sizes": (1, 2, 3)}, "sizes="),
-        ({"sizes": (3, 2, 5)}, "sizes="),
-        ({"mixtures": 0}, "mixtures=0"),
+        ({"sizes": (2, 3)}, "sizes must be .*"),
+        ({"sizes": (1, 2, 3)}, "sizes must be .*"),
+        ({"sizes": (3, 2, 5)}, "sizes must be .*"),
+        ({"mixtures": 0}, "mixtures must be .*got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):
-    with pytest.raises(InputError, match=key):
+    with pytest.raises(InputError, match=f"^{key}"):
         Settings(**options)

@@ -95,14 +95,14 @@ def test_an_image_without_a_partner_is_left_out(plane, executor, looked_at):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"pairs": 0}, "pairs=0"),
-        ({"depth": 5}, "depth=5"),
-        ({"spacing": 0.0}, "spacing=0"),
-        ({"safety": -1.0}, "safety=-1"),
-        ({"overshoot": 0.0}, "overshoot=0"),
-        ({"audited": -1}, "audited=-1"),
+        ({"pairs": 0}, "pairs must be .*got 0"),
+        ({"depth": 5}, "depth must be .*got 5"),
+        ({"spacing": 0.0}, "spacing must be .*got 0"),
+        ({"safety": -1.0}, "safety must be .*got -1"),
+        ({"overshoot": 0.0}, "overshoot must be .*got 0"),
+        ({"audited": -1}, "audited must be .*got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):
-    with pytest.raises(InputError, match=key):
+    with pytest.raises(InputError, match=f"^{key}"):
         Settings(**options)

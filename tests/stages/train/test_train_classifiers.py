@@ -48,7 +48,7 @@ def test_trained_is_the_plain_training_of_the_built_model(data, executor):
 def test_a_second_call_takes_up_the_first_and_another_seed_does_not(data, executor, monkeypatch):
     first, _ = trained(FACTORY, data, RECIPE, 0, executor)
     other, _ = trained(FACTORY, data, RECIPE, 1, executor)
-    monkeypatch.setattr("stages.train.train_classifiers.train", None)
+    monkeypatch.setattr("pipeline.studies.training.train", None)
     again, history = trained(FACTORY, data, RECIPE, 0, executor)
     assert torch.equal(first.network[1].weight, again.network[1].weight)
     assert not torch.equal(first.network[1].weight, other.network[1].weight)

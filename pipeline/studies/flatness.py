@@ -1,0 +1,123 @@
+"""How much a decision boundary bends at points of it (Section 5.6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustness_geometry.geometry import (
+    boundary_heights,
+    extreme_curvatures,
+    normal_curvatures,
+    planar_curvature,
+    random_directions,
+)
+from robustness_geometry.norms import norms
+from robustness_geometry.types import Classifier, Images, Labels, Mask
+
+__all__ = ["flatness"]
+
+POINTS = 9
+"""Offsets at which the curve of the boundary in a section is measured."""
+
+REACH = 8.0
+"""The largest height at which that curve is searched, in half widths of the section."""
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Points of the boundary, with ||r||, the normals and the classes on both sides."""
+
+    points: Images
+    lengths: Tensor
+    normals: Images
+    labels: Labels
+    targets: Labels
+
+
+def flatness(
+    widths: Sequence[float],
+    h: float | None,
+    steps: int,
+    model: Classifier,
+    points: Images,
+    perturbations: Images,
+    normals: Images,
+    labels: Labels,
+    targets: Labels,
+    success: Mask,
+    *,
+    generator: list[torch.Generator],
+) -> dict[str, Tensor]:
+    """How the boundary bends at points of it, along a random direction and the most curved one.
+
+    Args:
+        widths: half widths of the sections, in units of ||r||.
+        h: step of the differences of gradients, in pixel units; None: the default.
+        steps: dimension of the Krylov space in which the most curved direction is searched.
+        model: the classifier.
+        points: z = x + r, (N, C, H, W), NaN where there is none.
+        perturbations: r, (N, C, H, W).
+        normals: (N, C, H, W).
+        labels: (N,) the classes before the boundary.
+        targets: (N,) the classes behind it.
+        success: (N,) whether there is a point.
+        generator: one generator per image; draws the random tangent direction.
+
+    Returns:
+        ``success`` (N,); ``random``, the random tangent direction, (N, C, H, W); ``planar`` (N,
+        widths), the curvature of the section along it; ``along`` (N,), the curvature in the same
+        direction by differences of gradients; ``top`` (N,), the principal curvature of largest
+        size, and its direction ``top direction``. NaN where there is none.
+    """
+    rows = success.nonzero()[:, 0]
+    nowhere = points.new_full((len(points),), torch.nan)
+    found = {
+        "success": success,
+        "random": torch.full_like(points, torch.nan),
+        "planar": points.new_full((len(points), len(widths)), torch.nan),
+        "along": nowhere,
+        "top": nowhere.clone(),
+        "top direction": torch.full_like(points, torch.nan),
+    }
+    if not len(rows):
+        return found
+    near = _Places(
+        points[rows], norms(perturbations[rows]), normals[rows], labels[rows], targets[rows]
+    )
+    draws = [generator[row] for row in rows.tolist()]
+    tangents = random_directions(near.points, draws, normals=near.normals)
+    options: dict[str, Any] = {"labels": near.labels, "targets": near.targets, "h": h}
+    found["random"][rows] = tangents
+    found["planar"][rows] = _planar(model, near, tangents, widths)
+    found["along"][rows] = normal_curvatures(model, near.points, tangents[:, None], **options)[:, 0]
+    top = extreme_curvatures(model, near.points, steps=steps, generator=draws, **options).by_size(1)
+    found["top"][rows] = top.values[:, 0].to(points)
+    found["top direction"][rows] = top.vectors[:, 0].view_as(tangents).to(points)
+    return found
+
+
+def _planar(model: Classifier, near: _Places, tangents: Images, widths: Sequence[float]) -> Tensor:
+    """The curvatures of the sections along ``tangents``, (n, widths).
+
+    In the plane of the normal and a tangent the boundary is a curve of heights over offsets from
+    the point; a parabola is fitted through it over each width.
+    """
+    curvatures = []
+    for width in widths:
+        offsets = width * near.lengths[:, None] * torch.linspace(-1, 1, POINTS).to(near.lengths)
+        heights = boundary_heights(
+            model,
+            near.points,
+            near.normals,
+            tangents,
+            offsets,
+            labels=near.labels,
+            targets=near.targets,
+            reach=REACH * width * near.lengths,
+        )
+        known = heights.isfinite().all(dim=1)
+        curvatures.append(planar_curvature(heights, offsets).masked_fill(~known, torch.nan))
+    return torch.stack(curvatures, dim=1)
