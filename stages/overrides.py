@@ -18,7 +18,7 @@ __all__ = ["check_used", "origin", "prepared", "with_origins"]
 OPEN = ("model", "dataset", "training", "executor", "tracking", *STAGES)
 """Blocks whose keys this project's own schema checks, so that Hydra need not know each of them."""
 
-PLAIN = re.compile(r"\+{0,2}(?=settings\.|(?:" + "|".join(OPEN) + r")\.\w+=)")
+PLAIN = re.compile(r"\+{0,2}(?=(?:settings|suite\.networks)\.|(?:" + "|".join(OPEN) + r")\.\w+=)")
 NETWORK = ("model", "dataset", "training")
 
 

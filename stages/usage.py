@@ -1,7 +1,7 @@
 """What ``python -m stages.<stage> --help`` prints: experiments, options, groups and examples."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -138,10 +138,10 @@ def _option(option: Option, remark: str = "") -> str:
 
 
 def _entry(head: str, text: str) -> str:
-    return "\n".join([f"  {head}", *_wrapped(text)])
+    return "\n".join([*_wrapped(head, " " * 2), *_wrapped(text, " " * 6)])
 
 
-def _wrapped(text: str) -> Iterable[str]:
+def _wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+        text, WIDTH, initial_indent=indent, subsequent_indent=" " * 6, break_on_hyphens=False
     )

@@ -1,5 +1,6 @@
-"""Every stage through its real command line, and bad input: one line, exit code 2, nothing written."""
+"""Every stage through its real command line; bad input is one line, exit code 2, nothing written."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -15,11 +16,12 @@ from safetensors.torch import save_file
 
 from pipeline.plots import dominant_share
 from robustness_geometry.checks import refuse
-from stages.experiments import ACROSS, STAGES, experiments_of
+from stages.experiments import ACROSS, STAGES, Experiment, experiments_of
 from stages.runner import main
 
 SMALL = [
     "suite=smoke",
+    "budget=smoke",
     "executor.threads=1",
     "executor.workers=1",
     "executor.progress=false",
@@ -70,14 +72,93 @@ def photos(tmp_path):
 
 @pytest.fixture(scope="session")
 def shared_work(tmp_path_factory):
-    """A store of chunks for all smoke runs, whichever process they are in: what is shared is computed once."""
+    """A store of chunks for all smoke runs in all processes: what is shared is computed once."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "shared-work"
 
 
+MECHANICAL = ("dataclasses.py", "keys.py", "copy.py")
+"""Files whose functions read all fields of settings, whether they are used or not."""
+
+
+def recorded(settings, read):
+    """The same settings, which note in ``read`` which of their fields an experiment reads."""
+    kind = type(settings)
+    names = {field.name for field in dataclasses.fields(settings)}
+
+    def noting(self, name):
+        if name in names and not _mechanical(sys._getframe(1)):
+            read.add(name)
+        return object.__getattribute__(self, name)
+
+    watched = type(kind.__name__, (kind,), {"__getattribute__": noting})
+    watched.__module__, watched.__qualname__ = kind.__module__, kind.__qualname__
+    copy = object.__new__(watched)
+    copy.__dict__.update(vars(settings))
+    return copy
+
+
+def _mechanical(frame):
+    """Whether a field is read to be copied or checked, not to be used."""
+    if frame.f_code.co_filename.endswith(MECHANICAL):
+        return True
+    for _ in range(5):
+        if frame is None:
+            return False
+        if frame.f_code.co_name in ("__post_init__", "check"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Experiment -> the settings that it has not read, for each that ran in this process."""
+    left = {}
+    measured = Experiment._findings
+
+    def measure(self, network, data, executor):
+        read = set()
+        watched = dataclasses.replace(self, settings=recorded(self.settings, read))
+        findings = measured(watched, network, data, executor)
+        left[self.name] = {field.name for field in dataclasses.fields(self.settings)} - read
+        return findings
+
+    monkeypatch.setattr(Experiment, "_findings", measure)
+    return left
+
+
+def test_a_field_that_is_only_checked_or_copied_is_unread():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        used: int = 1
+        checked: int = 2
+        copied: int = 3
+        derived: int = 4
+
+        def __post_init__(self):
+            assert self.checked == 2
+            assert self.total == 7
+
+        @property
+        def total(self):
+            return self.copied + self.derived
+
+    read = set()
+    settings = dataclasses.replace(recorded(Settings(), read), used=5)
+    assert dataclasses.asdict(settings) == {"used": 5, "checked": 2, "copied": 3, "derived": 4}
+    assert read == set()
+    assert settings.used == 5
+    assert read == {"used"}
+    assert settings.total == 7
+    assert read == {"used", "copied", "derived"}
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("stage", [stage for stage in (*STAGES, *ACROSS) if experiments_of(stage)])
-def test_a_stage_runs_and_writes_its_five_outputs(invoke, shared_work, stage):
+def test_a_stage_runs_uses_its_settings_and_writes_its_five_outputs(
+    invoke, shared_work, unread, stage
+):
     chosen = () if stage in ACROSS else ("network=mnist5k_lenet",)
     code, errors, out, said = invoke(stage, *chosen, f"executor.work={shared_work}", output=True)
     assert code == 0, errors
@@ -89,6 +170,7 @@ def test_a_stage_runs_and_writes_its_five_outputs(invoke, shared_work, stage):
         "figures",
         "tensors",
     }
+    assert {name: fields for name, fields in unread.items() if fields} == {}
     figures = list((out / "figures").glob("*.png"))
     assert figures
     assert [path.name for path in figures if dominant_share(path) > 0.99] == []
@@ -171,6 +253,11 @@ BAD = [
         "detect",
         ["suite.networks.detect=[lenet]"],
         ["suite.networks.detect must be one of mnist5k_lenet", "got 'lenet'"],
+    ),
+    (
+        "cure",
+        ["suite.networks.cure_cifar10=[lenet]"],
+        ["suite.networks.cure_cifar10 must be one of mnist5k_lenet", "got 'lenet'"],
     ),
     ("cure", [LENET, "cure.h=0"], ["cure: cure.h must be", "got 0"]),
     ("curvature", [LENET, "curvature.h=-1"], ["curvature: curvature.h must be", "got -1"]),
@@ -281,7 +368,7 @@ def test_images_outside_the_unit_range_are_refused(invoke, monkeypatch):
 
 @pytest.mark.smoke
 def test_a_network_that_is_not_ours(invoke, photos, tmp_path):
-    """Tables 3.1 and 3.2 and the DCT bands for a torchvision network of saved random weights on an image folder."""
+    """Tables 3.1, 3.2 and the DCT bands for a torchvision network on an image folder."""
     from torchvision.models import squeezenet1_1
 
     torch.manual_seed(0)
@@ -312,6 +399,7 @@ def test_a_sweep_leaves_finished_runs_under_one_parent(root, tmp_path):
         "stages.attack",
         "-m",
         "suite=smoke",
+        "budget=smoke",
         "seeds=[0]",
         "model=fc500_150_10",
         "dataset=mnist5k",

@@ -180,9 +180,14 @@ def test_every_preset_names_experiments_of_the_stage_that_it_says(root):
     for path in (root / "conf" / "experiment").glob("*.yaml"):
         text = path.read_text()
         (stage,) = {run_by[name] for name in yaml.safe_load(text)["experiments"]}
-        assert f"python -m stages.{stage} experiment={path.stem} " in text
+        assert f"python -m stages.{stage} experiment={path.stem}\n" in text
 
 
-def test_every_model_has_a_recipe_of_its_name(root):
-    models = {path.stem for path in (root / "conf" / "model").glob("*.yaml")}
-    assert models <= {path.stem for path in (root / "conf" / "training").glob("*.yaml")}
+def test_every_model_is_composed_with_the_recipe_of_its_name(root):
+    for model in (root / "conf" / "model").glob("*.yaml"):
+        config = composed(root, f"model={model.stem}", name="config")
+        recipe = root / "conf" / "training" / model.name
+        assert (config.get("training") is not None) == recipe.exists()
+        own = yaml.safe_load(recipe.read_text()) if recipe.exists() else {}
+        own.pop("defaults", None)
+        assert own.items() <= dict(config.get("training") or {}).items()
