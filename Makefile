@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro test check peers bench dashboard params report weights lock clean
+.PHONY: setup repro test check peers bench bench-gpu dashboard params report weights lock clean
 
 setup: .venv/ok
 
@@ -47,6 +47,9 @@ peers: .venv-peers/ok      ## compare results with the other libraries
 
 bench: .venv-peers/ok      ## speed beside the other libraries, as ratios
 	@.venv-peers/bin/python -m benchmarks $(ARGS)
+
+bench-gpu: .venv-peers/ok  ## speed and memory on a GPU, beside the CPU and the other libraries
+	@.venv-peers/bin/python -m benchmarks.gpu $(ARGS)
 
 dashboard: .venv/ok        ## the MLflow dashboard on this machine
 	@python -m pipeline.tracking dashboard $(ARGS)

@@ -1,13 +1,19 @@
-"""Named checks of input: each raises one clear line that names the key, the value and what is allowed."""
+"""Checks of inputs: each raises one line that names the key, what it must be and what it is."""
 
+import importlib
 import math
+from collections.abc import Iterable
 from fractions import Fraction
+from os import PathLike, fspath
+from types import ModuleType
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "NOTHING",
+    "Described",
     "InputError",
     "check_choice",
     "check_count",
@@ -18,21 +24,89 @@ __all__ = [
     "check_positive",
     "check_training_images",
     "number",
+    "one_of",
+    "optional",
     "refuse",
 ]
 
 
 class InputError(ValueError):
-    """A setting or a piece of data that cannot be used; its text names the key, the value and what is allowed."""
+    """A setting or a piece of data that cannot be used.
+
+    Args:
+        text: the message, one line.
+        key: name of the setting or argument that was refused; empty where there is none.
+    """
+
+    def __init__(self, text: str, key: str = "") -> None:
+        super().__init__(text)
+        self.key = key
+
+
+class Described(str):
+    """A description of a value that is too large to show; ``refuse`` prints it without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+NOTHING = Described("nothing")
+"""The value of a key that is absent or empty."""
 
 
 def refuse(key: str, value: object, allowed: str) -> NoReturn:
-    """Raise the one-line error for ``key``.
+    """Raise the error for a value that ``key`` cannot have.
+
+    Args:
+        key: name of the setting or argument.
+        value: the value itself, or a ``Described`` text about it.
+        allowed: what the value must be: the text that follows "must be".
 
     Raises:
         InputError: always.
+
+    Example:
+        >>> from robustness_geometry.checks import refuse
+        >>> refuse("norm", "two", "a number >= 1, or inf")
+        Traceback (most recent call last):
+        ...
+        robustness_geometry.checks.InputError: norm must be a number >= 1, or inf; got 'two'
     """
-    raise InputError(f"{key} must be {allowed}; got {value!r}")
+    shown = fspath(value) if isinstance(value, PathLike) else value
+    raise InputError(f"{key} must be {allowed}; got {shown!r}", key)
+
+
+def one_of(names: Iterable[object]) -> str:
+    """What a value must be that is chosen from ``names``, for :func:`refuse`.
+
+    Example:
+        >>> from robustness_geometry.checks import one_of
+        >>> one_of(("sgd", "adam"))
+        'one of sgd, adam'
+    """
+    return "one of " + ", ".join(map(str, names))
+
+
+def optional(package: str, extra: str) -> ModuleType:
+    """Import ``package``, which is installed only with an extra of this library.
+
+    Args:
+        package: dotted name of the module to import.
+        extra: name of the extra that installs it.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        refuse(
+            f"the package {package}",
+            Described(str(error).partition("\n")[0]),
+            f"installed (pip install robustness-geometry[{extra}])",
+        )
 
 
 def number(key: str, value: float | str) -> float:
@@ -40,6 +114,11 @@ def number(key: str, value: float | str) -> float:
 
     Raises:
         InputError: the text is not a number.
+
+    Example:
+        >>> from robustness_geometry.checks import number
+        >>> number("eps", "1/4"), number("norm", "inf")
+        (0.25, inf)
     """
     if isinstance(value, bool):
         refuse(key, value, "a number, a fraction such as 8/255, or inf")
@@ -69,7 +148,7 @@ def check_count(key: str, value: int, *, minimum: int = 1) -> int:
 def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> str:
     """Return ``value``, one of ``allowed``."""
     if value not in allowed:
-        refuse(key, value, "one of " + ", ".join(allowed))
+        refuse(key, value, one_of(allowed))
     return value
 
 
@@ -84,7 +163,7 @@ def check_norm(key: str, value: float | str) -> float:
 def check_images(
     images: Tensor, *, key: str = "images", limits: tuple[float, float] | None = (0.0, 1.0)
 ) -> None:
-    """Hold that ``images`` is a floating tensor (N, C, H, W), finite and inside ``limits``.
+    """Check that ``images`` is a floating tensor (N, C, H, W), finite and inside ``limits``.
 
     Args:
         images: the tensor to check; N may be 0.
@@ -92,26 +171,32 @@ def check_images(
         limits: lowest and highest pixel value allowed; None accepts any finite value.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        shown = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        refuse(f"{key}.shape", shown, "a floating-point tensor (N, C, H, W)")
+        shown = (
+            f"{images.dtype} {tuple(images.shape)}"
+            if isinstance(images, Tensor)
+            else f"an object of type {type(images).__name__}"
+        )
+        refuse(key, Described(shown), "a floating-point tensor (N, C, H, W)")
     if images.numel() == 0:
         return
     low, high = (float(v) for v in torch.aminmax(images.detach()))
     if not (math.isfinite(low) and math.isfinite(high)):
-        refuse(key, "non-finite pixels", "finite pixels")
+        refuse(key, Described("NaN or infinite pixels"), "finite")
     if limits is not None and (low < limits[0] or high > limits[1]):
         refuse(
-            f"{key}.range", f"[{low:.4g}, {high:.4g}]", f"pixels in [{limits[0]:g}, {limits[1]:g}]"
+            key,
+            Described(f"pixels in [{low:.4g}, {high:.4g}]"),
+            f"within [{limits[0]:g}, {limits[1]:g}]",
         )
 
 
 def check_training_images(name: str, count: int, *, instead: str = "") -> None:
-    """Hold that the data set ``name`` has training images.
+    """Check that the data set ``name`` has training images.
 
     Args:
-        name: of the data set.
-        count: of its training images.
-        instead: what else would do.
+        name: name of the data set.
+        count: number of its training images.
+        instead: alternative that the message offers, such as ", or a trained model".
 
     Raises:
         InputError: it has none.
@@ -119,29 +204,29 @@ def check_training_images(name: str, count: int, *, instead: str = "") -> None:
     if count == 0:
         refuse(
             "dataset",
-            f"{name} without training images",
+            Described(f"{name} without training images"),
             f"a data set with training images{instead}",
         )
 
 
 def check_model(model: nn.Module) -> None:
-    """Hold that every layer of ``model`` is in evaluation mode."""
+    """Check that every layer of ``model`` is in evaluation mode."""
     for name, module in model.named_modules():
         if module.training:
             refuse(
-                "model.training",
-                f"True at layer '{name or type(model).__name__}'",
-                "evaluation mode: model.eval()",
+                "model",
+                Described(f"training mode at layer {name or type(model).__name__!r}"),
+                "in evaluation mode (call model.eval())",
             )
 
 
 def check_logits(logits: Tensor, batch: int) -> None:
-    """Hold that ``logits`` is (batch, classes), or (batch, 1) for a binary classifier, and finite."""
+    """Check that ``logits`` is finite and (batch, classes), or (batch, 1) for two classes."""
     if logits.ndim != 2 or logits.shape[0] != batch or logits.shape[1] < 1:
         refuse(
             "logits.shape",
             tuple(logits.shape),
-            f"({batch}, classes), or ({batch}, 1) whose sign decides",
+            f"({batch}, classes), or ({batch}, 1) for a classifier by the sign",
         )
     if not bool(torch.isfinite(logits).all()):
-        refuse("logits", "NaN or infinite values", "finite logits")
+        refuse("logits", Described("NaN or infinite values"), "finite")

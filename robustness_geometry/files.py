@@ -12,9 +12,21 @@ __all__ = ["whole"]
 
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears at ``path`` as a whole or not at all, in a folder that is made where it is missing.
+    """Open a file to write that appears at ``path`` as a whole or not at all.
 
-    It is written beside its place, synchronised and renamed; after an error nothing is left.
+    The folder is made if it is missing. The file is written beside its place, synchronised and
+    renamed; after an error nothing is left.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from robustness_geometry.files import whole
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "new" / "data.bin"
+        ...     with whole(path) as file:
+        ...         _ = file.write(b"12345")
+        ...     path.read_bytes()
+        b'12345'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

@@ -14,7 +14,7 @@ __all__ = ["dual", "hyperplane_step", "norms", "project", "relative_norms"]
 
 
 Vectors: TypeAlias = Float[Tensor, "batch ..."]
-"""One vector an entry of the first dimension, of any shape."""
+"""One vector of any shape for each entry of the first dimension."""
 
 
 def norms(vectors: Vectors, p: int | float = 2.0) -> PerImage:
@@ -26,6 +26,12 @@ def norms(vectors: Vectors, p: int | float = 2.0) -> PerImage:
 
     Returns:
         (N,) norms.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.norms import norms
+        >>> norms(torch.tensor([[3.0, -4.0], [0.0, 2.0]]), 1).tolist()
+        [7.0, 2.0]
     """
     flat = vectors.flatten(1)
     if p in (1, 2, math.inf):
@@ -37,12 +43,30 @@ def norms(vectors: Vectors, p: int | float = 2.0) -> PerImage:
 
 
 def relative_norms(perturbations: Vectors, images: Vectors, p: int | float = 2.0) -> PerImage:
-    """||r||_p / ||x||_p of each image, the summand of Equation 3.10; an all-black image gives inf."""
+    """||r||_p / ||x||_p of each image, the summand of Equation 3.10.
+
+    An all-black image gives inf.
+
+    References:
+        Thesis: Section 3.2.3, Equation 3.10; their mean is the robustness rho.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.norms import relative_norms
+        >>> relative_norms(torch.full((1, 1, 2, 2), 0.25), torch.ones(1, 1, 2, 2)).tolist()
+        [0.25]
+    """
     return norms(perturbations, p) / norms(images, p)
 
 
 def dual(p: int | float) -> float:
-    """The dual exponent q with 1/p + 1/q = 1."""
+    """The dual exponent q with 1/p + 1/q = 1.
+
+    Example:
+        >>> from robustness_geometry.norms import dual
+        >>> dual(2), dual(1)
+        (2.0, inf)
+    """
     if p == 1:
         return math.inf
     return 1.0 if math.isinf(p) else p / (p - 1)
@@ -61,6 +85,17 @@ def hyperplane_step(gaps: PerImage, normals: Vectors, p: int | float = 2.0) -> V
 
     Returns:
         (N, ...) steps of the shape of ``normals``.
+
+    References:
+        Thesis: Section 3.4.1, Equations 3.12 and 3.14.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.norms import hyperplane_step
+        >>> hyperplane_step(torch.tensor([5.0]), torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+        >>> hyperplane_step(torch.tensor([7.0]), torch.tensor([[3.0, 4.0]]), float("inf")).tolist()
+        [[1.0, 1.0]]
     """
     flat = normals.flatten(1)
     size = norms(flat, dual(p))
@@ -79,15 +114,24 @@ def hyperplane_step(gaps: PerImage, normals: Vectors, p: int | float = 2.0) -> V
 
 
 def project(vectors: Vectors, radius: int | float | PerImage, p: int | float = 2.0) -> Vectors:
-    """The Euclidean projection of each vector onto the l_p ball of ``radius``, for p in {1, 2, inf}.
+    """The Euclidean projection of each vector onto the l_p ball of ``radius``.
 
     Args:
         vectors: (N, ...).
-        radius: of the ball, in the units of ``vectors``; (N,) for a ball of its own for each.
+        radius: radius of the ball, in the units of ``vectors``; (N,) for one ball per vector.
         p: 1, 2 or inf.
 
     Raises:
         InputError: another exponent.
+
+    References:
+        Thesis: Section 4.2, the operator P of Algorithm 4.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.norms import project
+        >>> project(torch.tensor([[3.0, -4.0]]), 3.0, float("inf")).tolist()
+        [[3.0, -3.0]]
     """
     if p not in (1, 2, math.inf):
         refuse("norm", p, "1, 2 or inf for a projection")

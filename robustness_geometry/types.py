@@ -32,12 +32,15 @@ Mask: TypeAlias = Bool[Tensor, " batch"]
 PerImage: TypeAlias = Float[Tensor, " batch"]
 Steps: TypeAlias = Int[Tensor, " batch"]
 Classifier: TypeAlias = nn.Module
-"""A module in evaluation mode whose call maps images (N, C, H, W) in [0, 1] to logits (N, classes) or (N, 1)."""
+"""A module in evaluation mode that maps images (N, C, H, W) in [0, 1] to logits.
+
+These are (N, classes), or (N, 1) for a binary classifier whose sign decides.
+"""
 
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What an attack returns, one entry an image.
+    """What an attack returns, one entry per image.
 
     Attributes:
         perturbations: (N, C, H, W), to be added to the images, in pixel units.
@@ -45,7 +48,7 @@ class Perturbed:
             were given.
         adversarial_labels: (N,) the labels of the perturbed images.
         success: (N,) whether the attack reached its goal; a failed or non-finite case is False.
-        steps: (N,) gradient steps that the image took.
+        steps: (N,) number of gradient steps.
     """
 
     perturbations: Images
@@ -82,7 +85,7 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        name: the name that results carry.
+        name: name of the data set in results.
         train: the training images; empty for a data set that is only evaluated.
         test: the held-out images.
         classes: the class names, in the order of the labels.
@@ -108,15 +111,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained classifier: one model for each training seed, all in evaluation mode on the executor's device.
+    """A trained classifier: one model per training seed.
+
+    All models are in evaluation mode and on the device that experiments run on.
 
     Attributes:
-        name: the name that results carry, such as ``mnist5k_lenet``.
-        dataset: the name of the data set that it was trained on.
+        name: name of the network in results, such as ``mnist5k_lenet``.
+        dataset: name of the data set that it was trained on.
         models: training seed -> classifier.
         training: the recipe (optimiser, learning rate, epochs ...) as plain values; empty for
             pretrained weights.
-        history: training seed -> {curve name: one value an epoch}.
+        history: training seed -> {curve name: one value per epoch}.
     """
 
     name: str
@@ -132,12 +137,27 @@ class Network:
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """Logits with one column a class: (N, 1), whose sign decides, becomes (0, f); anything else is returned as is."""
+    """Logits with one column per class: (N, 1), whose sign decides, becomes (0, f).
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.types import class_logits
+        >>> class_logits(torch.tensor([[2.5], [-1.0]])).tolist()
+        [[0.0, 2.5], [0.0, -1.0]]
+    """
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 def predict(model: Classifier, images: Images) -> Labels:
-    """The labels (N,) that ``model`` gives to ``images``, without a graph."""
+    """The labels (N,) that ``model`` gives to ``images``, computed without a graph.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.types import predict
+        >>> model = torch.nn.Flatten().eval()  # the pixels are the logits
+        >>> predict(model, torch.tensor([0.0, 3.0, 1.0]).view(1, 1, 1, 3)).tolist()
+        [1]
+    """
     with torch.no_grad():
         labels: Tensor = class_logits(model(images)).argmax(dim=1)
     return labels

@@ -1,7 +1,6 @@
 """Finding an experiment's file, and filling its settings from the configuration."""
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, field, fields, is_dataclass
@@ -219,9 +218,11 @@ def _key(
 
 def _with_whole_key(error: InputError, keys: Mapping[str, str]) -> InputError:
     """The error with the key that its reader can change in place of the name of a setting."""
-    head = re.match(r"\w*", str(error))
-    name = head.group() if head else ""
-    return InputError(keys.get(name, name) + str(error)[len(name) :])
+    name = error.key.partition(".")[0]
+    if name not in keys or not str(error).startswith(error.key):
+        return error
+    whole = keys[name] + error.key[len(name) :]
+    return InputError(whole + str(error)[len(error.key) :], whole)
 
 
 def _value(entry: Field[Any], key: str, value: Any) -> Any:

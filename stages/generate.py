@@ -87,8 +87,10 @@ def defaults() -> str:
             lines += _block(stage, list(block(stage).values()), 0)
     lines += ["", "settings:"]
     for stage in (*STAGES, *ACROSS):
+        shared = block(stage)
         for name, module in modules(stage).items():
-            lines += ["", f"  # {module.SECTION}", *_block(name, own_options(module), 2)[1:]]
+            options = own_options(module, shared)
+            lines += ["", f"  # {module.SECTION}", *_block(name, options, 2)[1:]]
     return "\n".join(lines) + "\n"
 
 

@@ -96,8 +96,8 @@ class Candidate:
             attack(model, self.data.test.images[:0], **left)
         except InputError as error:
             # An attack on a whole set of images refuses an empty set, after its options.
-            if not str(error).startswith("images must be"):
-                raise InputError(f"{key}.{error}") from error
+            if error.key != "images":
+                raise InputError(f"{key}.{error}", f"{key}.{error.key}") from error
 
     def network(self, stage: str, config: Config, executor: Executor) -> Network:
         """The network with its weights.

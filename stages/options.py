@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import partial
 from types import ModuleType
@@ -41,10 +41,16 @@ def modules(stage: str) -> dict[str, ModuleType]:
     return {n: importlib.import_module(module) for n, module in experiments_of(stage).items()}
 
 
-def own_options(module: ModuleType) -> list[Option]:
-    """The options that an experiment alone has: the fields that its own file declares."""
+def own_options(module: ModuleType, shared: Mapping[str, Option]) -> list[Option]:
+    """The options that an experiment has for itself: the fields that its own file declares.
+
+    Args:
+        module: the experiment's.
+        shared: the block of its stage; a field of the same name and default belongs to that.
+    """
     own = inspect.get_annotations(module.Settings)
-    return [_option(entry, module.Settings) for entry in _fields(module) if entry.name in own]
+    options = [_option(entry, module.Settings) for entry in _fields(module) if entry.name in own]
+    return [o for o in options if o.name not in shared or shared[o.name].default != o.default]
 
 
 def block(stage: str) -> dict[str, Option]:

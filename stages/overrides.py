@@ -119,7 +119,8 @@ def _check_key(
         written = next((each for each in instead if each), "")
         advice = f"; write {written} instead" if written else ""
         names = ", ".join(sorted({use.experiment.name for use in touched}))
-        raise InputError(f"{key} is not used, as {names} set it themselves{advice}")
+        set_it = "sets it itself" if "," not in names else "set it themselves"
+        raise InputError(f"{key} is not used, as {names} {set_it}{advice}")
     raise InputError(f"{key} is not used{_reason(stage, key, uses, others, chosen)}")
 
 

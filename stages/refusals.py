@@ -23,7 +23,7 @@ def unknown_key(key: str, names: Iterable[str]) -> NoReturn:
     parent, _, name = key.rpartition(".")
     before = f"{parent}." if parent else ""
     what = f"no key of {parent}" if parent else "no key"
-    raise InputError(f"{key} is {what}{_meant(before, name, known)}{_listed('Keys', known)}")
+    raise InputError(f"{key} is {what}{_meant(before, name, known)}{_listed('Keys', known)}", key)
 
 
 def no_such(key: str, value: str, names: Iterable[str], title: str = "Options") -> NoReturn:
@@ -39,7 +39,9 @@ def no_such(key: str, value: str, names: Iterable[str], title: str = "Options") 
         InputError: always.
     """
     known = sorted(names)
-    raise InputError(f"{key} cannot be {value!r}{_meant('', value, known)}{_listed(title, known)}")
+    raise InputError(
+        f"{key} cannot be {value!r}{_meant('', value, known)}{_listed(title, known)}", key
+    )
 
 
 def _meant(before: str, name: str, known: list[str]) -> str:

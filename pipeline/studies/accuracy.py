@@ -1,7 +1,15 @@
-"""Tables 8.2 and 8.3: clean and robust accuracy of normal training, CURE and adversarial training."""
+"""Tables 8.2 and 8.3: clean and robust accuracy of normal, CURE and adversarial training.
+
+References:
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", arXiv:2003.01690, 2020 (AutoAttack).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +18,8 @@ from torch import Tensor
 from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, difference, share, stack
-from pipeline.studies.cure import TITLES, Study
+from pipeline.studies.cure import TITLES, CureStudy, train_side_by_side
+from pipeline.studies.cure_settings import AdversarySettings
 from pipeline.tables import interval
 from robustness_geometry.attacks import autoattack
 from robustness_geometry.types import Attack
@@ -19,24 +28,33 @@ __all__ = ["NETWORKS", "accuracies", "by_autoattack", "figure", "table"]
 
 NETWORKS = ("original", "cure", "advtrain")
 MEASURES = {"clean": "clean images", "adv": "under attack", "aa": "under AutoAttack"}
-"""Prefix of the numbers -> what tables and figures call it."""
+"""Prefix of the numbers -> name of the measure in tables and figures."""
+
+Own = TypeVar("Own", bound=AdversarySettings)
 
 
 def accuracies(
-    found: Sequence[Study], judge: Callable[[Study], Attack], resamples: int
+    studies: Sequence[CureStudy[Own]], judge: Callable[[CureStudy[Own]], Attack], resamples: int
 ) -> dict[str, Estimate]:
-    """``clean_<network>`` and ``adv_<network>`` of NETWORKS over all seeds, and the differences that claims name."""
-    each = found[0].executor.each
-    each(
-        lambda pair: pair[0].tuned(pair[1]), [(study, name) for name in NETWORKS for study in found]
-    )
-    samples = stack(each(lambda study: _judged(study, judge(study)), found))
+    """Accuracies of the networks on clean images and under attack, over all seeds.
+
+    Args:
+        studies: one study for each training seed.
+        judge: the attack that judges the networks of a study.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        ``clean_<network>`` and ``adv_<network>`` of NETWORKS, and their differences.
+    """
+    train_side_by_side(studies, NETWORKS)
+    judged = studies[0].executor.each(lambda study: _judged(study, judge(study)), studies)
+    samples = stack(judged)
     return measured(
         paired_bootstrap(samples, _statistics("clean") | _statistics("adv"), resamples=resamples)
     )
 
 
-def _judged(study: Study, attack: Attack) -> dict[str, Tensor]:
+def _judged(study: CureStudy[AdversarySettings], attack: Attack) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for name in NETWORKS:
         model = study.tuned(name).model
@@ -45,25 +63,27 @@ def _judged(study: Study, attack: Attack) -> dict[str, Tensor]:
     return values
 
 
-def by_autoattack(found: Sequence[Study], count: int, resamples: int) -> dict[str, Estimate]:
+def by_autoattack(
+    studies: Sequence[CureStudy[AdversarySettings]], count: int, resamples: int
+) -> dict[str, Estimate]:
     """``aa_<network>``: accuracy under AutoAttack in the same ball on ``count`` held-out images."""
-    if not found:
+    if not studies:
         return {}
 
-    def right(pair: tuple[Study, str]) -> Tensor:
+    def right(pair: tuple[CureStudy[AdversarySettings], str]) -> Tensor:
         study, name = pair
         attack = partial(autoattack, eps=study.eps, norm=study.norm)
         return study.right(study.tuned(name).model, attack, study.test.first(count))
 
-    pairs = [(study, name) for study in found for name in NETWORKS]
-    values = found[0].executor.each(right, pairs)
+    pairs = [(study, name) for study in studies for name in NETWORKS]
+    values = studies[0].executor.each(right, pairs)
     samples = [
         {
             f"aa_{name}": value
             for (one, name), value in zip(pairs, values, strict=True)
             if one is study
         }
-        for study in found
+        for study in studies
     ]
     return measured(paired_bootstrap(stack(samples), _statistics("aa"), resamples=resamples))
 
@@ -77,7 +97,7 @@ def _statistics(measure: str) -> dict[str, Statistic]:
 
 
 def table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    """One row for each network and measure."""
+    """One row per network and measure."""
     rows = []
     for name in NETWORKS:
         for measure, title in MEASURES.items():
@@ -89,7 +109,7 @@ def table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 
 def figure(numbers: Mapping[str, Estimate], title: str) -> Figure:
-    """Bars for each network."""
+    """A group of bars per network."""
     bars = {
         TITLES[name]: {
             text: numbers[f"{measure}_{name}"]

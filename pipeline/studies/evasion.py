@@ -1,4 +1,4 @@
-"""An attacker who knows the detector: Algorithm 6's score in the attack's own loss."""
+"""An attack that knows the detector: it minimises the score of Algorithm 6 (beyond the thesis)."""
 
 import torch
 from torch import Tensor
@@ -24,10 +24,10 @@ from robustness_geometry.types import (
 __all__ = ["evade"]
 
 STRIDE = 0.15
-"""Length of the first step, in radii; the steps then shrink to nothing."""
+"""Length of the first step, in units of the ball's radius; the steps then shrink linearly to 0."""
 
 LOOK = 4
-"""Steps between two looks at the score itself."""
+"""Number of steps between two evaluations of the whole score."""
 
 
 def evade(
@@ -42,14 +42,15 @@ def evade(
     steps: int,
     generator: Generators = None,
 ) -> Perturbed:
-    """Lower the curvature score of misclassified images inside a ball, without giving up the wrong label.
+    """Lower the curvature score of misclassified images inside a ball, keeping the label wrong.
 
-    From scale r, where r fools, each step follows the score downwards where the label is wrong, and
-    the logits back across the boundary where it is right again, and is projected onto the ball of
-    radius scale ||r||. A step's score takes one new random tangent vector for each class and holds
-    the normals and the gradients of the logits fixed. Every few steps, and at r itself, the whole
-    score is computed, along random directions of the attacker's own; the lowest one with a wrong
-    label counts.
+    The search starts at scale r, where r fools the classifier. Where the label is wrong, a step
+    follows the score downwards; where it has become right again, the step follows the logits back
+    across the boundary. After each step the perturbation is projected onto the ball of radius
+    scale ||r||. The gradient of the score is an estimate: it takes one new random tangent vector
+    for each class, and treats the normals and the gradients of the logits as constants. At r itself
+    and every few steps the whole score is computed, along random directions that the attack draws
+    for itself; the perturbation with the lowest such score and a wrong label is returned.
 
     Args:
         model: a classifier in evaluation mode.
@@ -57,20 +58,20 @@ def evade(
         starts: (N, C, H, W) perturbations that fool the classifier; where they are zero, nothing
             happens.
         option: the detector's output, h and normalisation.
-        candidates: how many classes take part in it; None: all.
-        directions: its T.
-        scale: the radius in units of ||r||, at least 1.
-        steps: gradient steps.
-        generator: one for the batch or one an image.
+        candidates: number of classes that take part in the score; None: all.
+        directions: number of random directions of the whole score.
+        scale: radius of the ball in units of ||r||, at least 1.
+        steps: number of gradient steps.
+        generator: one for the batch or one per image.
 
     Returns:
         Perturbed.
     """
-    own = predict(model, images)
+    original = predict(model, images)
     radii, moved, best = scale * norms(starts), scale * starts, starts
 
     def score(perturbations: Images) -> PerImage:
-        """Infinite where the label is right."""
+        """The whole score; infinite where the label is right."""
         (measured,) = class_curvatures(
             model,
             images + perturbations,
@@ -81,15 +82,16 @@ def evade(
             generator=generator,
         )
         seen = scored(measured, normalise=option.normalise)
-        return torch.where(seen.labels != own, seen.scores.nan_to_num(nan=torch.inf), torch.inf)
+        fooled = seen.labels != original
+        return torch.where(fooled, seen.scores.nan_to_num(nan=torch.inf), torch.inf)
 
     lowest = score(starts)
     for step in range(steps + 1):
         if step % LOOK == 0 or step == steps:
-            found = score(moved)
-            best = torch.where(per_image(found < lowest, best), moved, best)
-            lowest = torch.minimum(lowest, found)
-        way = _way(model, images + moved, own, option, candidates, generator)
+            current = score(moved)
+            best = torch.where(per_image(current < lowest, best), moved, best)
+            lowest = torch.minimum(lowest, current)
+        way = _way(model, images + moved, original, option, candidates, generator)
         lengths = (
             STRIDE
             * (1 - step / (steps + 1))
@@ -97,21 +99,27 @@ def evade(
             / norms(way).clamp_min(torch.finfo(way.dtype).tiny)
         )
         moved = project(moved + per_image(lengths, way) * way, radii)
-    return judge(model, images, best, own, torch.full_like(own, steps))
+    return judge(model, images, best, original, torch.full_like(original, steps))
 
 
 def _way(
     model: Classifier,
     points: Images,
-    own: Labels,
+    original: Labels,
     option: Option,
     candidates: int | None,
     generator: Generators,
 ) -> Images:
-    """Down the score where the label is wrong, towards another label where it is right."""
+    """Down the score where the label is wrong, towards another label where it is right.
+
+    Up to a constant factor, the curvature of F_i = f_i - f_0 along its tangent v_i is the second
+    difference of F_i over +-h v_i, divided by the norm of its gradient if the detector does so; the
+    step's score is the sum over the rivals i.
+    """
     chosen, tangents, products = _tangents(model, points, option, candidates, generator)
     with torch.enable_grad(), FastInputGradients():
         leaf = points.detach().requires_grad_()
+        # Block 0 is the point itself; blocks 1 + 2i and 2 + 2i are the point +h and -h along v_i.
         around = [
             leaf,
             *(
@@ -122,8 +130,8 @@ def _way(
         ]
         logits = class_logits(model(torch.cat(around))).double().view(len(around), len(points), -1)
         values = logits.softmax(dim=2) if option.output == "softmax" else logits
-        values = values.gather(2, chosen.expand(len(around), -1, -1))
-        margins = values[..., 1:] - values[..., :1]
+        values = values.gather(2, chosen.expand(len(around), -1, -1))  # (blocks, N, 1 + K)
+        margins = values[..., 1:] - values[..., :1]  # F_i in every block, (blocks, N, K)
         rivals = range(margins.shape[2])
         bends = [
             margins[1 + 2 * i, :, i] + margins[2 + 2 * i, :, i] - 2 * margins[0, :, i]
@@ -131,10 +139,11 @@ def _way(
         ]
         parts = torch.stack(bends, dim=1)
         score = (parts / _slopes(values[0], products, option) if option.normalise else parts).sum()
-        first = logits[0]
+        at_points = logits[0]
+        # By how much the best other logit leads over that of the original label.
         leads = (
-            first.scatter(1, own[:, None], -torch.inf).amax(dim=1)
-            - first.gather(1, own[:, None])[:, 0]
+            at_points.scatter(1, original[:, None], -torch.inf).amax(dim=1)
+            - at_points.gather(1, original[:, None])[:, 0]
         )
         (downwards,) = torch.autograd.grad(score, leaf, retain_graph=True)
         (across,) = torch.autograd.grad(leads.sum(), leaf)
@@ -155,9 +164,9 @@ def _tangents(
         logits = class_logits(model(points)).double()
     chosen = logits.topk(min(candidates or logits.shape[1], logits.shape[1])).indices
     _, gradients = class_gradients(model, points, chosen)
-    rows = gradients.flatten(2).double()
+    slopes = gradients.flatten(2).double()  # (N, 1 + K, d), of the logits
     values = logits.softmax(dim=1).gather(1, chosen)
-    normals = _derivatives(values, option) @ rows
+    normals = _derivatives(values, option) @ slopes  # the chain rule: of each F_i
     units = torch.nn.functional.normalize(normals, dim=2).to(points)
     drawn = normal(
         points.new_empty(len(points), chosen.shape[1] - 1, *points.shape[1:]), generator
@@ -165,11 +174,16 @@ def _tangents(
     tangents = torch.nn.functional.normalize(
         drawn - (drawn * units).sum(dim=2, keepdim=True) * units, dim=2
     )
-    return chosen, tangents.view(*drawn.shape[:2], *points.shape[1:]), rows @ rows.mT
+    return chosen, tangents.view(*drawn.shape[:2], *points.shape[1:]), slopes @ slopes.mT
 
 
 def _derivatives(values: Tensor, option: Option) -> Tensor:
-    """The derivatives (N, K, 1 + K) of each F_i = f_i - f_0 with respect to the logits, from the probabilities."""
+    """The derivatives (N, K, 1 + K) of each F_i = f_i - f_0 by the logits.
+
+    Args:
+        values: (N, 1 + K) the probabilities of the classes.
+        option: says whether f are probabilities or logits.
+    """
     count = values.shape[1]
     differences = torch.eye(count, dtype=values.dtype, device=values.device)
     if option.output == "logits":

@@ -1,4 +1,4 @@
-"""Attacks that the detector was not built for, and one that knows it: beyond the thesis."""
+"""Attacks that the detector was not built for, and one that knows it (beyond the thesis)."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.evaluation import valid
 from pipeline.statistics import Estimate, Statistic, auc, auc_difference, median, share
-from pipeline.studies.detector import Option, Study, moved
+from pipeline.studies.detector import DetectorStudy, Option, ScoreSettings, moved
 from pipeline.studies.evasion import evade
 from robustness_geometry.attacks import deepfool, fgsm, pgd
 from robustness_geometry.detection import threshold_at
@@ -24,6 +24,7 @@ __all__ = [
     "EVASIONS",
     "Unforeseen",
     "quantities",
+    "row_of",
     "statistics",
     "table_of_attacks",
     "table_of_evasions",
@@ -35,14 +36,14 @@ ATTACKS = {
     "pgd": "PGD",
     "knowing": "attack on the detector",
 }
-"""Suffix of the numbers -> what tables and figures call an attack."""
+"""Suffix of the numbers -> name of the attack in tables and figures."""
 
 EVASIONS = {
     "as_it_is": "attack under study",
     "scaled": "the same, scaled to the radius",
     "knowing": "attack on the detector, within the radius",
 }
-"""Suffix of the numbers -> what tables call a way to evade the detector."""
+"""Suffix of the numbers -> name of the way to evade the detector in tables."""
 
 EVADED = {
     "zero": "curvature at 0",
@@ -50,7 +51,7 @@ EVADED = {
     "confidence": "confidence, calibrated",
     "both": "either, calibrated",
 }
-"""Part of the numbers' names -> what tables call a detector."""
+"""Part of the numbers' names -> name of the detector in tables."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Unforeseen:
     Attributes:
         eps_factor: eps of FGSM and PGD in units of the median norm of l_inf DeepFool's
             perturbations.
-        radius: of the attack that knows the detector, in units of the norm of the attack under
-            study.
-        steps: of it.
+        radius: radius of the attack that knows the detector, in units of the norm of the attack
+            under study.
+        steps: number of steps of the attack that knows the detector.
     """
 
     eps_factor: float
@@ -70,29 +71,37 @@ class Unforeseen:
     steps: int
 
 
-def quantities(study: Study, option: Option, options: Unforeseen) -> dict[str, Tensor]:
+def quantities(
+    study: DetectorStudy[ScoreSettings], option: Option, options: Unforeseen
+) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed; NaN where an attack failed."""
-    attacked, images = study.attacked(study.report), study.report
+    images = study.test.images
+    attacked = study.attacked(images)
     results = {**_plain(study, options), "knowing": _knowing(study, attacked, option, options)}
     seen = {name: _seen(study, option, result, 1.0) for name, result in results.items()}
     seen["as_it_is"] = _seen(study, option, attacked, 1.0)
     seen["scaled"] = _seen(study, option, attacked, options.radius)
-    found = {
-        f"{what} {name}": values for name, each in seen.items() for what, values in each.items()
+    values = {
+        f"{what} {name}": each for name, parts in seen.items() for what, each in parts.items()
     }
-    found["curvature clean"] = study.score(images, option).scores
-    found["confidence clean"] = study.confidence(images).scores
+    values["curvature clean"] = study.score(images, option).scores
+    values["confidence clean"] = study.confidence(images).scores
     for name, result in results.items():
         counts = attacked.success if name == "knowing" else torch.ones_like(result.success)
-        found[f"fooled {name}"] = valid(result.success.double(), counts)
+        values[f"fooled {name}"] = valid(result.success.double(), counts)
     sizes = norms(results["knowing"].perturbations) / norms(attacked.perturbations)
-    return found | {"size knowing": valid(sizes, results["knowing"].success)}
+    return values | {"size knowing": valid(sizes, results["knowing"].success)}
 
 
-def _seen(study: Study, option: Option, result: Perturbed, scale: float) -> dict[str, Tensor]:
-    """What both detectors say of ``images + scale * r``, and whether a wrong label passes them; NaN without success."""
-    images, rate = study.calibration, study.settings.false_positive_rate
-    points = moved(study.report, result, scale)
+def _seen(
+    study: DetectorStudy[ScoreSettings], option: Option, result: Perturbed, scale: float
+) -> dict[str, Tensor]:
+    """What both detectors say of ``images + scale * r``, and whether a wrong label passes them.
+
+    NaN where the attack failed.
+    """
+    images, rate = study.train.images, study.settings.false_positive_rate
+    points = moved(study.test.images, result, scale)
     scored, trusted = study.score(points, option), study.confidence(points)
     wrong = scored.labels != result.labels
     passes = scored.scores < threshold_at(study.score(images, option).scores, rate)
@@ -110,22 +119,29 @@ def _seen(study: Study, option: Option, result: Perturbed, scale: float) -> dict
     return {name: valid(value, result.success) for name, value in values.items()}
 
 
-def _plain(study: Study, options: Unforeseen) -> dict[str, Perturbed]:
+def _plain(study: DetectorStudy[ScoreSettings], options: Unforeseen) -> dict[str, Perturbed]:
     """The attacks of other norms and lengths, on the images to report on."""
-    smallest = study.attacked(study.report, partial(deepfool, norm=math.inf))
+    images = study.test.images
+    smallest = study.attacked(images, partial(deepfool, norm=math.inf))
     lengths = norms(smallest.perturbations, math.inf)[smallest.success]
     if not len(lengths):
         return {"linf_deepfool": smallest}
     eps = options.eps_factor * float(lengths.median())
     others: dict[str, Attack] = {"fgsm": partial(fgsm, eps=eps), "pgd": partial(pgd, eps=eps)}
     return {"linf_deepfool": smallest} | {
-        name: study.attacked(study.report, each) for name, each in others.items()
+        name: study.attacked(images, each) for name, each in others.items()
     }
 
 
-def _knowing(study: Study, attacked: Perturbed, option: Option, options: Unforeseen) -> Perturbed:
-    """The attack under study, changed until the detector is silent; where that failed, this one fails too."""
-    starts = moved(study.report, attacked) - study.report
+def _knowing(
+    study: DetectorStudy[ScoreSettings], attacked: Perturbed, option: Option, options: Unforeseen
+) -> Perturbed:
+    """The attack under study, changed until the detector is silent.
+
+    Where the attack under study failed, this one fails too.
+    """
+    images = study.test.images
+    starts = moved(images, attacked) - images
     work = partial(
         evade,
         study.model,
@@ -135,18 +151,18 @@ def _knowing(study: Study, attacked: Perturbed, option: Option, options: Unfores
         scale=options.radius,
         steps=options.steps,
     )
-    # Every image has its points around it in memory at once.
-    return study.executor.map(work, study.report, starts, chunk=50, randomness="detect").value
+    # Small chunks: each image has all points of its second differences in memory at once.
+    return study.executor.map(work, images, starts, chunk=50, randomness="detect").value
 
 
 def statistics() -> dict[str, Statistic]:
     """The numbers of both parts."""
-    found: dict[str, Statistic] = {}
+    numbers: dict[str, Statistic] = {}
     for name in ATTACKS:
         pairs = [
             (f"{detector} clean", f"{detector} {name}") for detector in ("curvature", "confidence")
         ]
-        found |= {
+        numbers |= {
             f"auc_{name}": auc(*pairs[0]),
             f"auc_confidence_{name}": auc(*pairs[1]),
             f"auc_{name} - auc_confidence_{name}": auc_difference(pairs[0], pairs[1]),
@@ -154,49 +170,55 @@ def statistics() -> dict[str, Statistic]:
             f"share_flagged_{name}": share(f"flagged {name}"),
         }
     for name in EVASIONS:
-        found[f"share_wrong_{name}"] = share(f"wrong {name}")
+        numbers[f"share_wrong_{name}"] = share(f"wrong {name}")
         for detector in EVADED:
-            found[f"share_evading_{detector}_{name}"] = share(f"evades {detector} {name}")
-    return found | {"norm_knowing / norm_attack": median("size knowing")}
+            numbers[f"share_evading_{detector}_{name}"] = share(f"evades {detector} {name}")
+    return numbers | {"norm_knowing / norm_attack": median("size knowing")}
+
+
+def row_of(
+    numbers: Mapping[str, Estimate], names: Mapping[str, str], gap: str = " "
+) -> dict[str, object]:
+    """The columns of a table's row: each number with its interval, and the images and seeds.
+
+    Args:
+        numbers: name -> estimate; a number that was not measured has no column.
+        names: column -> name of the number.
+        gap: what stands between a column's name and ``low`` or ``high``.
+    """
+    row: dict[str, object] = {}
+    for column, name in names.items():
+        if (estimate := numbers.get(name)) is not None:
+            row |= {
+                column: estimate.value,
+                f"{column}{gap}low": estimate.low,
+                f"{column}{gap}high": estimate.high,
+                "images": estimate.n,
+                "seeds": estimate.seeds,
+            }
+    return row
 
 
 def table_of_attacks(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    """One row an attack."""
+    """One row per attack."""
     rows = []
     for name, title in ATTACKS.items():
-        row: dict[str, object] = {"attack": title}
-        for column, number in {
+        names = {
             "share fooled": f"share_fooled_{name}",
             "auc curvature": f"auc_{name}",
             "auc confidence": f"auc_confidence_{name}",
             "share flagged": f"share_flagged_{name}",
-        }.items():
-            if (found := numbers.get(number)) is not None:
-                row |= {
-                    column: found.value,
-                    f"{column} low": found.low,
-                    f"{column} high": found.high,
-                }
-                row |= {"images": found.n, "seeds": found.seeds}
-        rows.append(row)
+        }
+        rows.append({"attack": title, **row_of(numbers, names)})
     return pd.DataFrame(rows)
 
 
 def table_of_evasions(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    """One row a way to evade the detectors at the calibrated thresholds."""
+    """One row per way to evade the detectors at the calibrated thresholds."""
     rows = []
     for name, title in EVASIONS.items():
-        row: dict[str, object] = {"perturbation": title}
         names = {"wrong label": f"share_wrong_{name}"}
         for detector, words in EVADED.items():
             names[f"wrong, not flagged by {words}"] = f"share_evading_{detector}_{name}"
-        for column, number in names.items():
-            if (found := numbers.get(number)) is not None:
-                row |= {
-                    column: found.value,
-                    f"{column}, low": found.low,
-                    f"{column}, high": found.high,
-                }
-                row |= {"images": found.n, "seeds": found.seeds}
-        rows.append(row)
+        rows.append({"perturbation": title, **row_of(numbers, names, gap=", ")})
     return pd.DataFrame(rows)

@@ -1,14 +1,15 @@
-"""Attacks: pure functions from a classifier and images to perturbations, one public function a file."""
+"""Attacks: pure functions from a classifier and images to perturbations, one per file."""
 
 from robustness_geometry.attacks.autoattack import autoattack
 from robustness_geometry.attacks.ddn import ddn
 from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.fgsm import SmallestEps, fgsm, fgsm_smallest_eps
+from robustness_geometry.attacks.fooling import fooled
 from robustness_geometry.attacks.lbfgs import lbfgs
 from robustness_geometry.attacks.pgd import pgd
 from robustness_geometry.attacks.random_noise import random_noise
 from robustness_geometry.attacks.spsa import spsa
-from robustness_geometry.attacks.universal import Universal, fooled, universal_perturbation
+from robustness_geometry.attacks.universal import Universal, universal_perturbation
 from robustness_geometry.attacks.universal_files import load_universal, save_universal
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Finding the images that one vector does not fool, a block at a time, with the answers of one at a time."""
+"""Finding the images that one vector does not fool, in blocks, as if taken one at a time."""
 
 from collections import deque
 
@@ -11,10 +11,13 @@ from robustness_geometry.types import Classifier, Images, Labels, Logits, Mask, 
 __all__ = ["FIRST", "LookAhead", "keeps_label", "moved"]
 
 NEAR = 1e-3
-"""Margin of the largest logit, in units of its size or of one, below which rounding might decide a label."""
+"""Relative margin of the largest logit below which rounding might decide the label.
+
+It is a share of the largest absolute logit, or of 1 where that is smaller.
+"""
 
 FIRST = 2
-"""Images of the first block on a CPU; each further one is twice as long, until the vector changes."""
+"""Size of the first block on a CPU; each further one is twice as large until the vector changes."""
 
 
 def moved(images: Images, vectors: Tensor, clip: Clip) -> Images:
@@ -24,17 +27,17 @@ def moved(images: Images, vectors: Tensor, clip: Clip) -> Images:
 
 
 def keeps_label(model: Classifier, points: Images, labels: Labels) -> tuple[Mask, Logits]:
-    """Whether ``model`` gives ``labels`` (N,) to ``points``, by finite logits; and the logits (N, classes)."""
+    """Whether ``model`` gives ``labels`` (N,) to ``points`` by finite logits, and the logits."""
     with torch.no_grad():
         logits = class_logits(model(points))
     return torch.isfinite(logits).all(dim=1) & (logits.argmax(dim=1) == labels), logits
 
 
 class LookAhead:
-    """The images of one pass in their order, of which those are taken that a vector does not fool.
+    """The images of one pass in their order, from which those not fooled by a vector are taken.
 
-    Logits of a batch differ in rounding from those of one image. A label that hangs on it is looked
-    at again, alone, so that the images taken do not depend on the blocks.
+    The logits of a batch differ in rounding from those of a single image. A label that this might
+    decide is computed again, alone, so that the images taken do not depend on the blocks.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class LookAhead:
         self.seen: deque[tuple[bool, bool]] = deque()
 
     def take(self, vector: Tensor, count: int) -> list[int]:
-        """The next images that ``vector`` does not fool, at most ``count``; none once the pass is over.
+        """The next images that ``vector`` does not fool, at most ``count``.
 
         Args:
-            vector: (1, C, H, W); where it has changed since the last call, :meth:`forget` must have
-                been called.
-            count: images wanted.
+            vector: (1, C, H, W); if it has changed since the last call, call :meth:`forget` first.
+            count: number of images wanted.
+
+        Returns:
+            Their indices; none once the pass is over.
         """
         taken: list[int] = []
         while len(taken) < count and self.position < len(self.order):
@@ -74,7 +79,7 @@ class LookAhead:
         return taken
 
     def forget(self) -> None:
-        """Drop what was seen with another vector."""
+        """Forget the labels that were computed with another vector."""
         self.seen.clear()
         self.size = self.first
 

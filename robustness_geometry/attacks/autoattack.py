@@ -1,4 +1,4 @@
-"""AutoAttack (Croce & Hein, 2020) through its package: the ensemble that defences are judged by since."""
+"""AutoAttack through its package: the standard ensemble for evaluating defences."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ from robustness_geometry.attacks.protocol import (
     labels_at,
     nothing,
 )
-from robustness_geometry.checks import check_positive, number, refuse
+from robustness_geometry.checks import check_positive, number, optional, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import Generators, seeded
 from robustness_geometry.types import Classifier, Images, Labels, Logits, Perturbed, class_logits
@@ -28,13 +28,13 @@ from robustness_geometry.types import Classifier, Images, Labels, Logits, Pertur
 __all__ = ["autoattack"]
 
 BOX = (0.0, 1.0)
-"""The package's pixels."""
+"""Range of pixels that the package assumes."""
 
 STEPS = 100
-"""Of each gradient attack of the ensemble, against each of its targets."""
+"""Steps of each gradient attack of the ensemble, against each of its targets."""
 
 TARGETS = 9
-"""Classes next in line that the targeted attacks aim at, where there are so many."""
+"""Number of runner-up classes that the targeted attacks aim at, where there are so many."""
 
 
 def autoattack(
@@ -49,12 +49,12 @@ def autoattack(
     """AutoAttack's standard ensemble inside the ball of radius ``eps`` and the box [0, 1].
 
     APGD on the cross-entropy, targeted APGD on the difference of logits ratio, targeted FAB, and
-    Square with 5,000 queries; each attacks the images that all before it left. The targeted ones
-    aim at the 9 next classes, or at all others where there are fewer; the second, whose loss needs
-    four logits, is left out where there are fewer.
+    Square with 5,000 queries; each attacks the images that those before it did not fool. The
+    targeted ones aim at the 9 runner-up classes, or at all others where there are fewer; targeted
+    APGD, whose loss needs four logits, is skipped where there are fewer.
 
     Images attacked together share random numbers: a result depends on the others in its batch,
-    unlike those of this library's own attacks. Of several generators the first counts.
+    unlike those of this library's own attacks. Of several generators only the first is used.
 
     Args:
         model: a classifier in evaluation mode.
@@ -62,14 +62,30 @@ def autoattack(
         eps: radius of the ball, in pixel units.
         norm: 2 or inf.
         labels: (N,) labels to leave; None: the classifier's own.
-        generator: seeds the ensemble; None starts from seed 0.
+        generator: generator of the seed of the ensemble; None starts from seed 0.
 
     Returns:
         Perturbed, with r = 0 for an image that withstood; ``steps`` counts gradient steps, of which
         Square has none.
 
     Raises:
-        InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+        InputError: an option, an image or a logit that cannot be used, a model in training mode, or
+            the package ``pyautoattack`` is not installed.
+
+    References:
+        Not in the thesis; a stronger check of the networks of Section 8.5.
+
+        F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+        diverse parameter-free attacks", ICML 2020, arXiv:2003.01690.
+
+    Example:
+        With no images there is nothing to attack, and the package is not needed:
+
+        >>> import torch
+        >>> from robustness_geometry.attacks import autoattack
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> len(autoattack(model, torch.rand(0, 1, 4, 4), eps="8/255").success)
+        0
     """
     radius, p = check_positive("eps", eps), number("norm", norm)
     if p not in (2, math.inf):
@@ -114,13 +130,12 @@ def _ensemble(
     model: nn.Module, images: Images, eps: float, norm: float, seed: int
 ) -> tuple[Any, dict[str, int]]:
     """The package's object, and name -> gradient steps of the attacks to run with it."""
-    from pyautoattack import AutoAttack  # by who attacks with it alone
-
+    package = optional("pyautoattack", "autoattack")
     network = _Network(model, images)
     classes = network(images[:1].float()).shape[1]
     targets = min(TARGETS, classes - 1)
     name = "L2" if norm == 2 else "Linf"
-    ensemble = AutoAttack(
+    ensemble = package.AutoAttack(
         network, norm=name, eps=eps, seed=seed, device=images.device, version="standard"
     )
     ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
@@ -137,7 +152,7 @@ def _seed(generator: Generators) -> int:
 
 @contextmanager
 def _quiet(device: torch.device) -> Iterator[None]:
-    """Keep the package's log lines, its seeding of the process and its use of Python's trace to itself."""
+    """Undo the package's logging, its seeding of the process and its use of Python's trace."""
     logger, trace = logging.getLogger("auto-attack"), sys.gettrace()
     disabled, logger.disabled = logger.disabled, True
     try:

@@ -1,7 +1,7 @@
-"""Gradients of convolutions with respect to their input, faster on CPUs than the library's own where it is slow.
+"""Faster gradients of convolutions with respect to their input, on CPUs.
 
 In a DeepFool step on a LeNet, autograd spends four fifths of its time in convolutions, most of it
-in two cases that the library's general kernel serves badly: few input channels, and a kernel as
+in two cases that PyTorch's general kernel serves badly: few input channels, and a kernel as
 large as the image. Both are matrix products. Batch normalisation in evaluation mode is a scale and
 a shift, whose backward pass is one product.
 """
@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 THIN = 32
-"""Largest channels * height * width of a kernel for which the product with unfolded patches is faster."""
+"""Largest size C * k * k of a kernel for which a product with unfolded patches is faster."""
 
 ELEMENTS = 1 << 21
-"""Values that the unfolded patches of a part of the batch may have, so that they stay in the cache."""
+"""Largest number of values of the unfolded patches, so that they stay in the cache."""
 
 
 class FastInputGradients(TorchFunctionMode):
@@ -63,21 +63,21 @@ def has_fast_gradient(
     dilation: Any,
     groups: int,
 ) -> bool:
-    """Whether :func:`input_gradient` serves this convolution, whose arguments are those of ``nn.Conv2d``."""
+    """Whether :func:`input_gradient` serves this convolution (arguments as of ``nn.Conv2d``)."""
     plain = (
         groups == 1 and images.ndim == 4 and isinstance(padding, tuple) and weight.grad_fn is None
     )
     if not plain or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     if tuple(weight.shape[2:]) == (1, 1) and not images.is_contiguous():
-        return False  # with the channels last the library's own is as good
+        return False  # with channels last PyTorch's own is as fast
     return weight[0].numel() <= THIN or _covers(images.shape, weight.shape, padding)
 
 
 def is_fixed(
     images: Tensor, mean: Any, variance: Any, *, weight: Any, bias: Any, training: bool, **_: Any
 ) -> bool:
-    """Whether this batch normalisation is a scale and a shift a channel, on a CPU."""
+    """Whether this batch normalisation is a scale and a shift per channel, on a CPU."""
     plain = not training and all(
         isinstance(part, Tensor) for part in (weight, bias, mean, variance)
     )
@@ -94,7 +94,7 @@ def scale_and_shift(
     eps: float,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """What a fixed batch normalisation multiplies the images by and adds to them, in a shape that broadcasts."""
+    """The scale and the shift of a fixed batch normalisation, shaped to broadcast."""
     scale = weight * torch.rsqrt(variance + eps)
     shape = (1, -1, *[1] * (images.ndim - 2))
     return scale.view(shape), (bias - mean * scale).view(shape)
@@ -106,7 +106,7 @@ def _covers(images: Sequence[int], kernel: Sequence[int], padding: tuple[int, in
 
 
 def _is_pointwise(kernel: Sequence[int], geometry: dict[str, Any]) -> bool:
-    """Whether every output pixel sees the one input pixel at its place, so that patches are the image itself."""
+    """Whether every output pixel sees one input pixel: then patches are the image itself."""
     return (
         tuple(kernel[2:]) == (1, 1)
         and geometry["stride"] == (1, 1)
@@ -145,8 +145,8 @@ def input_gradient(
     """The gradient by the images of a convolution that :func:`has_fast_gradient`.
 
     Args:
-        gradient: (N, channels out, H', W') by its output.
-        weight: (channels out, C, k, k).
+        gradient: (N, channels out, H', W') gradient by its output.
+        weight: (channels out, C, k, k) its kernels.
         shape: N, C, H, W of the images.
         geometry: ``stride``, ``padding`` and ``dilation``.
 
@@ -172,7 +172,10 @@ def _folded(
     padding: Any,
     dilation: Any,
 ) -> Tensor:
-    """The sum (N, C, H, W) of patches (N, C k k, H' W'): ``fold``, in long runs of memory where it has no gaps."""
+    """The sum (N, C, H, W) of patches (N, C k k, H' W').
+
+    This is ``fold``, computed in long runs of memory where stride and dilation are 1.
+    """
     if stride != (1, 1) or dilation != (1, 1):
         return fold(
             patches, (shape[1], shape[2]), (kernel[0], kernel[1]), dilation, padding, stride
@@ -192,6 +195,5 @@ def _folded(
 
 def _product(rows: Tensor, gradient: Tensor) -> Tensor:
     """The gradients of the unfolded patches, (N, C k k, H' W')."""
-    # Not the @ of a matrix and a batch, which copies the whole batch where the matrix requires a
-    # gradient.
+    # The operator @ would copy the whole batch where the matrix requires a gradient.
     return torch.bmm(rows.T.expand(len(gradient), -1, -1), gradient.flatten(2))

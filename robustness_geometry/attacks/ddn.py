@@ -1,4 +1,4 @@
-"""Decoupled direction and norm (Rony et al., 2019): an accurate l_2 minimum-norm attack to judge others by."""
+"""Decoupled direction and norm (DDN): an accurate l_2 attack, to judge DeepFool by."""
 
 import math
 
@@ -25,11 +25,10 @@ from robustness_geometry.types import Classifier, Images, Labels, PerImage, Pert
 __all__ = ["ddn"]
 
 SMALLEST_ALPHA = 0.01
-"""Where the length of the gradient steps ends, in pixel units, as in the paper."""
-
+"""The final length of the gradient steps, in pixel units, as in the paper."""
 
 LARGEST = 10
-"""The radius grows to at most this many times the norm of an image of ones."""
+"""Largest radius, as a multiple of the norm of an image of ones."""
 
 
 def ddn(
@@ -43,11 +42,12 @@ def ddn(
     clip: Bounds | None = None,
     labels: Labels | None = None,
 ) -> Perturbed:
-    """Follow the gradient of the cross-entropy on a sphere whose radius shrinks when fooled and grows when not.
+    """Find a perturbation of small l_2 norm by gradient steps on a sphere of changing radius.
 
-    d <- d + a g / ||g||_2, then e <- (1 - gamma) e if x + d is fooled, else (1 + gamma) e, then d
-    <- e d / ||d||_2 and clip. a falls from ``alpha`` to 0.01 along a cosine. The smallest d met
-    that fools is returned, not quantised.
+    Each step sets d <- d + a g / ||g||_2 with g the gradient of the cross-entropy at x + d; then
+    the radius e <- (1 - gamma) e if x + d is fooled, else (1 + gamma) e; then d <- e d / ||d||_2,
+    clipped. The length a falls from ``alpha`` to 0.01 along a cosine. The smallest d met that fools
+    is returned, not quantised.
 
     Args:
         model: a classifier in evaluation mode.
@@ -64,6 +64,25 @@ def ddn(
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Not in the thesis; a reference for the perturbations of Chapter 3.
+
+        J. Rony, L. G. Hafemann, L. S. Oliveira, I. Ben Ayed, R. Sabourin, E. Granger, "Decoupling
+        direction and norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR
+        2019, arXiv:1811.09600.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import ddn, deepfool
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> result = ddn(model, images, steps=100)
+        >>> exact = deepfool(model, images, overshoot=0)  # the model is linear
+        >>> ratio = result.perturbations.norm() / exact.perturbations.norm()
+        >>> bool(result.success.all() and ratio < 1.1)
+        True
     """
     check_count("steps", steps)
     change = number("gamma", gamma)
@@ -82,6 +101,7 @@ def ddn(
     smallest = images.new_full((len(images),), torch.inf)
     radii, largest = torch.full_like(smallest, radius), LARGEST * images[0].numel() ** 0.5
     for step in range(steps + 1):
+        # Keep the smallest perturbation that fools so far.
         logits, pull = linearise(model, images + moved)
         fooled = torch.isfinite(logits).all(dim=1) & is_reached(logits.argmax(dim=1), labels, None)
         sizes = norms(moved)
@@ -91,6 +111,7 @@ def ddn(
         best = torch.where(per_image(better | smallest.isinf(), images), moved, best)
         if step == steps:
             break
+        # Step along the gradient, change the radius, and go back to the sphere and the box.
         length = (
             SMALLEST_ALPHA + (first - SMALLEST_ALPHA) * (1 + math.cos(math.pi * step / steps)) / 2
         )

@@ -1,4 +1,8 @@
-"""DeepFool: the smallest perturbation that changes the label, by repeated linearisation (Algorithms 1, 2 and 3)."""
+"""DeepFool: a small perturbation that changes the label, by repeated linearisation.
+
+Algorithms 1, 2 and 3 of the thesis. The loop is in ``deepfool``, one round of it in
+``Search.advance``, and the choice of the nearest boundary in ``hyperplanes.py``.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -39,10 +43,10 @@ __all__ = ["deepfool"]
 VARIANTS = ("clean", "thesis", "overshot")
 
 EXTRA = 1e-4
-"""What the variant ``overshot`` adds to the distance of each step, in pixel units, as the published Python codes do."""
+"""Added to each distance by the variant ``overshot``, in pixel units, as in published codes."""
 
 BATCH = 128
-"""Images that a step works on at once on a CPU: with more of them the activations leave the cache."""
+"""Images per step on a CPU: with more of them the activations no longer fit in the cache."""
 
 
 def deepfool(
@@ -60,44 +64,43 @@ def deepfool(
     targets: Labels | None = None,
     subspace: Subspace | None = None,
 ) -> Perturbed:
-    """Move each image to the nearest of its linearised decision boundaries until its label changes.
+    """Move each image to its nearest linearised decision boundary until its label changes.
 
-    With F_k = f_k - f_label and w_k = grad F_k, each step adds r_i = |F_l| / ||w_l||_q^q
-    |w_l|^(q-1) sign(w_l) for l = argmin_k |F_k| / ||w_k||_q; the result is (1 + overshoot) sum_i
-    r_i. Sections 3.2 (Algorithms 1 and 2), 3.4.1 (Equations 3.11 to 3.14, any l_p) and 3.4.2
-    (Algorithm 3, subspaces: w_k is replaced by its projection).
+    With F_k = f_k - f_label and w_k = grad F_k, each step goes to the boundary
+    l = argmin_k |F_k| / ||w_k||_q by adding r_i = |F_l| / ||w_l||_q^q |w_l|^(q-1) sign(w_l), where
+    1/p + 1/q = 1. The result is (1 + overshoot) sum_i r_i. In a subspace, w_k is replaced by its
+    projection.
 
-    The variants differ in where they take gradients and look at the label, with x the image and r
-    the sum:
+    The variants differ in where they take gradients and test the label (x is the image, r the sum
+    of the steps, o the overshoot):
 
-    ========== ================= =================
-    ===================================================== variant    gradients at      label tested
-    at   also ========== ================= =================
-    ===================================================== clean      x + r             x + (1 + o) r
-    thesis     x + r             x + r             the boundary itself counts as crossed overshot
-    x + (1 + o) r     x + (1 + o) r     adds 1e-4 (in pixel units) to the distance of each step
-    ========== ================= =================
-    =====================================================
+    ======== ============= ============= =============================================
+    variant  gradients at  label tested  difference
+    ======== ============= ============= =============================================
+    clean    x + r         x + (1 + o) r none; the authors' MATLAB code
+    thesis   x + r         x + r         the boundary itself counts as crossed
+    overshot x + (1 + o) r x + (1 + o) r each step is 1e-4 pixel units longer; the
+                                         authors' Python code and, with
+                                         ``candidates=10, clip=(0, 1)``, foolbox
+    ======== ============= ============= =============================================
 
-    ``clean`` is the authors' MATLAB code; ``overshot`` their Python code and, with ``candidates=10,
-    clip=(0, 1)``, foolbox. Images leave the batch when they are done, so that none waits for
-    another.
+    An image leaves the batch as soon as it is done, so that none waits for another.
 
     Args:
         model: a classifier in evaluation mode; logits f of shape (N, 1), whose sign decides, count
             as (0, f).
         images: x, (N, C, H, W).
         norm: p of the l_p norm to minimise, 1 <= p <= inf.
-        overshoot: o >= 0; the default is the thesis'.
+        overshoot: o >= 0; 0.02 in the thesis.
         steps: largest number of steps.
-        candidates: only that many classes take part, those of the largest clean logits, the label
+        candidates: number of classes that take part, those of the largest clean logits, the label
             included; None: all.
-        prune: leave the gradient of a class out where its boundary could be the nearest only if
-            that gradient was at least ``prune`` times as long as those of all classes with a
-            smaller |F_k|; >= 1. It saves most of the work. 2 changed none of 1000 digits'
-            perturbations on LeNet and FC500-150-10 and up to three on NIN, whose mean norm rose by
-            0.01%; 1.5 changed 17 there. Not with a subspace, in which lengths differ much more.
-            None: all classes take part. With ``targets`` there is nothing to leave out.
+        prune: skip the gradient of a class if its boundary could only be the nearest with a
+            gradient at least ``prune`` times as long as those of all classes with a smaller |F_k|;
+            at least 1. This saves most of the work. 2 changed none of 1000 digits' perturbations
+            on LeNet and FC500-150-10 and up to three on NIN, whose mean norm rose by 0.01%; 1.5
+            changed 17 there. Not with a subspace, in which lengths differ much more. None: use
+            all classes. With ``targets`` there is nothing to skip.
         variant: ``clean``, ``thesis`` or ``overshot``.
         clip: lowest and highest pixel value of the perturbed images; None does not clip, as in the
             thesis. With a norm below 2, whose steps move few pixels, pixels at their bound then
@@ -106,9 +109,9 @@ def deepfool(
             label gets r = 0.
         targets: (N,) labels to reach. Each step then goes to the boundary between the target and
             the label at the current point, until the target is predicted.
-        subspace: orthonormal rows (m, d), or (N, m, d) for a subspace an image, or an orthogonal
-            projector of (N, K, C, H, W); the perturbations then lie in it. Needs ``norm=2`` and
-            ``clip=None``.
+        subspace: orthonormal rows (m, d), or (N, m, d) for one subspace per image, or an
+            orthogonal projector of (N, K, C, H, W); the perturbations then lie in it. Needs
+            ``norm=2`` and ``clip=None``.
 
     Returns:
         Perturbed; ``success`` is False where the steps did not suffice or no boundary has a
@@ -118,9 +121,31 @@ def deepfool(
         InputError: an option, a label, an image or a clean logit that cannot be used, or a model in
             training mode.
 
+    References:
+        Thesis: Section 3.2, Algorithms 1 and 2; Section 3.4.1, Equations 3.11 to 3.14 (any l_p
+        norm); Section 3.4.2, Algorithm 3 (subspaces).
+
+        S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate method to
+        fool deep neural networks", CVPR 2016, arXiv:1511.04599.
+
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard, "Robustness of classifiers: from adversarial
+        to random noise", NIPS 2016, arXiv:1608.08967 (perturbations in a subspace).
+
     Example:
+        A linear classifier needs one step, whose length is the distance to the nearest boundary
+        times 1.02:
+
+        >>> import torch
+        >>> from robustness_geometry.attacks import deepfool
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
         >>> result = deepfool(model, images)
-        >>> (result.perturbations.flatten(1).norm(dim=1) / images.flatten(1).norm(dim=1)).mean()
+        >>> bool(result.success.all()), result.steps.tolist()
+        (True, [1, 1, 1, 1])
+        >>> ratio = result.perturbations.flatten(1).norm(dim=1) / images.flatten(1).norm(dim=1)
+        >>> bool((ratio < 1).all())
+        True
     """
     options = Options(
         norm=check_norm("norm", norm),
@@ -137,6 +162,8 @@ def deepfool(
     project = projection_onto(subspace, images)
     if not len(images):
         return nothing(images)
+    # Algorithm 2, lines 5 to 14, for all images: each round takes the first images that are not
+    # done yet one step further.
     search = Search(model, images, options, project, labels, targets)
     batch = BATCH if images.device.type == "cpu" else len(images)
     waiting = torch.arange(len(images), device=images.device)
@@ -162,7 +189,7 @@ def check_prune(value: Number | None) -> float | None:
     """Return DeepFool's option ``prune``, None or a number of at least 1."""
     prune = None if value is None else check_positive("prune", value)
     if prune is not None and prune < 1:
-        refuse("prune", value, "none, or a number of at least 1")
+        refuse("prune", value, "None or a number >= 1")
     return prune
 
 
@@ -170,14 +197,14 @@ def _check_combination(options: Options, targets: Labels | None, subspace: Subsp
     if subspace is not None and options.norm != 2:
         refuse("norm", options.norm, "2 with a subspace")
     if subspace is not None and options.clip is not None:
-        refuse("clip", options.clip, "none with a subspace, which clipping would leave")
+        refuse("clip", options.clip, "None with a subspace, which clipping would leave")
     if options.prune is not None and subspace is not None:
-        refuse("prune", options.prune, "none with a subspace")
+        refuse("prune", options.prune, "None with a subspace")
     if targets is not None and options.candidates is not None:
         refuse(
             "candidates",
             options.candidates,
-            "none with targets, which name the only class to reach",
+            "None with targets, which name the only class to reach",
         )
 
 
@@ -215,23 +242,33 @@ class Search:
         self.rivals = self.steps.new_empty(len(images), 0)
 
     def advance(self, now: Tensor) -> Tensor:
-        """Take the images of indices ``now`` one step further; return those that need another one."""
+        """Take the images ``now`` one step further and return those that need another one.
+
+        This is the body of the loop of Algorithm 2, and of Algorithm 3 where there is a subspace.
+
+        Args:
+            now: (n,) indices of the images.
+        """
+        # Linearise the classifier at the current points x_i.
         points = self.images[now] + self._offset(now, overshot=self.options.variant == "overshot")
         logits, pull = linearise(self.model, points)
         fresh = self.steps[now] == 0
-        if bool(fresh.any()):  # their point is the clean image
+        if bool(fresh.any()):  # their point is the clean image x_0
             self._enter(now[fresh], logits[fresh])
+        # Lines 6 to 10: among the hyperplanes F_k = 0 with normals w_k, find the nearest one.
         plus, minus = self._pairs(now, logits)
         plane = self._nearest(now, points, logits, pull, plus, minus)
+        # Lines 11 to 13: step onto it. Where no boundary has a gradient, stay.
         moving = ~self.success[now] & torch.isfinite(plane.distances)
         step = torch.where(per_image(moving, points), self._step(plane), 0.0)
         self.sums[now] = self._moved(now, step)
         self.steps[now] += moving.long()
+        # Line 15 with the factor 1 + overshoot, and line 5: has the label changed?
         self._test(now)
         return now[moving & ~self.success[now] & (self.steps[now] < self.options.steps)]
 
     def restart(self, place: int, image: Tensor, label: Tensor) -> None:
-        """Put another image (C, H, W) with the label to leave in the place of one that is done."""
+        """Replace an image that is done by another one (C, H, W) with its label to leave."""
         self.images[place], self.labels[place] = image, label
         self.sums[place], self.perturbations[place] = 0.0, 0.0
         self.steps[place], self.success[place] = 0, False
@@ -249,7 +286,7 @@ class Search:
     def _nearest(
         self, now: Tensor, points: Images, logits: Logits, pull: Pull, plus: Tensor, minus: Tensor
     ) -> Hyperplanes:
-        """The nearest of the boundaries between ``plus`` and ``minus``, linearised at ``points``."""
+        """The nearest boundary between ``plus`` and ``minus``, linearised at ``points``."""
         norm = self.options.norm
         if self.options.prune is None:
             project = partial(self._project, now, points)
@@ -266,16 +303,16 @@ class Search:
         )
 
     def _offset(self, now: Tensor, *, overshot: bool) -> Tensor:
-        """The sum r, or (1 + overshoot) r, of the images ``now``, confined to ``clip`` with them."""
+        """(n, C, H, W) the sum r, or (1 + overshoot) r, such that the images stay in ``clip``."""
         scale = 1 + self.options.overshoot if overshot else 1.0
         return confine(self.images[now], scale * self.sums[now], self.options.clip)
 
     def _project(self, now: Tensor, points: Images, normals: Tensor) -> Tensor:
-        """What of the gradients (n, K, C, H, W) at ``points`` the steps follow.
+        """The part of the gradients (n, K, C, H, W) at ``points`` that the steps follow.
 
-        With a subspace, their projection. With ``clip`` and a norm below 2, pixels that are held at
-        their bound are
-        left out: else the step would insist on them and never arrive.
+        With a subspace, this is their projection (lines 9 and 10 of Algorithm 3). With ``clip``
+        and a norm below 2, pixels that are held at their bound are left out: a step that insisted
+        on them would never arrive.
         """
         if (
             self.options.clip is None
@@ -288,7 +325,10 @@ class Search:
         return normals.masked_fill((floor & (normals < 0)) | (ceiling & (normals > 0)), 0.0)
 
     def _moved(self, now: Tensor, step: Images) -> Images:
-        """The sums of the images ``now`` after a step; the variant ``overshot`` clips the images only, not the sums."""
+        """The sums of the images ``now`` after a step.
+
+        The variant ``overshot`` clips the images only, not the sums.
+        """
         sums = self.sums[now] + step
         return (
             sums
@@ -297,7 +337,7 @@ class Search:
         )
 
     def _enter(self, now: Tensor, logits: Logits) -> None:
-        """Take labels, rivals and what counts as the boundary from the logits of clean images."""
+        """Set labels, rivals and the slack of the images ``now`` from their clean logits."""
         as_logits(
             logits, *(None if given is None else given[now] for given in (self.given, self.targets))
         )
@@ -315,7 +355,11 @@ class Search:
         self.success[now] = self._is_reached(now, logits)
 
     def _pairs(self, now: Tensor, logits: Logits) -> tuple[Tensor, Tensor]:
-        """The classes (n, K) whose boundaries count: all rivals against the label, or the target against the leader."""
+        """The pairs of classes (n, K) whose boundaries count, as (plus, minus).
+
+        All rivals against the label or, where there are targets, the target against the class with
+        the largest of the other logits.
+        """
         if self.targets is None:
             rivals = self.rivals[now]
             return rivals, self.labels[now, None].expand_as(rivals)
@@ -323,14 +367,14 @@ class Search:
         return target, logits.scatter(1, target, -torch.inf).argmax(dim=1, keepdim=True)
 
     def _step(self, plane: Hyperplanes) -> Tensor:
-        """The smallest step to the hyperplane, (n, C, H, W)."""
+        """(n, C, H, W) the smallest step to the hyperplane (Equation 3.12)."""
         gaps = plane.gaps
         if self.options.variant == "overshot":
             gaps = gaps + EXTRA * norms(plane.normals, dual(self.options.norm))
         return hyperplane_step(gaps, plane.normals, self.options.norm)
 
     def _test(self, now: Tensor) -> None:
-        """Look at the labels of the images ``now`` where the variant says."""
+        """Test the labels of the images ``now`` at the point that the variant prescribes."""
         self.perturbations[now] = self._offset(now, overshot=True)
         on_sum = self.options.variant == "thesis"
         offset = self._offset(now, overshot=False) if on_sum else self.perturbations[now]
@@ -348,7 +392,7 @@ class Search:
         )
 
     def _is_on_boundary(self, now: Tensor, logits: Logits) -> Mask:
-        """Whether the logit to be left leads by no more than the slack (or the one to be reached trails by none)."""
+        """Whether the label leads by no more than the slack, or the target trails by no more."""
         chosen = self.labels[now, None] if self.targets is None else self.targets[now, None]
         lead = logits.gather(1, chosen)[:, 0] - logits.scatter(1, chosen, -torch.inf).amax(dim=1)
         near = lead <= self.slack[now] if self.targets is None else lead >= -self.slack[now]

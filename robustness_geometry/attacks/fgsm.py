@@ -1,4 +1,4 @@
-"""The fast gradient sign method, and the smallest eps at which it fools a given share of images (Section 3.2.3)."""
+"""The fast gradient sign method, and the smallest eps at which it fools a share of images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,14 +19,21 @@ from robustness_geometry.attacks.protocol import (
     labels_at,
     nothing,
 )
-from robustness_geometry.checks import check_count, check_norm, check_positive, number, refuse
+from robustness_geometry.checks import (
+    NOTHING,
+    check_count,
+    check_norm,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.norms import dual, hyperplane_step, norms
 from robustness_geometry.types import Classifier, Images, Labels, Perturbed
 
 __all__ = ["SmallestEps", "fgsm", "fgsm_smallest_eps"]
 
 BATCH = 256
-"""Images that the search for the smallest eps looks at together."""
+"""Batch size of the search for the smallest eps."""
 
 BISECTIONS = 12
 """Halvings of the gap between two grid points: it ends below 1e-4 of eps."""
@@ -62,7 +69,7 @@ def fgsm(
     """One step of length ``eps`` up the cross-entropy J at the label.
 
     r = eps sign(grad J(x)) for norm=inf, r = eps grad J / ||grad J||_2 for norm=2; in general the
-    vector of l_p norm eps that increases J the most to first order. Section 3.2.3.
+    vector of l_p norm eps that increases J the most to first order.
 
     Args:
         model: a classifier in evaluation mode.
@@ -77,6 +84,22 @@ def fgsm(
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Thesis: Section 3.2.3, which compares DeepFool with it; Tables 3.1 and 8.1.
+
+        I. Goodfellow, J. Shlens, C. Szegedy, "Explaining and harnessing adversarial examples",
+        ICLR 2015, arXiv:1412.6572.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import fgsm
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> result = fgsm(model, images, eps="8/255")
+        >>> torch.allclose(result.perturbations.abs(), torch.tensor(8 / 255))
+        True
     """
     length, p, box = check_positive("eps", eps), check_norm("norm", norm), check_clip(clip)
     check_input(model, images, clip=box, labels=labels)
@@ -91,7 +114,7 @@ def fgsm(
 def steepest(
     model: Classifier, images: Images, labels: Labels | None, norm: float
 ) -> tuple[Labels, Images]:
-    """The labels and, for each image, the vector of unit l_p norm along which the cross-entropy grows fastest."""
+    """The labels, and per image the vector of unit l_p norm of the steepest cross-entropy."""
     logits, pull = linearise(model, images)
     logits = as_logits(logits, labels)
     labels = logits.argmax(dim=1) if labels is None else labels
@@ -119,10 +142,9 @@ def fgsm_smallest_eps(
 ) -> SmallestEps:
     """The smallest eps, one for all images, at which FGSM misclassifies a share ``rate`` of them.
 
-    The share is no monotone function of eps. It is taken on a geometric grid of eps; the first grid
+    The share is not monotone in eps. It is computed on a geometric grid of eps; the first grid
     point that reaches ``rate`` and the one before it are then bisected, so that a crossing narrower
-    than the grid may be missed. Section 3.2.3, where rate is 0.9; its footnote says that some rates
-    cannot be reached.
+    than the grid may be missed. Some rates cannot be reached.
 
     Args:
         model: a classifier in evaluation mode.
@@ -133,10 +155,23 @@ def fgsm_smallest_eps(
             for p = inf.
         grid: the number of grid points, from eps_max / 1024 to eps_max.
         clip: as for :func:`fgsm`.
-        labels: (N,) as for :func:`fgsm`; what they do not name counts as misclassified.
+        labels: (N,) as for :func:`fgsm`; an image with another label counts as misclassified.
 
     Raises:
         InputError: as for :func:`fgsm`, or no images.
+
+    References:
+        Thesis: Section 3.2.3 and Table 3.1, where the rate is 0.9.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import fgsm_smallest_eps
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> found = fgsm_smallest_eps(model, images, rate=0.5)
+        >>> found.reachable, found.rate >= 0.5
+        (True, True)
     """
     wanted, p, box = number("rate", rate), check_norm("norm", norm), check_clip(clip)
     if not 0 < wanted <= 1:
@@ -145,7 +180,7 @@ def fgsm_smallest_eps(
     check_count("grid", grid, minimum=2)
     check_input(model, images, clip=box, labels=labels)
     if not len(images):
-        refuse("images", "an empty batch", "at least one image")
+        refuse("images", NOTHING, "at least one image")
     if largest is None:
         largest = images[0].numel() ** (1 / p)
     points = torch.logspace(
@@ -162,7 +197,7 @@ def _share_fooled(
     norm: float,
     clip: tuple[float, float] | None,
 ) -> Callable[[float], float]:
-    """The share misclassified as a function of eps; the gradients are taken once."""
+    """The share misclassified as a function of eps; the gradients are computed once."""
     parts = []
     for rows in torch.arange(len(images), device=images.device).split(BATCH):
         own = None if labels is None else labels[rows]
@@ -179,7 +214,7 @@ def _share_fooled(
 
 
 def _search(share: Callable[[float], float], wanted: float, points: Sequence[float]) -> SmallestEps:
-    """The first of ``points`` that reaches ``wanted``, refined by bisection against the point before it."""
+    """The first of ``points`` that reaches ``wanted``, refined by bisection below it."""
     shares = {eps: share(eps) for eps in points}
     crossing = next((index for index, eps in enumerate(points) if shares[eps] >= wanted), None)
     if crossing is None:

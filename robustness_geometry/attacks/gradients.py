@@ -15,14 +15,15 @@ from robustness_geometry.types import Classifier, Images, Labels, Logits, class_
 __all__ = ["Pull", "class_gradients", "difference_gradients", "linearise", "loss_weights"]
 
 Pull: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps weights c (N, classes) of the logits to the gradients of sum_k c_k f_k at the points, (N, C, H, W)."""
+"""Maps weights c (N, classes) of the logits to the gradients of sum_k c_k f_k, (N, C, H, W)."""
 
 
 def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
-    """The logits at ``points``, and the function that pulls weights of the logits back to the image.
+    """The logits at ``points``, and a function that turns weights of logits into gradients.
 
-    pull(c) = sum_k c_k grad f_k(x): one backward pass, of every image on its own (a sum over the
-    batch, no mean). Only the image gets a gradient, whether the parameters require one or not.
+    pull(c) = sum_k c_k grad f_k(x), by one backward pass. Every image has its own gradient: the
+    batch is summed, not averaged. Only the image gets a gradient, whether the parameters require
+    one or not.
 
     Args:
         model: a classifier; logits f of shape (N, 1) become (0, f).
@@ -34,6 +35,16 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
 
     Raises:
         InputError: the model does not return (N, classes).
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks.gradients import linearise
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> logits, pull = linearise(model, torch.rand(1, 1, 4, 4))
+        >>> gradient = pull(torch.tensor([[1.0, -1.0, 0.0]]))  # of f_0 - f_1
+        >>> weight = model[1].weight
+        >>> torch.equal(gradient.flatten(), weight[0] - weight[1])
+        True
     """
     with torch.enable_grad(), FastInputGradients():
         leaf = points.detach().requires_grad_()
@@ -43,7 +54,7 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
         logits = class_logits(raw)
 
     def pull(weights: Tensor) -> Tensor:
-        if not logits.requires_grad:  # a model that does not look at its input
+        if not logits.requires_grad:  # a model that does not depend on its input
             return torch.zeros_like(points)
         weights = weights.to(logits)
         (gradient,) = torch.autograd.grad(
@@ -57,10 +68,10 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
 def difference_gradients(
     pull: Pull, classes: int, plus: Int[Tensor, "batch pairs"], minus: Int[Tensor, "batch pairs"]
 ) -> Float[Tensor, "batch pairs channels height width"]:
-    """The gradients of f_plus - f_minus for several pairs of classes an image, one backward pass a pair.
+    """The gradients of f_plus - f_minus for several pairs of classes per image.
 
-    On CPUs, passes one after another are as fast as batched ones, and need no batching rules of the
-    model's layers.
+    Each pair takes one backward pass. On CPUs, passes one after another are as fast as batched
+    ones, and they need no batching rules of the model's layers.
 
     Args:
         pull: from :func:`linearise`.
@@ -96,7 +107,7 @@ def class_gradients(
 
 
 def loss_weights(logits: Logits, labels: Labels) -> Logits:
-    """Weights of the logits whose pull-back points along the gradient of the cross-entropy at ``labels``.
+    """Weights of the logits that give the direction of the gradient of the cross-entropy.
 
     grad J = sum_{k != y} p_k (grad f_k - grad f_y), here divided by 1 - p_y. The direction, which
     is all that the attacks use, stays the same, and it does not vanish where the softmax saturates.

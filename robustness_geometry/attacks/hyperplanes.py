@@ -15,12 +15,12 @@ from robustness_geometry.types import Images, Logits, PerImage
 __all__ = ["Hyperplanes", "likely_nearest", "nearest_hyperplane"]
 
 BLOCK = 10
-"""Gradients of an image that are held at once, however many classes there are."""
+"""Largest number of gradients per image that are in memory at once."""
 
 
 @dataclass
 class Hyperplanes:
-    """One hyperplane an image, {x + r : <normal, r> = gap}.
+    """One hyperplane per image, {x + r : <normal, r> = gap}.
 
     Attributes:
         distances: (N,) gap / ||normal||_q, the l_p distance; infinite where no boundary has a
@@ -41,7 +41,7 @@ class Hyperplanes:
         self.normals = torch.where(per_image(nearer, self.normals), other.normals, self.normals)
 
     def take_nearer_at(self, rows: Tensor, other: "Hyperplanes") -> None:
-        """:meth:`take_nearer` for the images ``rows``, of which ``other`` has one hyperplane each."""
+        """:meth:`take_nearer` for the images ``rows``; ``other`` has one hyperplane for each."""
         nearer = other.distances < self.distances[rows]
         rows = rows[nearer]
         self.distances[rows], self.gaps[rows] = other.distances[nearer], other.gaps[nearer]
@@ -57,11 +57,12 @@ def nearest_hyperplane(
     norm: float,
     project: Callable[[Tensor], Tensor],
 ) -> Hyperplanes:
-    """argmin_k |F_k| / ||P grad F_k||_q for F_k = f_plus - f_minus, all gradients taken at one point.
+    """The nearest of the hyperplanes F_k = 0 around each point, F_k = f_plus - f_minus.
 
-    A gradient that is zero or not finite puts its boundary at infinity. A gap below what rounding
-    does to the logits counts as that much, so that a step from a point on a boundary still crosses
-    it.
+    It is that of argmin_k |F_k| / ||P grad F_k||_q (line 10 of Algorithm 2, line 9 of Algorithm 3,
+    Equation 3.11). A gradient that is zero or not finite puts its hyperplane at infinity. A gap
+    smaller than the rounding of the logits counts as that rounding, so that a step from a point on
+    a boundary still crosses it.
 
     Args:
         logits: (N, classes) at the points.
@@ -73,8 +74,9 @@ def nearest_hyperplane(
     """
     rows = torch.arange(len(logits), device=logits.device)
     nearest = None
+    # A block of classes at a time, so that the memory does not grow with their number.
     for up, down in zip(plus.split(BLOCK, dim=1), minus.split(BLOCK, dim=1), strict=True):
-        gaps = _gaps(logits, up, down)
+        gaps = _gaps(logits, up, down)  # |f'_k|
         normals = project(difference_gradients(pull, logits.shape[1], up, down))
         distances = _distances(gaps, norms(normals.flatten(0, 1), dual(norm)).view_as(gaps))
         best = distances.argmin(dim=1)
@@ -98,21 +100,22 @@ def likely_nearest(
     prune: float,
     again: Callable[[Tensor], Pull],
 ) -> Hyperplanes:
-    """:func:`nearest_hyperplane`, without the gradients of boundaries that are unlikely to be the nearest.
+    """:func:`nearest_hyperplane` without most of the gradients of boundaries that are not nearest.
 
-    Boundaries are taken in the order of their gaps. One with the gap g can only be nearer than the
-    distance D of the nearest so far if its gradient is longer than g / D. Once that is ``prune``
-    times the longest gradient of an image so far, its other boundaries are left out.
+    Boundaries are taken in the order of their gaps |F_k|. One with the gap g can only be nearer
+    than the distance D of the nearest so far if its gradient is longer than g / D. Once that is
+    ``prune`` times the longest gradient of an image so far, its other boundaries are skipped.
 
     Args:
-        logits: as for :func:`nearest_hyperplane`, like ``pull``, ``plus``, ``minus`` and ``norm``.
-        pull: of all images.
+        logits: (N, classes) at the points.
+        pull: from :func:`robustness_geometry.attacks.gradients.linearise` at the same points.
         plus: (N, K) classes.
         minus: (N, K) classes.
-        norm: p.
+        norm: p, of which q is the dual exponent.
         project: P, called with gradients (n, K, C, H, W) and the rows (n,) of their images.
-        prune: how much longer the gradient of a boundary left out may be than the longest one seen.
-        again: makes ``pull`` for some of the images, when few still have boundaries to look at.
+        prune: a boundary is skipped if its gradient would have to be at least this many times as
+            long as the longest one seen.
+        again: makes ``pull`` for some of the images, once few still have boundaries to look at.
     """
     gaps, order = _gaps(logits, plus, minus).sort(dim=1, stable=True)
     plus, minus = plus.gather(1, order), minus.gather(1, order)
@@ -120,7 +123,7 @@ def likely_nearest(
     nearest, longest = None, torch.zeros_like(gaps[:, 0])
     for rank in range(gaps.shape[1]):
         if nearest is not None:
-            # negated, so that a distance that is infinite or not a number leaves nothing out
+            # Negated, so that a distance that is infinite or not a number skips nothing.
             waiting = ~(gaps[rows, rank] >= prune * longest[rows] * nearest.distances[rows])
             count = int(waiting.sum())
             if not count:
@@ -143,17 +146,17 @@ def likely_nearest(
 
 
 def _gaps(logits: Logits, plus: Tensor, minus: Tensor) -> Tensor:
-    """(N, K) |F|, no less than what rounding does to the logits."""
+    """(N, K) |F|, at least the rounding of the logits."""
     rounding = torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1, keepdim=True)
     return (logits.gather(1, plus) - logits.gather(1, minus)).abs().maximum(rounding)
 
 
 def _distances(gaps: Tensor, sizes: Tensor) -> Tensor:
-    """|F| / ||grad F||_q, infinite where a gradient is of no use."""
+    """|F| / ||grad F||_q, infinite where a gradient cannot be used."""
     usable = torch.isfinite(sizes) & (sizes > 0) & torch.isfinite(gaps)
     return torch.where(usable, gaps / sizes, torch.inf)
 
 
 def _gradients(pull: Pull, classes: int, plus: Tensor, minus: Tensor) -> Tensor:
-    """(n, 1, C, H, W) the gradients of f_plus - f_minus, one pair an image."""
+    """(n, 1, C, H, W) the gradients of f_plus - f_minus, one pair per image."""
     return difference_gradients(pull, classes, plus[:, None], minus[:, None])

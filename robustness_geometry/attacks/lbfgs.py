@@ -1,4 +1,4 @@
-"""The penalised, box-constrained L-BFGS attack of Szegedy et al. (2014), which Table 3.1 compares DeepFool with."""
+"""The penalised, box-constrained L-BFGS attack, with which Table 3.1 compares DeepFool."""
 
 import math
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage
 __all__ = ["lbfgs"]
 
 BATCH = 128
-"""Images that are optimised side by side."""
+"""Number of images that are optimised side by side."""
 
 RIVALS = 10
-"""Classes, those of the largest logits, among which the nearest are looked for."""
+"""Number of classes, those of the largest logits, among which the nearest are searched for."""
 
 GROWTH = 4.0
 """Factor by which the constant grows or shrinks until the smallest one that works is bracketed."""
@@ -58,25 +58,24 @@ def lbfgs(
     labels: Labels | None = None,
     targets: Labels | None = None,
 ) -> Perturbed:
-    """Solve a series of penalised problems for the smallest constant whose solution reaches a target label t.
+    """Minimise the norm of r plus c times the loss at a target label t, for the smallest c.
 
-    min_r ||r||_2^2 + c J_t(x + r) subject to low <= x + r <= high, with J_t the cross-entropy at t,
-    by box-constrained L-BFGS from r = 0; the smallest c whose solution is misclassified is
-    bracketed by powers of 4, then bisected. Section 3.2.3 and Table 3.1. The norm is squared,
-    unlike in the original formulation: that makes the problem smooth at r = 0, and has the same
+    The problem min_r ||r||_2^2 + c J_t(x + r) subject to low <= x + r <= high, with J_t the
+    cross-entropy at t, is solved by box-constrained L-BFGS from r = 0. The smallest c whose
+    solution reaches the goal is bracketed by powers of 4, then bisected. The norm is squared,
+    unlike in the original formulation: the problem is then smooth at r = 0 and has the same
     solutions at other constants. Of all points met on the way, the nearest that reaches the goal is
     returned.
 
-    The attack aims at a target. Without ``targets``, t runs over the ``candidates`` classes whose
-    linearised boundaries are nearest to the image, and the smallest perturbation that changes the
-    label, whatever to, is kept.
+    Without ``targets``, t runs over the ``candidates`` classes whose linearised boundaries are
+    nearest to the image, and the smallest perturbation that changes the label at all is kept.
 
     Args:
         model: a classifier in evaluation mode.
         images: x, (N, C, H, W).
-        candidates: classes that are tried as t.
-        constants: values of c for each t.
-        steps: L-BFGS steps for each c.
+        candidates: number of classes that are tried as t.
+        constants: number of values of c for each t.
+        steps: number of L-BFGS steps for each c.
         clip: low and high; None leaves the pixels free.
         labels: (N,) the labels to leave; None: the classifier's own. An image that has another
             label gets r = 0.
@@ -88,6 +87,22 @@ def lbfgs(
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Thesis: Section 3.2.3 and Table 3.1, which compare DeepFool with it.
+
+        C. Szegedy, W. Zaremba, I. Sutskever, J. Bruna, D. Erhan, I. Goodfellow, R. Fergus,
+        "Intriguing properties of neural networks", ICLR 2014, arXiv:1312.6199.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import lbfgs
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> result = lbfgs(model, images, clip=None)
+        >>> bool(result.success.all())
+        True
     """
     options = Options(
         check_count("candidates", candidates),
@@ -116,7 +131,7 @@ def _attack(
     targets: Labels | None,
     options: Options,
 ) -> tuple[Images, Labels, Tensor]:
-    """Perturbations, labels under attack and gradients taken of one batch."""
+    """Perturbations, labels under attack and number of gradients of one batch."""
     logits, pull = linearise(model, images)
     logits = as_logits(logits, labels, targets)
     labels = logits.argmax(dim=1) if labels is None else labels.clone()
@@ -126,13 +141,14 @@ def _attack(
         if targets is None
         else targets[:, None]
     )
+    # The targets in the order of their linearised distances.
     own = labels[:, None].expand_as(rivals)
     gaps = (logits.gather(1, own) - logits.gather(1, rivals)).abs()
     sizes = norms(difference_gradients(pull, logits.shape[1], rivals, own).flatten(0, 1)).view_as(
         gaps
     )
     distances = torch.where(sizes > 0, gaps / sizes, torch.inf)
-    # Where the pull of the linearised cross-entropy would balance that of the norm on the boundary.
+    # The first c: there the linearised cross-entropy balances the norm on the boundary.
     constants = 4 * distances.square() / gaps
     constants = torch.where(torch.isfinite(constants) & (constants > 0), constants, 1.0)
     search = Search(model, images, labels, targets, options)
@@ -150,7 +166,7 @@ class Search:
             the last solution.
         sizes: (N,) its l_2 norm; infinite where there is none.
         done: (N,) whether the clean image is at the goal.
-        evaluations: gradients taken of each image.
+        evaluations: number of gradients per image.
     """
 
     def __init__(
@@ -179,6 +195,7 @@ class Search:
         """Bracket and bisect the constants (N,) for the target classes ``goal`` (N,)."""
         below, above = torch.zeros_like(constants), torch.full_like(constants, torch.inf)
         for _ in range(self.options.constants):
+            # ``below`` is the largest c that failed, ``above`` the smallest that worked.
             reached = self._solve(goal, constants)
             below, above = (
                 torch.where(reached, below, constants),
@@ -203,7 +220,7 @@ class Search:
         return finite & is_reached(found, self.labels, self.targets)
 
     def _penalised(self, moved: Images, goal: Labels, constants: PerImage) -> tuple[Tensor, Tensor]:
-        """||r||^2 + c J_t(x + r) and its gradients (N, d); points at the goal that are the nearest are kept."""
+        """||r||^2 + c J_t(x + r) and its gradients (N, d); keeps the nearest points at the goal."""
         logits, pull = linearise(self.model, self.images + moved)
         self.evaluations += 1
         sizes = norms(moved)

@@ -1,4 +1,4 @@
-"""Projected gradient descent: the strong attack within a ball that chapter 8 judges defences by (Section 8.4)."""
+"""Projected gradient descent: the strong attack in a ball by which chapter 8 judges defences."""
 
 import math
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from robustness_geometry.attacks.protocol import (
     judge,
     nothing,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.norms import norms, project
 from robustness_geometry.randomness import Generators, normal, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
@@ -29,7 +29,10 @@ __all__ = ["pgd"]
 
 @dataclass(frozen=True)
 class Options:
-    """The checked options of :func:`pgd`; ``eps`` and ``step_size`` are (N, 1, 1, 1) where images have their own."""
+    """The checked options of :func:`pgd`.
+
+    ``eps`` and ``step_size`` are (N, 1, 1, 1) where each image has its own.
+    """
 
     eps: float | Tensor
     norm: float
@@ -61,24 +64,22 @@ def pgd(
     """Climb the cross-entropy J inside the ball of radius ``eps``, by steps of fixed length.
 
     r <- Pi(r + a v) with v = sign(grad J) for norm=inf or grad J / ||grad J||_2 for norm=2, where
-    Pi projects onto the ball and then clips the image. Section 8.4 (Table 8.2 takes 20 steps at eps
-    = 8/255 in l_inf).
+    Pi projects onto the ball and then clips the image. The thesis takes 20 steps at eps = 8/255 in
+    l_inf (Table 8.2).
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
-        eps: radius of the ball, in pixel units; (N,) for one of its own for each image.
+        eps: radius of the ball, in pixel units; (N,) for one radius per image.
         norm: 2 or inf.
-        steps: gradient steps of each run; the last iterate of a run counts, not the best one on the
-            way.
-        step_size: a, in pixel units; None: 2.5 eps / steps, which crosses the ball with room to
-            spare.
-        restarts: runs an image; after the first run only images that are not fooled yet go on.
+        steps: gradient steps of each run; the last iterate of a run counts, not the best one.
+        step_size: a, in pixel units; None: 2.5 eps / steps, more than enough to cross the ball.
+        restarts: number of runs; only images that are not fooled yet take part in further runs.
         random_start: start at a uniformly random point of the ball instead of its centre.
         clip: lowest and highest pixel value; None does not clip.
         labels: (N,) labels whose J is climbed; None: the classifier's own.
         targets: (N,) labels to reach; their J is descended instead.
-        generator: one for the batch or one an image; None starts from seed 0.
+        generator: one for the batch or one per image; None starts from seed 0.
 
     Returns:
         Perturbed, the run that reached the goal or else the last one; ``steps`` counts those of all
@@ -86,6 +87,22 @@ def pgd(
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Thesis: Sections 8.2, 8.5 and 8.5.1, Tables 8.1 and 8.2.
+
+        A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models
+        resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import pgd
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> result = pgd(model, images, eps=0.1, steps=10)
+        >>> bool((result.perturbations.abs() <= 0.1 + 1e-6).all())
+        True
     """
     options = _options(eps, norm, steps, step_size, clip, len(images))
     check_count("restarts", restarts)
@@ -140,12 +157,16 @@ def _radius(eps: Number | Tensor, count: int) -> float | Tensor:
     if not isinstance(eps, Tensor):
         return check_positive("eps", eps)
     if eps.shape != (count,) or not bool((torch.isfinite(eps) & (eps > 0)).all()):
-        refuse("eps", f"a tensor {tuple(eps.shape)}", f"{count} finite numbers > 0, one an image")
+        refuse(
+            "eps",
+            Described(f"a tensor {tuple(eps.shape)}"),
+            f"{count} finite numbers > 0, one per image",
+        )
     return eps.view(-1, 1, 1, 1)
 
 
 def _random_start(images: Images, options: Options, generator: Generators) -> Images:
-    """Uniform in the ball."""
+    """(N, C, H, W) uniformly distributed in the ball."""
     if math.isinf(options.norm):
         return options.eps * uniform(images, generator, -1.0, 1.0)
     directions = normal(images, generator)
@@ -169,6 +190,7 @@ def _run(
     length = -options.step_size if targeted else options.step_size
     radius = options.eps.flatten() if isinstance(options.eps, Tensor) else options.eps
     for _ in range(options.steps):
+        # A step of fixed length along the gradient, then back into the ball and the box.
         logits, pull = linearise(model, images + moved)
         ascent = unit_ascent(pull(loss_weights(logits, goal)), options.norm)
         moved = confine(

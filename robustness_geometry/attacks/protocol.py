@@ -1,4 +1,4 @@
-"""What every attack does first and last: check its input, take the labels, judge the tensors that it returns."""
+"""What every attack does first and last: check its input, find labels, judge its result."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from robustness_geometry.checks import check_images, check_logits, check_model, refuse
+from robustness_geometry.checks import Described, check_images, check_logits, check_model, refuse
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -55,7 +55,7 @@ def check_clip(clip: Bounds | None) -> Clip:
     if clip is None:
         return None
     if len(clip) != 2 or not all(map(math.isfinite, clip)) or clip[0] >= clip[1]:
-        refuse("clip", tuple(clip), "none, or two finite numbers, the lower one first")
+        refuse("clip", tuple(clip), "None or two finite numbers, the lower one first")
     return float(clip[0]), float(clip[1])
 
 
@@ -67,14 +67,22 @@ def check_input(
     labels: Labels | None = None,
     targets: Labels | None = None,
 ) -> None:
-    """Hold that model, images, labels and targets can be attacked; images must lie within ``clip``, if given."""
+    """Check that model, images, labels and targets can be attacked.
+
+    Args:
+        model: the classifier, which must be in evaluation mode.
+        images: the images, which must lie within ``clip``, if given.
+        clip: lowest and highest pixel value, or None.
+        labels: (N,) whole numbers, or None.
+        targets: (N,) whole numbers, or None.
+    """
     check_model(model)
     check_images(images, limits=clip)
     for key, value in (("labels", labels), ("targets", targets)):
         if value is not None and (value.dtype != torch.int64 or value.shape != images.shape[:1]):
             refuse(
                 key,
-                f"{value.dtype} {tuple(value.shape)}",
+                Described(f"{value.dtype} {tuple(value.shape)}"),
                 f"whole numbers (int64) of shape ({len(images)},)",
             )
 
@@ -104,14 +112,17 @@ def as_logits(raw: Tensor, *given: Labels | None) -> Logits:
 def clean_labels(
     model: Classifier, images: Images, labels: Labels | None, *given: Labels | None
 ) -> Labels:
-    """The labels under attack: ``labels``, or the classifier's own where that is None; logits are held to be finite."""
+    """The labels under attack: ``labels``, or the classifier's own; the logits must be finite."""
     with torch.no_grad():
         logits = as_logits(model(images), labels, *given)
     return logits.argmax(dim=1) if labels is None else labels
 
 
 def labels_at(model: Classifier, points: Images) -> tuple[Labels, Mask]:
-    """The labels (N,) at ``points``, and whether the logits there are finite (a label means nothing where not)."""
+    """The labels (N,) at ``points``, and whether the logits there are finite.
+
+    Where they are not, the label means nothing.
+    """
     with torch.no_grad():
         logits = class_logits(model(points))
     return logits.argmax(dim=1), torch.isfinite(logits).all(dim=1)
@@ -130,7 +141,7 @@ def judge(
     steps: Steps,
     targets: Labels | None = None,
 ) -> Perturbed:
-    """The result of an attack, with labels and success taken from the very tensors that it returns."""
+    """The result of an attack, with labels and success as seen on the tensors that it returns."""
     found, finite = labels_at(model, images + perturbations)
     finite &= torch.isfinite(perturbations).flatten(1).all(dim=1)
     return Perturbed(

@@ -1,4 +1,4 @@
-"""A box-constrained L-BFGS that minimises one function for each image of a batch side by side."""
+"""A box-constrained L-BFGS that minimises one function per image, all side by side."""
 
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +18,10 @@ Function: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps points (N, d) to the values (N,) and the gradients (N, d) of N functions."""
 
 Pair: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""A step s (N, d), the change y of the gradient (N, d), and 1 / <s, y> (N,), zero where the pair is not to be used."""
+"""A step s (N, d), the change y of the gradient (N, d), and 1 / <s, y> (N,).
+
+The last is zero where the pair is not to be used.
+"""
 
 DECREASE = 1e-4
 """Share of the linear prediction by which an accepted step must lower the value (Armijo)."""
@@ -38,20 +41,28 @@ def minimise(
 
     Projected quasi-Newton steps x <- clip(x - t H g): H is the L-BFGS approximation on the
     coordinates that are free to move, and t starts at 1 and is halved until the value falls enough.
-    Each round evaluates every row once, whether it takes a new step or shortens its last one, so
-    that rows do not wait for each other.
+    Each round evaluates every row once, for a new step or for a shortened one, so that rows do not
+    wait for each other.
 
     Args:
         function: the N functions.
         start: (N, d).
         low: lower bounds, (N, d), or one for all; -inf where there is none.
         high: upper bounds, likewise.
-        steps: rounds, that is, evaluations after the first.
+        steps: number of rounds, that is, evaluations after the first.
         curvature: the second derivative to assume before any was seen.
-        memory: pairs that the approximation keeps.
+        memory: number of pairs that the approximation keeps.
 
     Returns:
         (N, d) the points of the lowest values met.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks.quasi_newton import minimise
+        >>> def bowl(x):
+        ...     return (x - 3).square().sum(dim=1), 2 * (x - 3)
+        >>> minimise(bowl, torch.zeros(1, 2), torch.tensor(0.0), torch.tensor([1.0, 5.0]), steps=9)
+        tensor([[1., 3.]])
     """
     point = start.clamp(low, high)
     value, gradient = function(point)
@@ -82,7 +93,10 @@ def _dot(first: Tensor, second: Tensor) -> PerImage:
 
 
 def _pair(step: Tensor, change: Tensor, accepted: Tensor) -> tuple[Pair, PerImage]:
-    """The pair of a step, switched off where it was refused or saw no positive curvature; <s, y> / <y, y>."""
+    """The pair of a step, and <s, y> / <y, y>.
+
+    Both are zero where the step was refused or met no positive curvature.
+    """
     product, square = _dot(step, change), _dot(change, change)
     usable = accepted & (product > torch.finfo(step.dtype).eps * square)
     # Where the division is not used it may be by zero.
@@ -92,7 +106,7 @@ def _pair(step: Tensor, change: Tensor, accepted: Tensor) -> tuple[Pair, PerImag
 
 
 def _direction(gradient: Tensor, pairs: deque[Pair], inverse: PerImage) -> Vectors:
-    """-H g by the two-loop recursion; steepest descent where that is no descent direction."""
+    """-H g by the two-loop recursion; -g (scaled) where that is no descent direction."""
     vector, weights = gradient, []
     for step, change, factor in reversed(pairs):
         weight = factor * _dot(step, vector)

@@ -26,7 +26,7 @@ from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage
 __all__ = ["random_noise"]
 
 GRID = 60
-"""Norms that are tried along a direction before bisecting."""
+"""Number of norms that are tried along a direction before bisecting."""
 
 SPAN = 1e4
 """Ratio of the largest norm tried to the smallest."""
@@ -50,30 +50,47 @@ def random_noise(
     """Noise along a random direction, scaled to the smallest norm at which the label changes.
 
     r = t v with v uniform on the unit sphere, or a random sign vector for norm=inf. The smallest t
-    is looked for on a geometric grid, whose first point that changes the label is then bisected
-    against the one before it. Sections 4.2 and 5.2 compare this norm with those of worst-case
-    perturbations.
+    is searched for on a geometric grid; the first grid point that changes the label and the one
+    before it are then bisected.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
         norm: p, 1 <= p <= inf.
-        directions: random directions an image, of which the one with the smallest norm is kept.
-        two_sided: try -v as well as v and keep the smaller norm: min |t|, the random-noise regime
+        directions: random directions per image; the one with the smallest norm is kept.
+        two_sided: try -v as well as v and keep the smaller norm, min |t|, as in the random noise
             of Section 5.3.
         max_norm: the largest norm tried, in pixel units; None: 10 times the l_p norm of an image of
             ones.
         clip: lowest and highest pixel value; None does not clip.
         labels: (N,) the labels to leave; None: the classifier's own.
-        generator: one for the batch or one an image; None starts from seed 0.
+        generator: one for the batch or one per image; None starts from seed 0.
 
     Returns:
         Perturbed; ``success`` is False, and r has norm ``max_norm``, where no norm tried changes
-        the label. ``steps``
-        is 0: no gradients are taken.
+        the label. ``steps`` is 0: no gradients are taken.
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Thesis: Section 4.2 (the norm of random noise, to which that of universal perturbations is
+        compared) and Section 5.3 (random noise as a subspace of one dimension).
+
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard, "Robustness of classifiers: from adversarial
+        to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import deepfool, random_noise
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> noise = random_noise(model, images, two_sided=True)
+        >>> smallest = deepfool(model, images, overshoot=0)
+        >>> sizes = [r.perturbations.flatten(1).norm(dim=1) for r in (smallest, noise)]
+        >>> bool((sizes[0] < sizes[1]).all())
+        True
     """
     p, box = check_norm("norm", norm), check_clip(clip)
     check_count("directions", directions)
@@ -112,7 +129,7 @@ def _unit(images: Images, norm: float, generator: Generators) -> Images:
 def _smallest_sizes(
     model: Classifier, images: Images, unit: Images, labels: Labels, largest: float, clip: Clip
 ) -> PerImage:
-    """The smallest t at which x + t v has another label, (N,); infinite where none up to ``largest`` has."""
+    """(N,) the smallest t up to ``largest`` at which x + t v has another label, else inf."""
 
     def changes(now: torch.Tensor, sizes: PerImage) -> Mask:
         moved = confine(images[now], per_image(sizes, images) * unit[now], clip)

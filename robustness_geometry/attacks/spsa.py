@@ -1,4 +1,4 @@
-"""SPSA: an attack that uses no gradients, against which masked gradients do not help (Section 8.5.1)."""
+"""SPSA: an attack without gradients, against which masking gradients does not help."""
 
 import math
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from robustness_geometry.types import Classifier, Images, Labels, PerImage, Pert
 __all__ = ["margin_loss", "spsa"]
 
 BATCH = 2048
-"""Images that the model is given at a time."""
+"""Largest number of images per call of the model."""
 
 DECAYS = (0.9, 0.999)
-"""Of Adam's two moments, as usual."""
+"""Decay rates of Adam's two moments, at their usual values."""
 
 
 @dataclass(frozen=True)
@@ -61,32 +61,52 @@ def spsa(
     targets: Labels | None = None,
     generator: Generators = None,
 ) -> Perturbed:
-    """Descend the margin loss m(x) = f_y - max_{k != y} f_k inside the ball of radius ``eps`` without gradients.
+    """Descend the margin loss in the ball of radius ``eps`` without gradients.
 
-    The gradient is estimated by simultaneous perturbations: the mean of (m(x + delta d) - m(x -
-    delta d)) / (2 delta) d over random signs d. Adam follows it, and each iterate is projected onto
-    the ball and clipped. The iterate with the smallest margin counts. The thesis (Section 8.5.1)
-    gives no options; these are those of Uesato et al. (2018) as cleverhans has them.
+    The loss is m(x) = f_y - max_{k != y} f_k. Its gradient is estimated by simultaneous
+    perturbations, the mean of (m(x + delta d) - m(x - delta d)) / (2 delta) d over random sign
+    vectors d. Adam follows it, and each iterate is projected onto the ball and clipped. The iterate
+    with the smallest margin is returned. The thesis gives no options; the defaults are those of the
+    paper as cleverhans has them.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
         eps: radius of the ball, in pixel units.
         norm: 2 or inf.
-        steps: of Adam; an image takes 2 directions + 1 forward passes a step.
-        directions: random signs d a step, each of which is used with both signs.
+        steps: number of steps of Adam, each of 2 directions + 1 forward passes per image.
+        directions: number of random d per step; each is used with both signs.
         delta: step of the differences, in pixel units.
-        learning_rate: of Adam, in pixel units.
+        learning_rate: learning rate of Adam, in pixel units.
         clip: lowest and highest pixel value of the perturbed images; None does not clip.
         labels: (N,) the labels y; None: the classifier's own.
         targets: (N,) labels to reach; the loss is then max_{k != t} f_k - f_t.
-        generator: one for the batch or one an image; None starts from seed 0.
+        generator: one for the batch or one per image; None starts from seed 0.
 
     Returns:
         Perturbed.
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Thesis: Section 8.5.1 and Figure 8.7.
+
+        J. Uesato, B. O'Donoghue, A. van den Oord, P. Kohli, "Adversarial risk and the dangers of
+        evaluating against weak attacks", ICML 2018, arXiv:1802.05666.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks import spsa
+        >>> from robustness_geometry.attacks.spsa import margin_loss
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.rand(4, 1, 4, 4)
+        >>> result = spsa(model, images, eps=0.1, steps=10)
+        >>> before = margin_loss(model, images, result.labels)
+        >>> after = margin_loss(model, result.adversarial(images), result.labels)
+        >>> bool((after < before).all())
+        True
     """
     options = _options(eps, norm, steps, directions, delta, learning_rate, clip)
     check_input(model, images, clip=options.clip, labels=labels, targets=targets)
@@ -103,7 +123,9 @@ def spsa(
 def margin_loss(
     model: Classifier, images: Images, labels: Labels, *, targets: Labels | None = None
 ) -> PerImage:
-    """(N,) f_y - max_{k != y} f_k, negative where the label is not y; with targets max_{k != t} f_k - f_t.
+    """(N,) f_y - max_{k != y} f_k, which is negative where the label is not y.
+
+    With targets t it is max_{k != t} f_k - f_t. This is the adversarial loss of Figure 8.7.
 
     Args:
         model: a classifier.
@@ -150,7 +172,7 @@ def _descend(
     options: Options,
     generator: Generators,
 ) -> Images:
-    """The perturbations with the smallest margin of all iterates, the clean images among them."""
+    """The iterates of the smallest margin; the clean images count as the first ones."""
     moved, first, second = (
         torch.zeros_like(images),
         torch.zeros_like(images),
@@ -158,6 +180,7 @@ def _descend(
     )
     best, lowest = moved, margin_loss(model, images, labels, targets=targets)
     for step in range(1, options.steps + 1):
+        # Adam's step along the estimated gradient, then back into the ball and the box.
         slope = _slopes(model, images + moved, labels, targets, options, generator)
         first = DECAYS[0] * first + (1 - DECAYS[0]) * slope
         second = DECAYS[1] * second + (1 - DECAYS[1]) * slope.square()

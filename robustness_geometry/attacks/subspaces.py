@@ -1,4 +1,4 @@
-"""The orthogonal projection that keeps an attack inside a subspace of the image space (Algorithm 3)."""
+"""The orthogonal projection that keeps an attack in a subspace of the images (Algorithm 3)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import Described, refuse
 from robustness_geometry.randomness import normal
 from robustness_geometry.types import Images
 
@@ -17,7 +17,10 @@ __all__ = ["OwnSubspaces", "Projection", "Subspace", "projection_onto"]
 
 @runtime_checkable
 class OwnSubspaces(Protocol):
-    """A subspace for each of N images, without their bases, such as :class:`robustness_geometry.geometry.RandomSubspaces`."""
+    """A subspace for each of N images, given by its projection and not by a basis.
+
+    An example is :class:`robustness_geometry.geometry.RandomSubspaces`.
+    """
 
     def __len__(self) -> int:
         """N."""
@@ -29,8 +32,12 @@ class OwnSubspaces(Protocol):
 Subspace: TypeAlias = (
     Float[Tensor, "m d"] | Float[Tensor, "batch m d"] | Callable[[Tensor], Tensor] | OwnSubspaces
 )
-"""An orthonormal basis (m, d) for all images, one (N, m, d) for each, an orthogonal projector of (..., C, H, W), or one
-that is told which images the vectors belong to."""
+"""A subspace of the images.
+
+Either orthonormal rows (m, d), the same for all images; or (N, m, d), one basis per image; or an
+orthogonal projector of (..., C, H, W); or :class:`OwnSubspaces`, which is told which images the
+vectors belong to.
+"""
 
 Projection: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Projects vectors (n, K, C, H, W) that belong to the images of given indices (n,)."""
@@ -41,10 +48,10 @@ ALLOWED = (
 
 
 def projection_onto(subspace: Subspace | None, images: Images) -> Projection:
-    """How gradients are projected onto ``subspace``; None leaves them as they are.
+    """The projection P_S of gradients onto ``subspace``; None leaves them as they are.
 
     P_S w = S S^T w for a basis with orthonormal columns S (d x m), here given as the rows of a
-    tensor.
+    tensor. This is the projector of Algorithm 3 (Section 3.4.2).
 
     Args:
         subspace: see :data:`Subspace`; d = C * H * W in the order of ``flatten``.
@@ -71,11 +78,11 @@ def projection_onto(subspace: Subspace | None, images: Images) -> Projection:
 
 
 def _own(subspaces: OwnSubspaces, images: Images) -> Projection:
-    """The projection of subspaces that know their images, checked on the first image."""
+    """The projection onto one subspace per image, checked on the first image."""
     if len(subspaces) != len(images):
         refuse(
             "subspace",
-            f"subspaces of {len(subspaces)} images",
+            Described(f"subspaces of {len(subspaces)} images"),
             f"one for each of the {len(images)} images",
         )
     if len(images):
@@ -85,12 +92,12 @@ def _own(subspaces: OwnSubspaces, images: Images) -> Projection:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """What rounding may leave of an identity: 1e-3 in float32, 5e-8 in float64."""
+    """Largest rounding error of an identity: 1e-3 in float32, 5e-8 in float64."""
     return 3 * float(torch.finfo(dtype).eps) ** 0.5
 
 
 def _checked_basis(basis: Tensor, images: Images) -> Tensor:
-    """``basis`` in the type and on the device of ``images``, held to be orthonormal."""
+    """``basis`` in the type and on the device of ``images``, once checked to be orthonormal."""
     dimension = images.shape[1:].numel()
     fits = (
         basis.ndim in (2, 3) and basis.shape[-1] == dimension and 1 <= basis.shape[-2] <= dimension
@@ -108,22 +115,22 @@ def _checked_basis(basis: Tensor, images: Images) -> Tensor:
     ):
         refuse(
             "subspace",
-            "rows that are not orthonormal",
+            Described("rows that are not orthonormal"),
             "orthonormal rows (see robustness_geometry.geometry.orthonormalise)",
         )
     return basis
 
 
 def _check_projector(projector: Callable[[Tensor], Tensor], images: Images) -> None:
-    """Hold on two random vectors u, v that P P v = P v and <P u, v> = <u, P v>."""
+    """Check on two random vectors u, v that P P v = P v and <P u, v> = <u, P v>."""
     probe = normal(images.new_empty(1, 2, *images.shape[1:]), None)
     once = projector(probe)
     if once.shape != probe.shape:
-        refuse("subspace", f"a projector to shape {tuple(once.shape)}", ALLOWED)
+        refuse("subspace", Described(f"a projector to shape {tuple(once.shape)}"), ALLOWED)
     scale = _tolerance(probe.dtype) * float(probe.flatten(2).square().sum(dim=2).max())
     products = once.flatten(2)[0] @ probe.flatten(2)[0].T
     if (
         float((projector(once) - once).abs().max()) > scale
         or float((products - products.T).abs().max()) > scale
     ):
-        refuse("subspace", "a function that is not an orthogonal projection", ALLOWED)
+        refuse("subspace", Described("a function that is not an orthogonal projection"), ALLOWED)

@@ -9,25 +9,20 @@ from torch import Tensor
 
 from robustness_geometry.attacks._look_ahead import LookAhead, keeps_label, moved
 from robustness_geometry.attacks.deepfool import check_prune, deepfool
+from robustness_geometry.attacks.fooling import fooled_by, labels_to_change
 from robustness_geometry.attacks.protocol import (
     Bounds,
     Clip,
     Number,
-    as_logits,
     check_clip,
     check_input,
-    is_reached,
-    labels_at,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import seeded
-from robustness_geometry.types import Classifier, Images, Labels, Mask, Perturbed
+from robustness_geometry.types import Classifier, Images, Labels, Perturbed
 
-__all__ = ["Universal", "check_ball", "fooled", "universal_perturbation"]
-
-BATCH = 256
-"""Images that are looked at at once where nothing depends on how many they are."""
+__all__ = ["Universal", "check_ball", "universal_perturbation"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +32,9 @@ class Universal:
     Attributes:
         perturbation: (1, C, H, W) v, the best of those at the end of a pass, in pixel units.
         history: (passes,) share of X that v fooled after each pass, in float64.
-        visits: (passes,) images that each pass found not fooled yet and gave to DeepFool.
-        updates: (passes,) updates that each pass accepted.
-        reached: () whether the last pass reached the fooling rate that was asked for.
+        visits: (passes,) number of images that were not fooled yet and went to DeepFool.
+        updates: (passes,) number of updates of v.
+        reached: () whether the wanted fooling rate was reached.
     """
 
     perturbation: Images
@@ -55,7 +50,7 @@ class Universal:
 
     @property
     def passes(self) -> int:
-        """Passes over X that were made."""
+        """Number of passes over X."""
         return len(self.history)
 
     @property
@@ -86,18 +81,18 @@ def universal_perturbation(
 ) -> Universal:
     """Find one vector v, ||v||_p <= radius, that changes the labels of most of the images X.
 
-    Each pass goes through X in a new random order and, for every x with label(x + v) = label(x),
-    takes the l2 DeepFool step dv from x + v and sets v <- P(v + dv), P the Euclidean projection
-    onto the l_p ball. Section 4.2, Algorithm 4. Steps that did not change the label are left out.
-    The passes end once v fools the wanted share of X, or when a pass accepted no step, since the
-    next would not either; the best v at the end of a pass is returned.
+    Each pass goes through X in a new random order. For every x with label(x + v) = label(x), it
+    takes the l2 DeepFool perturbation dv of x + v and sets v <- P(v + dv), where P is the Euclidean
+    projection onto the l_p ball. A dv that does not change the label is not added. The passes end
+    once v fools the wanted share of X, or after a pass without an update, since the next one would
+    have none either. The best v at the end of a pass is returned.
 
-    With ``batch_size=1`` this is the algorithm of the thesis. x + v is evaluated for a block of
-    images at once, to jump to the next one that is not fooled; near ties are evaluated one by one,
-    so that v is, bit for bit, that of the plain loop, which ``look_ahead=1`` is. With
-    ``batch_size=B`` DeepFool runs from the next B images that v does not fool at once; their steps
-    are then added and projected in turn, each only if the v of that moment leaves its image
-    unfooled.
+    With ``batch_size=1`` this is the algorithm of the thesis. The labels at x + v are computed for
+    a block of images at once, to find the next image that is not fooled; near ties are computed
+    again one by one, so that v is, bit for bit, that of the plain loop (``look_ahead=1``). With
+    ``batch_size=B``, DeepFool runs from the next B images that are not fooled at once; their
+    perturbations are then added and projected in turn, each only if the current v does not fool
+    its image.
 
     Args:
         model: a classifier in evaluation mode.
@@ -106,18 +101,18 @@ def universal_perturbation(
             4.1).
         radius: xi of the ball, in pixel units; at most the l_p norm of an image of ones.
         fooling_rate: 1 - delta, the share of X to fool, between 0 and 1.
-        passes: the most passes over X.
-        batch_size: images that DeepFool works on at once.
+        passes: largest number of passes over X.
+        batch_size: number of images that DeepFool works on at once.
         steps: largest number of steps of DeepFool.
-        overshoot: of DeepFool.
-        candidates: classes that take part in DeepFool; None: all.
-        prune: of DeepFool, leaves out gradients of classes that are unlikely to be the nearest;
-            None: none.
+        overshoot: overshoot of DeepFool.
+        candidates: number of classes that take part in DeepFool; None: all.
+        prune: ``prune`` of DeepFool, which skips gradients of classes that are unlikely to be the
+            nearest; None: skip none.
         clip: lowest and highest pixel value of x + v and of DeepFool's points; None does not clip,
             as in the thesis.
         labels: (N,) the labels to change; None: the classifier's own.
-        look_ahead: images evaluated at once, at most, to find those that are not fooled.
-        generator: of the orders of X; None starts from seed 0.
+        look_ahead: largest number of images evaluated at once to find those that are not fooled.
+        generator: generator of the orders of X; None starts from seed 0.
 
     Returns:
         Universal; an image with logits at x + v that are not finite counts as not fooled and is
@@ -127,9 +122,24 @@ def universal_perturbation(
         InputError: an option, an image or a clean logit that cannot be used, images of fewer than
             two labels, or a model in training mode.
 
+    References:
+        Thesis: Section 4.2, Algorithm 4 and Equation 4.1.
+
+        S.-M. Moosavi-Dezfooli, A. Fawzi, O. Fawzi, P. Frossard, "Universal adversarial
+        perturbations", CVPR 2017, arXiv:1610.08401.
+
     Example:
-        >>> found = universal_perturbation(model, train_images, radius=2.0)
-        >>> fooled(model, test_images, found.perturbation).double().mean()
+        >>> import torch
+        >>> from robustness_geometry.attacks import fooled, universal_perturbation
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.randn(40, 1, 4, 4)
+        >>> found = universal_perturbation(model, images[:20], radius=2.0)
+        >>> bool(found.perturbation.norm() <= 2.001)
+        True
+        >>> share = fooled(model, images[20:], found.perturbation).double().mean()
+        >>> bool(0 <= share <= 1)
+        True
     """
     p, size = check_ball(norm, radius, math.prod(images.shape[1:]))
     options = Options(
@@ -147,50 +157,14 @@ def universal_perturbation(
     )
     check_input(model, images, clip=options.clip, labels=labels)
     images = images.detach()
-    labels = _labels(model, images, labels)
+    labels = labels_to_change(model, images, labels)
     if len(labels.unique()) < 2:
         refuse(
             "images",
-            f"{len(images)} images of {len(labels.unique())} labels",
-            "images of at least two labels",
+            Described(f"{len(images)} images of {len(labels.unique())} labels"),
+            "of at least two labels",
         )
     return _Search(model, images, labels, options, generator or seeded(0)).run()
-
-
-def fooled(
-    model: Classifier,
-    images: Images,
-    perturbation: Tensor,
-    *,
-    labels: Labels | None = None,
-    clip: Bounds | None = None,
-) -> Mask:
-    """Which images change their label once one vector is added to all; the mean is the fooling rate (Section 4.2).
-
-    Args:
-        model: a classifier in evaluation mode.
-        images: (N, C, H, W).
-        perturbation: v, (1, C, H, W), in pixel units.
-        labels: (N,) the labels to change; None: the classifier's own.
-        clip: lowest and highest pixel value of x + v; None does not clip.
-
-    Returns:
-        (N,); False where the logits at x + v are not finite.
-
-    Raises:
-        InputError: an option, an image or a clean logit that cannot be used, or a model in training
-            mode.
-    """
-    box = check_clip(clip)
-    check_input(model, images, clip=box, labels=labels)
-    if perturbation.shape != (1, *images.shape[1:]):
-        refuse(
-            "perturbation.shape",
-            tuple(perturbation.shape),
-            f"(1, C, H, W) = {(1, *images.shape[1:])}",
-        )
-    labels = _labels(model, images, labels)
-    return _fooled(model, images, perturbation, labels, box)
 
 
 @dataclass(frozen=True)
@@ -211,10 +185,18 @@ class Options:
 
 
 def check_ball(norm: Number, radius: Number, pixels: int) -> tuple[float, float]:
-    """Return p and the radius of the l_p ball that universal perturbations of so many pixels are projected onto.
+    """Return p and the radius of the l_p ball that universal perturbations are projected onto.
 
     A ball larger than an image of ones holds every difference of two images: such a radius is in
-    other units.
+    other units than pixels in [0, 1].
+
+    Args:
+        norm: p, which must be 1, 2 or inf.
+        radius: radius of the ball, in pixel units.
+        pixels: number of values of an image, C * H * W.
+
+    Raises:
+        InputError: another norm, or a radius that is not positive or too large.
     """
     p, size = number("norm", norm), check_positive("radius", radius)
     if p not in (1, 2, math.inf):
@@ -230,28 +212,6 @@ def _check_share(key: str, value: Number) -> float:
     if not 0 < share < 1:
         refuse(key, value, "a number between 0 and 1, neither included")
     return share
-
-
-def _labels(model: Classifier, images: Images, labels: Labels | None) -> Labels:
-    """The labels to change, taken from the classifier where none are given; clean logits are held to be finite."""
-    own = []
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        with torch.no_grad():
-            logits = as_logits(model(images[part]), None if labels is None else labels[part])
-        own.append(logits.argmax(dim=1))
-    if labels is not None:
-        return labels
-    return torch.cat(own) if own else torch.zeros(0, dtype=torch.int64, device=images.device)
-
-
-def _fooled(model: Classifier, images: Images, vector: Tensor, labels: Labels, clip: Clip) -> Mask:
-    found = torch.zeros_like(labels, dtype=torch.bool)
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        other, finite = labels_at(model, moved(images[part], vector, clip))
-        found[part] = finite & is_reached(other, labels[part], None)
-    return found
 
 
 class _Search:
@@ -270,10 +230,11 @@ class _Search:
         self.vector = torch.zeros_like(images[:1])
 
     def run(self) -> Universal:
-        """Make passes until the fooling rate is reached, no update is accepted or all passes are made."""
+        """Make passes until v fools enough images, a pass changes nothing, or all are made."""
         history: list[float] = []
         counts: list[tuple[int, int]] = []
-        best, reached = self.vector, False
+        best, reached = self.vector, False  # Algorithm 4, line 3: v = 0
+        # Line 4: pass over X until v fools the wanted share of it.
         for _ in range(self.options.passes):
             counts.append(self._pass())
             rate = self._rate()
@@ -289,24 +250,31 @@ class _Search:
         )
 
     def _rate(self) -> float:
-        found = _fooled(self.model, self.images, self.vector, self.labels, self.options.clip)
+        found = fooled_by(self.model, self.images, self.vector, self.labels, self.options.clip)
         return float(found.double().mean())
 
     def _pass(self) -> tuple[int, int]:
-        """Go through X once, in a new order; return how many images DeepFool was given, and the updates accepted."""
+        """Go through X once, in a new random order (Algorithm 4, lines 5 to 10).
+
+        Returns:
+            The number of images that went to DeepFool, and the number of updates of v.
+        """
         size = self.options.batch_size
         order = torch.randperm(len(self.images), generator=self.generator).tolist()
         clip, most = self.options.clip, self.options.look_ahead
         ahead = LookAhead(self.model, self.images, self.labels, clip, order, most=most)
         visits = updates = 0
+        # Lines 5 and 6: the next images, in this order, that v does not fool.
         while group := ahead.take(self.vector, size):
+            # Lines 7 and 8: DeepFool from x + v, then v <- P(v + dv).
             accepted = self._add_in_turn(group, self._deepfool(group))
             visits, updates = visits + len(group), updates + accepted
-            if accepted:
+            if accepted:  # the labels seen with the v before no longer count
                 ahead.forget()
         return visits, updates
 
     def _deepfool(self, group: list[int]) -> Perturbed:
+        """The minimal perturbations dv of x + v for the images of ``group`` (line 7)."""
         options = self.options
         return deepfool(
             self.model,
@@ -320,12 +288,19 @@ class _Search:
         )
 
     def _add_in_turn(self, group: list[int], found: Perturbed) -> int:
-        """Add and project the steps of a group in turn, each only if its image is not fooled yet; return how many.
+        """Add and project the perturbations of a group in turn (line 8).
 
-        Which images the steps before theirs fool is guessed at first. What v would be at each image
-        is then known, and
-        all images are looked at together: up to the first that was guessed wrongly, all was right.
-        The rest is taken to be as it was just seen, and looked at again.
+        Each is added only if the v of its turn does not fool its image. With one image per group
+        that is known; with more, it is first guessed for every image. The guesses determine v at
+        each turn, so that all labels can be computed in one batch. Up to the first wrong guess the
+        sequence is right and is kept; from there on the labels just seen are the next guesses.
+
+        Args:
+            group: indices of the images.
+            found: what DeepFool returned for them.
+
+        Returns:
+            The number of perturbations that were added.
         """
         rows = [row for row, success in enumerate(found.success.tolist()) if success]
         images, steps = (
@@ -346,10 +321,10 @@ class _Search:
         return updates
 
     def _guess(self, steps: list[Tensor]) -> list[bool]:
-        """Which images v does not fool when their turn comes, if the boundaries that the steps cross were planes.
+        """Guess which images v does not fool at their turn, as if all boundaries were planes.
 
-        A step r is 1 + overshoot times what leads to its plane, which a move dv of v has crossed
-        once (1 + overshoot) <dv, r> >= ||r||^2. The first image is known not to be fooled.
+        A step r is 1 + overshoot times the way to its plane, so a move dv of v has crossed that
+        plane once (1 + overshoot) <dv, r> >= ||r||^2. The first image is known not to be fooled.
         """
         vector, guess = self.vector, list[bool]()
         for step in steps:
@@ -359,17 +334,18 @@ class _Search:
         return guess
 
     def _course(self, steps: list[Tensor], unfooled: list[bool]) -> list[Tensor]:
-        """What v is before each of the images and after the last, if those are the ones it does not fool."""
+        """The values of v before each image and after the last, if ``unfooled`` is right."""
         vectors = [self.vector]
         for step, added in zip(steps, unfooled, strict=True):
             vectors.append(self._added(vectors[-1], step) if added else vectors[-1])
         return vectors
 
     def _added(self, vector: Tensor, step: Tensor) -> Tensor:
+        """P(v + dv), in the ball."""
         return project(vector + step, self.options.radius, self.options.norm)
 
     def _unfooled(self, indices: list[int], vectors: list[Tensor]) -> list[bool]:
-        """Which of the images are not fooled, each by its own vector."""
+        """Which of the images are not fooled, each by the vector at its place."""
         if not indices:
             return []
         points = moved(self.images[indices], torch.cat(vectors), self.options.clip)

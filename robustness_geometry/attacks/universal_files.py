@@ -32,6 +32,20 @@ def save_universal(found: Universal, path: str | Path, settings: Mapping[str, An
     Raises:
         InputError: the vector is longer than the radius, or norm or radius are missing or cannot be
             used.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from robustness_geometry.attacks import load_universal, save_universal
+        >>> from robustness_geometry.attacks import universal_perturbation
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> found = universal_perturbation(model, torch.randn(20, 1, 4, 4), radius=2.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/vector.safetensors"
+        ...     save_universal(found, path, {"norm": 2, "radius": 2.0})
+        ...     again, settings = load_universal(path, shape=(1, 4, 4))
+        >>> bool((again.perturbation == found.perturbation).all()), settings
+        (True, {'norm': 2, 'radius': 2.0})
     """
     _check(found, settings)
     plain = {name: _plain(value) for name, value in settings.items()}
@@ -59,22 +73,25 @@ def load_universal(
         InputError: no such file, another kind of file, a vector of another shape, one with values
             that are not finite or longer than the radius, or a radius in other units than pixels in
             [0, 1].
+
+    Example:
+        See :func:`save_universal`.
     """
     try:
         with safe_open(path, "pt") as file:
             settings = json.loads((file.metadata() or {})["settings"])
             tensors = {name: file.get_tensor(name) for name in NAMES}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        refuse(KEY, str(path), f"a file written by save_universal ({str(error).splitlines()[0]})")
+        refuse(KEY, path, f"a file written by save_universal ({str(error).splitlines()[0]})")
     here = tuple(tensors["perturbation"].shape)
     if len(here) != 4 or here[0] != 1 or (shape is not None and here[1:] != tuple(shape)):
         wanted = "(1, C, H, W)" if shape is None else str((1, *shape))
-        refuse(KEY, str(path), f"a vector of shape {wanted}, not {here}")
+        refuse(KEY, path, f"a file of a vector of shape {wanted}, not {here}")
     found = Universal(**tensors)
     try:
         _check(found, settings)
     except InputError as error:
-        raise InputError(f"{KEY}={path}: {error}") from error
+        raise InputError(f"{path}: {error}", error.key) from error
     return found, settings
 
 
@@ -82,7 +99,9 @@ def _check(found: Universal, settings: Mapping[str, Any]) -> None:
     vector = found.perturbation
     missing = sorted({"norm", "radius"} - set(settings))
     if missing:
-        refuse("settings", sorted(settings), f"names with {' and '.join(missing)} among them")
+        refuse(
+            "settings", sorted(settings), f"a mapping with {' and '.join(missing)} among its names"
+        )
     p, radius = check_ball(settings["norm"], settings["radius"], vector[0].numel())
     size = float(norms(vector.double(), p))
     # Rounding of the projection is allowed for; a value that is not finite fails the comparison.
@@ -91,7 +110,7 @@ def _check(found: Universal, settings: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON has no word for as text, tuples as lists."""
+    """``value`` as JSON can hold it: infinite numbers as text, tuples as lists."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -21,7 +21,7 @@ from robustness_geometry.attacks.protocol import (
 )
 from robustness_geometry.attacks.subspaces import projection_onto
 from robustness_geometry.attacks.universal import Universal, check_ball
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels
@@ -29,7 +29,7 @@ from robustness_geometry.types import Classifier, Images, Labels
 __all__ = ["Wanted", "universal_perturbations"]
 
 BATCH = 256
-"""Images on which the fooling rate is taken at once."""
+"""Batch size for the fooling rate; it does not affect results."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Wanted:
         radius: xi of its ball, in pixel units.
         norm: p of the ball, 1, 2 or inf.
         members: indices of the images that make up its X; None takes all.
-        generator: of the orders of X; None starts from seed 0.
+        generator: generator of the orders of X; None starts from seed 0.
     """
 
     radius: Number
@@ -63,31 +63,47 @@ def universal_perturbations(
     clip: Bounds | None = None,
     look_ahead: int = 128,
 ) -> list[Universal]:
-    """Find several universal perturbations, each as :func:`robustness_geometry.attacks.universal_perturbation` finds one.
+    """Find several universal perturbations of one classifier at once.
 
-    Every vector goes through its own X in its own orders, one image at a time: Algorithm 4 of
-    Section 4.2. What the vectors need at the same moment, logits and one DeepFool step each, is
-    computed together, so that K vectors cost far less than K times one. Each is that of the single
-    call but for the rounding of batches.
+    Every vector goes through its own X in its own orders, one image at a time, as
+    :func:`robustness_geometry.attacks.universal_perturbation` does. The logits and the DeepFool
+    step that all vectors need at the same moment are computed together, so that K vectors cost far
+    less than K times one. Each equals that of the single call but for the rounding of batches.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W), of which each X is a part.
         wanted: the balls, parts and orders.
-        fooling_rate: as for the single call, and so are all options that follow.
-        passes: the most passes over X.
+        fooling_rate: 1 - delta, the share of each X to fool, between 0 and 1.
+        passes: largest number of passes over X.
         steps: largest number of steps of DeepFool.
-        overshoot: of DeepFool.
-        candidates: classes that take part in DeepFool; None: all.
-        prune: of DeepFool.
+        overshoot: overshoot of DeepFool.
+        candidates: number of classes that take part in DeepFool; None: all.
+        prune: ``prune`` of DeepFool.
         clip: lowest and highest pixel value of x + v and of DeepFool's points; None does not clip.
-        look_ahead: images that one vector is tried on at once, at most.
+        look_ahead: largest number of images on which one vector is tried at once.
 
     Returns:
         One Universal for each entry of ``wanted``.
 
     Raises:
         InputError: as for the single call; an X has fewer than two labels.
+
+    References:
+        Thesis: Section 4.2, Algorithm 4.
+
+        S.-M. Moosavi-Dezfooli, A. Fawzi, O. Fawzi, P. Frossard, "Universal adversarial
+        perturbations", CVPR 2017, arXiv:1610.08401.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.attacks.universal_group import Wanted, universal_perturbations
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+        >>> images = torch.randn(20, 1, 4, 4)
+        >>> small, large = universal_perturbations(model, images, [Wanted(0.1), Wanted(2.0)])
+        >>> bool(small.fooling_rate <= large.fooling_rate)
+        True
     """
     share = number("fooling_rate", fooling_rate)
     if not 0 < share < 1:
@@ -132,8 +148,8 @@ def _run(
 ) -> None:
     """Take all courses to their ends, one DeepFool step of each at a time.
 
-    None waits for another: a course whose image is done goes on to its next one while others are
-    still at theirs.
+    None waits for another: a course whose image is done goes on to its next one while others still
+    work on theirs.
     """
     at = DeepFoolOptions(
         norm=2.0,
@@ -150,6 +166,7 @@ def _run(
     )
     busy: set[int] = set()
     while True:
+        # Algorithm 4, lines 4 to 6: every idle course goes to its next image that is not fooled.
         for place in _at_next_image(
             model, labels, courses, [k for k in range(len(courses)) if k not in busy]
         ):
@@ -158,7 +175,9 @@ def _run(
             busy.add(place)
         if not busy:
             return
+        # Line 7: one step of DeepFool from x + v, for the images of all courses together.
         left = set(search.advance(torch.tensor(sorted(busy), device=images.device)).tolist())
+        # Line 8: where DeepFool is done and has changed the label, v <- P(v + dv).
         success = search.success.tolist()
         for place in sorted(busy - left):
             if success[place]:
@@ -169,7 +188,11 @@ def _run(
 def _at_next_image(
     model: Classifier, labels: Labels, courses: Sequence["_Course"], idle: Sequence[int]
 ) -> list[int]:
-    """Take the ``idle`` courses to the next image that their vector does not fool; return those that are not over."""
+    """Take the ``idle`` courses to the next image that their vector does not fool.
+
+    Returns:
+        The indices of those courses that are not over.
+    """
     looking = [place for place in idle if not courses[place].done]
     while looking:
         for place in looking:
@@ -190,7 +213,7 @@ def _at_next_image(
 
 
 class _Course:
-    """One vector and how far it has gone through its X."""
+    """One universal vector v and its progress through its X."""
 
     def __init__(self, images: Images, labels: Labels, wanted: Wanted, options: _Options) -> None:
         self.images, self.labels, self.options = images, labels, options
@@ -200,8 +223,8 @@ class _Course:
             count = len(labels[self.members].unique())
             refuse(
                 "images",
-                f"{len(self.members)} images of {count} labels",
-                "images of at least two labels",
+                Described(f"{len(self.members)} images of {count} labels"),
+                "of at least two labels",
             )
         self.generator = wanted.generator or seeded(0)
         self.vector = self.best = torch.zeros_like(images[:1])
@@ -223,17 +246,17 @@ class _Course:
         return self.position == len(self.order)
 
     def moved(self, indices: list[int]) -> Tensor:
-        """The images of ``indices`` with the vector of this moment."""
+        """The images of ``indices`` plus the current vector."""
         return moved(self.images[indices], self.vector, self.options.clip)
 
     def upcoming(self) -> list[int]:
-        """The next images to be looked at; each time twice as many, until one is found."""
+        """The next images to look at: twice as many each time, until one is not fooled."""
         block = self.order[self.position : self.position + self.size]
         self.size = min(2 * self.size, max(self.options.look_ahead, 1))
         return block
 
     def look(self, kept: list[bool]) -> bool:
-        """Go to the first of the upcoming images that keeps its label; return whether there is one."""
+        """Go to the first upcoming image that keeps its label; return whether there is one."""
         found = next((place for place, keeps in enumerate(kept) if keeps), None)
         self.position += len(kept) if found is None else found + 1
         if found is None:
@@ -243,12 +266,12 @@ class _Course:
         return True
 
     def add(self, step: Tensor) -> None:
-        """Add a step and project."""
+        """Set v <- P(v + dv) for the perturbation dv (1, C, H, W)."""
         self.vector = project(self.vector + step, self.radius, self.norm)
         self.updates += 1
 
     def end_pass(self, model: Classifier) -> None:
-        """Take the fooling rate, keep the best vector, and begin the next pass or stop."""
+        """Measure the fooling rate, keep the best vector, and begin the next pass or stop."""
         self.counts.append((self.visits, self.updates))
         rate = self._rate(model)
         if rate > max(self.history, default=-1.0):

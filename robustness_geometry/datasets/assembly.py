@@ -1,4 +1,7 @@
-"""From 8-bit pixels to a :class:`~robustness_geometry.types.Dataset`: limits, scaling to [0, 1], statistics, checks."""
+"""From 8-bit pixels to a :class:`~robustness_geometry.types.Dataset`.
+
+Pixels are checked, subsets chosen, values scaled to [0, 1], and statistics taken.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +10,18 @@ import torch
 from torch import Tensor
 
 from robustness_geometry.checks import check_images, refuse
-from robustness_geometry.datasets.sampling import choose
+from robustness_geometry.datasets.sampling import Limits, choose
 from robustness_geometry.types import Dataset, Split
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "assemble", "statistics"]
+__all__ = ["DIGITS", "IMAGENET_MEAN", "IMAGENET_STD", "Pixels", "assemble", "statistics"]
+
+DIGITS = tuple(str(digit) for digit in range(10))
+"""Class names of the data sets of digits."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Per-channel mean of ImageNet's training images in [0, 1], as torchvision's weights use it."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Per-channel standard deviation of ImageNet's training images in [0, 1], as torchvision's weights use it."""
+"""Per-channel standard deviation of ImageNet's training images in [0, 1], likewise."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,13 @@ class Pixels:
     Attributes:
         values: (N, C, H, W) 8-bit pixels.
         labels: (N,) whole numbers.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.datasets.assembly import Pixels
+        >>> pixels = Pixels(torch.full((2, 1, 1, 1), 255, dtype=torch.uint8), torch.arange(2))
+        >>> pixels.at(torch.tensor([1])).split().labels, len(pixels.none().labels)
+        (tensor([1]), 0)
     """
 
     values: Tensor
@@ -34,16 +47,28 @@ class Pixels:
         """The images at ``indices`` (n,), in that order."""
         return Pixels(self.values[indices], self.labels[indices])
 
+    def none(self) -> "Pixels":
+        """No images of the same shape."""
+        return Pixels(self.values[:0], self.labels[:0])
+
     def split(self) -> Split:
         """The same images as float32 in [0, 1], with int64 labels."""
         return Split(self.values.float().div_(255), self.labels.long())
 
 
 def statistics(values: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation, in [0, 1] units, from the counts of the 256 grey levels.
+    """Per-channel mean and standard deviation of 8-bit pixels, in [0, 1] units.
+
+    They are taken from the counts of the 256 grey levels, which is exact and needs no copy.
 
     Args:
         values: (N, C, H, W) 8-bit pixels, N >= 1.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.datasets.assembly import statistics
+        >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+        ((0.5,), (0.5,))
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
@@ -61,10 +86,8 @@ def assemble(
     test: Pixels,
     classes: Sequence[str],
     source: str,
+    limits: Limits | None = None,
     *,
-    train_limit: int | None = None,
-    test_limit: int | None = None,
-    seed: int = 0,
     constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Dataset:
     """Check the pixels, take the subsets and scale them.
@@ -75,21 +98,29 @@ def assemble(
         test: held-out images.
         classes: class names in the order of the labels.
         source: where the images come from, one line.
-        train_limit: number of training images to keep, a stratified random subset.
-        test_limit: number of held-out images to keep, likewise.
-        seed: of the two draws.
-        constants: (mean, std) to use; None takes those of all the training images, before the
+        limits: which subsets to keep; None: all images.
+        constants: mean and standard deviation; None: those of all training images, before the
             limit.
 
     Raises:
         InputError: no images, or images and labels that do not belong together.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.datasets.assembly import Pixels, assemble
+        >>> values = torch.arange(0, 256, 64, dtype=torch.uint8).view(4, 1, 1, 1)
+        >>> pixels = Pixels(values, torch.tensor([0, 0, 1, 1]))
+        >>> data = assemble("levels", pixels, pixels, ["dark", "bright"], "made up")
+        >>> len(data.train), data.shape, round(data.mean[0], 3)
+        (4, (1, 1, 1), 0.376)
     """
+    limits = limits or Limits()
     _check_pixels(name, "test", test, classes, empty=False)
     _check_pixels(name, "train", train, classes, empty=constants is not None)
     mean, std = constants or statistics(train.values)
     splits = [
-        pixels.at(choose(pixels.labels, limit, seed, name, part)).split()
-        for part, pixels, limit in (("train", train, train_limit), ("test", test, test_limit))
+        pixels.at(choose(pixels.labels, limit, limits.seed, name, part)).split()
+        for part, pixels, limit in (("train", train, limits.train), ("test", test, limits.test))
     ]
     for split in splits:
         check_images(split.images, key="dataset.images")
@@ -101,15 +132,23 @@ def _check_pixels(
 ) -> None:
     if len(pixels.values) != len(pixels.labels):
         counts = f"{len(pixels.values)} images and {len(pixels.labels)} labels"
-        refuse("dataset.name", name, f"as many labels as images; the {part} files hold {counts}")
+        refuse(
+            "dataset.name",
+            name,
+            f"a data set of as many labels as images; the {part} files hold {counts}",
+        )
     if len(pixels.values) == 0:
         if not empty:
-            refuse("dataset.name", name, f"at least one {part} image; the files hold none")
+            refuse(
+                "dataset.name",
+                name,
+                f"a data set of at least one {part} image; the files hold none",
+            )
         return
     low, high = int(pixels.labels.min()), int(pixels.labels.max())
     if low < 0 or high >= len(classes):
         refuse(
             "dataset.name",
             name,
-            f"labels 0 to {len(classes) - 1}; the {part} files hold {low} to {high}",
+            f"a data set of labels 0 to {len(classes) - 1}; the {part} files hold {low} to {high}",
         )

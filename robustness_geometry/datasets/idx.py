@@ -13,11 +13,13 @@ from torch import Tensor
 from robustness_geometry.checks import refuse
 from robustness_geometry.datasets.assembly import Pixels
 from robustness_geometry.datasets.sources import (
+    EXTRA,
     candidate_folders,
     first_line,
     missing,
     read_or_refuse,
 )
+from robustness_geometry.extras import require
 
 __all__ = ["CHECKSUMS", "FILES", "load_idx", "parse_idx"]
 
@@ -41,7 +43,7 @@ CHECKSUMS = {
         "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 }
-"""md5 of the four uncompressed files: distributions pack them anew, so the md5 of a .gz says little."""
+"""md5 of the four uncompressed files, since distributions compress them in their own ways."""
 
 
 def load_idx(kind: str, root: str | Path | None, *, download: bool) -> tuple[Pixels, Pixels, str]:
@@ -53,7 +55,7 @@ def load_idx(kind: str, root: str | Path | None, *, download: bool) -> tuple[Pix
     Args:
         kind: ``MNIST`` or ``FashionMNIST``.
         root: folder; None looks in :data:`robustness_geometry.datasets.sources.FOLDERS`.
-        download: let torchvision download what is not there.
+        download: whether torchvision may download what is not there.
 
     Returns:
         (training pixels, test pixels, folder that they come from).
@@ -71,10 +73,17 @@ def load_idx(kind: str, root: str | Path | None, *, download: bool) -> tuple[Pix
 
 
 def parse_idx(content: bytes) -> Tensor:
-    """The 8-bit array of an idx file: two zero bytes, type 8, the number of axes, big-endian lengths, data.
+    """The 8-bit array of an idx file.
+
+    The format is two zero bytes, the type 8, the number of axes, big-endian lengths, and the data.
 
     Raises:
         ValueError: another type, or a length that is not the header's.
+
+    Example:
+        >>> from robustness_geometry.datasets.idx import parse_idx
+        >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 6, 7])).tolist()
+        [5, 6, 7]
     """
     if len(content) < 8 or content[:3] != b"\0\0\x08" or content[3] == 0:
         raise ValueError("it does not start as an idx file of unsigned bytes")
@@ -102,10 +111,9 @@ def _download(kind: str, root: str | Path | None, *, allowed: bool) -> Path:
     files = f"{kind}'s {FILES[0]}.gz and its three companions"
     if not allowed:
         missing(root, files, "not there, and download=False")
-    import torchvision.datasets  # here, because it takes seconds
-
+    source = getattr(require("torchvision.datasets", EXTRA), kind)
     target = candidate_folders(root)[0]
-    read_or_refuse(lambda: getattr(torchvision.datasets, kind)(target, download=True), root, files)
+    read_or_refuse(lambda: source(target, download=True), root, files)
     return target / kind / "raw"
 
 
@@ -117,14 +125,12 @@ def _read(folder: Path, name: str, md5: str) -> Tensor:
         array = parse_idx(content)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         why = first_line(error)
-        refuse(
-            "dataset.root", str(path), f"a whole idx file ({why}); delete it to download it again"
-        )
+        refuse("dataset.root", path, f"a whole idx file ({why}); delete it to download it again")
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         refuse(
             "dataset.root",
-            str(path),
+            path,
             f"the published file, of md5 {md5} unpacked; this one has {found}",
         )
     return array

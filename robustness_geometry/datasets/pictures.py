@@ -4,25 +4,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
-from PIL import Image
 from torch import Tensor
 
 from robustness_geometry.checks import check_count, refuse
-from robustness_geometry.datasets.sources import first_line
+from robustness_geometry.datasets.sources import EXTRA, first_line
+from robustness_geometry.extras import require
 
 __all__ = ["check_crop", "read_pictures"]
 
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes of more than eight bits a channel; converting them would cut values off silently."""
+"""Pillow's modes of more than eight bits per channel: converting them would cut values off."""
 
 
 def check_crop(size: int | None, resize: int | None) -> None:
-    """Hold that ``size`` is None or >= 1 and that ``resize`` is None or at least ``size``.
+    """Check that ``size`` is None or >= 1, and that ``resize`` is None or at least ``size``.
 
     Raises:
-        InputError: naming ``dataset.size`` or ``dataset.resize``.
+        InputError: one of them is not; the text names it.
+
+    Example:
+        >>> from robustness_geometry.datasets.pictures import check_crop
+        >>> check_crop(224, resize=256)
     """
     if size is not None:
         check_count("dataset.size", size)
@@ -51,8 +54,18 @@ def read_pictures(
         key: the setting to name when the images do not fit in memory.
 
     Raises:
-        InputError: a file that is no readable picture of eight bits a channel, or of another shape
-            than the first's; more pictures than the free memory holds.
+        InputError: a file that is no readable picture of eight bits per channel, or of another
+            shape than the first; more pictures than the free memory holds; or a package that is
+            not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from robustness_geometry.datasets.pictures import read_pictures
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (4, 2), "red").save(f"{folder}/red.png")
+        ...     read_pictures([f"{folder}/red.png"])[0, :, 0, 0]
+        tensor([255,   0,   0], dtype=torch.uint8)
     """
     first = _read(paths[0], channels, size, resize)
     _check_memory(key, len(paths), first.numel())
@@ -61,14 +74,14 @@ def read_pictures(
         picture = _read(path, channels, size, resize)
         if picture.shape != first.shape:
             both = f"{_named(paths[0], first)}, {_named(path, picture)}"
-            refuse("dataset.size", "None", f"a side to crop to, as the pictures differ: {both}")
+            refuse("dataset.size", None, f"a side to crop to, as the pictures differ: {both}")
         pixels[index] = picture
     return pixels
 
 
 def _check_memory(key: str, count: int, values: int) -> None:
     # One byte as read and four as float32.
-    fit = psutil.virtual_memory().available // (5 * values)
+    fit = require("psutil", EXTRA).virtual_memory().available // (5 * values)
     if count > fit:
         refuse(
             key, count, f"at most the {fit} images of {values} values that fit in the free memory"
@@ -76,16 +89,16 @@ def _check_memory(key: str, count: int, values: int) -> None:
 
 
 def _read(path: str | Path, channels: int, size: int | None, resize: int | None) -> Tensor:
+    Image = require("PIL.Image", EXTRA)  # noqa: N806 (the name that Pillow gives it)
     try:
         with Image.open(path) as picture:
             if picture.mode in WIDE_MODES:
-                raise ValueError(f"it has more than eight bits a channel: mode {picture.mode}")
+                raise ValueError(f"it has more than eight bits per channel: mode {picture.mode}")
             image = picture.convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        refuse("dataset.root", str(path), f"a picture that can be read ({first_line(error)})")
+        refuse("dataset.root", path, f"a picture that can be read ({first_line(error)})")
     if size is not None:
-        from torchvision.transforms import functional  # here, because it takes seconds
-
+        functional = require("torchvision.transforms.functional", EXTRA)
         image = functional.center_crop(functional.resize(image, [resize or size]), [size, size])
     array = torch.from_numpy(np.array(image, dtype=np.uint8))
     return array[None] if channels == 1 else array.permute(2, 0, 1)

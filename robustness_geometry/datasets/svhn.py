@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from robustness_geometry.datasets.assembly import Pixels, assemble
-from robustness_geometry.datasets.sampling import check_limits
-from robustness_geometry.datasets.sources import candidate_folders, read_or_refuse
+from robustness_geometry.datasets.assembly import DIGITS, Pixels, assemble
+from robustness_geometry.datasets.sampling import Limits
+from robustness_geometry.datasets.sources import EXTRA, read_parts
+from robustness_geometry.extras import require
 from robustness_geometry.types import Dataset
 
 __all__ = ["svhn"]
@@ -21,7 +22,7 @@ def svhn(
     test_limit: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """SVHN (Netzer et al., 2011), format 2: (3, 32, 32), 73,257 training and 26,032 test images.
+    """SVHN, format 2: (3, 32, 32), 73,257 training and 26,032 test images.
 
     torchvision reads the files, after their md5 has been checked; the label 10 of the files is
     digit 0.
@@ -30,36 +31,28 @@ def svhn(
         root: folder that holds ``train_32x32.mat`` and ``test_32x32.mat``; None looks in ``data``,
             ``/usr/share/datasets`` and ``/usr/local/share/datasets``.
         download: whether torchvision may download files that are not there.
-        train_limit: keep a stratified random subset of that many training images.
-        test_limit: the same for test images.
-        seed: of these subsets.
+        train_limit: number of training images to keep, a stratified random subset; None: all.
+        test_limit: number of test images to keep, likewise.
+        seed: seed of both subsets.
 
     Raises:
         InputError: files that are missing and out of reach, or damaged; a limit below 1.
+
+    References:
+        Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu and A. Y. Ng, "Reading digits in natural
+        images with unsupervised feature learning", 2011.
     """
-    check_limits(train_limit, test_limit, seed)
-    places = candidate_folders(root)
-    folder = next((place for place in places if (place / "train_32x32.mat").is_file()), places[0])
-    train, test = (
-        read_or_refuse(
-            partial(_read, folder, part, download), root, "train_32x32.mat and test_32x32.mat"
-        )
-        for part in ("train", "test")
+    limits = Limits(train_limit, test_limit, seed)
+    train, test, folder = read_parts(
+        partial(_read, download),
+        ("train", "test"),
+        root,
+        "train_32x32.mat and test_32x32.mat",
+        marker="train_32x32.mat",
     )
-    return assemble(
-        "svhn",
-        train,
-        test,
-        [str(digit) for digit in range(10)],
-        f"SVHN, cropped digits in {folder}",
-        train_limit=train_limit,
-        test_limit=test_limit,
-        seed=seed,
-    )
+    return assemble("svhn", train, test, DIGITS, f"SVHN, cropped digits in {folder}", limits)
 
 
-def _read(folder: Path, part: str, download: bool) -> Pixels:
-    from torchvision.datasets import SVHN  # here, because it takes seconds
-
-    data = SVHN(folder, split=part, download=download)
+def _read(download: bool, folder: Path, part: str) -> Pixels:
+    data = require("torchvision.datasets", EXTRA).SVHN(folder, split=part, download=download)
     return Pixels(torch.from_numpy(data.data), torch.from_numpy(data.labels))

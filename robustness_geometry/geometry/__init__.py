@@ -5,7 +5,6 @@ from robustness_geometry.geometry.bounds import (
     Interval,
     corollary1_bounds,
     corollary1_excluded,
-    crosses_quadratic,
     curvature_limit,
     lemma2_bounds,
     lemma4_bounds,
@@ -13,8 +12,6 @@ from robustness_geometry.geometry.bounds import (
     lemma8_gap,
     theorem1_bounds,
     theorem2_bounds,
-    theorem3_radius,
-    theorem4_radius,
     zeta_1,
     zeta_2,
 )
@@ -57,6 +54,12 @@ from robustness_geometry.geometry.mixing import convex_mixtures, stays_in_region
 from robustness_geometry.geometry.normals import normals, tangent_projection
 from robustness_geometry.geometry.paths import Path, deviation, find_path, find_paths
 from robustness_geometry.geometry.random_directions import random_directions
+from robustness_geometry.geometry.random_subspaces import (
+    RandomSubspaces,
+    beta_spread,
+    expected_beta,
+    random_subspace,
+)
 from robustness_geometry.geometry.second_differences import ClassCurvatures, class_curvatures
 from robustness_geometry.geometry.sections import (
     Section,
@@ -66,23 +69,27 @@ from robustness_geometry.geometry.sections import (
     plane_sections,
     stitched_section,
 )
-from robustness_geometry.geometry.spheres import inscribed_radius, sphere_step
+from robustness_geometry.geometry.spheres import Ball, inscribed_radius, sphere_step
 from robustness_geometry.geometry.subspaces import (
-    RandomSubspaces,
     band_count,
     band_dimension,
-    beta_spread,
     block_side,
     dct_band,
-    expected_beta,
     orthonormalise,
     project_onto_band,
-    random_subspace,
+)
+from robustness_geometry.geometry.surface import CurvatureOptions
+from robustness_geometry.geometry.universal_bounds import (
+    crosses_quadratic,
+    theorem3_radius,
+    theorem4_radius,
 )
 
 __all__ = [
+    "Ball",
     "Boundary",
     "ClassCurvatures",
+    "CurvatureOptions",
     "Curvatures",
     "Interval",
     "LossBounds",

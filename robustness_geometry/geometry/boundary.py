@@ -1,5 +1,10 @@
-"""Points of the decision boundary near images, as close to them as can be found (Sections 6.2 and 7.4)."""
+"""Points of the decision boundary, as close to given images as can be found.
 
+Chapters 6 and 7 measure the boundary at z = x + r, where r is the smallest perturbation of x
+(Sections 6.2 and 7.4).
+"""
+
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -8,10 +13,10 @@ from torch import Tensor
 from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.gradients import difference_gradients, linearise
 from robustness_geometry.attacks.protocol import Number, check_input, clean_labels, per_image
-from robustness_geometry.checks import check_count, check_positive, refuse
+from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
 from robustness_geometry.geometry.crossings import crossings
+from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import passes_at_once
-from robustness_geometry.geometry.surface import allowed_distance
 from robustness_geometry.norms import norms
 from robustness_geometry.types import (
     Attack,
@@ -23,23 +28,36 @@ from robustness_geometry.types import (
     class_logits,
 )
 
-__all__ = ["Boundary", "boundary_points"]
+__all__ = ["Boundary", "allowed_distance", "boundary_points"]
+
+ON_BOUNDARY = 1e-3
+"""How far from the boundary a point may be by default, as a share of the default h."""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A point of the decision boundary for each image; NaN (and the label as target) for images that have none.
+    """One point of the decision boundary per image.
+
+    Images without a point have NaN everywhere, and their own label as target.
 
     Attributes:
         points: z = x + r, (N, C, H, W).
         perturbations: r, (N, C, H, W), in pixel units.
-        labels: (N,) the classes of the images, those of this side.
-        targets: (N,) the classes of the other side.
+        labels: (N,) the classes of the images, on this side of the boundary.
+        targets: (N,) the classes on the other side.
         normals: n = grad F / ||grad F|| for F = f_target - f_label at z, (N, C, H, W).
-        gradient_norms: ||grad F(z)||, (N,), in logits a pixel unit.
+        gradient_norms: (N,) ||grad F(z)||, in logits per pixel unit.
         angles: (N,) between r and n, in radians; 0 where z is a closest point of a smooth boundary.
         distances: (N,) |F(z)| / ||grad F(z)||, how far z is from the boundary, in pixel units.
         success: (N,) whether a point was found.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points
+        >>> images = torch.tensor([[0.5, 0.0], [0.0, 0.5]]).view(2, 1, 1, 2)
+        >>> near = boundary_points(Ball(radius=2.0), images)
+        >>> len(near), len(near.select(near.angles > 1)), len(near.found())
+        (2, 0, 2)
     """
 
     points: Images
@@ -56,12 +74,33 @@ class Boundary:
         return len(self.labels)
 
     def select(self, chosen: Tensor) -> "Boundary":
-        """The rows of a mask (N,) or of indices (k,)."""
+        """The points of some images, chosen by a mask (N,) or by indices (k,)."""
         return Boundary(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     def found(self) -> "Boundary":
-        """Only the images that have a point, as the curvatures want them; ``success.nonzero()`` says which they are."""
+        """Only the images that have a point, as the curvature functions need them.
+
+        ``success.nonzero()`` says which images these are.
+        """
         return self.select(self.success)
+
+
+def allowed_distance(points: Images, tolerance: Number | None) -> float:
+    """How far points may lie from the boundary, in pixel units.
+
+    Args:
+        points: (N, C, H, W), for their dimension.
+        tolerance: the distance; None: 1e-3 of the default h.
+
+    Raises:
+        InputError: a tolerance that is not above 0.
+    """
+    if tolerance is None:
+        return ON_BOUNDARY * default_h(points.shape[1:].numel())
+    allowed = number("tolerance", tolerance)
+    if math.isnan(allowed) or allowed <= 0:
+        refuse("tolerance", tolerance, "a number > 0, or inf")
+    return allowed
 
 
 def boundary_points(
@@ -76,29 +115,29 @@ def boundary_points(
     angle: Number = 0.01,
     tolerance: Number | None = None,
 ) -> Boundary:
-    """Find z = x + r on the boundary of the region of each image, with r as short and as near the normal as possible.
+    """Find a nearby point z = x + r on the boundary of each image's region.
 
-    An attack leads out of the region. The line back to the image is then searched for the crossing,
-    by halving and by secants, until F = f_target - f_label is as small as rounding allows. Where r
-    is not along the normal n, z is projected: the point of its tangent plane nearest to x lies
-    along n, so that the line from x along n is searched next, or, if that does not cross nearer,
-    one halfway to it. The distance ||r|| therefore never grows.
+    First, an attack leads out of the region. The line from the image to where the attack ends is
+    searched for the crossing, by halving and by secants, until F = f_target - f_label is as small
+    as rounding allows. As long as r is not along the normal n, z is then projected: the point of
+    its tangent plane nearest to x lies along n, so that the line from x along n is searched next,
+    or, if that crosses no nearer, a line halfway to it. The distance ||r|| therefore never grows.
 
     Args:
         model: a classifier in evaluation mode.
         images: x, (N, C, H, W).
-        attack: leads out of the region; None: :func:`robustness_geometry.attacks.deepfool`. It is
-            called with ``labels`` and ``targets`` if they are given.
-        labels: (N,) the classes of the images; None: the classifier's own. An image that has
-            another one fails.
-        targets: (N,) the classes on the other side; the boundary is then that of this pair,
-            whatever the others do. None: whichever class follows where the label ends.
-        bisections: evaluations in the search of one line, at most.
-        refinements: projections, at most.
-        angle: between r and the normal, in radians, below which an image is not projected any
-            further.
-        tolerance: how far, |F| / ||grad F|| in pixel units, a point may be off; None: 1e-3 of the
-            default h.
+        attack: finds a first perturbation that leaves the region; None:
+            :func:`robustness_geometry.attacks.deepfool`. It is called with ``labels`` and
+            ``targets`` if they are given.
+        labels: (N,) the classes of the images; None: the predicted ones. Images that are predicted
+            otherwise fail.
+        targets: (N,) the classes on the other side: the boundary is then that between these two
+            classes, even where a third one leads. None: the class that takes over from the label.
+        bisections: largest number of evaluations in the search of one line.
+        refinements: largest number of projections.
+        angle: angle between r and the normal, in radians, at which an image is no longer projected.
+        tolerance: largest distance |F| / ||grad F|| of a point from the boundary, in pixel units;
+            None: 1e-3 of the default h.
 
     Returns:
         Boundary.
@@ -106,6 +145,19 @@ def boundary_points(
     Raises:
         InputError: an option, a label or an image that cannot be used, targets that equal the
             label, or logits that do not depend on the input at any image.
+
+    References:
+        Thesis, Equations 6.1 and 7.1 define r. The first perturbation is DeepFool's:
+        S.-M. Moosavi-Dezfooli, A. Fawzi and P. Frossard, "DeepFool: a simple and accurate method
+        to fool deep neural networks", CVPR 2016, arXiv:1511.04599.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points
+        >>> image = torch.tensor([0.5, 0.0]).view(1, 1, 1, 2)
+        >>> near = boundary_points(Ball(radius=2.0), image)
+        >>> [round(value, 3) for value in near.points.flatten().tolist()]
+        [2.0, 0.0]
     """
     check_count("bisections", bisections)
     check_count("refinements", refinements, minimum=0)
@@ -119,13 +171,15 @@ def boundary_points(
         return _nothing(images)
     own = clean_labels(model, images, labels, targets)
     if targets is not None and bool((own == targets).any()):
-        refuse("targets", "the label itself", "a class other than the label")
+        refuse("targets", Described("the label itself"), "other classes than the labels")
+    # The attack sees only the options that were given, as not every attack takes them.
     given = {
         name: value
         for name, value in (("labels", labels), ("targets", targets))
         if value is not None
     }
     outward = (attack or deepfool)(model, images, **given).perturbations
+    # The search takes as many images at once as the device's memory or cache holds.
     parts = []
     for rows in torch.arange(len(images), device=images.device).split(
         passes_at_once(images, None, model)
@@ -151,17 +205,24 @@ def _nothing(images: Images) -> Boundary:
 
 
 def _check_dependence(model: Classifier, images: Images) -> None:
-    """Hold that some logit depends on the input at some image."""
+    """Check that some logit depends on the input at some image."""
     for part in images.split(passes_at_once(images, None, model)):
         logits, pull = linearise(model, part)
         classes = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
         if any(bool(pull(row.expand_as(logits)).any()) for row in classes):
             return
-    refuse("model", "logits that do not depend on the input", "a classifier that has a boundary")
+    refuse(
+        "model",
+        Described("logits that do not depend on the input"),
+        "a classifier that has a boundary",
+    )
 
 
 class _Search:
-    """The boundary points of a few images, as far as they are known; NaN where there is none yet."""
+    """The boundary points of a few images as the search goes on; NaN where there is none yet.
+
+    Indices ``rows`` (k,) say which of the images a step is for: finished ones leave the batch.
+    """
 
     def __init__(
         self,
@@ -194,7 +255,7 @@ class _Search:
         return self._result(self.distances <= allowed)
 
     def _gaps(self, points: Images, rows: Tensor) -> tuple[PerImage, PerImage]:
-        """F of the foremost class of the other side, and what rounding may do to it."""
+        """F of the foremost class of the other side (k,), and bounds on its rounding error (k,)."""
         with torch.no_grad():
             logits = class_logits(self.model(points))
         gaps = logits.gather(1, self._foremost(logits, rows)) - logits.gather(
@@ -203,12 +264,17 @@ class _Search:
         return gaps[:, 0], 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)
 
     def _foremost(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The given targets, or else the largest logit beside the label's, (k, 1)."""
         if self.given is not None:
             return self.given[rows, None]
         return logits.scatter(1, self.labels[rows, None], -torch.inf).argmax(dim=1, keepdim=True)
 
     def _shorten(self, rows: Tensor, outward: Images) -> Tensor:
-        """Take as r the part of ``outward`` (k, C, H, W) up to a crossing; returns the rows that have one."""
+        """Take as r the part of ``outward`` (k, C, H, W) up to the crossing of the boundary.
+
+        Returns:
+            The indices of the images whose line has a crossing.
+        """
         ends, _ = self._gaps(self.images[rows] + outward, rows)
         crossing = (ends >= 0) & torch.isfinite(outward).flatten(1).all(dim=1)
         rows, outward, ends = rows[crossing], outward[crossing], ends[crossing]
@@ -223,17 +289,23 @@ class _Search:
         return rows
 
     def _project(self, rows: Tensor) -> Tensor:
-        """Search the lines along the normals, as far as r is long; where nothing is crossed, turn less next time."""
+        """Search lines of the length of r, turned from r towards the normal by ``weights``.
+
+        Returns:
+            The indices of the images whose r became shorter.
+        """
         r = self.perturbations[rows]
         length = per_image(norms(r), r)
         direction = torch.lerp(r / length, self.normals[rows], per_image(self.weights[rows], r))
+        # A line that crosses nothing is tried again turned by half as much. After a success the
+        # weight doubles (it was halved before), so that it finds its way back to the normal.
         self.weights[rows] /= 2
         moved = self._shorten(rows, length * direction / per_image(norms(direction), r))
         self.weights[moved] = (4 * self.weights[moved]).clamp_max(1.0)
         return moved
 
     def _look(self, rows: Tensor) -> None:
-        """Take the class on the other side, the normal, the angle and the distance at the points of ``rows``."""
+        """Evaluate the points of ``rows``: class on the other side, normal, angle and distance."""
         points = self.images[rows] + self.perturbations[rows]
         if not len(rows):
             return
@@ -242,6 +314,7 @@ class _Search:
         gradients = difference_gradients(pull, logits.shape[1], ahead, own)[:, 0]
         sizes = norms(gradients)
         unit = gradients / per_image(sizes, gradients)
+        # The angle between r and n from both of its legs: an arc cosine is inaccurate near 0.
         along = (unit * self.perturbations[rows]).flatten(1).sum(dim=1)
         across = norms(self.perturbations[rows] - per_image(along, unit) * unit)
         self.targets[rows], self.normals[rows], self.sizes[rows] = ahead[:, 0], unit, sizes

@@ -1,4 +1,4 @@
-"""The bounds of chapters 5 and 6 on random, semi-random and universal perturbations, with their lemmas."""
+"""The bounds of Chapter 5 on random and semi-random perturbations, with their lemmas."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ __all__ = [
     "Interval",
     "corollary1_bounds",
     "corollary1_excluded",
-    "crosses_quadratic",
     "curvature_limit",
     "lemma2_bounds",
     "lemma4_bounds",
@@ -24,8 +23,6 @@ __all__ = [
     "lemma8_gap",
     "theorem1_bounds",
     "theorem2_bounds",
-    "theorem3_radius",
-    "theorem4_radius",
     "zeta_1",
     "zeta_2",
 ]
@@ -39,7 +36,10 @@ COROLLARY = (1 - C * C1, 1 + C * C2)
 
 @dataclass(frozen=True)
 class Interval:
-    """A random quantity lies in [low, high] with at least ``probability`` (0 where the theorem promises nothing)."""
+    """An interval [low, high] that contains a random quantity with at least ``probability``.
+
+    The probability is 0 where the theorem makes no promise.
+    """
 
     low: float
     high: float
@@ -52,8 +52,18 @@ def zeta_1(m: int, delta: float) -> float:
     Args:
         m: dimension of the subspace.
         delta: in (0, 1).
+
+    References:
+        Thesis, Section 5.4, Equation 5.4.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import zeta_1
+        >>> round(zeta_1(100, 0.05), 4)
+        0.7112
     """
-    share = -math.log(_checked(m, delta)) / m
+    share = -math.log(checked_share(m, delta)) / m
     return 1 / (1 + 2 * math.sqrt(share) + 2 * share)
 
 
@@ -65,16 +75,42 @@ def zeta_2(m: int, delta: float) -> float:
     Args:
         m: dimension of the subspace.
         delta: in (0, 1).
+
+    References:
+        Thesis, Section 5.4, Equation 5.5.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import zeta_2
+        >>> round(zeta_2(100, 0.05), 3)
+        1.518
     """
-    exponent = 2 * math.log(_checked(m, delta)) / m
+    exponent = 2 * math.log(checked_share(m, delta)) / m
     return 1 / max(math.exp(exponent - 1), 1 - math.sqrt(-2 * math.expm1(exponent)))
 
 
 def lemma2_bounds(dimension: int, m: int, delta: float) -> Interval:
-    """Lemma 2: the squared norm of m coordinates of a random unit vector of d = ``dimension`` coordinates.
+    """Lemma 2: the squared norm of m coordinates of a random unit vector in d dimensions.
 
     beta_1 m / d <= ||P_m v||^2 <= beta_2 m / d with beta_1 = 1 / zeta_2 and beta_2 = 1 / zeta_1,
-    probability 1 - 2 delta.
+    with probability 1 - 2 delta.
+
+    Args:
+        dimension: d.
+        m: 1 <= m <= d.
+        delta: in (0, 1).
+
+    References:
+        Thesis, Appendix A, Lemma 2.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import lemma2_bounds
+        >>> found = lemma2_bounds(dimension=1000, m=100, delta=0.05)
+        >>> round(found.low, 3), round(found.high, 3), found.probability
+        (0.066, 0.141, 0.9)
     """
     _check_subspace(dimension, m)
     share = m / dimension
@@ -82,16 +118,28 @@ def lemma2_bounds(dimension: int, m: int, delta: float) -> Interval:
 
 
 def theorem1_bounds(dimension: int, m: int, delta: float, classes: int) -> Interval:
-    """Theorem 1: ||r_S|| / ||r*|| of an affine classifier in a random m-dimensional subspace (Equation 5.6).
+    """Theorem 1: ||r_S|| / ||r*|| of an affine classifier in a random subspace (Equation 5.6).
 
-    sqrt(zeta_1 d / m) <= ||r_S|| / ||r*|| <= sqrt(zeta_2 d / m), probability 1 - 2 (L + 1) delta.
-    For L = 10 classes the usual delta = 0.05 promises nothing; delta = 0.002 gives 0.956.
+    sqrt(zeta_1 d / m) <= ||r_S|| / ||r*|| <= sqrt(zeta_2 d / m) with probability
+    1 - 2 (L + 1) delta. For L = 10 classes the usual delta = 0.05 promises nothing; delta = 0.002
+    gives 0.956.
 
     Args:
         dimension: d.
         m: 1 <= m <= d.
         delta: in (0, 1).
         classes: L >= 2.
+
+    References:
+        Thesis, Section 5.4, Theorem 1.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import theorem1_bounds
+        >>> found = theorem1_bounds(dimension=784, m=100, delta=0.002, classes=10)
+        >>> round(found.low, 2), round(found.high, 2), round(found.probability, 3)
+        (2.2, 3.9, 0.956)
     """
     low, high = _square_root_bounds(dimension, m, delta)
     return Interval(
@@ -104,16 +152,31 @@ def curvature_limit(dimension: int, m: int, delta: float) -> float:
 
     kappa is the global curvature of Section 5.5.1, the inverse of the smallest inscribed ball's
     radius, without a sign.
+
+    Args:
+        dimension: d.
+        m: 1 <= m <= d.
+        delta: in (0, 1).
+
+    References:
+        Thesis, Section 5.5.2, Equation 5.9.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import curvature_limit
+        >>> round(curvature_limit(dimension=1000, m=100, delta=0.05), 4)
+        0.0132
     """
     _check_subspace(dimension, m)
     return C / zeta_2(m, delta) * m / dimension
 
 
 def theorem2_bounds(dimension: int, m: int, delta: float, bend: float) -> Interval:
-    """Theorem 2: ||r_S^k|| / ||r_k|| at a curved boundary between two classes (Equation 5.10), probability 1 - 4 delta.
+    """Theorem 2: ||r_S^k|| / ||r_k|| at a curved boundary between two classes (Equation 5.10).
 
-    The bounds of Theorem 1, times 1 - 0.625 kappa ||r_k|| zeta_2 d / m and 1 + 2.25 kappa ||r_k||
-    zeta_2 d / m.
+    The lower bound of Theorem 1 times 1 - 0.625 kappa ||r_k|| zeta_2 d / m, and its upper bound
+    times 1 + 2.25 kappa ||r_k|| zeta_2 d / m, with probability 1 - 4 delta.
 
     Args:
         dimension: d.
@@ -123,6 +186,17 @@ def theorem2_bounds(dimension: int, m: int, delta: float, bend: float) -> Interv
 
     Raises:
         InputError: ``bend`` is above :func:`curvature_limit`.
+
+    References:
+        Thesis, Section 5.5.2, Theorem 2.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import theorem2_bounds
+        >>> found = theorem2_bounds(dimension=1000, m=100, delta=0.05, bend=0.01)
+        >>> round(found.low, 2), round(found.high, 2), found.probability
+        (2.41, 5.23, 0.8)
     """
     limit = curvature_limit(dimension, m, delta)
     if check_positive("bend", bend, zero=True) > limit * (1 + 1e-9):
@@ -133,10 +207,28 @@ def theorem2_bounds(dimension: int, m: int, delta: float, bend: float) -> Interv
 
 
 def corollary1_bounds(dimension: int, m: int, delta: float, classes: int) -> Interval:
-    """Corollary 1: ||r_S|| / ||r*|| of a classifier whose near boundaries bend little (Equation 5.12).
+    """Corollary 1: ||r_S|| / ||r*|| of a classifier whose near boundaries are almost flat.
 
-    0.875 sqrt(zeta_1 d / m) and 1.45 sqrt(zeta_2 d / m), probability 1 - 4 (L + 2) delta, if
-    Equation 5.9 holds for every class that :func:`corollary1_excluded` keeps.
+    The bounds are 0.875 sqrt(zeta_1 d / m) and 1.45 sqrt(zeta_2 d / m), with probability
+    1 - 4 (L + 2) delta, if Equation 5.9 holds for every class that :func:`corollary1_excluded`
+    keeps (Equation 5.12).
+
+    Args:
+        dimension: d.
+        m: 1 <= m <= d.
+        delta: in (0, 1).
+        classes: L >= 2.
+
+    References:
+        Thesis, Section 5.5.2, Corollary 1.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import corollary1_bounds
+        >>> found = corollary1_bounds(dimension=784, m=100, delta=0.001, classes=10)
+        >>> round(found.low, 2), round(found.high, 2), round(found.probability, 3)
+        (1.9, 5.79, 0.952)
     """
     low, high = _square_root_bounds(dimension, m, delta)
     probability = _probability(4 * (check_count("classes", classes, minimum=2) + 2) * delta)
@@ -146,21 +238,38 @@ def corollary1_bounds(dimension: int, m: int, delta: float, classes: int) -> Int
 def corollary1_excluded(
     distances: Float[Tensor, "*batch rivals"], dimension: int, m: int, delta: float
 ) -> Bool[Tensor, "*batch rivals"]:
-    """The set A of classes too far to matter: ||r_k|| >= 1.45 sqrt(zeta_2 d / m) ||r*|| (Equation 5.11).
+    """The set A of classes that are too far away to matter (Equation 5.11).
+
+    These are the classes with ||r_k|| >= 1.45 sqrt(zeta_2 d / m) ||r*||.
 
     Args:
         distances: (..., L - 1) the ||r_k||, of which the smallest is ||r*||.
         dimension: d.
         m: dimension of the subspace.
         delta: in (0, 1).
+
+    Returns:
+        (..., L - 1).
+
+    References:
+        Thesis, Section 5.5.2, Equation 5.11.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import corollary1_excluded
+        >>> import torch
+        >>> corollary1_excluded(torch.tensor([1.0, 5.0, 9.0]), dimension=784, m=100, delta=0.05)
+        tensor([False, False,  True])
     """
     _, high = _square_root_bounds(dimension, m, delta)
     return distances >= COROLLARY[1] * high * distances.amin(dim=-1, keepdim=True)
 
 
 def lemma4_bounds(bend: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """Lemma 4: how far the distance to an arc departs from the distance to its tangent, along a tilted line.
+    """Lemma 4: how far the distance to an arc departs from the distance to its tangent.
 
+    Along a line tilted by theta,
     -0.625 kappa r tan(theta)^2 <= ||x_gamma - x|| / ||u|| - 1 <= 2.25 kappa r tan(theta)^2, where
     ||u|| = r / cos(theta); the upper bound needs tan(theta)^2 <= 0.2 / (kappa r).
 
@@ -170,63 +279,64 @@ def lemma4_bounds(bend: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The bounds; the upper one is infinite where its condition fails.
+
+    References:
+        Thesis, Appendix A.2, Lemma 4.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import lemma4_bounds
+        >>> import torch
+        >>> lemma4_bounds(torch.tensor([0.1]), torch.tensor([1.0]))
+        (tensor([-0.0625]), tensor([0.2250]))
     """
     slant = bend * tangent.square()
     return -C1 * slant, torch.where(slant <= C, C2 * slant, torch.inf)
 
 
 def lemma7_gap(x: Tensor) -> Tensor:
-    """sqrt(1 - x) - (1 - x / 2 - x^2 / 4), which Lemma 7 says is never negative on [0, 2 (sqrt(2) - 1)]."""
+    """The gap sqrt(1 - x) - (1 - x / 2 - x^2 / 4) of Lemma 7.
+
+    The lemma says that it is not negative on [0, 2 (sqrt(2) - 1)].
+
+    Args:
+        x: any shape, at most 1.
+
+    References:
+        Thesis, Appendix A, Lemma 7.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import lemma7_gap
+        >>> import torch
+        >>> lemma7_gap(torch.tensor([0.0, 0.75]))
+        tensor([0.0000, 0.0156])
+    """
     return (1 - x).sqrt() - (1 - x / 2 - x.square() / 4)
 
 
 def lemma8_gap(x: Tensor) -> Tensor:
-    """sqrt(1 + x) - (1 + x / 2 - x^2 / 8), which Lemma 8 says is never negative for x >= 0."""
-    return (1 + x).sqrt() - (1 + x / 2 - x.square() / 8)
+    """The gap sqrt(1 + x) - (1 + x / 2 - x^2 / 8) of Lemma 8.
 
-
-def theorem3_radius(m: int, delta: float, xi: float = 0.0) -> float:
-    """Theorem 3: rho = sqrt(e m) / (delta (1 - xi)), in units of ||r||.
-
-    Where the boundaries are flat and their normals lie in an m-dimensional subspace up to a share
-    xi of their length, some v with ||v|| <= rho has: v or -v fools all but a share delta of the
-    images.
-    """
-    if not 0 <= xi < 1:
-        refuse("xi", xi, "a number in [0, 1)")
-    return math.sqrt(math.e * m) / (_checked(m, delta) * (1 - xi))
-
-
-def theorem4_radius(curvature: float, m: int, delta: float) -> float:
-    """Theorem 4: rho = sqrt(2 ln(2 / delta) / m) / kappa + kappa^(-1/2), in units of ||r||.
-
-    Where the boundaries bend by ``curvature`` = kappa along all but a share beta of the directions
-    of an m-dimensional subspace, some v with ||v|| <= rho fools all but a share delta + beta of the
-    images. kappa is that of the quadratic model of :func:`crosses_quadratic`, which lacks the
-    factor 1/2: kappa there is a sphere of radius 1 / (2 kappa).
-    """
-    kappa = check_positive("curvature", curvature)
-    return math.sqrt(2 * math.log(2 / _checked(m, delta)) / m) / kappa + kappa**-0.5
-
-
-def crosses_quadratic(
-    noise: Float[Tensor, "*batch d"],
-    shortest: Float[Tensor, "*batch d"],
-    hessian: Float[Tensor, "*batch d d"],
-) -> Bool[Tensor, "*batch"]:
-    """Whether v crosses the quadratic boundary model Q of Section 6.4: (v - r)' H (v - r) + r' (v - r) >= 0.
-
-    The thesis' definition of Q prints <= 0; its proof uses >= 0, which is what x + v on the far
-    side means.
+    The lemma says that it is not negative for x >= 0.
 
     Args:
-        noise: v, (..., d).
-        shortest: r, (..., d), the smallest perturbation.
-        hessian: H / alpha, (..., d, d), of F = f_other - f_own over alpha = ||grad F|| / ||r||.
+        x: any shape, at least -1.
+
+    References:
+        Thesis, Appendix A, Lemma 8.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> from robustness_geometry.geometry import lemma8_gap
+        >>> import torch
+        >>> lemma8_gap(torch.tensor([0.0, 3.0]))
+        tensor([0.0000, 0.6250])
     """
-    offset = noise - shortest
-    bent = torch.einsum("...i,...ij,...j->...", offset, hessian, offset)
-    return bent + (shortest * offset).sum(dim=-1) >= 0
+    return (1 + x).sqrt() - (1 + x / 2 - x.square() / 8)
 
 
 def _square_root_bounds(dimension: int, m: int, delta: float) -> tuple[float, float]:
@@ -240,7 +350,8 @@ def _probability(missed: float) -> float:
     return max(0.0, 1 - missed)
 
 
-def _checked(m: int, delta: float) -> float:
+def checked_share(m: int, delta: float) -> float:
+    """Return ``delta``, after a check that it is in (0, 1) and that m is at least 1."""
     check_count("m", m)
     if not 0 < delta < 1:
         refuse("delta", delta, "a number in (0, 1)")

@@ -1,21 +1,21 @@
 """Curvatures of the decision boundary F = f_target - f_label = 0 (Sections 6.4, 7.4 and 7.5).
 
 The gradient of F points out of the region of the label. A curvature is positive where that region
-lies, locally,
-inside a ball, and negative where its complement does: a ball of radius R has 1 / R everywhere, seen
-from its inside.
+lies, locally, inside a ball, and negative where its complement does: a ball of radius R has 1 / R
+everywhere, seen from its inside.
 """
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import Number
 from robustness_geometry.checks import check_choice, check_count
+from robustness_geometry.geometry.boundary import Boundary
 from robustness_geometry.geometry.normals import Directions
-from robustness_geometry.geometry.surface import SpreadAxes, Surface, axes_of
+from robustness_geometry.geometry.surface import CurvatureOptions, SpreadAxes, Surface, axes_of
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels, PerImage
 
@@ -36,7 +36,7 @@ class Curvatures:
     """Principal curvatures of the boundary at several points.
 
     Attributes:
-        values: (N, K) in 1 / pixel units, float64; NaN where one was not found.
+        values: (N, K) in 1 / pixel units, float64; NaN for a curvature that was not found.
         directions: (N, K, d) the principal directions, unit tangent vectors; None unless asked for.
     """
 
@@ -50,8 +50,8 @@ class MeanCurvature:
 
     Attributes:
         values: (N,) in 1 / pixel units.
-        standard_errors: (N,) of the values, from the spread over the directions drawn; NaN for a
-            single one.
+        standard_errors: (N,) their standard errors, from the spread over the directions drawn; NaN
+            for a single direction.
     """
 
     values: PerImage
@@ -60,67 +60,65 @@ class MeanCurvature:
 
 def normal_curvatures(
     model: Classifier,
-    points: Images,
+    points: Boundary | Images,
     vectors: Directions | Float[Tensor, "count channels height width"],
     *,
-    labels: Labels,
-    targets: Labels,
-    h: Number | None = None,
-    exact: bool = False,
-    output: str = "logits",
+    labels: Labels | None = None,
+    targets: Labels | None = None,
     normalised: bool = True,
     rescaled: bool = True,
-    tolerance: Number | None = None,
-    at_once: int | None = None,
+    **options: Unpack[CurvatureOptions],
 ) -> Float[Tensor, "batch count"]:
-    """kappa(z, v) = u^T H_F u / ||grad F|| with u = P v / ||P v||, along chosen directions (Equation 7.2).
+    """The normal curvatures of the boundary along chosen directions (Equation 7.2).
 
-    It is the curvature of the boundary's section with the plane of the normal and v.
+    kappa(z, v) = u^T H_F u / ||grad F|| with u = P v / ||P v||, the curvature of the boundary's
+    section with the plane of the normal and v.
 
     Args:
         model: a classifier in evaluation mode.
-        points: z, (N, C, H, W), on the boundary.
+        points: z on the boundary: a Boundary, or images (N, C, H, W) with ``labels`` and
+            ``targets``.
         vectors: v, (N, K, C, H, W), or (K, C, H, W) for the same ones at every point; only their
             tangent part counts.
-        labels: (N,) the classes on the images' own side.
-        targets: (N,) the classes on the other side.
-        h: length of the central difference, in pixel l2 units; None:
-            :func:`robustness_geometry.geometry.default_h`.
-        exact: differentiate twice instead; for smooth networks.
-        output: ``logits``, or ``softmax`` for f the probabilities.
+        labels: (N,) the classes on the images' own side; a Boundary brings them.
+        targets: (N,) the classes on the other side; a Boundary brings them.
         normalised: divide by ||grad F||; Equation 6.4 does not.
         rescaled: give P v the length one. Equations 7.3 and 7.4 give it to v, for values ||P v||^2
             / ||v||^2 times as large.
-        tolerance: how far, |F| / ||grad F|| in pixel units, points may lie from the boundary; None:
-            1e-3 of the default h; ``inf`` for points elsewhere.
-        at_once: gradients in one pass; None: what suits the device.
+        **options: h, exact, output, tolerance and at_once, see :class:`CurvatureOptions`.
 
     Returns:
         (N, K) in 1 / pixel units; NaN for a vector along the normal, or 0 if not rescaled.
 
     Raises:
         InputError: h <= 0, a point off the boundary (by how much), a target that equals its label,
-            or logits that do not depend on the input.
+            logits that do not depend on the input, or labels and targets beside a Boundary.
+
+    References:
+        Thesis, Section 7.4, Equation 7.2; Equations 6.4, 7.3 and 7.4 by the options above.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points, normal_curvatures
+        >>> ball, image = Ball(radius=2.0), torch.tensor([0.5, 0.0, 0.0]).view(1, 1, 1, 3)
+        >>> vectors = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)
+        >>> found = normal_curvatures(ball, boundary_points(ball, image), vectors)
+        >>> [round(value, 3) for value in found[0].tolist()]
+        [0.5, 0.5]
     """
-    surface = Surface.checked(
-        model,
-        points,
-        labels,
-        targets,
-        h=h,
-        exact=exact,
-        output=output,
-        tolerance=tolerance,
-        at_once=at_once,
-    )
-    shared = vectors.ndim == points.ndim
+    surface = Surface.checked(model, points, labels, targets, **options)
+    shared = vectors.ndim == surface.points.ndim
     every = vectors.expand(len(points), *vectors.shape) if shared else vectors
-    return _along(surface, every.detach().to(points), normalised=normalised, rescaled=rescaled)
+    every = every.detach().to(surface.points)
+    return _along(surface, every, normalised=normalised, rescaled=rescaled)
 
 
 def _along(
     surface: Surface, vectors: Directions, *, normalised: bool = True, rescaled: bool = True
 ) -> Float[Tensor, "batch count"]:
+    # u = P v / ||P v|| and u^T H u / ||grad F||.
     tangent = surface.project(vectors)
     before, after = vectors.flatten(2).norm(dim=2), tangent.flatten(2).norm(dim=2)
     unit = tangent / after[..., None, None, None]
@@ -134,18 +132,14 @@ def _along(
 
 def mean_curvature(
     model: Classifier,
-    points: Images,
+    points: Boundary | Images,
     *,
-    labels: Labels,
-    targets: Labels,
+    labels: Labels | None = None,
+    targets: Labels | None = None,
     samples: int = 10,
     over: str = "tangent",
     generator: Generators = None,
-    h: Number | None = None,
-    exact: bool = False,
-    output: str = "logits",
-    tolerance: Number | None = None,
-    at_once: int | None = None,
+    **options: Unpack[CurvatureOptions],
 ) -> MeanCurvature:
     """The mean of the curvature over random directions (Equation 7.4), with its standard error.
 
@@ -155,66 +149,64 @@ def mean_curvature(
 
     Args:
         model: a classifier in evaluation mode.
-        points: z, (N, C, H, W), on the boundary.
-        labels: (N,) the classes on the images' own side.
-        targets: (N,) the classes on the other side.
-        samples: directions drawn for each point.
+        points: z on the boundary: a Boundary, or images (N, C, H, W) with ``labels`` and
+            ``targets``.
+        labels: (N,) the classes on the images' own side; a Boundary brings them.
+        targets: (N,) the classes on the other side; a Boundary brings them.
+        samples: number of directions drawn per point.
         over: ``tangent`` for tr(G) / (d - 1), ``sphere`` for tr(G) / d.
-        generator: draws the directions; one for each image makes the result independent of the
-            batch.
-        h: length of the central difference, in pixel l2 units; None:
-            :func:`robustness_geometry.geometry.default_h`.
-        exact: differentiate twice instead; for smooth networks.
-        output: ``logits``, or ``softmax`` for f the probabilities.
-        tolerance: how far points may lie from the boundary, see :func:`normal_curvatures`.
-        at_once: gradients in one pass; None: what suits the device.
+        generator: draws the directions; one per image makes results independent of the batch.
+        **options: h, exact, output, tolerance and at_once, see :class:`CurvatureOptions`.
 
     Returns:
         MeanCurvature.
 
     Raises:
-        InputError: as :func:`normal_curvatures`.
+        InputError: ``samples`` below 1, another ``over``, or as :func:`normal_curvatures`.
+
+    References:
+        Thesis, Section 7.5, Equation 7.4 (there with F_i at the image itself).
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points, mean_curvature
+        >>> ball, image = Ball(radius=2.0), torch.tensor([0.5, 0.0, 0.0]).view(1, 1, 1, 3)
+        >>> near = boundary_points(ball, image)
+        >>> round(mean_curvature(ball, near).values.item(), 3)
+        0.5
+        >>> round(mean_curvature(ball, near, over="sphere").values.item(), 3)
+        0.333
     """
     check_count("samples", samples)
     check_choice("over", over, OVER)
-    surface = Surface.checked(
-        model,
-        points,
-        labels,
-        targets,
-        h=h,
-        exact=exact,
-        output=output,
-        tolerance=tolerance,
-        at_once=at_once,
-    )
-    vectors = normal(points.new_empty(len(points), samples, *points.shape[1:]), generator)
+    surface = Surface.checked(model, points, labels, targets, **options)
+    z = surface.points
+    # The tangent parts of Gaussian vectors are uniform in direction.
+    vectors = normal(z.new_empty(len(z), samples, *z.shape[1:]), generator)
     scale = 1.0 if over == "tangent" else (surface.dimension - 1) / surface.dimension
-    found = scale * _along(surface, vectors)
-    mean = found.mean(dim=1)
-    squares = (found - mean[:, None]).square().sum(dim=1)
+    curvatures = scale * _along(surface, vectors)
+    mean = curvatures.mean(dim=1)
+    squares = (curvatures - mean[:, None]).square().sum(dim=1)
     return MeanCurvature(mean, (squares / (samples - 1) / samples).sqrt())
 
 
 def principal_curvatures(
     model: Classifier,
-    points: Images,
+    points: Boundary | Images,
     *,
-    labels: Labels,
-    targets: Labels,
-    h: Number | None = None,
-    exact: bool = False,
-    output: str = "logits",
+    labels: Labels | None = None,
+    targets: Labels | None = None,
     directions: bool = False,
     basis: str = "spread",
-    tolerance: Number | None = None,
-    at_once: int | None = None,
+    **options: Unpack[CurvatureOptions],
 ) -> Curvatures:
-    """All principal curvatures: the eigenvalues of P H_F P / ||grad F|| in the tangent space (Section 7.4).
+    """All principal curvatures: the eigenvalues of P H_F P / ||grad F|| in the tangent space.
 
-    The Hessian takes 2 d gradients a point and is symmetrised; the eigenvalues are computed in
-    float64. One point needs some 40 d^2 bytes; see
-    :func:`robustness_geometry.geometry.leading_curvatures` for large d.
+    The Hessian takes 2 d gradients per point and is symmetrised; its eigenvalues are computed in
+    float64. One point needs some 40 d^2 bytes; for large d see
+    :func:`robustness_geometry.geometry.leading_curvatures`.
 
     Where the network is not smooth, differences over a finite length are no linear function of the
     direction. The spectrum then depends on the basis that the Hessian is multiplied with; in a
@@ -223,52 +215,51 @@ def principal_curvatures(
 
     Args:
         model: a classifier in evaluation mode.
-        points: z, (N, C, H, W), on the boundary.
-        labels: (N,) the classes on the images' own side.
-        targets: (N,) the classes on the other side.
-        h: length of the central difference, in pixel l2 units; None:
-            :func:`robustness_geometry.geometry.default_h`.
-        exact: differentiate twice instead; for smooth networks, as piecewise linear ones have no
-            curvature then.
-        output: ``logits``, or ``softmax`` for f the probabilities.
+        points: z on the boundary: a Boundary, or images (N, C, H, W) with ``labels`` and
+            ``targets``.
+        labels: (N,) the classes on the images' own side; a Boundary brings them.
+        targets: (N,) the classes on the other side; a Boundary brings them.
         directions: also return the principal directions.
         basis: what the Hessian is multiplied with: ``spread``, orthonormal vectors that move all
             pixels, as random directions do, or ``pixels``, each moved by all of h.
-        tolerance: how far points may lie from the boundary, see :func:`normal_curvatures`.
-        at_once: gradients in one pass; None: what suits the device.
+        **options: h, exact, output, tolerance and at_once, see :class:`CurvatureOptions`.
 
     Returns:
-        Curvatures with K = d - 1 (the normal, which has none, is left out), the largest first.
+        Curvatures with K = d - 1, the largest first; the normal has none and is left out.
 
     Raises:
-        InputError: as :func:`normal_curvatures`.
+        InputError: another basis, or as :func:`normal_curvatures`.
+
+    References:
+        Thesis, Section 7.4.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points, principal_curvatures
+        >>> ball, image = Ball(radius=2.0), torch.tensor([0.5, 0.0, 0.0]).view(1, 1, 1, 3)
+        >>> found = principal_curvatures(ball, boundary_points(ball, image))
+        >>> [round(value, 3) for value in found.values[0].tolist()]
+        [0.5, 0.5]
     """
-    axes = axes_of(basis, points)
-    surface = Surface.checked(
-        model,
-        points,
-        labels,
-        targets,
-        h=h,
-        exact=exact,
-        output=output,
-        tolerance=tolerance,
-        at_once=at_once,
-    )
-    found = [_spectrum(surface.at(index), axes, directions) for index in range(len(points))]
-    d = surface.dimension
-    if not found:
-        empty = points.new_zeros(0, d - 1, dtype=torch.float64)
-        return Curvatures(empty, points.new_zeros(0, d - 1, d) if directions else None)
-    vectors = torch.stack([vectors for _, vectors in found]).to(points) if directions else None
-    return Curvatures(torch.stack([values for values, _ in found]), vectors)
+    surface = Surface.checked(model, points, labels, targets, **options)
+    z, d = surface.points, surface.dimension
+    axes = axes_of(basis, z)
+    spectra = [_spectrum(surface.at(index), axes, directions) for index in range(len(z))]
+    if not spectra:
+        empty = z.new_zeros(0, d - 1, dtype=torch.float64)
+        return Curvatures(empty, z.new_zeros(0, d - 1, d) if directions else None)
+    vectors = torch.stack([vectors for _, vectors in spectra]).to(z) if directions else None
+    return Curvatures(torch.stack([values for values, _ in spectra]), vectors)
 
 
 def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tuple[Tensor, Tensor]:
-    """Principal curvatures (d - 1,) at the only point of ``surface``, largest first, and directions (d - 1, d) or (0,).
+    """Curvatures (d - 1,) at the only point, the largest first, and their directions (d - 1, d).
 
     The reflection Q = I - b u u^T takes the normal to the first axis; the others then span the
-    tangent space, and the normal's zero never enters the spectrum.
+    tangent space, and the normal's zero never enters the spectrum. Without ``directions``, those
+    are empty.
     """
     normal_ = surface.normals.flatten().double()
     normal_ = normal_ / normal_.norm()
@@ -276,6 +267,8 @@ def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tu
     u[0] += 1.0 if u[0] >= 0 else -1.0
     b = 2 / (u @ u)
     matrix = surface.hessian(axes)
+    # Q H Q = H - u p^T - p u^T with p = b H u - b^2 / 2 (u^T H u) u. Its first row and column
+    # belong to the normal.
     product = matrix @ u
     product = b * product - (b * b / 2) * (u @ product) * u
     tangent = (matrix - torch.outer(u, product) - torch.outer(product, u))[
@@ -283,6 +276,7 @@ def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tu
     ] / surface.sizes.double()
     if not directions:
         return torch.linalg.eigvalsh(tangent).flip(0), tangent.new_zeros(0)
+    # Eigenvectors back in the coordinates of the image: a zero for the normal, then Q.
     values, vectors = torch.linalg.eigh(tangent)
     rows = torch.nn.functional.pad(vectors.T.flip(0), (1, 0))
     return values.flip(0), rows - b * torch.outer(rows @ u, u)
@@ -290,61 +284,56 @@ def _spectrum(surface: Surface, axes: SpreadAxes | None, directions: bool) -> tu
 
 def mean_hessian(
     model: Classifier,
-    points: Images,
+    points: Boundary | Images,
     *,
-    labels: Labels,
-    targets: Labels,
-    h: Number | None = None,
-    exact: bool = False,
-    output: str = "logits",
+    labels: Labels | None = None,
+    targets: Labels | None = None,
     projected: bool = True,
     normalised: bool = False,
     basis: str = "spread",
-    tolerance: Number | None = None,
-    at_once: int | None = None,
+    **options: Unpack[CurvatureOptions],
 ) -> Float[Tensor, "d d"]:
-    """The average tangent-projected Hessian n^-1 sum_i P_i H_i P_i over boundary points (Section 6.4.1).
+    """The average tangent-projected Hessian n^-1 sum_i P_i H_i P_i over boundary points.
 
     Images are taken one after another: the memory, some 40 d^2 bytes, does not grow with their
     number. For large d see :func:`robustness_geometry.geometry.hessian_operator`.
 
     Args:
         model: a classifier in evaluation mode.
-        points: z_i, (N, C, H, W), on the boundary, N >= 1.
-        labels: (N,) the classes on the images' own side.
-        targets: (N,) the classes on the other side.
-        h: length of the central difference, in pixel l2 units; None:
-            :func:`robustness_geometry.geometry.default_h`.
-        exact: differentiate twice instead; for smooth networks.
-        output: ``logits``, or ``softmax`` for f the probabilities.
+        points: z_i on the boundary, at least one: a Boundary, or images (N, C, H, W) with
+            ``labels`` and ``targets``.
+        labels: (N,) the classes on the images' own side; a Boundary brings them.
+        targets: (N,) the classes on the other side; a Boundary brings them.
         projected: put P on both sides of each Hessian; otherwise it stays as it is.
-        normalised: divide each Hessian by ||grad F||, so that images count by curvature, not by the
-            size of logits.
-        basis: what the Hessian is multiplied with: ``spread``, orthonormal vectors that move all
-            pixels, as random directions do, or ``pixels``, each moved by all of h.
-        tolerance: how far points may lie from the boundary, see :func:`normal_curvatures`.
-        at_once: gradients in one pass; None: what suits the device.
+        normalised: divide each Hessian by ||grad F||, so that images count by their curvature and
+            not by the size of their logits.
+        basis: what the Hessian is multiplied with, see :func:`principal_curvatures`.
+        **options: h, exact, output, tolerance and at_once, see :class:`CurvatureOptions`.
 
     Returns:
         (d, d), symmetric, float64.
 
     Raises:
-        InputError: no points, or as :func:`normal_curvatures`.
+        InputError: no points, another basis, or as :func:`normal_curvatures`.
+
+    References:
+        Thesis, Section 6.4.1.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, O. Fawzi, P. Frossard and S. Soatto, "Robustness of
+        classifiers to universal perturbations: a geometric perspective", ICLR 2018,
+        arXiv:1705.09554.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points, mean_hessian
+        >>> ball, image = Ball(radius=2.0), torch.tensor([0.5, 0.0]).view(1, 1, 1, 2)
+        >>> found = mean_hessian(ball, boundary_points(ball, image))
+        >>> [[round(value, 3) for value in row] for row in found.abs().tolist()]
+        [[0.0, 0.0], [0.0, 2.0]]
     """
     check_count("len(points)", len(points))
-    axes = axes_of(basis, points)
-    surface = Surface.checked(
-        model,
-        points,
-        labels,
-        targets,
-        h=h,
-        exact=exact,
-        output=output,
-        tolerance=tolerance,
-        at_once=at_once,
-    )
-    total = points.new_zeros(surface.dimension, surface.dimension, dtype=torch.float64)
+    surface = Surface.checked(model, points, labels, targets, **options)
+    axes = axes_of(basis, surface.points)
+    total = surface.points.new_zeros(surface.dimension, surface.dimension, dtype=torch.float64)
     for index in range(len(points)):
         one = surface.at(index)
         matrix = one.hessian(axes)

@@ -1,16 +1,17 @@
-"""Directions that many images share: of normals (S_f), of curvature (S_c, u_i), and angles between subspaces."""
+"""Directions that many images share, and angles between subspaces.
+
+S_f collects the boundary's normals, S_c and the u_i the directions in which it is curved.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import subspace_angles
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from robustness_geometry.checks import check_choice, check_count, refuse
-from robustness_geometry.geometry.leading import extreme_eigenpairs
+from robustness_geometry.checks import Described, check_choice, check_count, refuse
+from robustness_geometry.geometry.leading import SymmetricOperator, extreme_eigenpairs
 from robustness_geometry.geometry.subspaces import orthonormalise
 from robustness_geometry.randomness import seeded
 
@@ -33,7 +34,7 @@ class SharedDirections:
 
     Attributes:
         basis: (m, d) orthonormal rows, the leading direction first.
-        values: the singular values (all of them), or the eigenvalues (m,) of the rows.
+        values: all singular values, or the eigenvalues (m,) of the rows.
     """
 
     basis: Basis
@@ -46,8 +47,8 @@ class PrincipalAngles:
 
     Attributes:
         angles: (k,) in radians, ascending, float64; k is the smaller rank.
-        ranks: the dimensions of the two spans, below the number of rows where those depend on each
-            other.
+        ranks: the dimensions of the two spans; below the number of rows if those are linearly
+            dependent.
     """
 
     angles: Float[Tensor, " k"]
@@ -55,9 +56,10 @@ class PrincipalAngles:
 
 
 def normal_directions(vectors: Float[Tensor, "n ..."], count: int) -> SharedDirections:
-    """S_f: the directions along which unit normals vary together (Section 6.3.1, Figure 6.3).
+    """S_f: the subspace that contains most of the unit normals of many images (Section 6.3.1).
 
-    The leading left singular vectors of the matrix N whose columns are r_i / ||r_i||.
+    Its basis is made of the leading left singular vectors of the matrix N whose columns are
+    r_i / ||r_i||.
 
     Args:
         vectors: (n, d) or (n, C, H, W) the normals, or the smallest perturbations r_i; scaled to
@@ -69,6 +71,19 @@ def normal_directions(vectors: Float[Tensor, "n ..."], count: int) -> SharedDire
 
     Raises:
         InputError: a vector that is zero or not finite, or m above the rank.
+
+    References:
+        Thesis, Section 6.3.1, Figure 6.3.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, O. Fawzi, P. Frossard and S. Soatto, "Robustness of
+        classifiers to universal perturbations: a geometric perspective", ICLR 2018,
+        arXiv:1705.09554.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import normal_directions
+        >>> normals = torch.tensor([[3.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> normal_directions(normals, 1).basis.abs().round(decimals=3)
+        tensor([[1., 0., 0.]])
     """
     flat = vectors.flatten(1)
     lengths = flat.norm(dim=1, keepdim=True)
@@ -76,20 +91,20 @@ def normal_directions(vectors: Float[Tensor, "n ..."], count: int) -> SharedDire
     if unusable or not len(flat):
         refuse(
             "vectors",
-            f"{unusable} of {len(flat)} zero or not finite",
-            "at least one, all finite and non-zero",
+            Described(f"{unusable} of {len(flat)} zero or not finite"),
+            "at least one vector, all finite and non-zero",
         )
     return _leading(flat / lengths, count)
 
 
 def shared_directions(directions: Float[Tensor, "batch count d"], count: int) -> SharedDirections:
-    """u_i: the directions shared by the principal directions of many images (Section 7.4, Figure 7.6).
+    """u_i: the curved directions that many images share (Section 7.4, Figure 7.6).
 
-    The leading singular vectors of the matrix M of the principal directions of all images. The
-    thesis does not say how many an image gives.
+    These are the leading singular vectors of the matrix M of the principal directions of all
+    images. The thesis does not say how many directions it takes per image.
 
     Args:
-        directions: (n, K, d) unit principal directions, K of each image.
+        directions: (n, K, d) unit principal directions, K per image.
         count: m, at most the rank of M.
 
     Returns:
@@ -97,11 +112,27 @@ def shared_directions(directions: Float[Tensor, "batch count d"], count: int) ->
 
     Raises:
         InputError: a direction that is not finite, or m above the rank.
+
+    References:
+        Thesis, Section 7.4, Figure 7.6.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import shared_directions
+        >>> directions = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
+        >>> shared_directions(directions, 1).basis.abs().round(decimals=3)
+        tensor([[1., 0.]])
     """
     rows = directions.flatten(0, 1)
     unusable = int((~torch.isfinite(rows)).any(dim=1).sum())
     if unusable or not len(rows):
-        refuse("directions", f"{unusable} of {len(rows)} not finite", "at least one, all finite")
+        refuse(
+            "directions",
+            Described(f"{unusable} of {len(rows)} not finite"),
+            "at least one, all of them finite",
+        )
     return _leading(rows, count)
 
 
@@ -120,18 +151,18 @@ def _leading(rows: Basis, count: int) -> SharedDirections:
 
 
 def curved_directions(
-    mean_hessian: Float[Tensor, "d d"] | LinearOperator,
+    mean_hessian: Float[Tensor, "d d"] | SymmetricOperator,
     count: int,
     *,
     which: str = "positive",
     products: int | None = None,
     generator: torch.Generator | None = None,
 ) -> SharedDirections:
-    """S_c: the eigenvectors of the average Hessian along which the boundary bends most (Section 6.4.1).
+    """S_c: the eigenvectors of the average Hessian along which the boundary bends most.
 
     ``positive``, the thesis' choice, takes the largest eigenvalues with their sign: the directions
-    in which the regions lie inside balls. ``negative``, the control, takes the most negative ones.
-    By size alone, the negative ones would be mixed in.
+    in which the regions lie inside balls. ``negative``, a control, takes the most negative ones.
+    Eigenvalues chosen by magnitude would mix the two.
 
     Args:
         mean_hessian: (d, d) from :func:`robustness_geometry.geometry.mean_hessian`, or, for large
@@ -148,18 +179,36 @@ def curved_directions(
     Raises:
         InputError: m that is too large, a matrix that is not square, symmetric and finite, or too
             few products.
+
+    References:
+        Thesis, Section 6.4.1.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, O. Fawzi, P. Frossard and S. Soatto, "Robustness of
+        classifiers to universal perturbations: a geometric perspective", ICLR 2018,
+        arXiv:1705.09554.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import curved_directions
+        >>> found = curved_directions(torch.diag(torch.tensor([1.0, -5.0, 3.0])), 2)
+        >>> found.values.tolist()
+        [3.0, 1.0]
+        >>> found.basis.abs()
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]], dtype=torch.float64)
     """
     end = ENDS[check_choice("which", which, tuple(ENDS))]
     d = mean_hessian.shape[0]
-    most = d - 1 if isinstance(mean_hessian, LinearOperator) else d
+    most = d if isinstance(mean_hessian, Tensor) else d - 1
     if check_count("count", count) > most:
         refuse("count", count, f"a whole number from 1 to {most}")
-    if isinstance(mean_hessian, LinearOperator):
+    if not isinstance(mean_hessian, Tensor):
         start = torch.randn(d, generator=generator or seeded(0), dtype=torch.float64).numpy()
         found, rows = extreme_eigenpairs(mean_hessian, count, end, start, products=products)
         missing = int(np.isnan(found).sum())
         if missing:
-            refuse("products", products, f"more: {missing} of {count} eigenvectors were not found")
+            refuse(
+                "products", products, f"larger: {missing} of {count} eigenvectors were not found"
+            )
         return SharedDirections(torch.from_numpy(rows), torch.from_numpy(found))
     _check_symmetric(mean_hessian)
     values, vectors = torch.linalg.eigh(mean_hessian.double())
@@ -169,22 +218,23 @@ def curved_directions(
 
 def _check_symmetric(matrix: Tensor) -> None:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        refuse("mean_hessian.shape", tuple(matrix.shape), "(d, d)")
+        refuse("mean_hessian.shape", tuple(matrix.shape), "square: (d, d)")
     size = matrix.abs().max()
     if not bool(torch.isfinite(size)) or bool((matrix - matrix.T).abs().max() > 1e-6 * size):
-        refuse("mean_hessian", "a matrix that is not finite and symmetric", "a symmetric one")
+        refuse("mean_hessian", Described("another matrix"), "finite and symmetric")
 
 
 def principal_angles(
     first: Float[Tensor, "k d"], second: Float[Tensor, "l other"]
 ) -> PrincipalAngles:
-    """The angles between two subspaces: their cosines are the singular values of Q_1^T Q_2 (Figure 6.12).
+    """The angles between two subspaces (Figure 6.12).
 
-    Small angles are taken from sines, as cosines near 1 lose half of the digits.
+    Their cosines are the singular values of Q_1^T Q_2. Small angles are taken from sines, as
+    cosines near 1 lose half of the digits.
 
     Args:
-        first: (k, d) rows that span the one subspace; they are orthonormalised, and may depend on
-            each other.
+        first: (k, d) rows that span the one subspace; they are orthonormalised, and may be
+            linearly dependent.
         second: (l, d) rows that span the other.
 
     Returns:
@@ -192,7 +242,22 @@ def principal_angles(
 
     Raises:
         InputError: different d, rows that are not finite, or rows of rank zero.
+
+    References:
+        Thesis, Figure 6.12.
+        A. Bjorck and G. H. Golub, "Numerical methods for computing angles between linear
+        subspaces", Mathematics of Computation, 1973.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import principal_angles
+        >>> first = torch.tensor([[1.0, 0.0, 0.0]])
+        >>> second = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> principal_angles(first, second).angles.rad2deg().round()
+        tensor([45.], dtype=torch.float64)
     """
+    from scipy.linalg import subspace_angles  # here, because it takes half a second
+
     if first.shape[1] != second.shape[1]:
         refuse(
             "second.shape",
@@ -202,7 +267,7 @@ def principal_angles(
     bases = []
     for name, rows in (("first", first), ("second", second)):
         if not bool(torch.isfinite(rows).all()) or not bool(rows.any()):
-            refuse(name, "rows that are zero or not finite", "rows that span a subspace")
+            refuse(name, Described("zero or not finite"), "finite rows that span a subspace")
         bases.append(orthonormalise(rows.double().cpu()))
     angles = np.sort(subspace_angles(*(basis.T.numpy() for basis in bases)))
     return PrincipalAngles(torch.from_numpy(angles), (len(bases[0]), len(bases[1])))

@@ -8,7 +8,7 @@ from robustness_geometry.types import Classifier, Images, Labels, PerImage, clas
 __all__ = ["leads", "rows_at_once"]
 
 ROWS = {"cpu": 256, "cuda": 8192}
-"""Points of one forward pass: on a CPU the activations of more of them leave the cache."""
+"""Points in one forward pass: on a CPU the activations of more points leave the cache."""
 
 
 def rows_at_once(device: torch.device) -> int:
@@ -17,9 +17,11 @@ def rows_at_once(device: torch.device) -> int:
 
 
 def leads(model: Classifier, points: Images, labels: Labels) -> tuple[PerImage, Labels]:
-    """f_label - max_k f_k over the other classes, in units of the logits, and the predicted labels, without a graph.
+    """How far the label leads at each point, and the predicted labels, without a graph.
 
-    A point whose logits are not finite has a lead of -inf, and -1 for a label.
+    Returns:
+        (N,) f_label - max_k f_k over the other classes, in units of the logits, and (N,) labels. A
+        point whose logits are not finite has a lead of -inf and the label -1.
     """
     with torch.no_grad():
         logits: Tensor = class_logits(model(points))

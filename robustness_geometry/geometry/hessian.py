@@ -1,4 +1,7 @@
-"""Products of the Hessian of F = f_target - f_label with vectors, by central differences or by autodiff."""
+"""Products of the Hessian of F = f_target - f_label with vectors.
+
+They are taken by central differences of gradients, or by differentiating twice.
+"""
 
 import math
 from functools import partial
@@ -17,10 +20,17 @@ __all__ = ["Stencil", "default_h", "hessian_vector_products"]
 
 
 def default_h(dimension: int) -> float:
-    """0.0195 sqrt(d): the length over which curvature is measured, in pixel l2 units.
+    """The default length over which curvature is measured: 0.0195 sqrt(d), in pixel l2 units.
 
-    About five of 255 grey levels a pixel: 0.55 at d = 784, 1.08 at d = 3,072. The thesis does not
-    give its own.
+    It is about five of 255 grey levels per pixel. The thesis does not give its own.
+
+    Args:
+        dimension: d, the number of pixels and channels.
+
+    Example:
+        >>> from robustness_geometry.geometry import default_h
+        >>> round(default_h(28 * 28), 2), round(default_h(3 * 32 * 32), 2)
+        (0.55, 1.08)
     """
     return 0.0195 * math.sqrt(dimension)
 
@@ -32,7 +42,7 @@ class Stencil:
         model: a classifier, for the size of its activations.
         points: (N, C, H, W), for their size and device.
         h: half the length of the central difference, in pixel l2 units; None: :func:`default_h`.
-        exact: differentiate twice instead, which sees nothing of a network of ReLUs.
+        exact: differentiate twice instead, which gives zero for a network of ReLUs.
         at_once: gradients in one pass; None: what suits the device.
 
     Raises:
@@ -55,6 +65,7 @@ class Stencil:
     def products(self, margin: Margin, points: Images, vectors: Directions) -> Directions:
         """H v at each point for each of its vectors (N, K, C, H, W), a few of all N K at once."""
         count = vectors.shape[1]
+        # Vector v of image n is item n K + v of one long list, which is cut into even parts.
         found = points.new_empty(len(points) * count, *points.shape[1:])
         for start in range(0, len(found), self.pairs):
             stop = min(start + self.pairs, len(found))
@@ -70,6 +81,7 @@ class Stencil:
         return found.view(vectors.shape)
 
     def _difference(self, margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
+        # H v = ||v|| (grad F(z + h v / ||v||) - grad F(z - h v / ||v||)) / (2 h).
         lengths = norms(vectors)[:, None, None, None]
         scale = self.h / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
         around = points.new_empty(2, *vectors.shape)
@@ -106,12 +118,12 @@ def hessian_vector_products(
     output: str = "logits",
     at_once: int | None = None,
 ) -> Directions:
-    """H v with H the Hessian of F = f_target - f_label in the input, for several vectors an image.
+    """H v with H the Hessian of F = f_target - f_label in the input, for several vectors per image.
 
-    By default H v = ||v|| (grad F(z + h v / ||v||) - grad F(z - h v / ||v||)) / (2 h): a central
-    difference over a length h that is chosen, not small. The logits of a network of ReLUs are
-    piecewise linear, so that their Hessian is zero wherever it exists, while their boundary bends
-    over any such length.
+    By default H v = ||v|| (grad F(z + h v / ||v||) - grad F(z - h v / ||v||)) / (2 h), a central
+    difference over a length h that is chosen and not small. The logits of a network of ReLUs are
+    piecewise linear: their Hessian is zero wherever it exists, although their boundary bends over
+    any such length.
 
     Args:
         model: a classifier in evaluation mode.
@@ -119,16 +131,33 @@ def hessian_vector_products(
         vectors: v, (N, K, C, H, W), or (K, C, H, W) for the same ones at every point.
         labels: (N,) the classes on the points' own side.
         targets: (N,) the classes on the other side.
-        h: in pixel l2 units; None: :func:`default_h`.
-        exact: differentiate twice instead; for smooth networks, and ``h`` plays no part.
+        h: length of the difference, in pixel l2 units; None: :func:`default_h`.
+        exact: differentiate twice instead, without ``h``; for smooth networks.
         output: ``logits``, or ``softmax`` for f the probabilities.
-        at_once: gradients in one pass; None: what suits the device.
+        at_once: number of gradients in one pass; None: as many as suit the device.
 
     Returns:
-        (N, K, C, H, W), in logits (or probabilities) a pixel unit.
+        (N, K, C, H, W), in logits (or probabilities) per squared pixel unit, for v without a unit.
 
     Raises:
         InputError: h <= 0, a target that equals its label, or anything else that cannot be used.
+
+    References:
+        Thesis, Section 7.4, for H_F; Section 8.2, footnote 3, for the finite length.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato and P. Frossard, "Robustness via curvature
+        regularization, and vice versa", CVPR 2019, arXiv:1811.09716.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, hessian_vector_products
+        >>> image, vectors = torch.zeros(1, 1, 1, 2), torch.eye(2).view(2, 1, 1, 2)
+        >>> label, target = torch.tensor([0]), torch.tensor([1])
+        >>> found = hessian_vector_products(
+        ...     Ball(radius=2.0), image, vectors, labels=label, targets=target
+        ... )
+        >>> found.view(2, 2).abs().round(decimals=3)
+        tensor([[2., 0.],
+                [0., 2.]])
     """
     margin = Margin.checked(model, points, labels, targets, output)
     stencil = Stencil(model, points, h, exact=exact, at_once=at_once)

@@ -1,22 +1,23 @@
-"""Both ends of the spectra of symmetric operators, many at once, in Krylov spaces (Sections 6.4.1 and 7.4).
+"""Both ends of the spectra of many symmetric operators at once (Sections 6.4.1 and 7.4).
 
 Over a finite length h the Hessian of a network of ReLUs is only roughly linear and only roughly
-symmetric. A method that takes both for granted then stops early or not at all; here a fixed number
-of products is made, and what they say is read off by Rayleigh and Ritz, with the residual of each
-pair beside it.
+symmetric. Methods that rely on both then stop early or never. Here a fixed number of products
+spans a Krylov space, and the Rayleigh-Ritz method reads the eigenpairs off it, each with its
+residual.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import Number
 from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.geometry.boundary import Boundary
 from robustness_geometry.geometry.leading import hessian_operator
-from robustness_geometry.geometry.surface import Surface
+from robustness_geometry.geometry.surface import CurvatureOptions, Surface
 from robustness_geometry.randomness import Generators, normal, seeded
 from robustness_geometry.types import Classifier, Images, Labels
 
@@ -25,18 +26,27 @@ __all__ = ["RitzPairs", "extreme_curvatures", "mean_hessian_ends", "ritz_pairs"]
 Vectors = Float[Tensor, "batch d"]
 
 LOST = 1e-10
-"""A product that leaves less than this share of itself outside the space so far has nothing new in it."""
+"""Share of a product outside the space so far, below which it adds no new direction."""
 
 
 @dataclass(frozen=True)
 class RitzPairs:
-    """Approximate eigenpairs of several operators; those at both ends are good, those in the middle mean little.
+    """Approximate eigenpairs of several operators.
+
+    Those at both ends of the spectrum are accurate; those in the middle mean little.
 
     Attributes:
         values: (N, K) the largest first, float64.
         vectors: (N, K, d) orthonormal for each operator.
-        residuals: (N, K) ||A v - value v||; small beside the largest |value| where A is linear and
-            v was found.
+        residuals: (N, K) ||A v - value v||, small beside the largest |value| for a linear A and an
+            accurate v.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import RitzPairs
+        >>> pairs = RitzPairs(torch.tensor([[2.0, -3.0]]), torch.eye(2)[None], torch.zeros(1, 2))
+        >>> pairs.by_size(1).values
+        tensor([[-3.]])
     """
 
     values: Float[Tensor, "batch count"]
@@ -57,22 +67,34 @@ def ritz_pairs(
 ) -> RitzPairs:
     """The Ritz pairs of symmetric operators in their Krylov spaces span(v, A v, ..., A^(K-1) v).
 
-    All operators take their steps together. New vectors are made orthogonal to all before, twice.
-    The matrix v_i' A v_j is taken from the products themselves and symmetrised, so that it is that
-    of the symmetric part of A, however far A is from linear on the way. Where a Krylov space ends
-    early, a random vector begins another one.
+    All operators take their steps together. Each new vector is made orthogonal to all before it,
+    twice. The matrix of v_i' A v_j comes from the products themselves and is symmetrised, so that
+    it is that of the symmetric part of A even where A is not quite linear. Where a Krylov space
+    ends early, a random vector begins another one.
 
     Args:
-        product: maps vectors (N, d), one for each operator, to A v (N, d).
+        product: maps vectors (N, d), one per operator, to A v (N, d).
         start: (N, d) the first vectors, none of them zero.
-        steps: K, the products with each operator; 1 <= K <= d, or d - 1 with ``null``.
+        steps: K, the number of products with each operator; 1 <= K <= d, or d - 1 with ``null``.
         null: (N, d) unit vectors n with A n = 0 that the spaces are to leave out.
 
     Returns:
-        RitzPairs in float64, K of each operator.
+        RitzPairs in float64, K per operator.
 
     Raises:
         InputError: ``steps`` is out of range.
+
+    References:
+        C. Lanczos, "An iteration method for the solution of the eigenvalue problem of linear
+        differential and integral operators", 1950; here with full reorthogonalisation.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import ritz_pairs
+        >>> diagonal = torch.tensor([3.0, 1.0, -2.0])
+        >>> pairs = ritz_pairs(lambda vectors: diagonal * vectors, torch.ones(1, 3), steps=3)
+        >>> [round(value, 3) for value in pairs.values[0].tolist()]
+        [3.0, 1.0, -2.0]
     """
     left_out, most = int(null is not None), start.shape[1] - int(null is not None)
     if check_count("steps", steps) > most:
@@ -83,11 +105,13 @@ def ritz_pairs(
         known[:, 0] = null
     basis = known[:, left_out:]
     images = torch.zeros_like(basis)
+    # Build the basis: orthogonalise the last product against all vectors, and multiply again.
     new = start.double()
     for step in range(steps):
         basis[:, step] = _next(known[:, : left_out + step], new, generator)
         new = product(basis[:, step]).double()
         images[:, step] = new
+    # Rayleigh-Ritz: the eigenpairs of the operators restricted to their spaces, (N, K, K).
     matrix = basis @ images.mT
     values, turn = torch.linalg.eigh((matrix + matrix.mT) / 2)
     values, turn = values.flip(1), turn.mT.flip(1)
@@ -96,7 +120,10 @@ def ritz_pairs(
 
 
 def _next(basis: Tensor, new: Tensor, generator: torch.Generator) -> Tensor:
-    """The unit part of ``new`` (N, d) that is orthogonal to ``basis`` (N, k, d); of a random vector where none is."""
+    """The part of ``new`` (N, d) orthogonal to ``basis`` (N, k, d), of unit length.
+
+    Operators whose ``new`` has no such part take a random vector's.
+    """
     found = _orthogonal(basis, new)
     lost = found.norm(dim=1) <= LOST * new.norm(dim=1)
     if bool(lost.any()):
@@ -106,46 +133,38 @@ def _next(basis: Tensor, new: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _orthogonal(basis: Tensor, new: Tensor) -> Tensor:
-    for _ in range(2):
+    for _ in range(2):  # a second time against what rounding leaves
         new = new - ((basis @ new[..., None]).mT @ basis)[:, 0]
     return new
 
 
 def extreme_curvatures(
     model: Classifier,
-    points: Images,
+    points: Boundary | Images,
     *,
-    labels: Labels,
-    targets: Labels,
+    labels: Labels | None = None,
+    targets: Labels | None = None,
     steps: int = 30,
-    h: Number | None = None,
-    exact: bool = False,
-    output: str = "logits",
     generator: Generators = None,
-    tolerance: Number | None = None,
-    at_once: int | None = None,
+    **options: Unpack[CurvatureOptions],
 ) -> RitzPairs:
-    """The principal curvatures at both ends of each point's spectrum, and their directions, all points at once.
+    """The principal curvatures and directions at both ends of each point's spectrum.
 
-    Each point takes 2 ``steps`` gradients, and each pass holds one pair of every point, which is
-    what makes it faster than :func:`robustness_geometry.geometry.leading_curvatures`; that one goes
-    on until what it finds is accurate.
+    Each point takes 2 ``steps`` gradients. All points advance together, which makes this faster
+    than :func:`robustness_geometry.geometry.leading_curvatures`; that one goes on until its results
+    are accurate.
 
     Args:
         model: a classifier in evaluation mode.
-        points: z, (N, C, H, W), on the boundary.
-        labels: (N,) the classes on the images' own side.
-        targets: (N,) the classes on the other side.
-        steps: K, the products with each Hessian, 1 <= K < d; a sixth of them at either end are
-            worth looking at.
-        h: length of the central difference, in pixel l2 units; None:
-            :func:`robustness_geometry.geometry.default_h`.
-        exact: differentiate twice instead; for smooth networks.
-        output: ``logits``, or ``softmax`` for f the probabilities.
-        generator: draws the first vectors; one an image makes the result independent of the batch.
-        tolerance: how far points may lie from the boundary, see
-            :func:`robustness_geometry.geometry.normal_curvatures`.
-        at_once: gradients in one pass; None: what suits the device.
+        points: z on the boundary: a Boundary, or images (N, C, H, W) with ``labels`` and
+            ``targets``.
+        labels: (N,) the classes on the images' own side; a Boundary brings them.
+        targets: (N,) the classes on the other side; a Boundary brings them.
+        steps: K, the number of products with each Hessian, 1 <= K < d; about a sixth of them are
+            accurate at either end.
+        generator: draws the first vectors; one per image makes results independent of the batch.
+        **options: h, exact, output, tolerance and at_once, see
+            :class:`robustness_geometry.geometry.CurvatureOptions`.
 
     Returns:
         RitzPairs (N, K) of P H_F P / ||grad F||, in 1 / pixel units; the vectors are tangent.
@@ -153,65 +172,61 @@ def extreme_curvatures(
     Raises:
         InputError: as :func:`robustness_geometry.geometry.normal_curvatures`, or ``steps`` out of
             range.
+
+    References:
+        Thesis, Section 7.4.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points, extreme_curvatures
+        >>> ball, image = Ball(radius=2.0), torch.full((1, 1, 2, 4), 0.5)
+        >>> found = extreme_curvatures(ball, boundary_points(ball, image), steps=2)
+        >>> [round(value, 2) for value in found.values[0].tolist()]
+        [0.5, 0.5]
     """
-    surface = Surface.checked(
-        model,
-        points,
-        labels,
-        targets,
-        h=h,
-        exact=exact,
-        output=output,
-        tolerance=tolerance,
-        at_once=at_once,
-    )
-    first = normal(torch.empty_like(points), generator)
+    surface = Surface.checked(model, points, labels, targets, **options)
+    z = surface.points
+    start = normal(torch.empty_like(z), generator)
 
     def product(vectors: Tensor) -> Tensor:
-        tangent = surface.project(vectors.to(points).view(len(points), 1, *points.shape[1:]))
-        found = surface.project(surface.products(tangent))[:, 0]
-        return found.flatten(1).double() / surface.sizes.double()[:, None]
+        tangent = surface.project(vectors.to(z).view(len(z), 1, *z.shape[1:]))
+        projected = surface.project(surface.products(tangent))[:, 0]
+        return projected.flatten(1).double() / surface.sizes.double()[:, None]
 
     unit = surface.normals.flatten(1).double()
-    return ritz_pairs(product, first.flatten(1), steps, null=unit / unit.norm(dim=1, keepdim=True))
+    return ritz_pairs(product, start.flatten(1), steps, null=unit / unit.norm(dim=1, keepdim=True))
 
 
 def mean_hessian_ends(
     model: Classifier,
-    points: Images,
+    points: Boundary | Images,
     *,
-    labels: Labels,
-    targets: Labels,
+    labels: Labels | None = None,
+    targets: Labels | None = None,
     steps: int,
-    h: Number | None = None,
-    exact: bool = False,
-    output: str = "logits",
     normalised: bool = False,
     generator: torch.Generator | None = None,
-    tolerance: Number | None = None,
-    at_once: int | None = None,
+    **options: Unpack[CurvatureOptions],
 ) -> RitzPairs:
-    """Both ends of the spectrum of the average Hessian n^-1 sum_i P_i H_i P_i, which is never formed (Section 6.4.1).
+    """Both ends of the spectrum of the average Hessian n^-1 sum_i P_i H_i P_i, without forming it.
 
     The first vectors span S_c, the last ones the subspace along which the boundary bends the other
     way. Each step takes 2 N gradients; memory grows with K d, not with N.
 
     Args:
         model: a classifier in evaluation mode.
-        points: z_i, (N, C, H, W), on the boundary, N >= 1.
-        labels: (N,) the classes on the images' own side.
-        targets: (N,) the classes on the other side.
-        steps: K, the products with the average, 1 <= K <= d.
-        h: length of the central difference, in pixel l2 units; None:
-            :func:`robustness_geometry.geometry.default_h`.
-        exact: differentiate twice instead; for smooth networks.
-        output: ``logits``, or ``softmax`` for f the probabilities.
-        normalised: divide each Hessian by ||grad F||, so that images count by curvature, not by the
-            size of logits.
+        points: z_i on the boundary, at least one: a Boundary, or images (N, C, H, W) with
+            ``labels`` and ``targets``.
+        labels: (N,) the classes on the images' own side; a Boundary brings them.
+        targets: (N,) the classes on the other side; a Boundary brings them.
+        steps: K, the number of products with the average, 1 <= K <= d.
+        normalised: divide each Hessian by ||grad F||, so that images count by their curvature and
+            not by the size of their logits.
         generator: draws the first vector; None starts from seed 0.
-        tolerance: how far points may lie from the boundary, see
-            :func:`robustness_geometry.geometry.normal_curvatures`.
-        at_once: gradients in one pass; None: what suits the device.
+        **options: h, exact, output, tolerance and at_once, see
+            :class:`robustness_geometry.geometry.CurvatureOptions`.
 
     Returns:
         RitzPairs of one operator, (1, K).
@@ -219,18 +234,23 @@ def mean_hessian_ends(
     Raises:
         InputError: no points, ``steps`` not in 1..d, or as
             :func:`robustness_geometry.geometry.normal_curvatures`.
+
+    References:
+        Thesis, Section 6.4.1.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, O. Fawzi, P. Frossard and S. Soatto, "Robustness of
+        classifiers to universal perturbations: a geometric perspective", ICLR 2018,
+        arXiv:1705.09554.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_points, mean_hessian_ends
+        >>> ball, images = Ball(radius=2.0), torch.eye(3).view(3, 1, 1, 3)
+        >>> found = mean_hessian_ends(ball, boundary_points(ball, images), steps=3)
+        >>> [round(value, 3) for value in found.values[0].tolist()]
+        [1.333, 1.333, 1.333]
     """
     operator = hessian_operator(
-        model,
-        points,
-        labels=labels,
-        targets=targets,
-        h=h,
-        exact=exact,
-        output=output,
-        normalised=normalised,
-        tolerance=tolerance,
-        at_once=at_once,
+        model, points, labels=labels, targets=targets, normalised=normalised, **options
     )
     start = torch.randn(1, operator.shape[0], generator=generator or seeded(0), dtype=torch.float64)
     return ritz_pairs(

@@ -1,4 +1,7 @@
-"""Bounds on the smallest perturbation that lifts a quadratic loss to a threshold (Theorem 5, Section 8.3)."""
+"""Bounds on the smallest perturbation that lifts a quadratic loss to a threshold.
+
+Theorem 5 of Section 8.3.
+"""
 
 from typing import NamedTuple
 
@@ -11,7 +14,7 @@ from robustness_geometry.checks import refuse
 __all__ = ["LossBounds", "quadratic_robustness", "theorem5_bounds"]
 
 BISECTIONS = 200
-"""Halvings of the multiplier's interval: more than float64 can tell apart."""
+"""Halvings of the multiplier's interval: enough for the resolution of float64."""
 
 Values = Float[Tensor, "*batch"]
 
@@ -39,15 +42,15 @@ def theorem5_bounds(
 
     With nu = lambda_max(H) >= 0, its eigenvector u and c = t - l(x) >= 0,
 
-    (||g|| / nu) (sqrt(1 + 2 nu c / ||g||^2) - 1) <= ||r*|| <= (|g.u| / nu) (sqrt(1 + 2 nu c /
-    (g.u)^2) - 1),
+    (||g|| / nu) (sqrt(1 + 2 nu c / ||g||^2) - 1)
+    <= ||r*|| <= (|g.u| / nu) (sqrt(1 + 2 nu c / (g.u)^2) - 1).
 
-    here as 2 c / (a + sqrt(a^2 + 2 nu c)) with a = ||g|| or |g.u|, which has the limits nu -> 0 (c
-    / a) and a -> 0 (sqrt(2 c / nu)). Where gradient and curvature both vanish, c > 0 is out of
-    reach and the bound infinite.
+    Both are computed as 2 c / (a + sqrt(a^2 + 2 nu c)) with a = ||g|| or |g.u|, which has the
+    limits c / a for nu -> 0 and sqrt(2 c / nu) for a -> 0. Where gradient and curvature both
+    vanish, c > 0 is out of reach and the bound is infinite.
 
     Args:
-        gradient_norm: ||g||_2, in units of the loss by pixel units.
+        gradient_norm: ||g||_2, in units of the loss per pixel unit.
         alignment: g.u, of either sign, |g.u| <= ||g||.
         curvature: nu >= 0.
         gap: c >= 0.
@@ -57,6 +60,19 @@ def theorem5_bounds(
 
     Raises:
         InputError: a negative norm, curvature or gap.
+
+    References:
+        Thesis, Section 8.3, Theorem 5, Equations 8.2 to 8.4.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato and P. Frossard, "Robustness via curvature
+        regularization, and vice versa", CVPR 2019, arXiv:1811.09716.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import theorem5_bounds
+        >>> one = torch.tensor([1.0])
+        >>> found = theorem5_bounds(one, alignment=0.5 * one, curvature=2 * one, gap=one)
+        >>> round(found.lower.item(), 4), round(found.upper.item(), 4)
+        (0.618, 0.7808)
     """
     for key, values in (("gradient_norm", gradient_norm), ("curvature", curvature), ("gap", gap)):
         if not bool((values >= 0).all()):
@@ -87,35 +103,48 @@ def quadratic_robustness(
     """||r*||_2 of Theorem 5's problem by its secular equation, in the eigenbasis of H.
 
     The solution is r_i(mu) = mu g_i / (1 - mu lambda_i) for the multiplier 0 < mu <= 1 / nu at
-    which the constraint holds with equality; where it does not hold even at 1 / nu, because g has
-    no part along the top eigenvectors, the rest of the way is along one of them (the hard case).
+    which the constraint holds with equality. In the hard case g has no part along the top
+    eigenvectors and the constraint does not hold even at 1 / nu: r then gets a part along one of
+    these eigenvectors.
 
     Args:
-        gradients: the components of g along the eigenvectors.
-        eigenvalues: of H, in any order; the largest must be above 0.
-        gaps: c >= 0.
+        gradients: (N, d) the components of g along the eigenvectors.
+        eigenvalues: (N, d) eigenvalues of H, in any order; the largest must be above 0.
+        gaps: (N,) c >= 0.
 
     Returns:
-        Norms in float64, found by bisection.
+        (N,) norms in float64, found by bisection.
 
     Raises:
         InputError: a largest eigenvalue that is not above 0, or a negative gap.
+
+    References:
+        Thesis, Section 8.3, states the problem; for its solution see J. J. More and D. C. Sorensen,
+        "Computing a trust region step", SIAM Journal on Scientific and Statistical Computing, 1983.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import quadratic_robustness
+        >>> gradients, eigenvalues = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> round(quadratic_robustness(gradients, eigenvalues, torch.tensor([1.0])).item(), 4)
+        0.618
     """
     slopes, values, wanted = gradients.double(), eigenvalues.double(), gaps.double()
     top = values.amax(dim=1, keepdim=True)
     if not bool((top > 0).all()):
-        refuse("eigenvalues", float(top.min()), "a largest eigenvalue above 0")
+        refuse("the largest of eigenvalues", float(top.min()), "above 0")
     if not bool((wanted >= 0).all()):
         refuse("gaps", float(wanted.min()), "numbers >= 0")
-    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)  # of mu * nu
+    # Bisect mu nu in [0, 1]: the loss at r(mu) rises with mu.
+    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         short = _rise(_point(slopes, values, top, middle), slopes, values) < wanted
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
     point = _point(slopes, values, top, low)
     missing = (wanted - _rise(point, slopes, values)).clamp_min(0)
-    # Along a top eigenvector e the loss still rises by nu t^2 / 2 + (g.e + nu r.e) t, and g.e = r.e
-    # = 0 there.
+    # The hard case: along a top eigenvector e the loss still rises by
+    # nu t^2 / 2 + (g.e + nu r.e) t, and there g.e = r.e = 0.
     return torch.where(
         high < 1, point.norm(dim=1), (point.square().sum(dim=1) + 2 * missing / top[:, 0]).sqrt()
     )

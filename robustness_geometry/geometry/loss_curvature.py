@@ -1,4 +1,7 @@
-"""The curvature of the loss in the input: its Hessian by finite differences of gradients (Sections 8.2 and 8.3)."""
+"""The curvature of the loss in the input, by finite differences of gradients.
+
+Sections 8.2 and 8.3.
+"""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -30,9 +33,20 @@ class LossCurvature:
     Attributes:
         losses: l(x), (N,).
         gradients: grad l(x), (N, C, H, W).
-        eigenvalues: of the Hessian of l, (N, d), the largest first, float64; per squared pixel
-            unit.
+        eigenvalues: (N, d) eigenvalues of the Hessian of l, the largest first, float64, per squared
+            pixel unit.
         leading: u, (N, C, H, W), the unit eigenvector of the largest eigenvalue.
+
+    References:
+        Thesis, Section 8.2 (the curvature profile) and Section 8.3, Remark 3 (the alignment).
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import LossCurvature
+        >>> gradient = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
+        >>> leading = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+        >>> LossCurvature(torch.ones(1), gradient, torch.ones(1, 2), leading).alignments
+        tensor([0.6000])
     """
 
     losses: PerImage
@@ -69,11 +83,12 @@ class _Loss:
         return cls(model, labels, length, scheme)
 
     def at(self, points: Images, rows: Tensor) -> tuple[PerImage, Images]:
-        """Losses (k,) and gradients (k, C, H, W) at points that belong to the images ``rows`` (k,)."""
+        """Losses (k,) and gradients (k, C, H, W) at points near the images ``rows`` (k,)."""
         logits, pull = linearise(self.model, points)
         own = one_hot(self.labels[rows], logits.shape[1]).bool()
         others = logits.softmax(dim=1).masked_fill(own, 0.0)
-        # p_y - 1 as minus the other probabilities: it is far below 1 on a network that is sure.
+        # The derivatives of the loss in the logits are p - e_y. p_y - 1 is taken as minus the sum
+        # of the other probabilities, as rounding would lose it on a network that is sure.
         weights = others - own * others.sum(dim=1, keepdim=True)
         return torch.nn.functional.cross_entropy(logits, self.labels[rows], reduction="none"), pull(
             weights
@@ -91,15 +106,26 @@ class _Loss:
 
 
 def loss_gradients(model: Classifier, images: Images, labels: Labels) -> tuple[PerImage, Images]:
-    """The cross-entropy l(x) of each image at its label (N,), and its gradient (N, C, H, W) by pixel units.
+    """The cross-entropy l(x) of each image and its gradient per pixel unit.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
         labels: (N,) the true labels.
 
+    Returns:
+        Losses (N,) and gradients (N, C, H, W).
+
     Raises:
         InputError: an image, a label or a logit that cannot be used, or a model in training mode.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, loss_gradients
+        >>> image = torch.tensor([2.0, 0.0]).view(1, 1, 1, 2)
+        >>> losses, gradients = loss_gradients(Ball(radius=2.0), image, torch.tensor([0]))
+        >>> round(losses.item(), 4), gradients.flatten().tolist()
+        (0.6931, [2.0, 0.0])
     """
     loss = _Loss.checked(model, images, labels, None, "forward")
     return _here(loss, images.detach())
@@ -115,27 +141,41 @@ def loss_hessian_products(
     scheme: str = "forward",
     at_once: int | None = None,
 ) -> Directions:
-    """H v with H the Hessian of the cross-entropy in the input, by differences over a length h (Equation 8.1).
+    """Products H v of the loss's Hessian in the input with vectors (Equation 8.1).
 
     H v = ||v|| (grad l(x + h v / ||v||) - grad l(x)) / h for the forward scheme, and the symmetric
-    quotient for the central one. h is a length to measure over and not a small number: the logits
-    of a network of ReLUs have no second derivatives (Section 8.2, footnote 3). The thesis does not
-    give its h.
+    quotient for the central one. h is a length to measure over and not a small number, since the
+    logits of a network of ReLUs have no second derivatives (Section 8.2, footnote 3). The thesis
+    does not give its h.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
         labels: (N,) the true labels.
         vectors: v, (N, K, C, H, W).
-        h: in pixel l2 units; None: :func:`robustness_geometry.geometry.default_h`.
+        h: length of the difference, in pixel l2 units; None:
+            :func:`robustness_geometry.geometry.default_h`.
         scheme: ``forward`` or ``central``.
-        at_once: gradients in one pass; None: what suits the device.
+        at_once: number of gradients in one pass; None: as many as suit the device.
 
     Returns:
         (N, K, C, H, W).
 
     Raises:
         InputError: h <= 0, or anything else that cannot be used.
+
+    References:
+        Thesis, Section 8.2, Equation 8.1.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato and P. Frossard, "Robustness via curvature
+        regularization, and vice versa", CVPR 2019, arXiv:1811.09716.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, loss_hessian_products
+        >>> image, vector = torch.zeros(1, 1, 1, 2), torch.tensor([1.0, 0.0]).view(1, 1, 1, 1, 2)
+        >>> found = loss_hessian_products(Ball(radius=2.0), image, torch.tensor([0]), vector)
+        >>> [round(value, 2) for value in found.flatten().tolist()]
+        [0.04, 0.0]
     """
     loss = _Loss.checked(model, images, labels, h, scheme)
     images = images.detach()
@@ -155,10 +195,10 @@ def loss_curvature(
     scheme: str = "forward",
     at_once: int | None = None,
 ) -> LossCurvature:
-    """The eigenvalues of the loss's Hessian in the input (Section 8.2, the curvature profile) and the top eigenvector.
+    """The spectrum of the loss's Hessian in the input (Section 8.2), and its top eigenvector.
 
-    The Hessian takes d (forward) or 2 d (central) gradients an image, along the pixels' axes, and
-    is symmetrised; its spectrum is computed in float64, one image at a time.
+    The Hessian takes d (forward) or 2 d (central) gradients per image, along the pixels' axes, and
+    is symmetrised; its spectrum, the curvature profile, is computed in float64, image by image.
 
     Args:
         model: a classifier in evaluation mode.
@@ -167,13 +207,25 @@ def loss_curvature(
         h: length of the difference, in pixel units; None:
             :func:`robustness_geometry.geometry.default_h`.
         scheme: ``forward`` (Equation 8.1) or ``central``.
-        at_once: gradients in one pass; None: what suits the device.
+        at_once: number of gradients in one pass; None: as many as suit the device.
 
     Returns:
         LossCurvature.
 
     Raises:
         InputError: h <= 0, or anything else that cannot be used.
+
+    References:
+        Thesis, Section 8.2, Equation 8.1 and the curvature profiles.
+        S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato and P. Frossard, "Robustness via curvature
+        regularization, and vice versa", CVPR 2019, arXiv:1811.09716.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, loss_curvature
+        >>> found = loss_curvature(Ball(radius=1.0), torch.zeros(1, 1, 1, 2), torch.tensor([0]))
+        >>> [round(value, 2) for value in found.eigenvalues[0].tolist()]
+        [0.54, 0.54]
     """
     loss = _Loss.checked(model, images, labels, h, scheme)
     images = images.detach()
@@ -185,6 +237,7 @@ def loss_curvature(
         torch.zeros_like(images),
     )
     for index in range(len(images)):
+        # Products with the d unit vectors are the rows of the Hessian.
         rows = torch.full((d,), index, device=images.device)
         matrix = _in_parts(loss, images, gradients, axes, rows, at_once).view(d, d).double()
         spectrum, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
@@ -194,6 +247,7 @@ def loss_curvature(
 
 
 def _here(loss: _Loss, images: Images) -> tuple[PerImage, Images]:
+    """Losses and gradients at the images themselves, a few at a time."""
     if not len(images):
         return images.new_zeros(0), torch.zeros_like(images)
     rows = torch.arange(len(images), device=images.device)

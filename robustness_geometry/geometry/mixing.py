@@ -1,4 +1,4 @@
-"""Random convex combinations of points of a region, and whether they stay in it (Section 7.3, Figure 7.3)."""
+"""Random convex combinations of points of a region (Section 7.3, Figure 7.3)."""
 
 import torch
 from jaxtyping import Float
@@ -15,16 +15,32 @@ __all__ = ["convex_mixtures", "stays_in_region"]
 def convex_mixtures(
     images: Float[Tensor, "batch mixed channels height width"], generator: Generators = None
 ) -> Images:
-    """sum_i w_i x_i of each group of k points, with weights uniform on the simplex: Dirichlet(1, ..., 1).
+    """Random convex combinations sum_i w_i x_i, one per group of k points.
 
-    The thesis does not say how it draws the weights.
+    The weights are uniform on the simplex, Dirichlet(1, ..., 1); the thesis does not say how it
+    draws them.
 
     Args:
         images: (N, k, C, H, W).
-        generator: one for the batch or one a group; None starts from seed 0.
+        generator: one for the batch or one per group; None starts from seed 0.
 
     Returns:
         (N, C, H, W).
+
+    Raises:
+        InputError: groups without a point.
+
+    References:
+        Thesis, Section 7.3, Figure 7.3.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import convex_mixtures
+        >>> mixed = convex_mixtures(torch.eye(3).view(1, 3, 1, 1, 3))
+        >>> mixed.shape, round(mixed.sum().item(), 3)
+        (torch.Size([1, 1, 1, 3]), 1.0)
     """
     if images.shape[1] < 1:
         refuse("images.shape", tuple(images.shape), "(N, k, C, H, W) with k >= 1")
@@ -44,15 +60,27 @@ def stays_in_region(
 
     Args:
         model: a classifier in evaluation mode.
-        images: (N, k, C, H, W), each group of points to which the model gives one label.
-        labels: (N,) these labels.
-        generator: one for the batch or one a group; None starts from seed 0.
+        images: (N, k, C, H, W), each group of k points that the model gives the same label.
+        labels: (N,) the labels of the groups.
+        generator: one for the batch or one per group; None starts from seed 0.
 
     Returns:
         (N,).
 
     Raises:
         InputError: input that cannot be used.
+
+    References:
+        Thesis, Section 7.3, Figure 7.3.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, stays_in_region
+        >>> corners = torch.eye(3).view(1, 3, 1, 1, 3)
+        >>> stays_in_region(Ball(radius=1.5), corners, torch.tensor([0]))
+        tensor([True])
     """
     mixed = convex_mixtures(images, generator)
     check_input(model, mixed, labels=labels)

@@ -1,4 +1,4 @@
-"""F = f_target - f_label near a decision boundary, its gradients, and the boundary's normals and tangent spaces."""
+"""F = f_target - f_label near a decision boundary: its gradients, normals and tangent spaces."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import linearise
 from robustness_geometry.attacks.protocol import as_logits, check_input
-from robustness_geometry.checks import check_choice, check_count, refuse
+from robustness_geometry.checks import Described, check_choice, check_count, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
@@ -22,10 +22,10 @@ Directions: TypeAlias = Float[Tensor, "batch count channels height width"]
 """Several vectors of the image space for each image."""
 
 CACHED, HELD = 1 << 17, 1 << 23
-"""Pixels of a batch of gradients: on a CPU, what keeps most activations in the cache; on a GPU, what fits."""
+"""Pixels in one batch of gradients: what a CPU's cache holds with the activations, and a GPU."""
 
 ACTIVATIONS = 6 << 20
-"""Activations of a batch on a CPU: above it, those of a LeNet and of a NIN leave the cache."""
+"""Activations in one batch on a CPU: larger batches of a LeNet or a NIN leave the cache."""
 
 FEWEST, MOST = 8, 512
 """Gradients in one pass, where memory and cache allow more or less."""
@@ -33,7 +33,9 @@ FEWEST, MOST = 8, 512
 
 @dataclass(frozen=True)
 class Margin:
-    """F = f_target - f_label, one pair of classes an image; positive beyond the boundary, negative before it.
+    """F = f_target - f_label, with one pair of classes per image.
+
+    It is negative on the images' own side of the boundary, and positive on the other.
 
     Attributes:
         model: a classifier in evaluation mode.
@@ -56,7 +58,7 @@ class Margin:
         targets: Labels,
         output: str = "logits",
     ) -> "Margin":
-        """The margin of these classes, held to be usable at ``points``.
+        """The margin of these classes, after a check that it can be used at ``points``.
 
         Raises:
             InputError: points, classes, an output or a model that cannot be used, or a target that
@@ -67,7 +69,9 @@ class Margin:
         same = (labels == targets).nonzero()[:, 0].tolist()
         if same:
             refuse(
-                "targets", f"the label itself at index {same[0]}", "a class other than the label"
+                "targets",
+                Described(f"the label itself at index {same[0]}"),
+                "other classes than the labels",
             )
         if len(points):
             with torch.no_grad():
@@ -80,7 +84,7 @@ class Margin:
         return cls(model, labels, targets, output)
 
     def gradients(self, points: Images, rows: Tensor) -> tuple[PerImage, Images]:
-        """F (k,) and its gradients (k, C, H, W) at points that belong to the images of indices ``rows`` (k,)."""
+        """F (k,) and its gradients (k, C, H, W) at points near the images ``rows`` (k,)."""
         logits, pull = linearise(self.model, points)
         return self._of(logits, rows), pull(self._weights(logits, rows))
 
@@ -99,6 +103,7 @@ class Margin:
         behind = one_hot(self.labels[rows], logits.shape[1]).to(logits)
         if self.output == "logits":
             return ahead - behind
+        # The Jacobian of the softmax is diag(p) - p p^T, applied here to e_target - e_label.
         shares = logits.softmax(dim=1)
         weighted = shares * (ahead - behind)
         return weighted - shares * weighted.sum(dim=1, keepdim=True)
@@ -107,10 +112,10 @@ class Margin:
 def normals(
     model: Classifier, points: Images, labels: Labels, targets: Labels, *, output: str = "logits"
 ) -> Images:
-    """The unit normals n = grad F / ||grad F|| of the boundaries F = f_target - f_label = 0 (Section 7.4).
+    """The unit normals n = grad F / ||grad F|| of the boundaries F = f_target - f_label = 0.
 
-    They point out of the region of ``labels``. The thesis leaves the normalisation out of P = I - n
-    n^T.
+    They point out of the region of ``labels``. The thesis omits the normalisation of n in
+    P = I - n n^T.
 
     Args:
         model: a classifier in evaluation mode.
@@ -124,6 +129,18 @@ def normals(
 
     Raises:
         InputError: input that cannot be used, or logits that do not depend on the input at a point.
+
+    References:
+        Thesis, Section 7.4.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, normals
+        >>> point = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
+        >>> normals(Ball(radius=5.0), point, torch.tensor([0]), torch.tensor([1])).flatten()
+        tensor([0.6000, 0.8000])
     """
     margin = Margin.checked(model, points, labels, targets, output)
     return normals_of(margin, points.detach())[0]
@@ -132,7 +149,15 @@ def normals(
 def normals_of(
     margin: Margin, points: Images, *, at_once: int | None = None
 ) -> tuple[Images, PerImage, PerImage]:
-    """The normals n of checked input, ||grad F|| (N,), and F / ||grad F|| (N,), the distances to the tangent planes."""
+    """The normals at points that were checked.
+
+    Returns:
+        n (N, C, H, W), ||grad F|| (N,), and F / ||grad F|| (N,), the signed distances to the
+        tangent planes.
+
+    Raises:
+        InputError: logits that do not depend on the input at a point.
+    """
     rows = torch.arange(len(points), device=points.device)
     size = passes_at_once(points, at_once, margin.model)
     parts = (
@@ -147,9 +172,11 @@ def normals_of(
     if flat:
         refuse(
             "model",
-            f"logits that do not depend on the input at {len(flat)} of {len(points)} points, index "
-            f"{flat[0]} first",
-            "a finite, non-zero gradient of f_target - f_label",
+            Described(
+                f"logits that do not depend on the input at {len(flat)} of {len(points)} points, "
+                f"index {flat[0]} first"
+            ),
+            "a classifier with a finite, non-zero gradient of f_target - f_label",
         )
     return gradients / sizes[:, None, None, None], sizes, values / sizes
 
@@ -160,6 +187,16 @@ def tangent_projection(vectors: Directions, unit_normals: Images) -> Directions:
     Args:
         vectors: (N, K, C, H, W).
         unit_normals: n, (N, C, H, W), of length one.
+
+    Returns:
+        (N, K, C, H, W).
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import tangent_projection
+        >>> vectors, normal = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0])
+        >>> tangent_projection(vectors.view(1, 1, 1, 1, 2), normal.view(1, 1, 1, 2)).flatten()
+        tensor([3., 0.])
     """
     flat, normal = vectors.flatten(2), unit_normals.flatten(1)[:, :, None]
     return (flat - (flat @ normal) * normal.mT).view_as(vectors)
@@ -168,13 +205,13 @@ def tangent_projection(vectors: Directions, unit_normals: Images) -> Directions:
 def passes_at_once(
     points: Images, wanted: int | None = None, model: Classifier | None = None
 ) -> int:
-    """How many gradients to take in one pass: ``wanted``, or as many as suit the device, at least 8.
+    """How many gradients to take in one pass: as many as suit the device, but at least 8.
 
     Args:
         points: (N, C, H, W).
-        wanted: 2 or more; None: found here.
-        model: a classifier; on a CPU the activations that its backward pass needs are then kept in
-            the cache, where otherwise only the images' size is known.
+        wanted: a number of at least 2 that is returned as it is; None: chosen here.
+        model: a classifier; on a CPU the batch is then sized by the activations that its backward
+            pass needs, and otherwise by the images alone.
     """
     if wanted is not None:
         return check_count("at_once", wanted, minimum=2)
@@ -188,7 +225,10 @@ def passes_at_once(
 
 
 def _activations(model: Classifier, point: Images) -> int:
-    """The number of values that a gradient at one point (1, C, H, W) keeps, its parameters aside; at least 1."""
+    """The number of values that the gradient at one point (1, C, H, W) keeps, without parameters.
+
+    It is at least 1.
+    """
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

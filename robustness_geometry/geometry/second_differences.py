@@ -1,4 +1,7 @@
-"""The mean curvature of every class's boundary by second differences of the outputs (Section 7.5, Equation 7.4)."""
+"""The mean curvature of every class's boundary, by second differences of the outputs.
+
+Section 7.5, Equation 7.4.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,28 +33,28 @@ from robustness_geometry.types import (
 __all__ = ["ClassCurvatures", "class_curvatures"]
 
 BATCH = 128
-"""Images that are looked at together."""
+"""Images that are measured together."""
 
 BLOCK = 10
-"""Gradients of an image that are held at once, however many classes there are."""
+"""Gradients per image that are in memory at once, however many classes there are."""
 
 ROUNDING = 32
-"""Differences of so many roundings of what they are made of, or fewer, say nothing."""
+"""Multiple of the rounding errors below which a difference is not resolved."""
 
 PerClass: TypeAlias = Float[Tensor, "batch classes"]
 
 
 @dataclass(frozen=True)
 class ClassCurvatures:
-    """What Algorithm 6 measures for every competing class, before anything is divided by a gradient's norm.
+    """What Algorithm 6 measures for every competing class, not divided by gradient norms.
 
     Attributes:
         curvatures: (N, L) the mean over the directions of v' P H_i P v, float64; NaN for classes
-            that took no part.
-        slopes: (N, L) ||grad F_i||_2, float64; NaN for classes that took no part.
+            that were left out.
+        slopes: (N, L) ||grad F_i||_2, float64; NaN for classes that were left out.
         labels: (N,) the labels k of F_i = f_i - f_k.
-        resolved: (N,) whether any difference stands out of rounding; where none does, the
-            curvatures' signs mean nothing.
+        resolved: (N,) whether any difference exceeds rounding; where none does, the curvatures'
+            signs mean nothing.
     """
 
     curvatures: PerClass
@@ -72,34 +75,48 @@ def class_curvatures(
     rivals: Int[Tensor, "batch chosen"] | None = None,
     generator: Generators = None,
 ) -> tuple[ClassCurvatures, ...]:
-    """Estimate E v' P H_i P v for F_i = f_i - f_k and v uniform on the unit sphere, for several steps and outputs.
+    """Estimate E v' P H_i P v for all F_i = f_i - f_k, for several steps h and outputs f.
 
-    P = I - n n' with n = grad F_i / ||grad F_i||, and H_i is the Hessian of F_i at the scale h, all
-    at the image. Divided by ||grad F_i||, it is the mean of the boundary's principal curvatures
-    (Equation 7.4, up to (d - 1) / d), positive where the region of k is locally inside a ball.
+    v is uniform on the unit sphere, P = I - n n' with n = grad F_i / ||grad F_i||, and H_i is the
+    Hessian of F_i at the scale h, all at the image itself. Divided by ||grad F_i||, the estimate is
+    the mean of the boundary's principal curvatures (Equation 7.4, up to (d - 1) / d), positive
+    where the region of k is locally inside a ball.
 
-    The outputs at x + hv and x - hv give v' H_i v for all classes at once, those at x + hn and x -
-    hn give n' H_i n: 2 T + 2 (L - 1) forward passes and L - 1 gradients for an output and a step.
-    Together they make v' P H P v = v' H v
-    - (n'v)^2 n' H n, which is exact where n is an eigenvector of H, and right in the mean over v anywhere.
+    The outputs at x + hv and x - hv give v' H_i v for all classes at once, those at x + hn and
+    x - hn give n' H_i n: 2 T + 2 (L - 1) forward passes and L - 1 gradients per output and step.
+    Together they make v' P H P v = v' H v - (n'v)^2 n' H n, which is exact where n is an
+    eigenvector of H, and right in the mean over v anywhere.
 
     Args:
         model: a classifier in evaluation mode; logits f of shape (N, 1) count as (0, f).
         images: (N, C, H, W) of any finite values.
-        h: the steps of the differences, l_2, in pixel units.
-        outputs: what f is: some of ``softmax`` and ``logits``. Probabilities are taken in float64.
-        directions: T >= 1.
-        candidates: only that many classes take part, those of the largest logits, the label
+        h: the lengths of the differences, in pixel l2 units.
+        outputs: what f is: ``softmax``, ``logits`` or both. Probabilities are taken in float64.
+        directions: T >= 1, the number of directions v per image.
+        candidates: number of classes that take part, those of the largest logits, the label
             included; None: all.
-        labels: (N,) the labels k; None: the classifier's own.
+        labels: (N,) the labels k; None: the predicted ones.
         rivals: (N, K) the classes i that take part, in place of the ``candidates``.
-        generator: one for the batch or one an image; None starts from seed 0.
+        generator: one for the batch or one per image; None starts from seed 0.
 
     Returns:
-        One entry for each pair of ``itertools.product(outputs, h)``.
+        One entry per pair of ``itertools.product(outputs, h)``.
 
     Raises:
         InputError: an option, an image or a logit that cannot be used, or a model in training mode.
+
+    References:
+        Thesis, Section 7.5, Equation 7.4 and Algorithm 6.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, class_curvatures
+        >>> image = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+        >>> (found,) = class_curvatures(Ball(radius=2.0), image, h=[0.1], outputs=["logits"])
+        >>> found.labels, found.slopes
+        (tensor([0]), tensor([[nan, 2.]], dtype=torch.float64))
     """
     steps = tuple(check_positive("h", step) for step in h)
     kinds = tuple(check_choice("output", output, OUTPUTS) for output in outputs)
@@ -124,7 +141,7 @@ def class_curvatures(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images with everything that their measurement starts from.
+    """Images with all that their measurement starts from.
 
     Attributes:
         model: the classifier.
@@ -134,7 +151,7 @@ class _Batch:
         labels: (n,) k.
         rivals: (n, K) the classes that take part.
         vectors: (n, T, C, H, W) unit directions.
-        eps: of the coarser of the points' and the logits' types.
+        eps: machine epsilon of the coarser of the points' and the logits' types.
     """
 
     model: Classifier
@@ -148,11 +165,11 @@ class _Batch:
 
     @property
     def rounding(self) -> PerImage:
-        """What rounding may do to a difference of the image's logits."""
+        """Bounds on the rounding errors of a difference of the image's logits."""
         return ROUNDING * self.eps * self.base.abs().amax(dim=1)
 
     def around(self, vectors: Directions, h: float) -> Tensor:
-        """The logits (2, n, M, L), in float64, at x + hv and x - hv for every vector v (n, M, ...)."""
+        """The logits (2, n, M, L) at x + hv and x - hv for all vectors v (n, M, ...), float64."""
         n, _, *shape = vectors.shape
         size = max(1, rows_at_once(self.points.device) // (2 * max(n, 1)))
         parts = []
@@ -171,7 +188,12 @@ class _Batch:
         return bends - bends.gather(2, self.labels[:, None, None].expand(*bends.shape[:2], 1))
 
     def normals(self, output: str, rivals: Tensor) -> tuple[Directions, Tensor, Tensor]:
-        """The unit normals (n, B, ...) of F_i for ``rivals`` (n, B), ||grad F_i||, and the weights' sums (n, B)."""
+        """The normals of F_i for ``rivals`` (n, B).
+
+        Returns:
+            Unit normals (n, B, ...), ||grad F_i|| (n, B), and the sums (n, B) of the absolute
+            derivatives of F_i with respect to the logits.
+        """
         units, slopes, sums = [], [], []
         for rival in rivals.T:
             weights = _weights(self.base, self.labels, rival, output)
@@ -209,7 +231,11 @@ def _unit_vectors(images: Images, count: int, generator: Generators) -> Directio
 def _measured(
     batch: _Batch, outputs: Sequence[str], h: Sequence[float]
 ) -> dict[tuple[str, float], ClassCurvatures]:
-    """Output and step -> class curvatures; the passes along the directions serve all classes and outputs."""
+    """Output and step -> class curvatures.
+
+    The passes along the directions v serve all classes and outputs; those along the normals n are
+    made anew for each block of rivals, as every class has its own normal.
+    """
     around = {step: batch.around(batch.vectors, step) for step in h}
     found: dict[tuple[str, float], ClassCurvatures] = {}
     for output in outputs:
@@ -217,15 +243,18 @@ def _measured(
         parts: dict[float, list[tuple[Tensor, Tensor, Tensor]]] = {step: [] for step in h}
         for rivals in batch.rivals.split(BLOCK, dim=1):
             units, slopes, sums = batch.normals(output, rivals)
+            # (n'v)^2 for every rival and direction.
             shares = (
                 torch.einsum("nbd,ntd->nbt", units.flatten(2), batch.vectors.flatten(2))
                 .double()
                 .square()
             )
             for step in h:
+                # n' H_i n of each rival along its own normal, (n, B, 1).
                 along = batch.bends(batch.around(units, step), step, output).gather(
                     2, rivals[..., None]
                 )
+                # v' H_i v of each rival, (n, B, T), and what rounding may make of it.
                 bends = across[step].gather(2, rivals[:, None].expand(-1, shares.shape[2], -1)).mT
                 floor = batch.rounding[:, None] * sums / step**2
                 resolved = (bends.abs().amax(dim=2) > floor).any(dim=1)
@@ -235,10 +264,10 @@ def _measured(
 
 
 def _values(logits: Tensor, labels: Labels, output: str) -> Tensor:
-    """The outputs (..., n, M, L) whose differences with the entry of the label are F_i, up to a constant.
+    """Outputs (..., n, M, L) whose differences with the label's entry are F_i, up to a constant.
 
-    A softmax gets minus the sum of the others at the label: so probabilities near 1 lose nothing to
-    rounding.
+    For a softmax the label's entry is minus the sum of the others, as 1 minus that sum would lose
+    small probabilities to rounding.
     """
     if output == "logits":
         return logits
@@ -248,7 +277,7 @@ def _values(logits: Tensor, labels: Labels, output: str) -> Tensor:
 
 
 def _weights(logits: Logits, labels: Labels, rivals: Labels, output: str) -> Logits:
-    """The derivatives (n, L) of F_i = f_i - f_k with respect to the logits, for one class i an image."""
+    """The derivatives (n, L) of F_i = f_i - f_k in the logits, for one class i per image."""
     classes = logits.shape[1]
     chosen, own = one_hot(rivals, classes), one_hot(labels, classes)
     if output == "logits":
@@ -256,14 +285,17 @@ def _weights(logits: Logits, labels: Labels, rivals: Labels, output: str) -> Log
     p = logits.softmax(dim=1)
     rest = p.scatter(1, labels[:, None], 0.0).sum(dim=1, keepdim=True)  # 1 - p_k, accurate near 1
     first, last = p.gather(1, rivals[:, None]), p.gather(1, labels[:, None])
+    # d p_j / d z_l = p_j ([j = l] - p_l), for j = i minus j = k; the label's entry is written with
+    # 1 - p_k to lose no digits.
     weights = (last - first) * p + first * chosen
     return torch.where(own.bool(), -last * (rest + first), weights)
 
 
 def _pulled(pull: Pull, weights: Logits) -> tuple[Images, PerImage]:
-    """The direction (n, C, H, W) of the gradient that ``weights`` give, of unit length or zero, and its norm, float64.
+    """The direction (n, C, H, W) of the gradient that ``weights`` give, and its norm in float64.
 
-    The weights are scaled to 1 on the way: those of a confident softmax would vanish in float32.
+    The direction has length one, or zero for a gradient of zero. The weights are scaled to 1 on the
+    way: those of a confident softmax would vanish in float32.
     """
     scale = weights.abs().amax(dim=1)
     gradient = pull(torch.where(scale > 0, 1 / scale, 0.0)[:, None] * weights)
@@ -273,7 +305,7 @@ def _pulled(pull: Pull, weights: Logits) -> tuple[Images, PerImage]:
 
 
 def _gathered(batch: _Batch, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> ClassCurvatures:
-    """The blocks of rivals put where their classes stand."""
+    """The results of all blocks of rivals, each at the index of its class."""
     empty = torch.full_like(batch.base, torch.nan)
     curvatures, slopes = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))
     resolved = torch.stack([part[2] for part in parts]).any(dim=0)

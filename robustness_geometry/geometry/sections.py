@@ -1,4 +1,7 @@
-"""Plane sections of the decision regions, and the curves in which boundaries cut them (Sections 5.6, 5.7, 7.3)."""
+"""Plane sections of the decision regions, and the curves in which boundaries cut them.
+
+Sections 5.6, 5.7 and 7.3.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import check_input, per_image
-from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.checks import Described, check_count, refuse
 from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.forward import leads, rows_at_once
 from robustness_geometry.norms import norms
@@ -24,10 +27,10 @@ __all__ = [
 ]
 
 BRACKET = 8
-"""Doublings of the height at which a boundary is looked for, up to the largest."""
+"""Doublings of the height in the search for a boundary, up to the largest height."""
 
 SEARCH = 40
-"""Evaluations of the search between two heights, at most; some eight are usual."""
+"""Largest number of evaluations in the search between two heights; about eight are usual."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Stitched:
     Attributes:
         labels: (Y, X) the predicted labels.
         leads: (Y, X) as in :class:`Section`.
-        x: (X,) length along the path, in pixel units.
-        y: (Y,) height above it.
-        breaks: (n + 2,) the length at each anchor.
+        x: (X,) lengths along the path, in pixel units.
+        y: (Y,) heights above it.
+        breaks: (n + 2,) the length along the path at each anchor.
     """
 
     labels: Int[Tensor, "y x"]
@@ -85,6 +88,20 @@ def plane_sections(
 
     Returns:
         Section.
+
+    References:
+        Thesis, Sections 5.6 and 5.7 (normal sections) and Figure 7.2.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, plane_sections
+        >>> origin, axes = torch.zeros(1, 1, 1, 2), torch.eye(2).view(2, 1, 1, 1, 2)
+        >>> ends = torch.tensor([0.0, 1.5])
+        >>> plane_sections(Ball(radius=2.0), origin, axes[0], axes[1], x=ends, y=ends).labels
+        tensor([[[0, 0],
+                 [0, 1]]])
     """
     check_input(model, origins, labels=labels)
     own = _predicted(model, origins) if labels is None else labels
@@ -92,6 +109,7 @@ def plane_sections(
     size = len(rows) * len(columns)
 
     def points(part: Tensor) -> tuple[Tensor, Tensor]:
+        # Point number part of all images: row place // X and column place % X of its image.
         image, place = part // size, part % size
         row, column = (
             per_image(rows[place // len(columns)], origins),
@@ -112,42 +130,60 @@ def stitched_section(
     *,
     columns: int = 300,
 ) -> Stitched:
-    """The sections spanned by each segment of a path and one more direction, side by side (Figure 7.2, right).
+    """The plane sections along a path, side by side (Figure 7.2, right).
 
-    The second direction is made orthogonal to each segment, and of unit length.
+    The plane of each segment is spanned by the segment and ``upward``, which is made orthogonal to
+    the segment and of unit length.
 
     Args:
         model: a classifier in evaluation mode.
         anchors: (n + 2, C, H, W), n >= 0.
         upward: (C, H, W), such as the smallest perturbation of the first anchor.
         y: (Y,) heights, in pixel units.
-        columns: of all sections together, shared out by the segments' lengths; each gets at least
-            two.
+        columns: number of columns of all sections together, shared out by the segments' lengths;
+            each segment gets at least two.
 
     Returns:
         Stitched; leads are those of the first anchor's label.
 
     Raises:
         InputError: fewer than two anchors, a segment of length zero or parallel to ``upward``.
+
+    References:
+        Thesis, Section 7.3, Figure 7.2.
+        A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard and S. Soatto, "Classification regions of deep
+        neural networks", 2017, arXiv:1705.09552.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, stitched_section
+        >>> anchors = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [1.0, 1.0]]).view(3, 1, 1, 2)
+        >>> upward, heights = torch.tensor([1.0, 1.0]).view(1, 1, 2), torch.tensor([0.0, 9.0])
+        >>> found = stitched_section(Ball(radius=2.0), anchors, upward, heights, columns=6)
+        >>> found.labels, found.breaks
+        (tensor([[0, 0, 0, 0, 0, 0],
+                [1, 1, 1, 1, 1, 1]]), tensor([0., 2., 3.]))
     """
     check_count("len(anchors)", len(anchors), minimum=2)
     steps = anchors[1:] - anchors[:-1]
     lengths = norms(steps)
     if not bool((lengths > 0).all()):
-        refuse("anchors", "two equal neighbours", "segments longer than zero")
+        refuse("anchors", Described("two equal neighbours"), "different from point to point")
     axes = steps / per_image(lengths, steps)
+    # The second axis of each segment: upward without its part along the segment.
     flat = upward.flatten().expand(len(axes), -1)
     across = axes.flatten(1)
     vertical = flat - (flat * across).sum(dim=1, keepdim=True) * across
     if not bool((norms(vertical) > 1e-6 * norms(flat)).all()):
         refuse(
             "upward",
-            "a direction parallel to a segment",
-            "one that spans a plane with each segment",
+            Described("a direction parallel to a segment"),
+            "a direction that spans a plane with each segment",
         )
     vertical = (vertical / vertical.norm(dim=1, keepdim=True)).view_as(axes)
     own = _predicted(model, anchors[:1])
     breaks = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    # Columns lie in the middle of equal intervals of each segment.
     labels, found, x = [], [], []
     for index, length in enumerate(lengths):
         count = max(2, round(columns * float(length / breaks[-1])))
@@ -177,12 +213,12 @@ def boundary_heights(
     targets: Labels,
     reach: PerImage,
 ) -> Float[Tensor, "batch offsets"]:
-    """The curve in which the boundary of two classes cuts a normal section, as heights over the tangent.
+    """The curve in which the boundary of two classes cuts a normal section.
 
-    For each offset s, the height t of smallest size, up to doubling, at which F = f_target -
-    f_label vanishes on origin + s tangent + t normal. Heights are doubled until F changes its sign;
-    then the crossing is searched for. Boundaries with other classes, and so the junctions where
-    they meet, play no part.
+    It is given by heights over the tangent. For each offset s, the height t is the one of smallest
+    size, up to doubling, at which F = f_target - f_label vanishes on origin + s tangent + t normal:
+    heights are doubled until F changes its sign, then the crossing is searched for. Boundaries with
+    other classes, and so the junctions where they meet, play no part.
 
     Args:
         model: a classifier in evaluation mode.
@@ -192,10 +228,28 @@ def boundary_heights(
         offsets: (N, K) s, in pixel units.
         labels: (N,) the classes before the boundary.
         targets: (N,) the classes behind it.
-        reach: (N,) the largest height looked at.
+        reach: (N,) the largest height to try.
 
     Returns:
         (N, K) in pixel units, NaN where F does not change its sign within the reach.
+
+    References:
+        Thesis, Section 5.7, and Section 7.4, Figure 7.5.
+        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
+        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import Ball, boundary_heights
+        >>> origin = torch.tensor([2.0, 0.0]).view(1, 1, 1, 2)
+        >>> axes = torch.eye(2).view(2, 1, 1, 1, 2)
+        >>> offsets = torch.tensor([[0.0, 1.2]])
+        >>> pair = {"labels": torch.tensor([0]), "targets": torch.tensor([1])}
+        >>> heights = boundary_heights(
+        ...     Ball(radius=2.0), origin, axes[0], axes[1], offsets, **pair, reach=torch.ones(1)
+        ... )
+        >>> [round(value, 3) for value in heights[0].tolist()]
+        [0.0, -0.4]
     """
     check_input(model, origins, labels=labels, targets=targets)
     images = torch.arange(len(origins), device=origins.device).repeat_interleave(offsets.shape[1])
@@ -211,6 +265,7 @@ def boundary_heights(
 
         return _gaps(model, points, labels[images[rows]], targets[images[rows]])
 
+    # F on the tangent itself says on which side of it the boundary lies.
     level, _ = gaps(torch.zeros_like(steps), torch.arange(len(steps), device=steps.device))
     towards = torch.where(level < 0, 1.0, -1.0).to(steps)
     low, high, below, above = _bracket(gaps, level, towards, farthest)
@@ -235,7 +290,12 @@ def _bracket(
     towards: Tensor,
     farthest: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The last height before a change of sign, the first behind it (NaN where there is none), and |F| at both."""
+    """Bracket the change of sign of F by doubled heights.
+
+    Returns:
+        The last height before it, the first height behind it (NaN where there is none), and |F| at
+        both.
+    """
     low, high = torch.zeros_like(level), torch.full_like(level, torch.nan)
     below, above = level.abs(), torch.zeros_like(level)
     waiting = (level != 0).nonzero()[:, 0]
@@ -254,10 +314,11 @@ def _bracket(
 def planar_curvature(
     heights: Float[Tensor, "batch offsets"], offsets: Float[Tensor, "batch offsets"]
 ) -> PerImage:
-    """The curvature at s = 0 of curves given as heights h(s), from the least-squares parabola a + b s + c s^2.
+    """The curvature at s = 0 of curves that are given as heights h(s).
 
-    kappa = -2 c / (1 + b^2)^(3/2), positive where the curve bends back from the side of positive
-    heights: where the region below it lies, locally, inside a disc.
+    It is that of the least-squares parabola a + b s + c s^2: kappa = -2 c / (1 + b^2)^(3/2),
+    positive where the curve bends away from positive heights, so that the region below it lies,
+    locally, inside a disc.
 
     Args:
         heights: (N, K), NaN where unknown.
@@ -265,7 +326,18 @@ def planar_curvature(
 
     Returns:
         (N,) in 1 / the unit of the offsets; NaN for curves with fewer than three known points.
+
+    References:
+        Thesis, Section 5.7, measures the flatness of such curves.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.geometry import planar_curvature
+        >>> offsets = torch.linspace(-0.1, 0.1, 9)[None]
+        >>> round(planar_curvature((4 - offsets**2).sqrt() - 2, offsets).item(), 2)
+        0.5
     """
+    # Fit in units of the largest known offset; unknown points get weight zero.
     known = heights.isfinite()
     scale = (
         torch.where(known, offsets.abs(), 0.0).amax(dim=1, keepdim=True).clamp_min(1e-30).double()
@@ -274,6 +346,7 @@ def planar_curvature(
     design = torch.stack([torch.ones_like(s), s, s.square()], dim=2) * known[..., None]
     values = torch.where(known, heights, 0.0).double() / scale
     enough = known.sum(dim=1) >= 3
+    # Curves without three points get a solvable system, whose result is dropped.
     design[~enough] = torch.eye(3, dtype=torch.float64, device=s.device)[
         torch.arange(s.shape[1]) % 3
     ]
@@ -290,7 +363,7 @@ def _predicted(model: Classifier, points: Tensor) -> Tensor:
 def _look(
     model: Classifier, points: Callable[[Tensor], tuple[Tensor, Tensor]], count: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Leads and labels at points that are made a few at a time."""
+    """Leads and labels at ``count`` points that are made a few at a time."""
     parts = torch.arange(count, device=like.device).split(rows_at_once(like.device))
     found = [leads(model, *points(part)) for part in parts]
     return torch.cat([lead for lead, _ in found]), torch.cat([label for _, label in found])
@@ -302,7 +375,7 @@ def _gaps(
     labels: Tensor,
     targets: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """F = f_target - f_label at points that are made a few at a time, and what rounding may do to it."""
+    """F = f_target - f_label, and bounds on its rounding errors, at points made a few at a time."""
     found = []
     for part in torch.arange(len(labels), device=labels.device).split(rows_at_once(labels.device)):
         with torch.no_grad():

@@ -1,37 +1,56 @@
 """The decision boundary at given points, with what every curvature there needs."""
 
-import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number
-from robustness_geometry.checks import check_choice, number, refuse
-from robustness_geometry.geometry.hessian import Stencil, default_h
+from robustness_geometry.checks import NOTHING, Described, check_choice, refuse
+from robustness_geometry.geometry.boundary import Boundary, allowed_distance
+from robustness_geometry.geometry.hessian import Stencil
 from robustness_geometry.geometry.normals import Directions, Margin, normals_of, tangent_projection
 from robustness_geometry.geometry.subspaces import dct_band
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels, PerImage
 
-__all__ = ["SpreadAxes", "Surface", "allowed_distance", "axes_of"]
+__all__ = ["CurvatureOptions", "SpreadAxes", "Surface", "axes_of"]
 
 BASES = ("pixels", "spread")
-"""What Hessians are multiplied with: single pixels, or orthonormal vectors spread over all of them."""
-
-ON_BOUNDARY = 1e-3
-"""How far from the boundary a point may be by default, as a share of the default h."""
+"""What Hessians are multiplied with: single pixels, or orthonormal vectors spread over all."""
 
 
-def allowed_distance(points: Images, tolerance: Number | None) -> float:
-    """How far points may lie from the boundary, in pixel units: ``tolerance``, or 1e-3 of the default h."""
-    if tolerance is None:
-        return ON_BOUNDARY * default_h(points.shape[1:].numel())
-    allowed = number("tolerance", tolerance)
-    if math.isnan(allowed) or allowed <= 0:
-        refuse("tolerance", tolerance, "a number > 0, or inf")
-    return allowed
+class CurvatureOptions(TypedDict, total=False):
+    """The keyword arguments that all curvature functions share.
+
+    Attributes:
+        h: length of the central difference by which second derivatives are taken, in pixel l2
+            units; None: :func:`robustness_geometry.geometry.default_h`.
+        exact: differentiate twice instead. This is for smooth networks only: piecewise linear ones
+            have no curvature then. Default: False.
+        output: ``logits`` (the default), or ``softmax`` for f the probabilities.
+        tolerance: how far, |F| / ||grad F|| in pixel units, points may lie from the boundary;
+            None: 1e-3 of the default h; ``inf`` for points anywhere.
+        at_once: number of gradients in one pass, which does not affect results; None: as many as
+            suit the device.
+
+    Example:
+        >>> from robustness_geometry.geometry import Ball, boundary_points, principal_curvatures
+        >>> import torch
+        >>> ball = Ball(radius=2.0)
+        >>> near = boundary_points(ball, torch.tensor([0.5, 0.0]).view(1, 1, 1, 2))
+        >>> found = principal_curvatures(ball, near, h=0.1, at_once=8)
+        >>> [round(value, 3) for value in found.values.flatten().tolist()]
+        [0.5]
+    """
+
+    h: Number | None
+    exact: bool
+    output: str
+    tolerance: Number | None
+    at_once: int | None
 
 
 @dataclass(frozen=True)
@@ -56,22 +75,34 @@ class Surface:
     def checked(
         cls,
         model: Classifier,
-        points: Images,
-        labels: Labels,
-        targets: Labels,
+        points: Boundary | Images,
+        labels: Labels | None,
+        targets: Labels | None,
         *,
-        h: Number | None,
-        exact: bool,
-        output: str,
-        tolerance: Number | None,
-        at_once: int | None,
+        h: Number | None = None,
+        exact: bool = False,
+        output: str = "logits",
+        tolerance: Number | None = None,
+        at_once: int | None = None,
     ) -> "Surface":
-        """The boundary at points that are held to lie on it.
+        """The boundary at points, after a check that they lie on it.
+
+        Args:
+            model: a classifier in evaluation mode.
+            points: z, a Boundary, or images (N, C, H, W) that need ``labels`` and ``targets``.
+            labels: (N,) the classes on the images' own side; None with a Boundary.
+            targets: (N,) the classes on the other side; None with a Boundary.
+            h: see :class:`CurvatureOptions`, as for all that follow.
+            exact: likewise.
+            output: likewise.
+            tolerance: likewise.
+            at_once: likewise.
 
         Raises:
             InputError: an option or a point that cannot be used, or a point off the boundary, and
                 how far off.
         """
+        points, labels, targets = _unpacked(points, labels, targets)
         margin = Margin.checked(model, points, labels, targets, output)
         stencil = Stencil(model, points, h, exact=exact, at_once=at_once)
         allowed = allowed_distance(points, tolerance)
@@ -81,9 +112,11 @@ class Surface:
         if off:
             refuse(
                 "points",
-                f"{off} of {len(points)} not on the boundary, the farthest "
-                f"{float(distances.abs().max()):.3g} away",
-                f"|F| / ||grad F|| of at most {allowed:.3g} pixel units (tolerance)",
+                Described(
+                    f"{off} of {len(points)} not on the boundary, the farthest "
+                    f"{float(distances.abs().max()):.3g} away"
+                ),
+                f"within |F| / ||grad F|| <= {allowed:.3g} pixel units (tolerance) of the boundary",
             )
         return cls(margin, points, normals, sizes, stencil)
 
@@ -109,9 +142,10 @@ class Surface:
         return self.stencil.products(self.margin, self.points, vectors)
 
     def hessian(self, axes: "SpreadAxes | None" = None) -> Float[Tensor, "d d"]:
-        """The Hessian of F at the only point, from its products with ``axes`` (None: single pixels); float64.
+        """The Hessian of F at the only point, symmetrised, in float64.
 
-        It is symmetrised, as differences over a length h are not symmetric.
+        Args:
+            axes: what it is multiplied with; None: single pixels.
         """
         d = self.dimension
         rows = (
@@ -121,13 +155,14 @@ class Surface:
         )
         products = self.products(rows.view(1, d, *self.points.shape[1:])).view(d, d)
         matrix = (products if axes is None else axes.combine(products)).double()
+        # Differences over a finite length give no symmetric matrix where F is not quadratic.
         return (matrix + matrix.T).div_(2)
 
 
 class SpreadAxes:
-    """An orthonormal basis of the image space, each vector of which moves all pixels by about as much.
+    """An orthonormal basis whose vectors each move all pixels by about the same amount.
 
-    They are the products of cosines of rows and of columns, all with one set of random signs, so
+    The vectors are products of cosines of rows and of columns, all with one set of random signs, so
     that sums over them need no product of large matrices.
 
     Attributes:
@@ -146,6 +181,7 @@ class SpreadAxes:
 
     def combine(self, products: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         """sum_j a_j p_j^T for the rows p_j of ``products``."""
+        # The rows are Kronecker products: two small sums replace one product of (d, d) matrices.
         first, second = self._factors
         half = torch.einsum("ar,abx->rbx", first, products.view(len(first), len(second), -1))
         return (
@@ -154,9 +190,32 @@ class SpreadAxes:
 
 
 def axes_of(basis: str, points: Images) -> SpreadAxes | None:
-    """What the Hessians at ``points`` are multiplied with: nothing but pixels, or spread vectors.
+    """The vectors that the Hessians at ``points`` are multiplied with; None for single pixels.
 
     Raises:
         InputError: another basis.
     """
     return None if check_choice("basis", basis, BASES) == "pixels" else SpreadAxes(points)
+
+
+def _unpacked(
+    points: Boundary | Images, labels: Labels | None, targets: Labels | None
+) -> tuple[Images, Labels, Labels]:
+    """The images, labels and targets of a Boundary, or of bare images given with both.
+
+    Raises:
+        InputError: classes beside a Boundary, bare images without them, or a Boundary of images
+            that have no point.
+    """
+    if not isinstance(points, Boundary):
+        if labels is None or targets is None:
+            given = "given with bare images (only a Boundary brings its own)"
+            refuse("labels and targets", NOTHING, given)
+        return points, labels, targets
+    if labels is not None or targets is not None:
+        refuse("labels and targets", Described("both"), "left out with a Boundary, which has them")
+    lost = int((~points.success).sum())
+    if lost:
+        missing = Described(f"{lost} of {len(points)} images without a point")
+        refuse("points", missing, "a Boundary whose images all have a point: see Boundary.found")
+    return points.points, points.labels, points.targets

@@ -1,6 +1,9 @@
-"""Networks, each a function that builds for a data set's channels, size and classes; pixels in [0, 1]."""
+"""Networks, each a function that builds one for a data set's channels, size and classes.
 
-from robustness_geometry.models.build import Factory, build, describe
+To add one, write a module here, list its function below, and add ``conf/model/<name>.yaml``.
+"""
+
+from robustness_geometry.models.build import Factory, architectures, build, describe
 from robustness_geometry.models.caffenet import caffenet
 from robustness_geometry.models.checkpoint import load_weights, read_metadata, save_weights
 from robustness_geometry.models.custom import custom
@@ -21,6 +24,7 @@ __all__ = [
     "Factory",
     "Normalise",
     "Normalised",
+    "architectures",
     "build",
     "caffenet",
     "custom",

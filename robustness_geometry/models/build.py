@@ -1,5 +1,7 @@
 """A network for a data set: initialised from a seed and tried on one image."""
 
+import importlib
+import inspect
 import json
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +12,37 @@ from torch import nn
 from robustness_geometry.checks import InputError, check_count, check_logits, check_model, refuse
 from robustness_geometry.types import Dataset
 
-__all__ = ["Factory", "build", "describe"]
+__all__ = ["Factory", "architectures", "build", "describe"]
 
 Factory = Callable[..., nn.Module]
 """Called with channels, size, classes, mean and std; see :func:`build`."""
+
+SHAPE = ("channels", "size", "classes", "mean", "std")
+"""What every network is built for, from the data set."""
+
+
+def architectures() -> dict[str, Factory]:
+    """The architectures of this package by name, as a weight file may ask for them.
+
+    These are the public functions of :mod:`robustness_geometry.models` that need nothing but a data
+    set's channels, size, classes, mean and std.
+
+    Example:
+        >>> from robustness_geometry.models import architectures
+        >>> sorted(architectures())[:3]
+        ['caffenet', 'fc500_150_10', 'lenet']
+    """
+    package = importlib.import_module("robustness_geometry.models")
+    public = {name: getattr(package, name) for name in package.__all__}
+    return {name: value for name, value in public.items() if _is_architecture(value)}
+
+
+def _is_architecture(value: object) -> bool:
+    if not inspect.isfunction(value):
+        return False
+    parameters = inspect.signature(value).parameters
+    needed = tuple(name for name, p in parameters.items() if p.default is p.empty)
+    return needed == SHAPE
 
 
 def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
@@ -22,16 +51,23 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
     The initialisation is drawn from ``seed``; the global random state is left as it was.
 
     Args:
-        factory: a function of :mod:`robustness_geometry.models`, or a partial of one that sets its
-            own options.
-        dataset: what the network is for.
-        seed: of the initialisation.
+        factory: a function of :mod:`robustness_geometry.models`, or a partial of one with further
+            options.
+        dataset: the data set that the network is for.
+        seed: seed of the initialisation.
 
     Returns:
         The network in evaluation mode, on the CPU.
 
     Raises:
         InputError: the network cannot take these images, or has another number of classes.
+
+    Example:
+        >>> from robustness_geometry.datasets import mnist5k
+        >>> from robustness_geometry.models import build, lenet
+        >>> data = mnist5k(train_limit=10, test_limit=10)
+        >>> build(lenet, data, seed=1)(data.test.images).shape
+        torch.Size([10, 10])
     """
     check_count("seed", seed, minimum=0)
     channels, height, width = dataset.shape
@@ -50,12 +86,21 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
 
 
 def describe(factory: Factory, dataset: Dataset) -> dict[str, str]:
-    """The metadata by which :func:`robustness_geometry.models.restore` builds the network again: factory and arguments.
+    """The metadata from which :func:`robustness_geometry.models.restore` rebuilds a network.
 
     Args:
         factory: a function of :mod:`robustness_geometry.models`, or a partial of one with plain
             values.
-        dataset: what the network is for.
+        dataset: the data set that the network is for.
+
+    Returns:
+        The names of the factory and of the data set, and the factory's arguments as JSON.
+
+    Example:
+        >>> from robustness_geometry.datasets import mnist5k
+        >>> from robustness_geometry.models import describe, lenet
+        >>> describe(lenet, mnist5k(test_limit=10))["factory"]
+        'lenet'
     """
     options: dict[str, object] = {}
     while isinstance(factory, partial):
@@ -79,7 +124,7 @@ def describe(factory: Factory, dataset: Dataset) -> dict[str, str]:
 
 
 def _try(model: nn.Module, dataset: Dataset) -> None:
-    """Pass a black image: the network must give finite logits, one a class (or one for two)."""
+    """Check on a black image that the logits are finite, one per class (or one for two)."""
     try:
         with torch.no_grad():
             logits = model(torch.zeros(1, *dataset.shape))

@@ -1,4 +1,4 @@
-"""Weight files: written atomically, read without running code, refused by networks that they do not fit."""
+"""Weight files: written as a whole, read without running code, checked against the network."""
 
 import json
 import pickle
@@ -26,12 +26,25 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 def save_weights(
     model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the weights and buffers of ``model`` as safetensors: all or nothing, and always the same bytes.
+    """Write the weights and buffers of ``model`` as safetensors.
+
+    The file appears as a whole or not at all, and the same weights always give the same bytes.
 
     Args:
         model: any module.
-        path: the file; its folder is made when missing.
+        path: the file; its folder is made if missing.
         metadata: texts to keep beside the weights.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> from robustness_geometry.models import load_weights, read_metadata, save_weights
+        >>> model = nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(model, f"{folder}/linear.safetensors", {"epochs": "6"})
+        ...     load_weights(model, f"{folder}/linear.safetensors")
+        ...     read_metadata(f"{folder}/linear.safetensors")
+        {'epochs': '6'}
     """
     state = {
         name: value.detach().cpu().contiguous().clone()
@@ -47,8 +60,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """Read weights into ``model``, which stays as it is when they do not fit.
 
     Args:
-        model: the network. A file without a normalisation layer fills the network behind it, which
-            keeps the mean and standard deviation that it has.
+        model: the network. A file without a normalisation layer fills the network behind that
+            layer, whose mean and standard deviation stay as they are.
         path: ``.safetensors``; ``.mat`` of MatConvNet; or what ``torch.save`` wrote of a state
             dict, also as entry ``state_dict``, ``model_state_dict`` or ``model`` of a checkpoint,
             and with the prefix ``module.``.
@@ -56,14 +69,19 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: a file that is missing, damaged, holds pickled code or non-finite weights, or is
             of another architecture; the text names the first weights that differ.
+
+    Example:
+        See :func:`save_weights`.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        refuse(KEY, str(path), "an existing file of weights")
+        refuse(KEY, path, "an existing file of weights")
     if path.suffix == ".mat":
         if not isinstance(model, Normalised):
             refuse(
-                KEY, str(path), "a MatConvNet file only for networks of robustness_geometry.models"
+                KEY,
+                path,
+                "safetensors or a state dict: a MatConvNet file is for this package's networks",
             )
         load_matconvnet(model, path)
         return
@@ -83,15 +101,21 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
     Raises:
         InputError: a file that is missing or that :func:`save_weights` did not write.
+
+    Example:
+        >>> from robustness_geometry.models import read_metadata
+        >>> from robustness_geometry.models.pretrained import WEIGHTS
+        >>> read_metadata(WEIGHTS / "mnist5k_lenet.safetensors")["factory"]
+        'lenet'
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        refuse(KEY, str(path), "an existing file of weights")
+        refuse(KEY, path, "an existing file of weights")
     try:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})["metadata"])
     except (SafetensorError, KeyError, ValueError) as error:
-        refuse(KEY, str(path), f"a file written by save_weights ({_short(error)})")
+        refuse(KEY, path, f"a file written by save_weights ({_short(error)})")
     return {str(name): str(value) for name, value in notes.items()}
 
 
@@ -107,12 +131,12 @@ def _read(path: Path) -> object:
         if "GLOBAL" in str(error):
             refuse(
                 KEY,
-                str(path),
-                "weights alone: safetensors, or a saved state dict; this is pickled code",
+                path,
+                "a file of weights alone: safetensors, or a saved state dict; this is pickled code",
             )
-        refuse(KEY, str(path), f"a whole file of weights ({_short(error)})")
+        refuse(KEY, path, f"a whole file of weights ({_short(error)})")
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        refuse(KEY, str(path), f"a whole file of weights ({_short(error)})")
+        refuse(KEY, path, f"a whole file of weights ({_short(error)})")
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
@@ -123,9 +147,7 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(
         isinstance(value, Tensor) for value in loaded.values()
     ):
-        refuse(
-            KEY, str(path), f"a state dict, bare or as entry {', '.join(WRAPPERS)} of a checkpoint"
-        )
+        refuse(KEY, path, f"a state dict, alone or as entry {', '.join(WRAPPERS)} of a checkpoint")
     state = {str(name): value for name, value in loaded.items()}
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -143,10 +165,10 @@ def _check_fit(target: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
             )
             break
     if faults:
-        refuse(KEY, str(path), "weights of this architecture: " + "; ".join(faults))
+        refuse(KEY, path, "a file of this architecture's weights: " + "; ".join(faults))
     for name, value in state.items():
         if not bool(torch.isfinite(value).all()):
-            refuse(KEY, str(path), f"finite weights; {name} holds NaN or infinite values")
+            refuse(KEY, path, f"a file of finite weights; {name} holds NaN or infinite values")
 
 
 def _same_shape(name: str, own: Tensor, given: Tensor) -> bool:

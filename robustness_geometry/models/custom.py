@@ -1,4 +1,4 @@
-"""A network of one's own: any importable module class or function."""
+"""Networks from outside this package: any importable module class or function."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -27,21 +27,20 @@ def custom(
 ) -> nn.Module:
     """The network that ``target(**args)`` makes, with weights from ``checkpoint``.
 
-    It is given images in [0, 1]. A network that was trained on normalised images either normalises
-    by itself or has ``normalise`` put a layer before it.
+    The network gets images in [0, 1]. One that was trained on normalised images either normalises
+    them itself, or gets a layer before it by ``normalise``.
 
     Args:
-        channels: of the images; the network must take them.
-        size: height and width of the images; likewise.
+        channels: number of channels of the images, which the network must take.
+        size: height and width of the images, which the network must take.
         classes: number of classes; the network must have as many logits (or one for two classes).
         mean: per-channel mean of the data set, for ``normalise=dataset``.
-        std: per-channel standard deviation of the data set, likewise.
-        target: where to import from, such as ``mypackage.nets.MyNet``: a module class or a
-            function.
+        std: per-channel standard deviation of the data set, for ``normalise=dataset``.
+        target: a module class or a function by its full name, such as ``mypackage.nets.MyNet``.
         checkpoint: weights, see :func:`robustness_geometry.models.load_weights`; None keeps those
             that ``target`` makes, to be trained.
         args: keyword arguments of ``target``.
-        normalise: ``none``, ``dataset``, or two lists: mean and standard deviation of every
+        normalise: ``none``, ``dataset``, or two lists: the mean and the standard deviation of each
             channel.
 
     Returns:
@@ -50,6 +49,14 @@ def custom(
     Raises:
         InputError: a target that cannot be imported or makes no network, or a checkpoint that does
             not fit.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import custom
+        >>> shape = {"channels": 1, "size": (2, 2), "classes": 4, "mean": (0.5,), "std": (0.5,)}
+        >>> model = custom(**shape, target="torch.nn.Flatten", checkpoint=None, normalise="dataset")
+        >>> model(torch.ones(1, 1, 2, 2))
+        tensor([[1., 1., 1., 1.]])
     """
     network = _make(target, dict(args or {}))
     if checkpoint is not None:
@@ -63,9 +70,7 @@ def custom(
         or len(normalise) != 2
         or any(len(row) != channels for row in normalise)
     ):
-        refuse(
-            "model.normalise", str(normalise), f"none, dataset, or two lists of {channels} numbers"
-        )
+        refuse("model.normalise", normalise, f"none, dataset, or two lists of {channels} numbers")
     return Normalised(network, *normalise)
 
 
@@ -82,8 +87,8 @@ def _make(target: str, args: dict[str, Any]) -> nn.Module:
     except InputError:
         raise
     except (TypeError, ValueError) as error:
-        refuse("model.args", args, f"the arguments of {target} ({error})")
+        refuse("model.args", args, f"arguments that {target} takes ({error})")
     if not isinstance(network, nn.Module):
         made = type(network).__name__
-        refuse("model.target", target, f"something that makes a torch.nn.Module, not {made}")
+        refuse("model.target", target, f"a name that makes a torch.nn.Module, not {made}")
     return network

@@ -20,21 +20,32 @@ def fc500_150_10(
     std: Sequence[float],
     hidden: Sequence[int] = (500, 150),
 ) -> Normalised:
-    """FC500-150-10 (Table 3.1): fully connected layers of 500 and 150 units with ReLU, then the classes.
+    """FC500-150-10: fully connected layers of 500 and 150 units with ReLU, then the classes.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images, any.
         classes: number of logits (10 in the name).
         mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation.
-        hidden: units of the hidden layers.
+        std: per-channel standard deviation, in pixel units.
+        hidden: numbers of units of the hidden layers.
 
     Returns:
         The initialised network, in evaluation mode.
 
     Raises:
         InputError: a hidden layer without units.
+
+    References:
+        Thesis, Section 3.2.3, Table 3.1.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import fc500_150_10
+        >>> shape = {"channels": 1, "size": (28, 28), "classes": 10}
+        >>> model = fc500_150_10(**shape, mean=(0.5,), std=(0.5,))
+        >>> model(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
     for units in hidden:
         check_count("model.hidden", units)

@@ -26,19 +26,32 @@ def lenet(
     only non-linearity of the first layers is their pooling.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images, at least 16x16.
         classes: number of logits.
         mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation.
-        batch_norm: put batch normalisation, which then replaces the bias, after the three first
-            weight layers.
+        std: per-channel standard deviation, in pixel units.
+        batch_norm: put batch normalisation after the first three weight layers, in place of their
+            biases.
 
     Returns:
         The initialised network, in evaluation mode.
 
     Raises:
         InputError: smaller images.
+
+    References:
+        Thesis, Table 3.1. The form is that of MatConvNet's MNIST example, after
+        Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document
+        recognition", Proceedings of the IEEE, 1998.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import lenet
+        >>> shape = {"channels": 1, "size": (28, 28), "classes": 10}
+        >>> model = lenet(**shape, mean=(0.5,), std=(0.5,))
+        >>> model(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
     height, width = check_size("lenet", size, window(5), window(2, 2), window(5), window(2, 2))
     layers: OrderedDict[str, nn.Module] = OrderedDict()

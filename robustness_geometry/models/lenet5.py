@@ -21,25 +21,38 @@ def lenet5(
     filters: Sequence[int] = (6, 16),
     hidden: Sequence[int] = (120, 84),
 ) -> Normalised:
-    """Two 5x5 convolutions with ReLU and 2x2 max pooling, then three fully connected layers (Section 6.4).
+    """The LeNet of Section 6.4: two convolutions and three fully connected layers.
 
-    The thesis names the layers but not their widths; the defaults are those of LeNet-5 (LeCun et
-    al., 1998).
+    The convolutions are 5x5, each with ReLU and 2x2 max pooling. The thesis names the layers but
+    not their widths; the defaults are those of LeNet-5.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images, at least 16x16.
         classes: number of logits.
         mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation.
-        filters: of the two convolutions.
-        hidden: units of the two hidden fully connected layers.
+        std: per-channel standard deviation, in pixel units.
+        filters: widths of the two convolutions.
+        hidden: widths of the two hidden fully connected layers.
 
     Returns:
         The initialised network, in evaluation mode.
 
     Raises:
         InputError: smaller images, or widths that are not two positive numbers each.
+
+    References:
+        Thesis, Section 6.4; the default widths are those of
+        Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-based learning applied to document
+        recognition", Proceedings of the IEEE, 1998.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import lenet5
+        >>> shape = {"channels": 3, "size": (32, 32), "classes": 10}
+        >>> model = lenet5(**shape, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     for key, widths in (("model.filters", filters), ("model.hidden", hidden)):
         if len(widths) != 2:

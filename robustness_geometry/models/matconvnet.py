@@ -30,9 +30,8 @@ def load_matconvnet(model: Normalised, path: str | Path) -> None:
     """Copy the weights and the average image of a MatConvNet SimpleNN file into ``model``.
 
     Filters (H, W, C, K) become (K, C, H, W), or (K, C H W) for a fully connected layer. MatConvNet
-    takes
-    pixels of 0 to 255 less the average image a: here (x - a / 255) / (1 / 255) for pixels x in [0,
-    1].
+    takes pixels of 0 to 255 less the average image a, which is (x - a / 255) / (1 / 255) for pixels
+    x in [0, 1].
 
     Args:
         model: a network of the same layers in the same order (dropout and softmax aside).
@@ -41,6 +40,10 @@ def load_matconvnet(model: Normalised, path: str | Path) -> None:
 
     Raises:
         InputError: a file that cannot be read, another architecture, or no average image.
+
+    References:
+        A. Vedaldi and K. Lenc, "MatConvNet: convolutional neural networks for MATLAB", ACM
+        Multimedia 2015, arXiv:1412.4564.
     """
     file = _open(Path(path))
     modules = [module for module in model.network.modules() if type(module) in KINDS]
@@ -50,7 +53,7 @@ def load_matconvnet(model: Normalised, path: str | Path) -> None:
         [KINDS[type(module)] for module in modules],
     )
     if found != expected:
-        allowed = f"the layers {' '.join(expected)}; the file has {' '.join(found)}"
+        allowed = f"a file of the layers {' '.join(expected)}; this one has {' '.join(found)}"
         refuse("model.checkpoint", str(path), allowed)
     loaded = [
         _converted(module, layer, str(path)) for module, layer in zip(modules, layers, strict=True)
@@ -107,12 +110,14 @@ def _converted(module: nn.Module, layer: Any, path: str) -> dict[str, Tensor]:
         name = str(layer["name"].item()) if "name" in _names(layer) else KINDS[type(module)]
         given = ", ".join(f"{key} {tuple(value.shape)}" for key, value in state.items())
         wanted = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
-        refuse("model.checkpoint", path, f"{wanted} in layer {name}; the file has {given}")
+        refuse(
+            "model.checkpoint", path, f"a file with {wanted} in layer {name}; this one has {given}"
+        )
     return state
 
 
 def _arrays(layer: Any) -> list[np.ndarray[Any, Any]]:
-    # Files older than 2015 keep filters and biases in fields of their own.
+    # Files older than 2015 keep filters and biases in separate fields.
     weights = (
         layer["weights"].ravel()
         if "weights" in _names(layer)
@@ -135,7 +140,7 @@ def _convolution(module: nn.Module, layer: Any, path: str) -> dict[str, Tensor]:
 
 def _batch_norm(module: nn.Module, layer: Any, path: str) -> dict[str, Tensor]:
     if len(arrays := _arrays(layer)) < 3:
-        refuse("model.checkpoint", path, "trained batch normalisation, with its moments")
+        refuse("model.checkpoint", path, "a file whose batch normalisation has its moments")
     scale, shift, moments = (torch.from_numpy(array) for array in arrays[:3])
     # The second moment is sqrt(variance + epsilon).
     variance = moments[:, 1] ** 2 - float(module.eps)  # type: ignore[arg-type]
@@ -149,13 +154,15 @@ def _batch_norm(module: nn.Module, layer: Any, path: str) -> dict[str, Tensor]:
 
 
 def _response_norm(module: nn.Module, layer: Any, path: str) -> dict[str, Tensor]:
-    """Hold that (size, kappa, alpha / size, beta) are the module's; it has no state."""
+    """Check that (size, kappa, alpha / size, beta) are the module's, which has no state."""
     assert isinstance(module, nn.LocalResponseNorm)
     mine = (module.size, module.k, module.alpha / module.size, module.beta)
     given = tuple(float(value) for value in layer["param"].ravel())
     if not np.allclose(mine, given, rtol=1e-4):
         refuse(
-            "model.checkpoint", path, f"local response normalisation {mine}; the file has {given}"
+            "model.checkpoint",
+            path,
+            f"a file with local response normalisation {mine}; this one has {given}",
         )
     return {}
 
@@ -171,6 +178,8 @@ def _average_image(file: Any, path: str, channels: int) -> Tensor:
         return torch.from_numpy(image.reshape(1, channels, 1, 1))
     if image.ndim != 3 or image.shape[2] != channels:
         refuse(
-            "model.checkpoint", path, f"a meta.normalization.averageImage of {channels} channels"
+            "model.checkpoint",
+            path,
+            f"a file with a meta.normalization.averageImage of {channels} channels",
         )
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]

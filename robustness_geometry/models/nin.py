@@ -23,20 +23,21 @@ def nin(
     batch_norm: bool = False,
     dropout: float = 0.5,
 ) -> Normalised:
-    """Network in Network (Lin et al., 2014) in MatConvNet's form for CIFAR-10 (Table 3.1; Chapters 6 and 7).
+    """Network in Network, in MatConvNet's form for CIFAR-10.
 
     5x5xw, 1x1x(5w/6), 1x1x(w/2), max 3/2; 5x5xw, 1x1xw, 1x1xw, mean 3/2; 3x3xw, 1x1xw, 1x1xclasses,
     mean over all places, with w = 192; ReLU after every layer but the last, dropout after the two
     poolings.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images, at least 7x7.
         classes: number of logits.
         mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation.
-        width: w; 192 in the paper, 16 with batch norm makes 7,388 weights on digits.
-        batch_norm: put batch normalisation, which then replaces the bias, before every ReLU.
+        std: per-channel standard deviation, in pixel units.
+        width: w, 192 in the paper. A width of 16 with batch normalisation makes 7,388 weights on
+            digits.
+        batch_norm: put batch normalisation before every ReLU, in place of the biases.
         dropout: share of values dropped in training, 0 <= share < 1.
 
     Returns:
@@ -44,6 +45,18 @@ def nin(
 
     Raises:
         InputError: smaller images, or an option out of range.
+
+    References:
+        Thesis, Table 3.1 and Chapters 6 and 7.
+        M. Lin, Q. Chen and S. Yan, "Network in network", ICLR 2014, arXiv:1312.4400.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import nin
+        >>> shape = {"channels": 3, "size": (32, 32), "classes": 10}
+        >>> model = nin(**shape, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), width=16)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     check_count("model.width", width, minimum=2)
     if not 0 <= number("model.dropout", dropout) < 1:

@@ -1,4 +1,4 @@
-"""The layer that takes pixels in [0, 1] to what a network was trained on."""
+"""The layer that normalises pixels in [0, 1] as a network expects them."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +16,17 @@ class Normalise(nn.Module):
     """(x - mean) / std, with mean and standard deviation as buffers that weight files carry.
 
     Args:
-        mean: one value a channel, in pixel units.
-        std: one value a channel, finite and above zero.
+        mean: one value per channel, in pixel units.
+        std: one value per channel, finite and above zero.
 
     Raises:
-        InputError: unequal lengths, or a standard deviation that cannot divide.
+        InputError: unequal lengths, or values that are not finite or, for ``std``, not above zero.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import Normalise
+        >>> Normalise(mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 1, 1)).item()
+        2.0
     """
 
     mean: Tensor
@@ -32,7 +38,7 @@ class Normalise(nn.Module):
             refuse(
                 "dataset.mean",
                 tuple(mean),
-                f"one finite value a channel, {len(std)} as dataset.std has",
+                f"one finite value per channel, {len(std)} as dataset.std has",
             )
         if not all(math.isfinite(value) and value > 0 for value in std):
             refuse(
@@ -51,12 +57,21 @@ class Normalise(nn.Module):
 
 
 class Normalised(nn.Module):
-    """A network behind its :class:`Normalise` layer, in evaluation mode: the form of this package's models.
+    """A network behind its :class:`Normalise` layer, in evaluation mode.
+
+    All models of this package have this form.
 
     Args:
         network: maps normalised images to logits.
         mean: per-channel mean, in pixel units.
         std: per-channel standard deviation, in pixel units.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from robustness_geometry.models import Normalised
+        >>> Normalised(nn.Flatten(), mean=(0.5,), std=(0.25,))(torch.ones(1, 1, 1, 1))
+        tensor([[2.]])
     """
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:

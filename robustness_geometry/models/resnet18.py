@@ -20,25 +20,38 @@ def resnet18(
     std: Sequence[float],
     width: int = 64,
 ) -> Normalised:
-    """ResNet-18 (He et al., 2016) of small images: a 3x3 first layer and no max pooling (Chapters 6, 8).
+    """ResNet-18 for small images: with a 3x3 first layer and no max pooling.
 
     Four stages of two basic blocks with w, 2w, 4w and 8w channels, each but the first halving the
     image; mean over all places; classes. 11,173,962 weights for w = 64, three channels and ten
     classes.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images, any.
         classes: number of logits.
         mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation.
-        width: w.
+        std: per-channel standard deviation, in pixel units.
+        width: w, number of channels of the first stage.
 
     Returns:
         The initialised network (He et al., 2015), in evaluation mode.
 
     Raises:
         InputError: a width below 1.
+
+    References:
+        Thesis, Chapters 6 and 8.
+        K. He, X. Zhang, S. Ren and J. Sun, "Deep residual learning for image recognition", CVPR
+        2016, arXiv:1512.03385.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import resnet18
+        >>> shape = {"channels": 3, "size": (32, 32), "classes": 10}
+        >>> model = resnet18(**shape, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), width=4)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     check_count("model.width", width)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]

@@ -1,4 +1,4 @@
-"""Sizes of feature maps, and the refusal of images that are too small."""
+"""Sizes of feature maps, and the check that images are large enough."""
 
 from collections.abc import Callable
 
@@ -10,21 +10,43 @@ Side = Callable[[int], int]
 
 
 def window(kernel: int, stride: int = 1, padding: int = 0) -> Side:
-    """The side after a convolution or a pooling: floor((n + 2 padding - kernel) / stride) + 1."""
+    """The side after a convolution or a pooling: floor((n + 2 padding - kernel) / stride) + 1.
+
+    Example:
+        >>> from robustness_geometry.models.shapes import window
+        >>> window(5)(28)
+        24
+    """
     return lambda side: (side + 2 * padding - kernel) // stride + 1
 
 
 def pooled(kernel: int, stride: int) -> Side:
-    """The side after a pooling of Caffe, which rounds up: ceil((n - kernel) / stride) + 1."""
+    """The side after a pooling of Caffe, which rounds up: ceil((n - kernel) / stride) + 1.
+
+    Example:
+        >>> from robustness_geometry.models.shapes import pooled
+        >>> pooled(3, 2)(32)
+        16
+    """
     return lambda side: -((kernel - side) // stride) + 1
 
 
 def check_size(model: str, size: tuple[int, int], *rules: Side) -> tuple[int, int]:
     """The height and width that are left after all ``rules``.
 
+    Args:
+        model: name of the model, for the message.
+        size: height and width of the images.
+        *rules: one per layer: the side after it, from the side before it.
+
     Raises:
-        InputError: nothing is left at some layer; it names the model and the smallest side that it
+        InputError: nothing is left at some layer; the text names the smallest side that the model
             takes.
+
+    Example:
+        >>> from robustness_geometry.models.shapes import check_size, window
+        >>> check_size("lenet", (28, 32), window(5), window(2, 2))
+        (12, 14)
     """
     smallest = next(side for side in range(1, 1000) if _left(side, rules) >= 1)
     if min(size) < smallest:

@@ -1,8 +1,9 @@
-"""Any classifier of the timm package, an optional extra."""
+"""Any classifier of the optional package timm."""
 
 from collections.abc import Sequence
 
 from robustness_geometry.checks import refuse
+from robustness_geometry.extras import require
 from robustness_geometry.models.normalisation import Normalised
 from robustness_geometry.models.torchvision_model import unsuited
 
@@ -26,12 +27,12 @@ def timm_model(
     with its mean and standard deviation.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images.
         classes: number of logits.
         mean: per-channel mean, in pixel units; used without published weights.
-        std: per-channel standard deviation; likewise.
-        name: as in ``timm.list_models()``; a tag after a dot chooses among published weights.
+        std: per-channel standard deviation, in pixel units; used without published weights.
+        name: a name of ``timm.list_models()``; a tag after a dot chooses among published weights.
         weights: ``DEFAULT``, or None for fresh weights, to be trained or loaded.
 
     Returns:
@@ -40,15 +41,14 @@ def timm_model(
     Raises:
         InputError: timm is not installed, an unknown name, or weights that cannot be had or do not
             suit the data.
+
+    Example:
+        >>> from robustness_geometry.models import timm_model
+        >>> shape = {"channels": 1, "size": (32, 32), "classes": 4, "mean": (0.5,), "std": (0.5,)}
+        >>> timm_model(**shape, name="resnet10t", weights=None).network.num_classes
+        4
     """
-    try:
-        import timm
-    except ImportError:
-        refuse(
-            "model.name",
-            name,
-            "a timm network only where the package is installed: pip install timm",
-        )
+    timm = require("timm", extra="timm")
     if not timm.is_model(name):
         refuse("model.name", name, "a name of timm.list_models()")
     if weights is None:

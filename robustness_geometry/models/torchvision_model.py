@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from robustness_geometry.checks import check_choice, refuse
+from robustness_geometry.extras import require
 from robustness_geometry.models.normalisation import Normalised
 
 __all__ = ["torchvision_model"]
@@ -24,17 +25,16 @@ def torchvision_model(
     """A network of ``torchvision.models``, behind a normalisation layer.
 
     With published weights the normalisation is that of the weights, and channels and classes must
-    be theirs.
-    Without, the network is built for the data set: its last layer for the classes, its first
-    convolution for the channels, and the data set's normalisation.
+    be theirs. Without, the network is built for the data set: its last layer for the classes, its
+    first convolution for the channels, and the data set's normalisation.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images.
         classes: number of logits.
         mean: per-channel mean, in pixel units; used without published weights.
-        std: per-channel standard deviation; likewise.
-        name: as in ``torchvision.models.list_models()``, such as ``resnet50``.
+        std: per-channel standard deviation, in pixel units; used without published weights.
+        name: a name of ``torchvision.models.list_models()``, such as ``resnet50``.
         weights: ``DEFAULT``, a name such as ``IMAGENET1K_V1``, or None for fresh weights, to be
             trained or loaded.
 
@@ -42,18 +42,23 @@ def torchvision_model(
         The network, in evaluation mode.
 
     Raises:
-        InputError: an unknown name, weights that do not exist, cannot be downloaded, or do not suit
-            the data.
-    """
-    import torchvision.models as zoo  # here, because it takes seconds
+        InputError: torchvision is not installed, an unknown name, or weights that do not exist,
+            cannot be downloaded, or do not suit the data.
 
+    Example:
+        >>> from robustness_geometry.models import torchvision_model
+        >>> shape = {"channels": 1, "size": (32, 32), "classes": 4, "mean": (0.5,), "std": (0.5,)}
+        >>> torchvision_model(**shape, name="resnet18", weights=None).network.fc.out_features
+        4
+    """
+    zoo = require("torchvision.models", extra="examples")
     check_choice("model.name", name, tuple(zoo.list_models(module=zoo)))
     if weights is None:
         network = zoo.get_model(name, weights=None, num_classes=classes, **_quiet(name))
         return Normalised(_for_channels(network, channels), mean, std)
     entries = zoo.get_model_weights(name)
     if weights not in entries.__members__:
-        refuse("model.weights", weights, ", ".join(entries.__members__) + " or null")
+        refuse("model.weights", weights, "one of " + ", ".join([*entries.__members__, "null"]))
     entry = entries[weights]
     known = (3, len(entry.meta["categories"]))
     if (channels, classes) != known:
@@ -63,11 +68,10 @@ def torchvision_model(
 
 
 def unsuited(name: str, known: tuple[int, int], wanted: tuple[int, int]) -> str:
-    """What is allowed where published weights have other channels and classes than the data set."""
+    """What weights must be where the published ones do not have the data set's classes."""
     return (
         f"null for this data set: the published weights of {name} take {known[0]} channels and "
-        "give "
-        f"{known[1]} classes; the data set has {wanted[0]} and {wanted[1]}"
+        f"give {known[1]} classes; the data set has {wanted[0]} and {wanted[1]}"
     )
 
 
@@ -80,7 +84,7 @@ def _download(zoo: Any, name: str, entry: Any) -> nn.Module:
         refuse(
             "model.weights",
             entry.name,
-            f"weights that can be had: put {entry.url} into {place} ({why})",
+            f"weights that can be downloaded, or put {entry.url} into {place} ({why})",
         )
     return network
 
@@ -95,7 +99,7 @@ def _quiet(name: str) -> dict[str, bool]:
 
 
 def _for_channels(network: nn.Module, channels: int) -> nn.Module:
-    """Make the first convolution take ``channels``; every classifier of torchvision starts with one."""
+    """Make the first convolution take ``channels``; all torchvision classifiers start with one."""
     path, old = next(pair for pair in network.named_modules() if isinstance(pair[1], nn.Conv2d))
     if old.in_channels != channels:
         options: dict[str, Any] = {

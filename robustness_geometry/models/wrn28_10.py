@@ -22,31 +22,43 @@ def wrn28_10(
     widen: int = 10,
     dropout: float = 0.0,
 ) -> Normalised:
-    """WRN-28-10 (Zagoruyko and Komodakis, 2016; Chapter 8): three stages of pre-activation blocks.
+    """WRN-28-10, a wide residual network: three stages of pre-activation blocks.
 
     3x3x16; stages of (depth - 4) / 6 blocks with 16k, 32k and 64k channels, the second and third
     halving the image; batch normalisation, ReLU, mean over all places; classes. 36,479,194 weights
     for three channels, ten classes.
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         size: height and width of the images, any.
         classes: number of logits.
         mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation.
-        depth: 6 n + 4 for n blocks a stage.
-        widen: k.
-        dropout: share of values dropped in training between the two layers of a block, 0 <= share <
-            1.
+        std: per-channel standard deviation, in pixel units.
+        depth: number of layers, 6 n + 4 for n blocks per stage.
+        widen: k, the factor of all widths.
+        dropout: share of values dropped in training between the two layers of a block,
+            0 <= share < 1.
 
     Returns:
         The initialised network (He et al., 2015), in evaluation mode.
 
     Raises:
         InputError: a depth that is not 6 n + 4 with n >= 1, or another option out of range.
+
+    References:
+        Thesis, Chapter 8.
+        S. Zagoruyko and N. Komodakis, "Wide residual networks", BMVC 2016, arXiv:1605.07146.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.models import wrn28_10
+        >>> shape = {"channels": 3, "size": (32, 32), "classes": 10}
+        >>> model = wrn28_10(**shape, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), depth=10, widen=1)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     if check_count("model.depth", depth) < 10 or (depth - 4) % 6:
-        refuse("model.depth", depth, "10, 16, 22, 28 ...: 6 n + 4")
+        refuse("model.depth", depth, "one of 10, 16, 22, 28 ...: 6 n + 4")
     check_count("model.widen", widen)
     if not 0 <= number("model.dropout", dropout) < 1:
         refuse("model.dropout", dropout, "a share with 0 <= share < 1")
@@ -63,7 +75,10 @@ def wrn28_10(
 
 
 class _Block(nn.Module):
-    """Batch normalisation, ReLU and a 3x3 layer, twice; a 1x1 shortcut starts after the first ReLU."""
+    """Batch normalisation, ReLU and a 3x3 layer, twice.
+
+    Where the width changes, a 1x1 shortcut starts after the first ReLU.
+    """
 
     def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
         super().__init__()

@@ -1,16 +1,19 @@
-"""The state of a training on disk, so that a killed one goes on from its last finished epoch."""
+"""The state of a training on disk, so that a killed one resumes at its last finished epoch."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustness_geometry.checks import refuse
 from robustness_geometry.files import whole
+from robustness_geometry.training.recipe import Recipe
+from robustness_geometry.types import Split
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "origin_of"]
 
 
 class Checkpoint:
@@ -18,7 +21,7 @@ class Checkpoint:
 
     Args:
         path: the file of the state, without its ending; those of past epochs lie beside it.
-        origin: digest of what the training starts from; a file with another one is refused.
+        origin: digest of what the training starts from; a file with another origin is refused.
     """
 
     def __init__(self, path: Path, origin: str) -> None:
@@ -26,7 +29,7 @@ class Checkpoint:
         self._origin = origin
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the state by a newer one, wholly or not at all."""
+        """Replace the state by a newer one, as a whole or not at all."""
         _write(self.path, {**state, "origin": self._origin})
 
     def load(self) -> dict[str, Any] | None:
@@ -41,13 +44,13 @@ class Checkpoint:
         if state.pop("origin", None) != self._origin:
             refuse(
                 "checkpoint",
-                str(self.path),
-                "the file of this very training (weights, images, recipe, seed), or a new one",
+                self.path,
+                "the file of this training (same weights, images, recipe and seed), or a new file",
             )
         return state
 
     def save_weights(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep the weights after an epoch, which is to happen before its state is saved."""
+        """Keep the weights after an epoch; call this before saving the state of the epoch."""
         _write(self._weights(epoch), weights)
 
     def load_weights(self, epoch: int) -> dict[str, Tensor]:
@@ -56,6 +59,16 @@ class Checkpoint:
 
     def _weights(self, epoch: int) -> Path:
         return self.path.with_suffix(f".epoch{epoch}.pt")
+
+
+def origin_of(model: nn.Module, data: Split, recipe: Recipe, objective: object, seed: int) -> str:
+    """A digest of what a training starts from, by which a checkpoint recognises it."""
+    sha = hashlib.sha256(f"{recipe} {type(objective).__qualname__} {seed}".encode())
+    for tensor in (*model.state_dict().values(), data.images, data.labels):
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(plain.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
-"""Training a classifier: seeded, resumable, and the same bytes from the same seed."""
+"""Training a classifier: resumable, and with the same bytes from the same seed."""
 
 import copy
-import hashlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,16 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from robustness_geometry.checks import InputError, check_images, check_logits, refuse
+from robustness_geometry.checks import (
+    NOTHING,
+    Described,
+    InputError,
+    check_images,
+    check_logits,
+    refuse,
+)
 from robustness_geometry.randomness import seeded
-from robustness_geometry.training.checkpoints import Checkpoint
+from robustness_geometry.training.checkpoints import Checkpoint, origin_of
 from robustness_geometry.training.objectives import CrossEntropy, Step
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.types import Classifier, Split, class_logits, predict
@@ -33,17 +39,17 @@ __all__ = [
 ]
 
 History: TypeAlias = dict[str, list[float]]
-"""Curve name -> one value an epoch."""
+"""Curve name -> one value per epoch."""
 
 OnEpoch: TypeAlias = Callable[[int, nn.Module, dict[str, float]], None]
-"""Called after each epoch with its number (from 1), the model in evaluation mode and the epoch's values."""
+"""Called after each epoch with its number from 1, the model (evaluating) and its values."""
 
 PADDING = 4
-"""Pixels of zero padding from which ``crop_flip`` crops, as is usual on 32 x 32 images."""
+"""Pixels of zero padding of ``crop_flip``, as is usual on 32 x 32 images."""
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818
-    """The loss or a weight is no longer finite; the text names the epoch, the step and the loss."""
+    """The loss or a weight is no longer finite; the text gives the epoch, step and loss."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +85,25 @@ def train(
     checkpoint: str | Path | None = None,
     keep_states: bool = False,
 ) -> TrainResult:
-    """Minimise the mean cross-entropy, or another objective, of a copy of ``model`` on ``data``, on its device.
+    """Train a copy of ``model`` on ``data``, on the device of the model.
 
-    Order, augmentation, attacks and dropout are drawn from ``seed`` alone, so on a CPU the same
-    call gives the same bytes. Every parameter is trained, batch normalisation is in training mode,
-    and the caller's model and random numbers stay as they are. Under the caller's
-    ``torch.autocast`` in bfloat16 the training is mixed.
+    Order, augmentation, attacks and dropout depend on ``seed`` alone, so on a CPU the same call
+    gives the same bytes. Every parameter is trained, batch normalisation is in training mode, and
+    the caller's model and random number generators stay as they are. Under the caller's
+    ``torch.autocast`` in bfloat16 the training uses mixed precision.
 
     Args:
         model: the classifier to start from; logits (N, classes), or (N, 1) whose sign decides.
         data: the training images (N, C, H, W) and labels (N,).
-        recipe: the options.
-        objective: what is minimised; None: the cross-entropy.
-        seed: of all randomness.
+        recipe: the options of the optimiser.
+        objective: the loss to minimise; None: the mean cross-entropy.
+        seed: seed of all random numbers.
         test: images on which the error is measured after each epoch.
-        on_epoch: called after each epoch.
-        checkpoint: a file that keeps the state after each epoch. A call that finds it goes on from
-            there and ends with the same bytes as an unbroken one. Name it after what the training
-            depends on: the file itself remembers weights, images, recipe, seed and kind of
-            objective, but not the options of an objective.
+        on_epoch: function to call after each epoch.
+        checkpoint: a file that keeps the state after each epoch. A call that finds this file
+            resumes there and ends with the same bytes as one without interruption. Name it after
+            what the training depends on: the file itself remembers weights, images, recipe, seed
+            and kind of objective, but not the options of an objective.
         keep_states: return the weights of every epoch; files beside ``checkpoint`` then hold them
             too.
 
@@ -111,8 +117,16 @@ def train(
             stays.
 
     Example:
-        >>> result = train(model, dataset.train, Recipe(epochs=5), seed=1, test=dataset.test)
-        >>> result.history["test_error"][-1]
+        >>> import torch
+        >>> from robustness_geometry.training import Recipe, train
+        >>> from robustness_geometry.types import Split
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+        >>> images = torch.rand(40, 1, 4, 4)
+        >>> data = Split(images, (images.mean(dim=(1, 2, 3)) > 0.5).long())
+        >>> result = train(model, data, Recipe(epochs=5), seed=1, test=data)
+        >>> result.model.training, len(result.history["test_error"])
+        (False, 5)
     """
     objective = CrossEntropy() if objective is None else objective
     objective.check(recipe)
@@ -121,11 +135,10 @@ def train(
     if checkpoint is not None:
         path = Path(checkpoint)
         path = path.with_name(f"{path.name}-states") if keep_states else path
-        kept = Checkpoint(path, _origin(model, data, recipe, objective, seed))
+        kept = Checkpoint(path, origin_of(model, data, recipe, objective, seed))
     with torch.random.fork_rng([device] if device.type == "cuda" else []), _fresh_autocast(device):
-        torch.manual_seed(
-            seeded(seed, "training").initial_seed()
-        )  # dropout draws from the global generators
+        # Dropout draws from the global generators.
+        torch.manual_seed(seeded(seed, "training").initial_seed())
         run = _Run(
             model, data, recipe, objective, seeded(seed, "training order"), kept, keep_states
         )
@@ -163,14 +176,21 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random crop of each image after zero padding by 4 pixels, mirrored with probability one half.
+    """A random crop of each image after zero padding by 4 pixels, mirrored half of the time.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        generator: drawn from on the CPU, so that every device sees the same crops.
+        generator: a CPU generator, so that every device sees the same crops.
 
     Returns:
         (N, C, H, W).
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.randomness import seeded
+        >>> from robustness_geometry.training.loop import crop_flip
+        >>> crop_flip(torch.rand(2, 3, 32, 32), seeded(0)).shape
+        torch.Size([2, 3, 32, 32])
     """
     count, _, height, width = images.shape
     shift = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
@@ -185,7 +205,7 @@ def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class _Run:
-    """One training under way: the model, its optimiser, its generators, its curves and its checkpoint."""
+    """The state of one training: model, optimiser, generators, curves and checkpoint."""
 
     def __init__(
         self,
@@ -233,9 +253,8 @@ class _Run:
             losses.append(loss)
             wrong += mistakes
         self.model.eval()
-        self._check_finite(
-            epoch, losses
-        )  # once an epoch: asking at each step would make an accelerator wait
+        # Once per epoch: asking at each step would make an accelerator wait.
+        self._check_finite(epoch, losses)
         sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
         means = {
             name: float((_stacked(losses, name) * sizes).sum() / sizes.sum()) for name in losses[0]
@@ -250,9 +269,8 @@ class _Run:
             chosen = crop_flip(chosen, self.order)
         loss = self.objective.loss(Step(self.model, chosen, labels, passed, self.order))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.total.backward(
-            inputs=self.weights
-        )  # by nothing else: images that an objective differentiated by
+        # For the weights only, not for images that the objective has differentiated by.
+        loss.total.backward(inputs=self.weights)
         self.optimiser.step()
         values = {
             name: value.detach() for name, value in {"train_loss": loss.total, **loss.parts}.items()
@@ -277,7 +295,7 @@ class _Run:
                 raise TrainingDiverged(f"{last}, then {name} is not finite{kept}")
 
     def keep(self, epochs: int, values: Mapping[str, float]) -> None:
-        """Extend the curves and write all that the next epoch depends on, wholly or not at all."""
+        """Extend the curves and save what the next epoch depends on, as a whole or not at all."""
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
         if self.keep_states:
@@ -301,7 +319,7 @@ class _Run:
         )
 
     def resume(self) -> int:
-        """Take up the checkpoint, if there is one; returns the number of finished epochs."""
+        """Load the checkpoint, if there is one, and return the number of finished epochs."""
         state = self.checkpoint.load() if self.checkpoint else None
         if self.checkpoint is None or state is None:
             return 0
@@ -319,13 +337,13 @@ class _Run:
 
 
 def _stacked(steps: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
-    """One value of each step, (steps,) in float64 on the CPU."""
+    """(steps,) the value ``name`` of each step, in float64 on the CPU."""
     return torch.stack([step[name] for step in steps]).double().cpu() if steps else torch.zeros(0)
 
 
 @contextmanager
 def _fresh_autocast(device: torch.device) -> Iterator[None]:
-    """The caller's autocast without its cache, which would go on serving the weights of the first step."""
+    """The caller's autocast without its cache, which would keep the weights of the first step."""
     dtype = torch.get_autocast_dtype(device.type)
     enabled = torch.is_autocast_enabled(device.type)
     if enabled and dtype == torch.float16:
@@ -349,12 +367,15 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def warm_up() -> None:
-    """Import what an optimiser imports at its first step: seconds, once instead of in each forked process."""
+    """Import what an optimiser imports at its first step, once instead of in each fork."""
     importlib.import_module("torch._dynamo")
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
-    """The batches of one epoch; a single left-over image joins the batch before, as batch norm needs two."""
+    """The batches of one epoch; a last batch of one image joins the one before it.
+
+    Batch normalisation needs at least two images.
+    """
     cut = len(order) - 1 if len(order) > size and len(order) % size == 1 else len(order)
     parts = [order[start : min(start + size, cut)] for start in range(0, cut, size)]
     return [*parts[:-1], torch.cat([parts[-1], order[cut:]])]
@@ -362,10 +383,10 @@ def _batches(order: Tensor, size: int) -> list[Tensor]:
 
 def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if len(labels) == 0:
-        refuse("training images", "none", "at least one")
+        refuse("training images", NOTHING, "at least one image")
     check_images(images, limits=None)
     if len(images) != len(labels):
-        refuse("training labels", len(labels), f"one for each of the {len(images)} images")
+        refuse("len(labels)", len(labels), f"{len(images)}, one label per training image")
     with torch.no_grad():
         logits = class_logits(model(images[:1]))
     check_logits(logits, 1)
@@ -373,18 +394,6 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if low < 0 or high >= logits.shape[1]:
         refuse(
             "training labels",
-            f"{low} to {high}",
-            f"0 to {logits.shape[1] - 1}, the classes of the model",
+            Described(f"{low} to {high}"),
+            f"from 0 to {logits.shape[1] - 1}, the classes of the model",
         )
-
-
-def _origin(
-    model: nn.Module, data: Split, recipe: Recipe, objective: CrossEntropy, seed: int
-) -> str:
-    """A digest of what a training starts from, by which a checkpoint knows its own."""
-    sha = hashlib.sha256(f"{recipe} {type(objective).__qualname__} {seed}".encode())
-    for tensor in (*model.state_dict().values(), data.images, data.labels):
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(plain.view(torch.uint8).numpy().data)
-    return sha.hexdigest()

@@ -1,4 +1,4 @@
-"""What a training minimises, step by step."""
+"""The losses that a training can minimise."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from robustness_geometry.types import Attack, class_logits
 __all__ = ["Adversarial", "CrossEntropy", "Loss", "Step", "evaluating"]
 
 BATCH = 250
-"""Images for which examples are made together, where they are made once an epoch."""
+"""Batch size of the attack where it perturbs all images before each epoch."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Step:
         model: the network, in training mode.
         images: the batch (N, C, H, W), augmented.
         labels: (N,) its true labels.
-        epoch: how many epochs have passed, with the share of the one under way.
-        generator: of all that the step draws; a CPU generator that checkpoints carry.
+        epoch: number of epochs that have passed, with the fraction of the current one.
+        generator: source of all random numbers of the step; a CPU generator whose state
+            checkpoints keep.
     """
 
     model: nn.Module
@@ -39,12 +40,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a step minimises.
+    """The loss of one step.
 
     Attributes:
         total: the scalar whose gradient the weights follow.
-        logits: (N, classes) of what was trained on, for the training error.
-        parts: name -> scalar; each becomes a curve of the training.
+        logits: (N, classes) logits of the images trained on, for the training error.
+        parts: name -> scalar; each becomes a training curve.
     """
 
     total: Tensor
@@ -57,12 +58,12 @@ class CrossEntropy:
     """The mean cross-entropy at the true labels; other objectives extend it."""
 
     def check(self, recipe: Recipe) -> None:
-        """Hold, before any work, that the objective can be reached with ``recipe``."""
+        """Check, before any work, that the objective fits ``recipe``."""
 
     def epoch_images(
         self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The images of one epoch, made of all training images by the network, which is in evaluation mode."""
+        """The images to train on in one epoch; the network is in evaluation mode here."""
         return images
 
     def loss(self, step: Step) -> Loss:
@@ -73,19 +74,40 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Adversarial(CrossEntropy):
-    """The cross-entropy of examples that ``attack`` makes of the network as it then is (Sections 8.2 and 8.5).
+    """Adversarial training: the cross-entropy of images that ``attack`` perturbs.
 
-    Only perturbed images are trained on, with their true labels. One that is not finite gives way
-    to the clean image.
+    The attack sees the current network. Only perturbed images are trained on, with their true
+    labels. An image whose perturbation is not finite stays clean.
 
     Attributes:
-        attack: makes the perturbations; on a network in evaluation mode.
-        every: ``step``: anew for each batch, as in PGD and FGSM training; ``epoch``: for all images
-            before each epoch.
+        attack: makes the perturbations, on the network in evaluation mode.
+        every: ``step`` perturbs each batch anew, as PGD and FGSM training do; ``epoch`` perturbs
+            all images before each epoch.
         true_labels: attack the true labels; if False, the network's own, as DeepFool is defined.
 
     Raises:
-        InputError: ``every`` is neither.
+        InputError: ``every`` has another value.
+
+    References:
+        Thesis: Section 8.2 (its effect on curvature) and Section 8.5 (the comparison with CURE).
+
+        A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models
+        resistant to adversarial attacks", ICLR 2018, arXiv:1706.06083.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from robustness_geometry.attacks import pgd
+        >>> from robustness_geometry.training import Adversarial, Recipe, train
+        >>> from robustness_geometry.types import Split
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+        >>> images = torch.rand(40, 1, 4, 4)
+        >>> data = Split(images, (images.mean(dim=(1, 2, 3)) > 0.5).long())
+        >>> objective = Adversarial(partial(pgd, eps=0.1, steps=5))
+        >>> result = train(model, data, Recipe(epochs=2), objective=objective)
+        >>> len(result.history["train_loss"])
+        2
     """
 
     attack: Attack
@@ -98,14 +120,14 @@ class Adversarial(CrossEntropy):
     def epoch_images(
         self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The perturbed training images, or the clean ones where each step perturbs its own."""
+        """The perturbed training images, or the clean ones where each step perturbs its batch."""
         if self.every == "step":
             return images
         parts = zip(images.split(BATCH), labels.split(BATCH), strict=True)
         return torch.cat([self._examples(model, *part, generator) for part in parts])
 
     def loss(self, step: Step) -> Loss:
-        """The cross-entropy of the batch, perturbed here unless the whole epoch was."""
+        """The cross-entropy of the batch, perturbed here unless ``epoch_images`` did it."""
         if self.every == "epoch":
             return super().loss(step)
         with evaluating(step.model):
@@ -127,7 +149,7 @@ class Adversarial(CrossEntropy):
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode inside the block, every layer in its own mode afterwards."""
+    """Put ``model`` in evaluation mode inside the block; restore each layer's mode afterwards."""
     layers = [layer for layer in model.modules() if layer.training]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""How to train: the part of a training that configurations, keys and results name."""
+"""The options of a training that configurations, keys and results name."""
 
 import math
 from dataclasses import dataclass
@@ -13,23 +13,29 @@ class Recipe:
     """The optimiser, its schedule and the order of the images.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step; the last batch of an epoch is smaller where they do not divide.
+        epochs: number of passes over the training images.
+        batch_size: images per step; the last batch of an epoch may be smaller.
         optimiser: ``sgd`` (with ``momentum``) or ``adam`` (which ignores it).
-        learning_rate: at the start.
-        momentum: of SGD, in [0, 1).
-        weight_decay: the l2 penalty's coefficient.
-        schedule: ``constant``; ``step``: times ``decay`` from each of ``milestones`` on;
-            ``cosine``: to ``final_rate``.
+        learning_rate: learning rate at the start.
+        momentum: momentum of SGD, in [0, 1).
+        weight_decay: coefficient of the l2 penalty on the weights.
+        schedule: ``constant``; ``step``, which multiplies the rate by ``decay`` at each of
+            ``milestones``; or ``cosine``, which lowers it to ``final_rate``.
         milestones: epochs (counted from 0) at which ``step`` lowers the rate, ascending and below
             ``epochs``.
         decay: factor of ``step``, in (0, 1].
-        final_rate: where ``cosine`` ends, below ``learning_rate``.
+        final_rate: learning rate at which ``cosine`` ends, below ``learning_rate``.
         augmentation: ``none``, or ``crop_flip``: random crops after padding by 4 pixels, and
-            mirroring.
+            random mirroring.
 
     Raises:
         InputError: a value is out of range.
+
+    Example:
+        >>> from robustness_geometry.training import Recipe
+        >>> recipe = Recipe(epochs=10, learning_rate=0.1, schedule="step", milestones=(5,))
+        >>> [round(recipe.rate(epoch), 4) for epoch in (0, 5)]
+        [0.1, 0.01]
     """
 
     epochs: int = 15
@@ -84,7 +90,7 @@ class Recipe:
             )
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after ``epoch`` epochs, which may be a fraction."""
+        """The learning rate after ``epoch`` epochs, which may be fractional."""
         if self.schedule == "cosine":
             span = self.learning_rate - self.final_rate
             return self.final_rate + span * (1 + math.cos(math.pi * epoch / self.epochs)) / 2

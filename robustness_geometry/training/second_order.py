@@ -1,9 +1,9 @@
-"""Gradients by the image that are differentiated again by the weights, faster on CPUs than the library's own.
+"""Faster second derivatives on CPUs: gradients by the image, differentiated by the weights.
 
-The library takes the second derivative of a convolution by its weights as a convolution with
-kernels as large as the image, and that of batch normalisation in a dozen passes over the
-activations. The first is the gradient that it has for weights anyway; the second, in evaluation
-mode, is a scale and a shift.
+PyTorch computes the second derivative of a convolution by its weights as a convolution with kernels
+as large as the image, and that of batch normalisation in a dozen passes over the activations. The
+first equals the ordinary gradient by the weights, which is fast; the second, in evaluation mode, is
+a scale and a shift.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ __all__ = ["SecondOrder"]
 
 
 class SecondOrder(TorchFunctionMode):
-    """While entered, layers on a CPU get backward passes that are cheap to differentiate once more.
+    """While entered, layers on a CPU get backward passes that are cheap to differentiate again.
 
     Values and derivatives are the same up to rounding, by images, weights and biases. There is no
     third derivative.
@@ -36,7 +36,7 @@ class SecondOrder(TorchFunctionMode):
         self.images_only = False
 
     def gradient(self, loss: Tensor, images: Tensor) -> Tensor:
-        """The gradient of ``loss`` by ``images``, with its graph; that by the weights is not computed on the way."""
+        """The gradient of ``loss`` by ``images``, with its graph, without that by the weights."""
         self.images_only = True
         try:
             return torch.autograd.grad(loss, images, create_graph=True)[0]
@@ -61,7 +61,7 @@ class SecondOrder(TorchFunctionMode):
 def _qualifies(
     images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, *_: Any
 ) -> bool:
-    """Whether this is an ordinary convolution on a CPU, whose arguments are those of ``nn.Conv2d``."""
+    """Whether this is an ordinary convolution on a CPU (arguments as of ``nn.Conv2d``)."""
     plain = images.ndim == 4 and isinstance(padding, tuple) and images.device.type == "cpu"
     return plain and not torch.is_autocast_enabled("cpu")
 
@@ -98,7 +98,10 @@ class _Convolution(torch.autograd.Function):
 
 
 class _InputGradient(torch.autograd.Function):
-    """The gradient of a convolution by its images, as a function of that by its output and of the weights."""
+    """The gradient of a convolution by its images, as a function of its inputs.
+
+    These are the gradient by the output of the convolution, and its weights.
+    """
 
     @staticmethod
     def forward(
@@ -136,7 +139,7 @@ def _backward(
     geometry: tuple[Any, ...],
     mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The library's gradients by images, weight and bias, as far as ``mask`` asks for them."""
+    """PyTorch's gradients by images, weight and bias, as far as ``mask`` asks for them."""
     stride, padding, dilation, groups = geometry
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient, images, weight, biases, stride, padding, dilation, False, [0, 0], groups, mask

@@ -1,4 +1,15 @@
-"""Distance and curvature of the boundary before and after fine-tuning on DeepFool examples (Figure 8.1)."""
+"""Figure 8.1: distance and curvature of the boundary before and after fine-tuning.
+
+The fine-tuning is on DeepFool examples (Section 8.2).
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.2.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate method to fool
+    deep neural networks", arXiv:1511.04599, 2016.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +27,8 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, median, median_difference, stack
-from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.geometry import (
@@ -41,16 +53,17 @@ GRID = 81
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(CureSettings):
     """What to measure.
 
     Attributes:
-        directions: random v at each point of the boundary, over which |kappa| is averaged.
-        curvature_h: step of the differences, in pixel l2 units; None:
+        directions: number of random tangent directions v at each point of the boundary, over which
+            |kappa| is averaged, at least 1.
+        curvature_h: step of the differences, in pixel l2, > 0; None:
             :func:`robustness_geometry.geometry.default_h`.
-        shown: images in the figure.
-        reach: half the side of the drawn sections, as a multiple of the original network's distance
-            there.
+        shown: number of images in the figure, at least 1.
+        reach: half the side of the drawn sections, > 0, as a multiple of the image's distance to
+            the original network's boundary.
     """
 
     samples: int = 200
@@ -71,21 +84,23 @@ class Settings(Common):
 def advft_sections(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure ||r|| and |kappa(x + r, v)| for random v, of the original and the fine-tuned network.
+    """Measure distance and curvature of the boundary of the original and the fine-tuned network.
+
+    They are ||r|| for DeepFool's r and |kappa(x + r, v)| for random tangent directions v.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and boundary points.
 
     Returns:
         ``distance_*`` and ``curvature_*``, medians over the images of ``original`` and
         ``deepfool``, and their differences.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    samples = stack(executor.each(lambda study: _measured(study, settings), found))
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    samples = stack(executor.each(_measured, studies))
     statistics: dict[str, Statistic] = {
         f"{key}_{name}": median(f"{key} {name}")
         for key in ("distance", "curvature")
@@ -99,22 +114,19 @@ def advft_sections(
     )
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     missing = {name: int(samples[f"distance {name}"].isnan().sum()) for name in NETWORKS}
-    h = settings.curvature_h or default_h(found[0].test.images[0].numel())
+    h = settings.curvature_h or default_h(studies[0].test.images[0].numel())
     return Findings(
         numbers=numbers,
         tables={"figure_8_1": _table(numbers)},
         figures=_figures(
-            network, found[0], settings, [samples[f"distance {name}"][0] for name in NETWORKS]
+            network, studies[0], [samples[f"distance {name}"][0] for name in NETWORKS]
         ),
         notes=[
-            *notes(found),
-            f"{len(found[0].test)} held-out images, {settings.directions} random directions v at "
-            "each one's nearest "
-            f"point of the boundary; curvatures by central differences over h = {h:.4g} in pixel "
-            "l2. No point was "
-            f"found in {missing['original']} cases before and {missing['deepfool']} after "
-            "fine-tuning; they are left "
-            "out.",
+            *notes(studies),
+            f"{len(studies[0].test)} held-out images, {settings.directions} random directions v at "
+            "each one's nearest point of the boundary; curvatures by central differences over h = "
+            f"{h:.4g} in pixel l2. No point was found in {missing['original']} cases before and "
+            f"{missing['deepfool']} after fine-tuning; they are left out.",
             "A boundary that has moved away is seen at another place: the curvatures are not those "
             "of the same points.",
         ],
@@ -129,31 +141,40 @@ def bends(
     h: float | None,
     generator: Generators = None,
 ) -> dict[str, Tensor]:
-    """The distance to the boundary and the mean size of its curvature along random tangent directions there.
+    """The distance to the boundary and the mean |curvature| along random tangent directions there.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        directions: number of random tangent directions per image.
+        h: step of the differences, in pixel l2; None: the default of ``normal_curvatures``.
+        generator: one for the batch or one per image.
 
     Returns:
         ``distance`` and ``curvature`` (N,), NaN where no point of the boundary was found.
     """
     drawn = normal(images.new_empty(len(images), directions, *images.shape[1:]), generator)
     boundary = boundary_points(model, images)
-    rows = boundary.success.nonzero()[:, 0]
-    there = boundary.select(rows)
+    reached = boundary.success.nonzero()[:, 0]
+    there = boundary.select(reached)
     curvature = images.new_full((len(images),), torch.nan)
-    if len(rows):
-        found = normal_curvatures(
-            model, there.points, drawn[rows], labels=there.labels, targets=there.targets, h=h
+    if len(reached):
+        kappa = normal_curvatures(
+            model, there.points, drawn[reached], labels=there.labels, targets=there.targets, h=h
         )
-        curvature[rows] = found.abs().nanmean(dim=1).to(curvature)
+        curvature[reached] = kappa.abs().nanmean(dim=1).to(curvature)
     return {"distance": norms(boundary.perturbations), "curvature": curvature}
 
 
-def _measured(study: Study, settings: Settings) -> dict[str, Tensor]:
+def _measured(study: CureStudy[Settings]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for name in NETWORKS:
         model = study.tuned(name).model
-        work = partial(bends, model, directions=settings.directions, h=settings.curvature_h)
-        found = study.executor.cached(work, study.test.images, randomness=True).value
-        values |= {f"{key} {name}": each.double() for key, each in found.items()}
+        work = partial(
+            bends, model, directions=study.settings.directions, h=study.settings.curvature_h
+        )
+        measured = study.executor.cached(work, study.test.images, randomness=True).value
+        values |= {f"{key} {name}": each.double() for key, each in measured.items()}
     return values
 
 
@@ -175,13 +196,14 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 
 def _figures(
-    network: Network, study: Study, settings: Settings, distances: Sequence[Tensor]
+    network: Network, study: CureStudy[Settings], distances: Sequence[Tensor]
 ) -> dict[str, Figure]:
-    """The plane of r and a random v around a few images: the region of the true label, and all others.
+    """Figure 8.1: the region of the true label in the plane of r and a random v, of a few images.
 
     They are images that both networks label right and that have a point of the boundary in both;
     without any there is nothing to draw.
     """
+    settings = study.settings
     chosen = torch.stack(list(distances)).isfinite().all(dim=0)
     for name in NETWORKS:
         chosen = chosen & study.right(study.tuned(name).model).bool()
@@ -217,20 +239,27 @@ def _figures(
     return {"figure_8_1": figure}
 
 
-def _sections(study: Study, name: str, rows: Tensor, reach: Tensor) -> list[Tensor]:
-    """(GRID, GRID) whether the plane's points have the true label, for some of the held-out images."""
+def _sections(study: CureStudy[Settings], name: str, rows: Tensor, reach: Tensor) -> list[Tensor]:
+    """Whether the points of each image's plane have the true label, (GRID, GRID) per image.
+
+    Args:
+        study: the training seed.
+        name: name of the network.
+        rows: indices of the held-out images.
+        reach: half the side of each image's section, in pixel l2.
+    """
     model = study.tuned(name).model
     weight = next(model.parameters())
     placed, own = study.test.images[rows].to(weight), study.test.labels[rows].to(weight.device)
     r = boundary_points(model, placed).perturbations
     across = r / norms(r).view(-1, 1, 1, 1)
     upward = random_directions(placed, seeded("sections"), normals=across)
-    found = []
+    sections = []
     for index, half in enumerate(reach):
         row = slice(index, index + 1)
         places = torch.from_numpy(np.linspace(-float(half), float(half), GRID)).to(placed)
         section = plane_sections(
             model, placed[row], across[row], upward[row], places, places, labels=own[row]
         )
-        found.append((section.labels[0] == own[index]).float().cpu())
-    return found
+        sections.append((section.labels[0] == own[index]).float().cpu())
+    return sections

@@ -1,4 +1,17 @@
-"""Clean and robust accuracy of CURE beside normal and PGD training (Table 8.2), and its dependence on h and lambda."""
+"""Table 8.2: clean and robust accuracy of CURE beside normal and PGD training.
+
+Also its dependence on h and lambda (Section 8.5).
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.5.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models resistant
+    to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
+    F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", arXiv:2003.01690, 2020 (AutoAttack).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +23,8 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.statistics import share
 from pipeline.studies.accuracy import accuracies, by_autoattack, figure, table
-from pipeline.studies.cure import Common, Study, notes, studies
+from pipeline.studies.cure import CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import AdversarySettings
 from pipeline.tables import interval
 from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import check_count, check_positive
@@ -23,13 +37,15 @@ SECTION = "Section 8.5, Table 8.2"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(AdversarySettings):
     """What to measure.
 
     Attributes:
-        autoattack_samples: held-out images that AutoAttack gets.
-        autoattack_seeds: training seeds that it gets; 0 leaves it out.
-        sweep: pairs (h, lambda) in pixel units that the first seed is also trained with.
+        autoattack_samples: number of held-out images that AutoAttack is run on, at least 1.
+        autoattack_seeds: number of training seeds that AutoAttack is run on; 0: AutoAttack is not
+            run.
+        sweep: pairs (h, lambda) in pixel units that the first seed is also trained with, h > 0 and
+            lambda >= 0.
     """
 
     autoattack_samples: int = 1000
@@ -53,49 +69,50 @@ def cure_cifar10(
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and attacks.
 
     Returns:
         ``clean_*``, ``adv_*`` and ``aa_*`` of the networks ``original``, ``cure`` and ``advtrain``,
         and their differences.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    numbers = accuracies(found, Study.judge, settings.resamples)
-    few = found[: settings.autoattack_seeds]
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    numbers = accuracies(studies, CureStudy.judge, settings.resamples)
+    few = studies[: settings.autoattack_seeds]
     numbers |= by_autoattack(few, settings.autoattack_samples, settings.resamples)
-    tables = {"table_8_2": table(numbers), "training": _curves(found)}
+    tables = {"table_8_2": table(numbers), "training": _curves(studies)}
     if settings.sweep:
-        tables["sweep"] = _sweep(found[0], settings)
+        tables["sweep"] = _sweep(studies[0])
     attack = attack_name(settings.attack).upper()
     return Findings(
         numbers=numbers,
         tables=tables,
         figures={
-            "table_8_2": figure(numbers, f"{attack} at eps = {found[0].eps:.3g}, {network.name}")
+            "table_8_2": figure(numbers, f"{attack} at eps = {studies[0].eps:.3g}, {network.name}")
         },
-        notes=[*notes(found), *_notes(found, settings, attack)],
+        notes=[*notes(studies), *_notes(studies, attack)],
     )
 
 
-def _curves(found: Sequence[Study]) -> pd.DataFrame:
+def _curves(studies: Sequence[CureStudy[Settings]]) -> pd.DataFrame:
     """CURE's two terms after each epoch, the mean over the seeds."""
-    curves = [study.tuned("cure").history for study in found]
+    curves = [study.tuned("cure").history for study in studies]
     means = {
         name: [
             sum(values) / len(values) for values in zip(*(one[name] for one in curves), strict=True)
         ]
         for name in curves[0]
     }
-    weight = found[0].settings.cure(found[0].std).weight
+    weight = studies[0].settings.cure(studies[0].std).weight
     frame = pd.DataFrame({"epoch": range(1, len(means["penalty"]) + 1), **means})
     return frame.assign(penalty_share=weight * frame["penalty"] / frame["train_loss"])
 
 
-def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
+def _sweep(study: CureStudy[Settings]) -> pd.DataFrame:
     """The first seed with other values of h and lambda, and with the chosen ones."""
-    own, recipe = study.settings.cure(study.std), study.settings.training
+    settings = study.settings
+    own, recipe = settings.cure(study.std), settings.training
     pairs = list(dict.fromkeys([*map(tuple, settings.sweep), (own.h, own.weight)]))
 
     def tuned(pair: tuple[float, ...]) -> Classifier:
@@ -121,18 +138,18 @@ def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _notes(found: Sequence[Study], settings: Settings, attack: str) -> list[str]:
+def _notes(studies: Sequence[CureStudy[Settings]], attack: str) -> list[str]:
+    settings = studies[0].settings
     lines = [
-        f"Accuracies on {len(found[0].test)} held-out images, under {attack} on the true labels.",
+        f"Accuracies on {len(studies[0].test)} held-out images, under {attack} on the true labels.",
         "PGD training is fine-tuned like CURE, by the same recipe, instead of starting from "
-        "scratch; the thesis quotes "
-        "figures from elsewhere.",
+        "scratch; the thesis quotes figures from elsewhere.",
     ]
     if settings.autoattack_seeds:
         lines.append(
             "AutoAttack's standard ensemble on "
-            f"{min(settings.autoattack_samples, len(found[0].test))} images of "
-            f"{min(settings.autoattack_seeds, len(found))} training seed(s)."
+            f"{min(settings.autoattack_samples, len(studies[0].test))} images of "
+            f"{min(settings.autoattack_seeds, len(studies))} training seed(s)."
         )
     if settings.sweep:
         lines.append(

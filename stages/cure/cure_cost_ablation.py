@@ -1,4 +1,15 @@
-"""What a step of CURE costs, what its direction z matters, and single-step adversarial training (Sections 8.4, 8.5)."""
+"""Sections 8.4 and 8.5: the cost of a CURE step, and the effect of its direction z.
+
+Also accuracy after single-step adversarial training.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Sections 8.4 and 8.5.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models resistant
+    to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,14 +27,15 @@ from pipeline.findings import Findings
 from pipeline.plots import bar_figure
 from pipeline.statistics import (
     Estimate,
-    Statistic,
     difference,
     median,
     median_of_ratios,
+    of_means,
     share,
     stack,
 )
-from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import AdversarySettings
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.training import CrossEntropy, Recipe, train
@@ -38,12 +50,12 @@ TIMED = ("original", "cure", "fgsm", "advtrain")
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(AdversarySettings):
     """What to measure.
 
     Attributes:
-        timed_steps: steps of an epoch that is timed, after one that is not.
-        rounds: in which every training takes its turn.
+        timed_steps: number of steps of an epoch that is timed, at least 1.
+        rounds: number of rounds, at least 2; each times one epoch of every training.
     """
 
     timed_steps: int = 10
@@ -58,21 +70,21 @@ class Settings(Common):
 def cure_cost_ablation(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure the cost of a step of each training, and accuracies with other directions and weaker adversaries.
+    """Measure accuracies with other directions and weaker adversaries, and the cost of a step.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and attacks.
 
     Returns:
         ``adv_*`` and their differences; ``gradients_*``, the gradients by the images that a step
         takes; ``t_*``, the seconds of a step, and ``t_cure / t_*`` over the rounds.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    samples = stack(executor.each(lambda study: _judged(study), found))
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    samples = stack(executor.each(_judged, studies))
     statistics = {name: share(name) for name in samples}
     for first, second in (
         ("adv_cure", "adv_fgsm"),
@@ -81,24 +93,22 @@ def cure_cost_ablation(
     ):
         statistics[f"{first} - {second}"] = difference(first, second)
     pair = ("adv_cure_gradient", "adv_cure")
-    statistics["|adv_cure_gradient - adv_cure|"] = Statistic(pair, _apart_over, of_means=_apart)
+    statistics["|adv_cure_gradient - adv_cure|"] = replace(of_means(pair, _apart), joint=True)
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     numbers |= _counted(settings.adversary_steps)
-    timings = _timed(found[0], settings)
+    timings = _timed(studies[0])
     return Findings(
         numbers=numbers,
         timings=timings,
         tables={"ablation": _table(numbers)},
         figures={"ablation": _figure(numbers, network)},
         notes=[
-            *notes(found),
+            *notes(studies),
             f"Seconds are those of a step on {settings.training.batch_size} images with its "
-            "optimiser, over "
-            f"{settings.rounds} rounds in turns; PGD training takes {settings.adversary_steps} "
-            "steps an image.",
+            f"optimiser, over {settings.rounds} rounds in turns; PGD training takes "
+            f"{settings.adversary_steps} steps an image.",
             "Gradients counted are those by the images; every step also takes one by the weights, "
-            "which for CURE goes "
-            "back through both of its gradients.",
+            "which for CURE goes back through both of its gradients.",
         ],
     )
 
@@ -107,11 +117,7 @@ def _apart(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).abs()
 
 
-def _apart_over(first: Tensor, second: Tensor) -> Tensor:
-    return _apart(first.nanmean(dim=(-2, -1)), second.nanmean(dim=(-2, -1)))
-
-
-def _judged(study: Study) -> dict[str, Tensor]:
+def _judged(study: CureStudy[Settings]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for name in NETWORKS:
         model = study.tuned(name).model
@@ -123,7 +129,7 @@ def _judged(study: Study) -> dict[str, Tensor]:
 
 
 def _counted(steps: int) -> dict[str, Estimate]:
-    """How many gradients by the images a step takes: known, not measured."""
+    """The number of gradients by the images that a step takes: known, not measured."""
     known = {
         "gradients_cure": 2.0,
         "gradients_advtrain": float(steps),
@@ -132,14 +138,15 @@ def _counted(steps: int) -> dict[str, Estimate]:
     return {name: Estimate(value, value, value, 1) for name, value in known.items()}
 
 
-def _timed(study: Study, settings: Settings) -> dict[str, Estimate]:
+def _timed(study: CureStudy[Settings]) -> dict[str, Estimate]:
     """Seconds of a step of each training, and their ratios within a round."""
+    settings = study.settings
     count = settings.timed_steps * settings.training.batch_size
-    rows = torch.arange(count) % len(study.clean)
-    data = Split(study.clean.images[rows], study.clean.labels[rows])
+    rows = torch.arange(count) % len(study.train)
+    data = Split(study.train.images[rows], study.train.labels[rows])
     recipe = replace(settings.training, epochs=1)
     objectives = {name: _at_full_strength(study, name) for name in TIMED}
-    work = partial(_seconds, study.original, data, recipe, objectives, settings.rounds)
+    work = partial(_seconds, study.model, data, recipe, objectives, settings.rounds)
     seconds = study.executor.task(work, name="the cost of a step").value
     samples = {name: values / settings.timed_steps for name, values in seconds.items()}
     statistics = {f"t_{name}": median(name) for name in samples}
@@ -149,7 +156,7 @@ def _timed(study: Study, settings: Settings) -> dict[str, Estimate]:
     return paired_bootstrap(samples, statistics, resamples=settings.resamples)
 
 
-def _at_full_strength(study: Study, name: str) -> CrossEntropy:
+def _at_full_strength(study: CureStudy[Settings], name: str) -> CrossEntropy:
     """The objective of a training, with h as it is after the ramp."""
     if name == "original":
         return CrossEntropy()
@@ -165,9 +172,12 @@ def _seconds(
     objectives: Mapping[str, CrossEntropy],
     rounds: int,
 ) -> dict[str, Tensor]:
-    """(rounds,) seconds of an epoch of each training, in turns, after a short one that is thrown away."""
+    """Seconds of an epoch of each training, (rounds,), measured in turns.
+
+    A first, short round is not counted.
+    """
     device = next(model.parameters()).device
-    found: dict[str, list[float]] = {name: [] for name in objectives}
+    seconds: dict[str, list[float]] = {name: [] for name in objectives}
     for round_ in range(-1, rounds):
         part = data.first(recipe.batch_size) if round_ < 0 else data
         for name, objective in objectives.items():
@@ -176,8 +186,8 @@ def _seconds(
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if round_ >= 0:
-                found[name].append(time.perf_counter() - start)
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+                seconds[name].append(time.perf_counter() - start)
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in seconds.items()}
 
 
 def _bars(numbers: Mapping[str, Estimate]) -> dict[str, dict[str, Estimate]]:

@@ -1,7 +1,14 @@
-"""Curvature and robustness while CURE trains (Figure 8.10)."""
+"""Figure 8.10: curvature and robustness while CURE trains (Section 8.5.2).
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.5.2.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -14,8 +21,9 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.statistics import Estimate, Statistic, mean, share
-from pipeline.studies.cure import Common, Study, notes, studies
+from pipeline.statistics import Estimate, Statistic, mean, of_means, share
+from pipeline.studies.cure import CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.geometry import loss_gradients, loss_hessian_products
@@ -32,16 +40,16 @@ QUANTITIES = {
     "hz": r"$\|Hz\|_2$, z along sign$(g)$",
     "adversarial": "accuracy under attack",
 }
-"""Name of the numbers -> what the figure calls it."""
+"""Name of the numbers -> name of the quantity in the figure."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(CureSettings):
     """What to measure, on the first training seed.
 
     Attributes:
-        draws: of z behind each image's Frobenius norm, 100 in the thesis.
-        curvature_h: step of the differences, in pixel l2 units; None: CURE's own h.
+        draws: number of random z behind each image's Frobenius norm, at least 1; 100 in the thesis.
+        curvature_h: step of the differences, in pixel l2, > 0; None: CURE's own h.
     """
 
     draws: int = 100
@@ -60,23 +68,23 @@ def cure_evolution(
     """Measure ||H||_F, ||H z|| and accuracy under attack before CURE and after each of its epochs.
 
     Args:
-        network: the trained classifiers; the first training seed is looked at.
+        network: the trained classifiers; the first training seed is measured.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and attacks.
 
     Returns:
         ``frobenius_<epoch>``, ``hz_<epoch>`` and ``adversarial_<epoch>``, means over the images,
         and the rank correlations ``spearman_*`` of those means with the epoch.
     """
-    settings = settings.of(network)
-    study = studies(network, data, settings, executor)[0]
+    study = cure_studies(network, data, settings, executor)[0]
+    settings = study.settings
     h = settings.curvature_h or study.settings.cure(study.std).h
-    models = [study.original, *study.tuned("cure").epochs]
+    models = [study.model, *study.tuned("cure").epochs]
     samples = {
         f"{name} {epoch}": values
         for epoch, model in enumerate(models)
-        for name, values in _measured(study, model, h, settings.draws).items()
+        for name, values in _measured(study, model, h).items()
     }
     numbers = measured(
         paired_bootstrap(samples, _statistics(len(models)), resamples=settings.resamples)
@@ -90,8 +98,7 @@ def cure_evolution(
         notes=[
             *notes([study]),
             f"One training seed, {len(study.test)} held-out images, {settings.draws} draws of z; "
-            "differences over "
-            f"h = {h:.4g} in pixel l2. Epoch 0 is the network before CURE.",
+            f"differences over h = {h:.4g} in pixel l2. Epoch 0 is the network before CURE.",
         ],
     )
 
@@ -106,6 +113,14 @@ def curvature_norms(
     generator: Generators = None,
 ) -> dict[str, Tensor]:
     """Two sizes of the loss's Hessian H at each image, by differences of gradients over ``h``.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        h: step of the differences, in pixel l2.
+        draws: number of random z per image.
+        generator: one for the batch or one per image.
 
     Returns:
         ``frobenius`` (N,): sqrt(mean ||H z||^2) over normal z (Equation 8.5); ``hz`` (N,): ||H z||
@@ -122,31 +137,28 @@ def curvature_norms(
     }
 
 
-def _measured(study: Study, model: Classifier, h: float, draws: int) -> dict[str, Tensor]:
-    work = partial(curvature_norms, model, h=h, draws=draws)
-    found = study.executor.cached(work, study.test.images, study.test.labels, randomness=True).value
+def _measured(study: CureStudy[Settings], model: Classifier, h: float) -> dict[str, Tensor]:
+    work = partial(curvature_norms, model, h=h, draws=study.settings.draws)
+    sizes = study.executor.cached(work, study.test.images, study.test.labels, randomness=True).value
     return {
-        **{name: values.double() for name, values in found.items()},
+        **{name: values.double() for name, values in sizes.items()},
         "adversarial": study.right(model, study.judge()),
     }
 
 
 def _statistics(count: int) -> dict[str, Statistic]:
-    found: dict[str, Statistic] = {}
+    numbers: dict[str, Statistic] = {}
     for name in QUANTITIES:
         names = tuple(f"{name} {epoch}" for epoch in range(count))
         single = share if name == "adversarial" else mean
-        found |= {f"{name}_{epoch}": single(each) for epoch, each in enumerate(names)}
-        found[f"spearman_{name}"] = Statistic(names, _of_means, of_means=_spearman)
-    return found
+        numbers |= {f"{name}_{epoch}": single(each) for epoch, each in enumerate(names)}
+        correlation = of_means(names, _spearman_with_epoch)
+        numbers[f"spearman_{name}"] = replace(correlation, joint=True)
+    return numbers
 
 
-def _of_means(*values: Tensor) -> Tensor:
-    return _spearman(*(each.nanmean(dim=(-2, -1)) for each in values))
-
-
-def _spearman(*means: Tensor) -> Tensor:
-    """The rank correlation of values, one an epoch, with the epoch; equal values share their mean rank."""
+def _spearman_with_epoch(*means: Tensor) -> Tensor:
+    """The rank correlation of values, one per epoch, with the epoch; ties share their mean rank."""
     values = torch.stack(means, dim=-1)
     above = (values[..., None] > values[..., None, :]).double()
     equal = (values[..., None] == values[..., None, :]).double()

@@ -1,8 +1,20 @@
-"""CURE under longer PGD and under SPSA: whether gradients are masked (Section 8.5.1, Figure 8.7)."""
+"""Figure 8.7: CURE under longer PGD and under SPSA, to tell masked gradients (Section 8.5.1).
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.5.1.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models resistant
+    to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
+    J. Uesato, B. O'Donoghue, A. van den Oord, P. Kohli, "Adversarial risk and the dangers of
+    evaluating against weak attacks", arXiv:1802.05666, 2018 (SPSA).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -15,7 +27,8 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, difference, mean, share, stack
-from pipeline.studies.cure import BOX, Common, Study, notes, studies
+from pipeline.studies.cure import BOX, CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
 from robustness_geometry.attacks import fgsm, spsa
 from robustness_geometry.attacks.protocol import takes_generator
@@ -29,15 +42,16 @@ SECTION = "Section 8.5.1, Figure 8.7"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(CureSettings):
     """What to measure.
 
     Attributes:
-        steps: of PGD, ascending; the first is the reference, the last is set beside SPSA.
-        restarts: random starts of the first PGD, taken together.
-        wide: the radius, as a multiple of eps, at which hardly an image should be left.
-        spsa: the gradient-free attack; its eps and norm are the stage's.
-        spsa_samples: held-out images that it gets.
+        steps: numbers of steps of PGD, two or more, in ascending order; the first is the reference,
+            the last is compared with SPSA.
+        restarts: number of random starts of the first PGD, of which the best counts, at least 1.
+        wide: radius as a multiple of eps, > 0, at which hardly any image should be left.
+        spsa: the attack without gradients; its eps and norm are those of the attack that judges.
+        spsa_samples: number of held-out images that SPSA is run on, at least 3.
     """
 
     steps: tuple[int, ...] = (20, 40, 100)
@@ -46,12 +60,17 @@ class Settings(Common):
     spsa: Attack = field(default_factory=lambda: partial(spsa, eps=8 / 255))
     spsa_samples: int = 1000
 
+    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        **CureSettings.binds,
+        "spsa": {"eps": "cure.eps", "norm": "cure.attack.norm"},
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for steps in self.steps:
             check_count("steps", steps)
         if len(self.steps) < 2 or list(self.steps) != sorted(set(self.steps)):
-            refuse("steps", self.steps, "two or more whole numbers, ascending")
+            refuse("steps", self.steps, "two or more whole numbers in ascending order")
         check_count("restarts", self.restarts)
         check_positive("wide", self.wide)
         check_count("spsa_samples", self.spsa_samples, minimum=3)
@@ -60,12 +79,14 @@ class Settings(Common):
 def cure_strong_attacks(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure whether more steps, restarts, a larger ball or no gradients at all find what PGD does not.
+    """Measure accuracy of CURE under attacks that would find what masked gradients hide from PGD.
+
+    They are PGD with more steps, with restarts and in a larger ball, and SPSA without gradients.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and attacks.
 
     Returns:
@@ -73,13 +94,13 @@ def cure_strong_attacks(
         ``pearson_spsa_pgd`` and ``share_spsa_below_pgd`` of the two attacks' losses f_y - max f_k,
         where the smaller one is the stronger.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    samples = stack(executor.each(lambda study: _judged(study, settings), found))
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    samples = stack(executor.each(_judged, studies))
     numbers = measured(
         paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     )
-    beside = stack(executor.each(lambda study: _beside(study, settings), found))
+    beside = stack(executor.each(_beside, studies))
     numbers |= measured(
         paired_bootstrap(beside, _beside_statistics(settings), resamples=settings.resamples)
     )
@@ -90,14 +111,12 @@ def cure_strong_attacks(
         figures={"figure_8_7": _figure(network, beside, last)},
         tensors={name: values.float() for name, values in beside.items()},
         notes=[
-            *notes(found),
-            f"PGD and FGSM on {len(found[0].test)} held-out images, SPSA on "
-            f"{beside['margin_spsa'].shape[1]} of them "
-            f"with the options {_options(settings.spsa)}; its best iterate "
-            "counts, of PGD the last one.",
+            *notes(studies),
+            f"PGD and FGSM on {len(studies[0].test)} held-out images, SPSA on "
+            f"{beside['margin_spsa'].shape[1]} of them with the options {_options(settings.spsa)}; "
+            "its best iterate counts, of PGD the last one.",
             f"Masked gradients would show as: FGSM beating PGD({first}), PGD({last}) or restarts "
-            "beating "
-            f"PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA beating "
+            f"beating PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA beating "
             f"PGD({last}).",
         ],
     )
@@ -107,6 +126,13 @@ def outcome(
     attack: Attack, model: Classifier, images: Images, labels: Labels, **options: object
 ) -> dict[str, Tensor]:
     """What an attack on the true labels leaves of each image.
+
+    Args:
+        attack: the attack.
+        model: the network that is judged.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        options: passed on to the attack, such as ``generator``.
 
     Returns:
         ``right`` (N,): whether it has its label before and after; ``margin`` (N,): f_y - max_{k !=
@@ -118,7 +144,8 @@ def outcome(
     return {"right": right, "margin": margin_loss(model, result.adversarial(images), labels)}
 
 
-def _judged(study: Study, settings: Settings) -> dict[str, Tensor]:
+def _judged(study: CureStudy[Settings]) -> dict[str, Tensor]:
+    settings = study.settings
     model, first = study.tuned("cure").model, settings.steps[0]
     attacks = {f"pgd{steps}": study.pgd(steps=steps) for steps in settings.steps}
     attacks["fgsm"] = partial(fgsm, eps=study.eps, norm=study.norm, clip=BOX)
@@ -130,30 +157,31 @@ def _judged(study: Study, settings: Settings) -> dict[str, Tensor]:
 def _statistics(settings: Settings) -> dict[str, Statistic]:
     first = f"pgd{settings.steps[0]}"
     names = [*(f"pgd{steps}" for steps in settings.steps), "fgsm", "restarts", "wide"]
-    found = {f"adv_cure_{name}": share(name) for name in names}
+    numbers = {f"adv_cure_{name}": share(name) for name in names}
     for other in (*(f"pgd{steps}" for steps in settings.steps[1:]), "restarts"):
-        found[f"adv_cure_{first} - adv_cure_{other}"] = difference(first, other)
-    found[f"adv_cure_fgsm - adv_cure_{first}"] = difference("fgsm", first)
-    return found
+        numbers[f"adv_cure_{first} - adv_cure_{other}"] = difference(first, other)
+    numbers[f"adv_cure_fgsm - adv_cure_{first}"] = difference("fgsm", first)
+    return numbers
 
 
-def _beside(study: Study, settings: Settings) -> dict[str, Tensor]:
+def _beside(study: CureStudy[Settings]) -> dict[str, Tensor]:
     """SPSA and the longest PGD on the same images."""
+    settings = study.settings
     model, test = study.tuned("cure").model, study.test.first(settings.spsa_samples)
-    own: dict[str, object] = {"eps": study.eps, "norm": study.norm}
+    ball: dict[str, object] = {"eps": study.eps, "norm": study.norm}
     attacks: dict[str, Attack] = {
         "pgd": study.pgd(steps=settings.steps[-1]),
-        "spsa": partial(settings.spsa, **own),
+        "spsa": partial(settings.spsa, **ball),
     }
     values: dict[str, Tensor] = {}
     for name, attack in attacks.items():
         work = partial(outcome, attack, model)
-        found = study.executor.cached(
+        left = study.executor.cached(
             work, test.images, test.labels, randomness=takes_generator(attack)
         ).value
         values |= {
-            f"right_{name}": found["right"].double(),
-            f"margin_{name}": found["margin"].double(),
+            f"right_{name}": left["right"].double(),
+            f"margin_{name}": left["margin"].double(),
         }
     values["below"] = (values["margin_spsa"] < values["margin_pgd"]).double()
     return values
@@ -164,15 +192,15 @@ def _beside_statistics(settings: Settings) -> dict[str, Statistic]:
     return {
         "adv_cure_spsa": share("right_spsa"),
         f"adv_cure_spsa - {last}": difference("right_spsa", "right_pgd"),
-        "pearson_spsa_pgd": Statistic(("margin_spsa", "margin_pgd"), _pearson),
+        "pearson_spsa_pgd": Statistic(("margin_spsa", "margin_pgd"), _pearson_over_all),
         "share_spsa_below_pgd": share("below"),
         "margin_spsa": mean("margin_spsa"),
         "margin_pgd": mean("margin_pgd"),
     }
 
 
-def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """The correlation over the last two dimensions, seeds and images together."""
+def _pearson_over_all(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation over the last two dimensions, seeds and images together."""
     a, b = (each - each.mean(dim=(-2, -1), keepdim=True) for each in (first, second))
     sums = [(x * y).sum(dim=(-2, -1)) for x, y in ((a, b), (a, a), (b, b))]
     return sums[0] / (sums[1] * sums[2]).sqrt()
@@ -189,10 +217,10 @@ def _options(attack: Attack) -> str:
 
 
 def _attacks(settings: Settings) -> dict[str, str]:
-    """Name of the number -> what the table calls the attack."""
+    """Part of the numbers' names -> name of the attack in the table."""
     first = settings.steps[0]
-    found = {"fgsm": "FGSM"} | {f"pgd{steps}": f"PGD({steps})" for steps in settings.steps}
-    return found | {
+    titles = {"fgsm": "FGSM"} | {f"pgd{steps}": f"PGD({steps})" for steps in settings.steps}
+    return titles | {
         "restarts": f"PGD({first}), {settings.restarts} restarts",
         "spsa": "SPSA",
         "wide": f"PGD({first}) at {settings.wide:g} eps",
@@ -209,7 +237,7 @@ def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
 
 
 def _masking(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
-    """The checks of Section 8.5.1, each a number that masked gradients would push beyond its bound."""
+    """The checks of Section 8.5.1: numbers that masked gradients would push beyond a bound."""
     first, last = settings.steps[0], settings.steps[-1]
     checks = {
         f"PGD({first}) is not weaker than FGSM": (
@@ -244,7 +272,7 @@ def _masking(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFram
 
 
 def _figure(network: Network, beside: Mapping[str, Tensor], steps: int) -> Figure:
-    """Figure 8.7: one point an image and seed; below the line SPSA found the smaller loss."""
+    """Figure 8.7: one point per image and seed; below the line SPSA reaches the smaller loss."""
     pgd_, spsa_ = beside["margin_pgd"].flatten(), beside["margin_spsa"].flatten()
     figure, grid = axes_grid(width=5.6, height=5.2)
     axes = grid[0, 0]

@@ -1,11 +1,21 @@
-"""Clean accuracy and accuracy under PGD(10) of CURE beside normal and PGD training (Table 8.3)."""
+"""Table 8.3: clean accuracy and accuracy under PGD(10) of CURE, normal and PGD training.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.5.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models resistant
+    to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
+"""
 
 from dataclasses import dataclass
 
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.studies.accuracy import accuracies, figure, table
-from pipeline.studies.cure import Common, notes, studies
+from pipeline.studies.cure import cure_studies, notes
+from pipeline.studies.cure_settings import AdversarySettings
 from robustness_geometry.checks import check_count
 from robustness_geometry.types import Dataset, Network
 
@@ -15,11 +25,11 @@ SECTION = "Section 8.5, Table 8.3"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(AdversarySettings):
     """What to measure.
 
     Attributes:
-        steps: of the PGD that judges.
+        steps: number of steps of the PGD that judges, at least 1.
     """
 
     eps: float | str | None = "12/255"
@@ -31,32 +41,34 @@ class Settings(Common):
 
 
 def cure_svhn(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Measure accuracies on clean images and under PGD with few steps; on SVHN the thesis takes eps = 12/255.
+    """Measure accuracies on clean images and under PGD with few steps.
+
+    On SVHN the thesis takes eps = 12/255.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and attacks.
 
     Returns:
         ``clean_*`` and ``adv_*`` of the networks ``original``, ``cure`` and ``advtrain``, and their
         differences.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    numbers = accuracies(found, lambda study: study.pgd(steps=settings.steps), settings.resamples)
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    numbers = accuracies(studies, lambda study: study.pgd(steps=settings.steps), settings.resamples)
     return Findings(
         numbers=numbers,
         tables={"table_8_3": table(numbers)},
         figures={
             "table_8_3": figure(
-                numbers, f"PGD({settings.steps}) at eps = {found[0].eps:.3g}, {network.name}"
+                numbers, f"PGD({settings.steps}) at eps = {studies[0].eps:.3g}, {network.name}"
             )
         },
         notes=[
-            *notes(found),
-            f"Accuracies on {len(found[0].test)} held-out images, under PGD({settings.steps}) on "
+            *notes(studies),
+            f"Accuracies on {len(studies[0].test)} held-out images, under PGD({settings.steps}) on "
             "the true labels.",
             "PGD training is fine-tuned like CURE; the thesis quotes it from elsewhere.",
         ],

@@ -1,4 +1,13 @@
-"""Adversarial images of the original and of the CURE network side by side (Figure 8.11)."""
+"""Figure 8.11: adversarial images of the original and of the CURE network side by side.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.5.3.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate method to fool
+    deep neural networks", arXiv:1511.04599, 2016.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +24,8 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Panel, image_grid
 from pipeline.statistics import Estimate, difference, mean, stack
-from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import class_name, interval
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import check_count, check_positive
@@ -30,13 +40,13 @@ NETWORKS = ("original", "cure")
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(CureSettings):
     """What to measure.
 
     Attributes:
-        shown: images in the figure.
-        scale: what the smallest perturbations are multiplied with, for the figure and for the other
-            networks' view.
+        shown: number of images in the figure, at least 1.
+        scale: factor of the smallest perturbations, > 0, in the figure and in what the other
+            networks see.
     """
 
     samples: int = 200
@@ -52,17 +62,16 @@ class Settings(Common):
 def cure_visual(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Show what fools each network, and ask networks of other training seeds what they see.
+    """Show what fools each network, and measure what networks of other training seeds see in it.
 
-    Whether an image resembles a class is for the eye to judge. As a stand-in, the original networks
-    of the other
-    training seeds are asked: an adversarial image that they, too, take for the new class shows
-    something of it.
+    Whether an image resembles a class is for the eye to judge. As a stand-in, the adversarial image
+    is given to the original networks of the other training seeds: if they, too, see the new class,
+    the image shows something of it.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and attacks.
 
     Returns:
@@ -70,9 +79,9 @@ def cure_visual(
         ``seen_by_others_*``: the share of other seeds' original networks that give the perturbed
         image the new class; their differences.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    samples = stack(executor.each(lambda study: _measured(study, found, settings), found))
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    samples = stack(executor.each(lambda study: _measured(study, studies), studies))
     statistics = {name: mean(name) for name in samples}
     for key in ("norm", "seen_by_others"):
         statistics[f"{key}_cure - {key}_original"] = difference(f"{key}_cure", f"{key}_original")
@@ -81,34 +90,35 @@ def cure_visual(
     return Findings(
         numbers=numbers,
         tables={"figure_8_11": _table(numbers)},
-        figures=_figures(network, data, found[0], settings),
+        figures=_figures(network, data, studies[0]),
         notes=[
-            *notes(found),
-            f"l2 DeepFool on {len(found[0].test)} held-out images, times {settings.scale:g} where "
-            "images are looked at "
-            f"(unclipped); it failed in {failed['original']} cases on the original and "
-            f"{failed['cure']} on the CURE "
-            "network, which are left out.",
+            *notes(studies),
+            f"l2 DeepFool on {len(studies[0].test)} held-out images, times {settings.scale:g} "
+            f"where images are looked at (unclipped); it failed in {failed['original']} cases on "
+            f"the original and {failed['cure']} on the CURE network, which are left out.",
             "What resembles a class is for the eye to judge; the other seeds' networks only stand "
             "in for it.",
         ],
     )
 
 
-def _attacked(study: Study, name: str) -> Perturbed:
+def _attacked(study: CureStudy[Settings], name: str) -> Perturbed:
     """DeepFool on the network ``name``, on its own labels."""
     work = partial(judged, partial(deepfool), study.tuned(name).model)
     return study.executor.cached(work, study.test.images).value
 
 
-def _measured(study: Study, found: Sequence[Study], settings: Settings) -> dict[str, Tensor]:
+def _measured(
+    study: CureStudy[Settings], studies: Sequence[CureStudy[Settings]]
+) -> dict[str, Tensor]:
+    """Name -> (n,) values of one training seed; NaN where DeepFool failed."""
     values: dict[str, Tensor] = {}
-    others = [other for other in found if other.seed != study.seed]
+    others = [other for other in studies if other.seed != study.seed]
     for name in NETWORKS:
         result = _attacked(study, name)
-        moved = study.test.images + settings.scale * result.perturbations
+        moved = study.test.images + study.settings.scale * result.perturbations
         seen = [
-            other.executor.cached(partial(predict, other.original), moved).value
+            other.executor.cached(partial(predict, other.model), moved).value
             == result.adversarial_labels
             for other in others
         ]
@@ -135,14 +145,13 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figures(
-    network: Network, data: Dataset, study: Study, settings: Settings
-) -> dict[str, Figure]:
-    """For each image: itself, then for each network the perturbed image and the perturbation, magnified alike.
+def _figures(network: Network, data: Dataset, study: CureStudy[Settings]) -> dict[str, Figure]:
+    """Figure 8.11: each image, then for each network the perturbed image and the perturbation.
 
     They are images that both networks label right and that DeepFool fools both with; without any
     there is no figure.
     """
+    settings = study.settings
     results = {name: _attacked(study, name) for name in NETWORKS}
     right = torch.stack(
         [study.right(study.tuned(name).model).bool() & results[name].success for name in NETWORKS]

@@ -1,8 +1,15 @@
-"""The loss's gradient and the top eigenvector of its Hessian (Section 8.3, Remark 3)."""
+"""Remark 3 of Section 8.3: the loss's gradient and the top eigenvector of its Hessian.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.3.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -13,9 +20,9 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import histogram_figure
-from pipeline.statistics import Estimate, Statistic, difference, mean
-from pipeline.studies.cure import TITLES, Study, notes, studies
-from pipeline.studies.loss_hessian import WithProfile, profile
+from pipeline.statistics import Estimate, Statistic, difference, mean, of_means
+from pipeline.studies.cure import TITLES, cure_studies, notes
+from pipeline.studies.loss_hessian import HessianSettings, profiles_of_seeds
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.randomness import seeded
@@ -29,11 +36,11 @@ NETWORKS = ("original", "deepfool", "cure")
 
 
 @dataclass(frozen=True)
-class Settings(WithProfile):
-    """What to measure, beyond what :class:`WithProfile` says.
+class Settings(HessianSettings):
+    """What to measure, beyond the settings of the Hessians.
 
     Attributes:
-        pairs: of random unit vectors.
+        pairs: number of pairs of random unit vectors, at least 2.
     """
 
     pairs: int = 1000
@@ -46,24 +53,23 @@ class Settings(WithProfile):
 def gradient_alignment(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure the mean of |g.u| / ||g|| for the gradient g and the eigenvector u of the largest eigenvalue.
+    """Measure the mean of |g.u| / ||g|| for the gradient g and the Hessian's top eigenvector u.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and Hessians.
 
     Returns:
         ``alignment_*`` for ``original``, ``deepfool``, ``cure`` and ``random`` (pairs of random
-        unit vectors), and
-        what claims compare: with the original's, and with multiples of 1 / sqrt(d), the size of
-        random vectors'.
+        unit vectors), and their differences from the original's and from multiples of 1 / sqrt(d),
+        the size of random vectors' alignment.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    few = found[: settings.profile_seeds]
-    samples = {name: _alignments(few, name, settings) for name in NETWORKS}
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    few = studies[: settings.profile_seeds]
+    samples = {name: profiles_of_seeds(few, name, "alignment") for name in NETWORKS}
     d = few[0].test.images[0].numel()
     numbers = measured(
         paired_bootstrap(samples, _statistics(d, NETWORKS), resamples=settings.resamples)
@@ -85,51 +91,38 @@ def gradient_alignment(
         notes=[
             *notes(few),
             f"{samples['cure'].shape[1]} held-out images, {len(few)} training seed(s); the "
-            "gradient vanished in "
-            f"{missing} cases, which are left out. Random vectors: {settings.pairs} pairs in {d} "
-            "dimensions.",
+            f"gradient vanished in {missing} cases, which are left out. Random vectors: "
+            f"{settings.pairs} pairs in {d} dimensions.",
         ],
     )
 
 
-def _alignments(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
-    """(seeds, n), NaN where the gradient vanishes."""
-    found = few[0].executor.each(
-        lambda study: profile(study, name, h=settings.curvature_h, scheme=settings.scheme), few
-    )
-    return torch.stack([each["alignment"] for each in found])
-
-
 def _statistics(d: int, names: Sequence[str]) -> dict[str, Statistic]:
-    found = {f"alignment_{name}": mean(name) for name in names}
+    numbers = {f"alignment_{name}": mean(name) for name in names}
     for name in (name for name in names if name in NETWORKS[1:]):
-        found[f"alignment_{name} - alignment_original"] = difference(name, "original")
+        numbers[f"alignment_{name} - alignment_original"] = difference(name, "original")
     usual = 1 / math.sqrt(d)
     if "original" in names:
-        found["alignment_original - 5 / sqrt(d)"] = _less("original", 5 * usual, 1.0)
+        numbers["alignment_original - 5 / sqrt(d)"] = _less("original", 5 * usual, 1.0)
     if "random" in names:
-        found["2 / sqrt(d) - alignment_random"] = _less("random", 2 * usual, -1.0)
-    return found
+        numbers["2 / sqrt(d) - alignment_random"] = _less("random", 2 * usual, -1.0)
+    return numbers
 
 
 def _less(name: str, level: float, sign: float) -> Statistic:
     """The mean minus a level, or with ``sign`` = -1 the level minus the mean."""
-    return Statistic((name,), partial(_over, level, sign), of_means=partial(_shifted, level, sign))
+    return replace(of_means((name,), partial(_shifted, level, sign)), joint=True)
 
 
 def _shifted(level: float, sign: float, value: Tensor) -> Tensor:
     return sign * (value - level)
 
 
-def _over(level: float, sign: float, values: Tensor) -> Tensor:
-    return _shifted(level, sign, values.nanmean(dim=(-2, -1)))
-
-
 def _random(d: int, pairs: int) -> Tensor:
     """(pairs,) |a.b| of random unit vectors."""
     vectors = torch.randn(2, pairs, d, generator=seeded("random alignment", d), dtype=torch.float64)
-    first, second = vectors / vectors.norm(dim=2, keepdim=True)
-    return (first * second).sum(dim=1).abs()
+    one, other = vectors / vectors.norm(dim=2, keepdim=True)
+    return (one * other).sum(dim=1).abs()
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:

@@ -1,4 +1,11 @@
-"""Eigenvalues of the loss's Hessian before and after fine-tuning (Figures 8.2 and 8.9)."""
+"""Figures 8.2 and 8.9: eigenvalues of the loss's Hessian before and after fine-tuning.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Sections 8.2 and 8.5.2.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +30,8 @@ from pipeline.statistics import (
     ratio_of_means,
     stack,
 )
-from pipeline.studies.cure import TITLES, Study, notes, studies
-from pipeline.studies.loss_hessian import WithProfile, profile
+from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
+from pipeline.studies.loss_hessian import HessianSettings, profiles_of_seeds
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import default_h, hessian_vector_products
@@ -37,19 +44,19 @@ SECTION = "Section 8.2, Figures 8.2 and 8.9"
 
 NETWORKS = ("original", "deepfool", "cure")
 LARGE = 0.1
-"""An eigenvalue counts as large from this share of the largest one's size on."""
+"""An eigenvalue is large from this share of the largest absolute value on."""
 
 DRAWS = 16
 """Random directions behind the Frobenius norm of a logit difference's Hessian."""
 
 
 @dataclass(frozen=True)
-class Settings(WithProfile):
-    """What to measure, beyond what :class:`WithProfile` says.
+class Settings(HessianSettings):
+    """What to measure, beyond the settings of the Hessians.
 
     Attributes:
-        logit_samples: images on which the exact Hessian of a logit difference is compared with the
-            one at h = 1.
+        logit_samples: number of images, at least 2, on which the exact Hessian of a logit
+            difference is compared with the one of differences over h = 1.
     """
 
     samples: int = 100
@@ -68,7 +75,7 @@ def loss_hessian_profile(
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and Hessians.
 
     Returns:
@@ -78,18 +85,18 @@ def loss_hessian_profile(
         largest) and ``finite_logit_hessian`` (the mean): Frobenius norms of the Hessian of a logit
         difference, exactly and over h = 1.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    few = found[: settings.profile_seeds]
-    spectra = {name: _spectra(few, name, settings) for name in NETWORKS}
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    few = studies[: settings.profile_seeds]
+    spectra = {name: profiles_of_seeds(few, name, "eigenvalues") for name in NETWORKS}
     samples = {
         key: values for name in NETWORKS for key, values in _sizes(name, spectra[name]).items()
     }
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
-    numbers |= _logits(few, settings)
+    numbers |= _logits(few)
     flat = sum(int(samples[f"share_large {name}"].isnan().sum()) for name in NETWORKS)
     curves = {name: values.mean(dim=(0, 1)) for name, values in spectra.items()}
-    h = settings.curvature_h or default_h(found[0].test.images[0].numel())
+    h = settings.curvature_h or default_h(studies[0].test.images[0].numel())
     return Findings(
         numbers=numbers,
         tables={"profile": _table(numbers), "eigenvalues": _eigenvalues(curves)},
@@ -97,30 +104,20 @@ def loss_hessian_profile(
         notes=[
             *notes(few),
             f"Hessians of the cross-entropy at the true label on {spectra['cure'].shape[1]} "
-            "held-out images, by "
-            f"{settings.scheme} differences over h = {h:.4g} in pixel l2, of {len(few)} training "
-            "seed(s).",
+            f"held-out images, by {settings.scheme} differences over h = {h:.4g} in pixel l2, of "
+            f"{len(few)} training seed(s).",
             "The loss of an image that a network is sure of hardly bends: the means hang on few "
-            "images, see the "
-            f"standard deviations. In {flat} cases of an image and network the Hessian is zero to "
-            "the last digit; they "
-            "are left out of the shares of large eigenvalues.",
+            f"images, see the standard deviations. In {flat} cases of an image and network the "
+            "Hessian is zero to the last digit; they are left out of the shares of large "
+            "eigenvalues.",
             "The exact Hessian of the next minus the predicted logit is taken on "
-            f"{settings.logit_samples} images "
-            f"along {DRAWS} random directions.",
+            f"{settings.logit_samples} images along {DRAWS} random directions.",
         ],
     )
 
 
-def _spectra(few: Sequence[Study], name: str, settings: Settings) -> Tensor:
-    """(seeds, n, d) eigenvalues, the largest first."""
-    found = few[0].executor.each(
-        lambda study: profile(study, name, h=settings.curvature_h, scheme=settings.scheme), few
-    )
-    return torch.stack([each["eigenvalues"] for each in found])
-
-
 def _sizes(name: str, spectra: Tensor) -> dict[str, Tensor]:
+    """Name -> (seeds, n) sizes of spectra (seeds, n, d), the largest eigenvalue first."""
     sizes = spectra.abs()
     largest = sizes.amax(dim=-1, keepdim=True)
     large = (sizes >= LARGE * largest).double().mean(dim=-1)
@@ -132,29 +129,36 @@ def _sizes(name: str, spectra: Tensor) -> dict[str, Tensor]:
 
 
 def _statistics() -> dict[str, Statistic]:
-    found: dict[str, Statistic] = {}
+    numbers: dict[str, Statistic] = {}
     for name in NETWORKS:
-        found |= {
+        numbers |= {
             f"{size}_{name}": mean(f"{size} {name}")
             for size in ("lambda_max", "squares", "share_large")
         }
     for first, second in (("deepfool", "original"), ("cure", "original"), ("cure", "deepfool")):
         pair = (f"lambda_max {first}", f"lambda_max {second}")
-        found[f"lambda_max_{first} / lambda_max_{second}"] = ratio_of_means(*pair)
+        numbers[f"lambda_max_{first} / lambda_max_{second}"] = ratio_of_means(*pair)
     for name in NETWORKS[1:]:
-        found[f"squares_original - squares_{name}"] = difference(
+        numbers[f"squares_original - squares_{name}"] = difference(
             "squares original", f"squares {name}"
         )
-    return found
+    return numbers
 
 
 def logit_curvatures(
     model: Classifier, images: Images, *, h: float, generator: Generators = None
 ) -> dict[str, Tensor]:
-    """The Frobenius norm of the Hessian of the next minus the predicted logit, exactly and over a length ``h``.
+    """The Frobenius norm of the Hessian of the next minus the predicted logit.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        h: step of the differences, in pixel l2.
+        generator: one for the batch or one per image.
 
     Returns:
-        ``exact`` and ``finite`` (N,): sqrt(mean ||H z||^2) over normal z.
+        ``exact`` and ``finite`` (N,): sqrt(mean ||H z||^2) over normal z, with exact products H z
+        and with differences of gradients over ``h``.
     """
     with torch.no_grad():
         labels, targets = class_logits(model(images)).topk(2, dim=1).indices.unbind(dim=1)
@@ -169,11 +173,11 @@ def logit_curvatures(
     }
 
 
-def _logits(few: Sequence[Study], settings: Settings) -> dict[str, Estimate]:
-    rows = []
+def _logits(few: Sequence[CureStudy[Settings]]) -> dict[str, Estimate]:
+    settings, rows = few[0].settings, []
     for study in few:
         images = study.test.first(settings.logit_samples).images
-        work = partial(logit_curvatures, study.original, h=1.0)
+        work = partial(logit_curvatures, study.model, h=1.0)
         rows.append(study.executor.cached(work, images, randomness=True).value)
     statistics = {"exact_logit_hessian": maximum("exact"), "finite_logit_hessian": mean("finite")}
     return measured(paired_bootstrap(stack(rows), statistics, resamples=settings.resamples))
@@ -197,7 +201,7 @@ def _eigenvalues(curves: Mapping[str, Tensor]) -> pd.DataFrame:
 
 
 def _figure(network: Network, curves: Mapping[str, Tensor]) -> Figure:
-    """All sorted eigenvalues, and the largest ones by themselves."""
+    """Figure 8.9: all sorted eigenvalues, and the largest ones by themselves."""
     figure, grid = axes_grid(1, 2, width=11.0, height=4.2)
     with styled():
         for axes, count in zip(grid[0], (None, 30), strict=True):

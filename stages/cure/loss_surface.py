@@ -1,4 +1,13 @@
-"""The loss on the plane of a boundary's normal and a random direction (Figures 8.3 and 8.8)."""
+"""Figures 8.3 and 8.8: the loss on the plane of a boundary's normal and a random direction.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Sections 8.2 and 8.5.2.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate method to fool
+    deep neural networks", arXiv:1511.04599, 2016.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +32,8 @@ from pipeline.statistics import (
     median_of_ratios,
     stack,
 )
-from pipeline.studies.cure import TITLES, Common, Study, notes, studies
+from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
+from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.attacks.protocol import per_image
@@ -43,14 +53,14 @@ BATCH = 2048
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(CureSettings):
     """What to measure.
 
     Attributes:
-        reach: half the side of the squares, as a multiple of the original network's median distance
-            to the boundary.
-        grid: points along a side.
-        shown: images in the figure.
+        reach: half the side of the squares, > 0, as a multiple of the original network's median
+            distance to the boundary.
+        grid: number of points along a side of the squares, at least 3.
+        shown: number of images in the figure, at least 1.
     """
 
     samples: int = 200
@@ -68,15 +78,15 @@ class Settings(Common):
 def loss_surface(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure how far the loss on such planes is from a linear function of the place.
+    """Measure how far the loss is from linear on the plane of r and v around each image.
 
     r is the direction of the l2 DeepFool perturbation of each network itself, v a random direction
-    orthogonal to it; the square is the same for all networks.
+    orthogonal to it. The square has the same size for all networks.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs trainings and networks.
 
     Returns:
@@ -84,9 +94,9 @@ def loss_surface(
         its best linear fit, for ``original``, ``deepfool`` and ``cure``, and their differences;
         ``curved_*``: the same as a share of the loss's own spread, 0 where it is linear.
     """
-    settings = settings.of(network)
-    found = studies(network, data, settings, executor)
-    measured_ = executor.each(lambda study: _measured(study, settings), found)
+    studies = cure_studies(network, data, settings, executor)
+    settings = studies[0].settings
+    measured_ = executor.each(_measured, studies)
     samples = stack([values for values, _, _ in measured_])
     numbers = paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     reach = [half for _, half, _ in measured_]
@@ -96,14 +106,11 @@ def loss_surface(
         tables={"linearity": _table(numbers)},
         figures={"figure_8_3": _figure(network, measured_[0][2], reach[0], settings)},
         notes=[
-            *notes(found),
+            *notes(studies),
             f"The cross-entropy at the true label on {settings.grid} x {settings.grid} points "
-            "around "
-            f"{len(found[0].test)} held-out images, up to "
-            f"{', '.join(f'{half:.3g}' for half in reach)} in pixel l2 "
-            f"to each side (one value a training seed); DeepFool found no direction in {missing} "
-            "cases, which are "
-            "left out.",
+            f"around {len(studies[0].test)} held-out images, up to "
+            f"{', '.join(f'{half:.3g}' for half in reach)} in pixel l2 to each side (one value a "
+            f"training seed); DeepFool found no direction in {missing} cases, which are left out.",
         ],
     )
 
@@ -119,6 +126,14 @@ def surfaces(
 ) -> dict[str, Tensor]:
     """The cross-entropy on a square around each image, along DeepFool's direction and a random one.
 
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        reach: half the side of the squares, in pixel l2.
+        grid: number of points along a side.
+        generator: one for the batch or one per image.
+
     Returns:
         ``losses`` (N, grid, grid): rows along the random direction, columns along DeepFool's;
         ``residual`` (N,): the root mean square distance from the best linear fit; ``curved`` (N,):
@@ -128,6 +143,7 @@ def surfaces(
     result = deepfool(model, images)
     sizes = norms(result.perturbations)
     success = result.success & torch.isfinite(sizes) & (sizes > 0)
+    # Unit vectors: across along r (anything where DeepFool failed), upward orthogonal to it.
     across = torch.where(
         per_image(success, images),
         result.perturbations / per_image(sizes, images),
@@ -137,11 +153,12 @@ def surfaces(
     upward = random_directions(images, generator, normals=across)
     places = torch.linspace(-reach, reach, grid, dtype=images.dtype, device=images.device)
     y, x = (each.flatten() for each in torch.meshgrid(places, places, indexing="ij"))
-    rows = torch.arange(len(images), device=images.device).repeat_interleave(grid * grid)
+    # All points of all squares in one list: the image of each, and its place in that square.
+    image = torch.arange(len(images), device=images.device).repeat_interleave(grid * grid)
     column, row = x.repeat(len(images)), y.repeat(len(images))
     parts = []
-    for part in torch.arange(len(rows), device=images.device).split(BATCH):
-        own = rows[part]
+    for part in torch.arange(len(image), device=images.device).split(BATCH):
+        own = image[part]
         moved = (
             images[own]
             + per_image(column[part], images) * across[own]
@@ -161,9 +178,10 @@ def surfaces(
 
 
 def linear_residual(losses: Tensor) -> Tensor:
-    """(N,) the root mean square distance of values on a square (N, K, K) from their best linear fit.
+    """The root mean square distance (N,) of values on a square (N, K, K) from a linear fit.
 
-    The grid is symmetric, so that a constant, the column's and the row's place are orthogonal.
+    The grid is symmetric, so a constant, the column's place and the row's place are orthogonal, and
+    each coefficient of the best fit is a projection by itself.
     """
     count = losses.shape[1]
     places = torch.linspace(-1, 1, count, dtype=torch.float64, device=losses.device)
@@ -176,49 +194,50 @@ def linear_residual(losses: Tensor) -> Tensor:
         + columns_[:, None, None] * places
         + rows[:, None, None] * places[:, None]
     )
-    found: Tensor = (values - fit).square().mean(dim=(1, 2)).sqrt()
-    return found
+    residual: Tensor = (values - fit).square().mean(dim=(1, 2)).sqrt()
+    return residual
 
 
 def _measured(
-    study: Study, settings: Settings
+    study: CureStudy[Settings],
 ) -> tuple[dict[str, Tensor], float, dict[str, Tensor]]:
-    """Per-image values, the half side of the squares, and the losses of the first images."""
+    """Per-image values, half the side of the squares, and the losses of the images to show."""
+    settings = study.settings
     half = settings.reach * _distance(study)
     values: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}
     for name in NETWORKS:
         work = partial(surfaces, study.tuned(name).model, reach=half, grid=settings.grid)
-        found = study.executor.cached(
+        squares = study.executor.cached(
             work, study.test.images, study.test.labels, randomness=True
         ).value
         for key in ("residual", "curved"):
-            values[f"{key} {name}"] = valid(found[key], found["success"])
-        shown[name] = found["losses"][: settings.shown]
+            values[f"{key} {name}"] = valid(squares[key], squares["success"])
+        shown[name] = squares["losses"][: settings.shown]
     return values, half, shown
 
 
-def _distance(study: Study) -> float:
+def _distance(study: CureStudy[Settings]) -> float:
     """The median l2 norm of DeepFool's perturbations of the original network, in pixel units."""
-    found = study.executor.cached(partial(deepfool, study.original), study.test.images).value
-    return float(norms(found.perturbations)[found.success].median())
+    attacked = study.executor.cached(partial(deepfool, study.model), study.test.images).value
+    return float(norms(attacked.perturbations)[attacked.success].median())
 
 
 def _statistics() -> dict[str, Statistic]:
-    found = {
+    numbers = {
         f"{key}_{name}": median(f"{key} {name}")
         for key in ("residual", "curved")
         for name in NETWORKS
     }
     for name in NETWORKS[1:]:
         for key in ("residual", "curved"):
-            found[f"{key}_original - {key}_{name}"] = median_difference(
+            numbers[f"{key}_original - {key}_{name}"] = median_difference(
                 f"{key} original", f"{key} {name}"
             )
-        found[f"residual_{name} / residual_original"] = median_of_ratios(
+        numbers[f"residual_{name} / residual_original"] = median_of_ratios(
             f"residual {name}", "residual original"
         )
-    return found
+    return numbers
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
@@ -234,7 +253,7 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 def _figure(
     network: Network, shown: Mapping[str, Tensor], half: float, settings: Settings
 ) -> Figure:
-    """-l on the squares, one row an image, all on one scale of colours."""
+    """Figure 8.3: minus the loss on the squares, one row per image, all on one scale of colours."""
     count = len(shown["original"])
     figure, grid = axes_grid(count, len(NETWORKS), width=10.0, height=0.6 + 3.0 * count)
     highest = max(float(losses.max()) for losses in shown.values())

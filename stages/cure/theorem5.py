@@ -1,7 +1,16 @@
-"""Theorem 5: bounds on the smallest perturbation from gradient and curvature, on quadratic losses (Section 8.3)."""
+"""Theorem 5: bounds on the smallest perturbation from the gradient and curvature of the loss.
+
+They are checked on quadratic losses (Section 8.3, Figures 8.4 and 8.5).
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 8.3.
+    S.-M. Moosavi-Dezfooli, A. Fawzi, J. Uesato, P. Frossard, "Robustness via curvature
+    regularization, and vice versa", arXiv:1811.09716, 2019.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -13,7 +22,15 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, Line, axes_grid, line_figure, styled
-from pipeline.statistics import Estimate, Statistic, maximum, mean, minimum, ratio_of_means
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    maximum,
+    mean,
+    minimum,
+    of_means,
+    ratio_of_means,
+)
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import quadratic_robustness, theorem5_bounds
@@ -36,11 +53,11 @@ class Settings:
     """What to measure.
 
     Attributes:
-        draws: random g, H and c.
-        dimension: d of them.
-        normal_draws: of z behind the identity of Equation 8.5, for each of ``matrices`` random H.
-        matrices: random H of that identity.
-        resamples: of the bootstrap.
+        draws: number of random quadratic losses (g, H, c), at least 2.
+        dimension: their dimension d, at least 2.
+        normal_draws: number of random z for each matrix in the check of Equation 8.5, at least 2.
+        matrices: number of random H in the check of Equation 8.5, at least 2.
+        resamples: number of bootstrap resamples behind every interval, at least 1.
     """
 
     draws: int = 1000
@@ -56,7 +73,9 @@ class Settings:
 
 
 def theorem5(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Check Theorem 5's bounds against the exact solution on random quadratic losses; no network is looked at.
+    """Check Theorem 5's bounds against the exact solution on random quadratic losses.
+
+    No network takes part.
 
     Args:
         network: not used.
@@ -70,8 +89,7 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
         ``largest_step_*``: the largest change from one value of nu (or of ||g||) to the next, below
         0 where the bound decreases; ``gap_parallel`` and ``error_parallel``: |upper - lower| and
         |exact - lower| for g parallel to u;
-        ``frobenius_ratio``: mean ||H z||^2 over the
-        sum of the squared eigenvalues.
+        ``frobenius_ratio``: mean ||H z||^2 over the sum of the squared eigenvalues.
     """
     samples = _random_losses(settings)
     statistics: dict[str, Statistic] = {
@@ -80,7 +98,7 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
     statistics |= {name: maximum(name) for name in ("gap_parallel", "error_parallel")}
     statistics["tightness"] = ratio_of_means("lower", "upper")
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
-    for name, steps in _steps().items():  # of a curve that nothing was drawn for
+    for name, steps in _steps().items():  # of curves without any random draw
         largest = float(steps.max())
         numbers[name] = Estimate(largest, largest, largest, len(steps))
     ratio = {"ratio": _frobenius_ratios(settings)}
@@ -92,34 +110,27 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
         figures={"figure_8_4": _bounds_figure(), "figure_8_5": _line_figure()},
         notes=[
             f"{settings.draws} random quadratic losses in {settings.dimension} dimensions: normal "
-            "g, a symmetric "
-            "normal H with a positive largest eigenvalue, c uniform in (0, 2); the exact minimum "
-            "by the secular "
-            "equation.",
+            "g, a symmetric normal H with a positive largest eigenvalue, c uniform in (0, 2); the "
+            "exact minimum by the secular equation.",
             f"Equation 8.5 on {settings.matrices} random H with {settings.normal_draws} normal z "
             "each.",
             "The figure's text calls the eigenvector v where u is meant. No network takes part: "
-            "the numbers are the "
-            "same for all.",
+            "the numbers are the same for all.",
         ],
     )
 
 
 def _off(level: float) -> Statistic:
     """How far the mean ratio is from ``level``."""
-    return Statistic(("ratio",), partial(_off_over, level), of_means=partial(_off_mean, level))
+    return replace(of_means(("ratio",), partial(_off_mean, level)), joint=True)
 
 
 def _off_mean(level: float, value: Tensor) -> Tensor:
     return (value - level).abs()
 
 
-def _off_over(level: float, values: Tensor) -> Tensor:
-    return _off_mean(level, values.nanmean(dim=(-2, -1)))
-
-
 def _random_losses(settings: Settings) -> dict[str, Tensor]:
-    """(draws,) how far each inequality is kept, and the bounds' difference for a gradient along u."""
+    """Name -> (draws,) the margin of each inequality, and the bounds for a gradient along u."""
     values, vectors = torch.linalg.eigh(_matrices(settings.draws, settings.dimension))
     generator = seeded("theorem 5", settings.dimension)
     gradients = torch.randn(
@@ -130,7 +141,8 @@ def _random_losses(settings: Settings) -> dict[str, Tensor]:
     exact = quadratic_robustness(slopes, values, gaps)
     top, norm = values[:, -1], gradients.norm(dim=1)
     bounds = theorem5_bounds(norm, slopes[:, -1], top, gaps)
-    along = torch.einsum("nij,ni->nj", vectors, norm[:, None] * vectors[:, :, -1])  # of g = ||g|| u
+    # g = ||g|| u, in the basis of the eigenvectors.
+    along = torch.einsum("nij,ni->nj", vectors, norm[:, None] * vectors[:, :, -1])
     parallel = theorem5_bounds(norm, along[:, -1], top, gaps)
     return {
         "margin_lower": (exact - bounds.lower) / exact,
@@ -145,7 +157,10 @@ def _random_losses(settings: Settings) -> dict[str, Tensor]:
 
 
 def _matrices(count: int, dimension: int) -> Tensor:
-    """Symmetric normal matrices; for d >= 2 their largest eigenvalue is positive unless they are negative definite."""
+    """Symmetric normal matrices (count, d, d) with a positive largest eigenvalue.
+
+    A negative definite matrix is replaced by its negative.
+    """
     generator = seeded("theorem 5, matrices", dimension)
     drawn = torch.randn(count, dimension, dimension, generator=generator, dtype=torch.float64)
     matrices = (drawn + drawn.mT) / 2
@@ -154,7 +169,7 @@ def _matrices(count: int, dimension: int) -> Tensor:
 
 
 def _steps() -> dict[str, Tensor]:
-    """The changes of both bounds, and of the solution on a line, from one value of nu or of ||g|| to the next."""
+    """The changes of the bounds and of the solution on a line between neighbouring nu or ||g||."""
     one, half = torch.ones_like(CURVATURES), torch.full_like(CURVATURES, 0.5)
     by_curvature = theorem5_bounds(one, half, CURVATURES, one)
     unit = torch.ones_like(SCALES)

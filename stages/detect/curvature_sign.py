@@ -1,4 +1,11 @@
-"""The sign of the boundary's mean curvature near clean and near perturbed images (Section 7.5, Table 7.2)."""
+"""Table 7.2: the sign of the boundary's curvature near clean and near perturbed images.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 7.5.
+    A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard, S. Soatto, "Classification regions of deep neural
+    networks", arXiv:1705.09552, 2017.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +20,14 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import histogram_figure
 from pipeline.statistics import Estimate, Statistic, median, share, stack
-from pipeline.studies.detector import BoundaryCurvature, Common, Study, common_notes, moved, studies
+from pipeline.studies.detector import (
+    BoundaryCurvature,
+    DetectorSettings,
+    DetectorStudy,
+    common_notes,
+    detector_studies,
+    moved,
+)
 from pipeline.tables import shown
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Dataset, Images, Network, Perturbed
@@ -27,29 +41,29 @@ KINDS = {
     "perturbed": ("perturbed image x + r", 1.0),
     "doubled": ("x + 2r", 2.0),
 }
-"""Suffix of the numbers -> what tables and figures call the image, and how many r it is away from the clean one."""
+"""Suffix of the numbers -> name of the image in tables and figures, and its multiple of r."""
 
 OUTPUT = "logits"
-"""F is a difference of logits: at the boundary a softmax has the same level set, and so the same curvature."""
+"""F is a difference of logits; that of probabilities has the same boundary and curvature."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """The settings of the stage."""
+class Settings(DetectorSettings):
+    """The settings that all experiments of the stage share."""
 
 
 def curvature_sign(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Count at how many images the nearest boundary bends, on average, the way that Table 7.2 says.
+    """Measure for which share of images the nearest boundary bends the way that Table 7.2 says.
 
-    The sign is that of F = f_other - f_own: after the text negative near clean images, positive
-    near perturbed ones.
+    The sign is that of the mean curvature of F = f_other - f_own at the nearest boundary point.
+    According to the text it is negative near clean images and positive near perturbed ones.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs the attack and the curvatures.
 
     Returns:
@@ -57,22 +71,26 @@ def curvature_sign(
         boundary points of a clean and of its perturbed image are; the curvatures (seeds, images) as
         tensors.
     """
-    found = studies(network, data, settings, executor)
-    trials = _trials(found[0])
+    studies = detector_studies(network, data, settings, executor)
+    trials = _trials(studies[0])
     h = float(trials.loc[trials["chosen"], "h"].iloc[0])
-    samples = stack(executor.each(lambda study: _quantities(study, h), found))
+    samples = stack(executor.each(lambda study: _quantities(study, h), studies))
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     return Findings(
         numbers=numbers,
         tables={"table_7_2": _table(numbers), "steps": trials},
         figures={"curvatures": _histogram(network, samples)},
         tensors={f"kappa_{kind}": samples[f"kappa {kind}"].float() for kind in KINDS},
-        notes=_notes(found, h, numbers, samples),
+        notes=_notes(studies, h, numbers, samples),
     )
 
 
 def _near(
-    study: Study, images: Images, attacked: Perturbed, h: Sequence[float], kinds: Sequence[str]
+    study: DetectorStudy[DetectorSettings],
+    images: Images,
+    attacked: Perturbed,
+    h: Sequence[float],
+    kinds: Sequence[str],
 ) -> dict[str, BoundaryCurvature]:
     """The boundary near the images of some kinds."""
     return {
@@ -80,15 +98,16 @@ def _near(
     }
 
 
-def _trials(study: Study) -> pd.DataFrame:
-    """What every step h gives on the calibration images."""
-    attacked = study.attacked(study.calibration)
-    near = _near(study, study.calibration, attacked, study.steps, ("original", "perturbed"))
+def _trials(study: DetectorStudy[DetectorSettings]) -> pd.DataFrame:
+    """What every step h gives on the calibration images; the best one is chosen."""
+    images = study.train.images
+    attacked = study.attacked(images)
+    near = _near(study, images, attacked, study.steps, ("original", "perturbed"))
     rows = []
     for index, (factor, h) in enumerate(zip(study.settings.h_factors, study.steps, strict=True)):
         row = {"h": h, "h / default": factor, "images": int(attacked.success.sum())}
-        for kind, found in near.items():
-            kappa = valid(found.values[:, index], attacked.success)
+        for kind, boundary in near.items():
+            kappa = valid(boundary.values[:, index], attacked.success)
             row[f"negative near {KINDS[kind][0]}"] = float(
                 valid((kappa < 0).double(), ~kappa.isnan()).nanmean()
             )
@@ -104,21 +123,25 @@ def _trials(study: Study) -> pd.DataFrame:
     return table
 
 
-def _quantities(study: Study, h: float) -> dict[str, Tensor]:
-    """Name -> (n,) values of one training seed, NaN where the attack failed or no boundary point was found."""
-    attacked = study.attacked(study.report)
-    near = _near(study, study.report, attacked, (h,), tuple(KINDS))
-    found: dict[str, Tensor] = {}
+def _quantities(study: DetectorStudy[DetectorSettings], h: float) -> dict[str, Tensor]:
+    """Name -> (n,) values of one training seed.
+
+    NaN where the attack failed or no boundary point was found.
+    """
+    images = study.test.images
+    attacked = study.attacked(images)
+    near = _near(study, images, attacked, (h,), tuple(KINDS))
+    values: dict[str, Tensor] = {}
     for kind in KINDS:
         kappa = valid(near[kind].values[:, 0], attacked.success)
         expected = kappa < 0 if kind == "original" else kappa > 0
-        found |= {f"kappa {kind}": kappa, f"sign {kind}": valid(expected.double(), ~kappa.isnan())}
-    first, second = near["original"], near["perturbed"]
-    both = ~(found["kappa original"].isnan() | found["kappa perturbed"].isnan())
-    apart = norms(first.points - second.points) / norms(attacked.perturbations)
-    return found | {
+        values |= {f"kappa {kind}": kappa, f"sign {kind}": valid(expected.double(), ~kappa.isnan())}
+    clean, perturbed = near["original"], near["perturbed"]
+    both = ~(values["kappa original"].isnan() | values["kappa perturbed"].isnan())
+    apart = norms(clean.points - perturbed.points) / norms(attacked.perturbations)
+    return values | {
         "apart": valid(apart, both),
-        "back": valid((second.targets == attacked.labels).double(), both),
+        "back": valid((perturbed.targets == attacked.labels).double(), both),
     }
 
 
@@ -139,22 +162,22 @@ def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     for (kind, (title, _)), sign in zip(
         KINDS.items(), ("negative", "positive", "positive"), strict=True
     ):
-        found, size = numbers.get(f"share_{sign}_{kind}"), numbers.get(f"median_kappa_{kind}")
-        if found is None or size is None:
+        share_, size = numbers.get(f"share_{sign}_{kind}"), numbers.get(f"median_kappa_{kind}")
+        if share_ is None or size is None:
             continue
         row = {
             "boundary near": title,
             "sign": sign,
-            "share": found.value,
-            "low": found.low,
-            "high": found.high,
+            "share": share_.value,
+            "low": share_.low,
+            "high": share_.high,
         }
-        rows.append(row | {"median kappa": size.value, "images": found.n, "seeds": found.seeds})
+        rows.append(row | {"median kappa": size.value, "images": share_.n, "seeds": share_.seeds})
     return pd.DataFrame(rows)
 
 
 def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
-    """Curvatures differ by orders of magnitude: asinh keeps their signs and shows both ends."""
+    """The curvatures on an asinh scale, as they differ in sign and by orders of magnitude."""
     size = samples["kappa original"].abs().nanmedian()
     values = {
         title: (samples[f"kappa {kind}"] / size).asinh() for kind, (title, _) in KINDS.items()
@@ -166,19 +189,19 @@ def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
 
 
 def _notes(
-    found: Sequence[Study], h: float, numbers: dict[str, Estimate], samples: dict[str, Tensor]
+    studies: Sequence[DetectorStudy[DetectorSettings]],
+    h: float,
+    numbers: dict[str, Estimate],
+    samples: dict[str, Tensor],
 ) -> list[str]:
     failed = int(samples["apart"].isnan().sum())
-    notes = common_notes(found, failed)
+    notes = common_notes(studies, failed)
     notes += [
         "kappa is the mean curvature of F = f_other - f_own (logits) where DeepFool's way out of "
-        "the image's region "
-        f"crosses the boundary, over T = {found[0].settings.directions} random directions, at h = "
-        f"{h:.3g}: the step "
-        "with most expected signs on the calibration images (table steps). With this F the text of "
-        "Section 7.5 expects "
-        "negative near clean and positive near perturbed images; Table 7.2's rows mean F with the "
-        "opposite sign.",
+        f"the image's region crosses the boundary, over T = {studies[0].settings.directions} "
+        f"random directions, at h = {h:.3g}: the step with most expected signs on the calibration "
+        "images (table steps). With this F the text of Section 7.5 expects negative near clean and "
+        "positive near perturbed images; Table 7.2's rows mean F with the opposite sign.",
     ]
     if (
         "share_back_to_original_label" in numbers
@@ -186,11 +209,9 @@ def _notes(
     ):
         notes.append(
             "Near x + r it is mostly the same boundary seen from its other side, which turns the "
-            "sign by definition: "
-            "the way out leads back to the original label for "
-            f"{shown(numbers['share_back_to_original_label'])} of the "
-            f"images, to a point {shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| "
-            "(median) away from "
+            "sign by definition: the way out leads back to the original label for "
+            f"{shown(numbers['share_back_to_original_label'])} of the images, to a point "
+            f"{shown(numbers['distance_of_boundary_points / norm_of_r'])} ||r|| (median) away from "
             "that of the clean image. x + 2r, as far beyond the boundary as x is before it, is the "
             "control.",
         )

@@ -1,7 +1,14 @@
-"""Detecting perturbed images by the sign of the curvature (Section 7.5, Algorithm 6, Figure 7.9 left)."""
+"""Figure 7.9 (left), Section 7.5: detecting perturbed images by the curvature (Algorithm 6).
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 7.5.
+    A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard, S. Soatto, "Classification regions of deep neural
+    networks", arXiv:1705.09552, 2017.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap
 from pipeline.evaluation import valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
@@ -23,19 +30,17 @@ from pipeline.statistics import (
     balanced_accuracy,
     median,
     share,
-    stack,
 )
 from pipeline.studies.detector import (
-    Common,
+    DetectorStudy,
     Option,
-    Study,
+    ScoreSettings,
     common_notes,
     moved,
     roc_figure,
-    studies,
 )
-from pipeline.studies.detector_options import Choice, Trial, choose
-from pipeline.tables import shown
+from pipeline.studies.detector_options import Choice, ScoreMeasurement, Trial, measure_scores
+from pipeline.tables import columns, shown
 from robustness_geometry.detection import threshold_at
 from robustness_geometry.types import Dataset, Images, Network
 
@@ -48,21 +53,21 @@ DETECTORS = {
     "confidence": "1 − largest probability",
     "both": "both together",
 }
-"""Suffix of the numbers -> what tables and figures call a detector."""
+"""Suffix of the numbers -> name of the detector in tables and figures."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """The settings of the stage."""
+class Settings(ScoreSettings):
+    """The settings of all experiments that compute the score of Algorithm 6."""
 
 
 def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Tell perturbed from clean images by Algorithm 6, by confidence, and by both.
+    """Measure how well Algorithm 6, confidence, and both together tell perturbed from clean images.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs the attack and the scores.
 
     Returns:
@@ -70,10 +75,8 @@ def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Ex
         flagged at the calibrated threshold and at 0, how the curvature at the image goes with that
         at the boundary, and the sweep over the options; the scores (seeds, images) as tensors.
     """
-    found = studies(network, data, settings, executor)
-    choice = choose(found[0])
-    samples = stack(executor.each(lambda study: _quantities(study, choice.detection), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    measured = measure_scores(network, data, settings, executor, _quantities, _statistics())
+    choice, samples, numbers = measured.choice, measured.samples, measured.numbers
     swept = _swept(choice, settings)
     return Findings(
         numbers=numbers,
@@ -86,24 +89,26 @@ def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Ex
         tensors={
             f"score_{kind}": samples[f"curvature {kind}"].float() for kind in ("clean", "perturbed")
         },
-        notes=_notes(found, choice, numbers, samples),
+        notes=_notes(measured),
     )
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What the detectors see of some images (n,): clean and perturbed, NaN for a perturbed one that does not count.
+    """What the detectors say of some images.
 
     Attributes:
-        curvature: the scores of Algorithm 6.
-        confidence: 1 - the largest probability.
+        curvature: (n,) the scores of Algorithm 6 of the clean and of the perturbed images, NaN for
+            a perturbed image on which the attack failed.
+        confidence: the same of 1 - the largest probability.
     """
 
     curvature: tuple[Tensor, Tensor]
     confidence: tuple[Tensor, Tensor]
 
 
-def _look(study: Study, images: Images, option: Option) -> Looked:
+def _look(study: DetectorStudy[ScoreSettings], images: Images, option: Option) -> Looked:
+    """What the detectors say of ``images`` and of their perturbed versions."""
     attacked = study.attacked(images)
     perturbed = moved(images, attacked)
     scores = study.score(images, option).scores, study.score(perturbed, option).scores
@@ -114,12 +119,14 @@ def _look(study: Study, images: Images, option: Option) -> Looked:
     )
 
 
-def _quantities(study: Study, option: Option) -> dict[str, Tensor]:
-    """Name -> (n,) values of one training seed."""
-    calibration, report = (
-        _look(study, images, option) for images in (study.calibration, study.report)
-    )
-    first, second = (
+def _quantities(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str, Tensor]:
+    """Name -> (n,) values of one training seed: scores, flags, and curvatures with their ranks."""
+    option, images = choice.detection, study.test.images
+    calibration = _look(study, study.train.images, option)
+    report = _look(study, images, option)
+    # Detector -> its scores of clean and of perturbed images. What is learned or calibrated comes
+    # from the calibration images alone.
+    calibrating, reported = (
         {
             "curvature": seen.curvature,
             "confidence": seen.confidence,
@@ -129,17 +136,20 @@ def _quantities(study: Study, option: Option) -> dict[str, Tensor]:
     )
     values: dict[str, Tensor] = {}
     for detector in DETECTORS:
-        threshold = threshold_at(first[detector][0], study.settings.false_positive_rate)
-        for kind, scores in zip(("clean", "perturbed"), second[detector], strict=True):
+        clean, _ = calibrating[detector]
+        threshold = threshold_at(clean, study.settings.false_positive_rate)
+        for kind, scores in zip(("clean", "perturbed"), reported[detector], strict=True):
             values[f"{detector} {kind}"] = scores
             values[f"{detector} flags {kind}"] = valid(
                 (scores >= threshold).double(), ~scores.isnan()
             )
+    # The threshold of the thesis: the sign of the curvature.
     for kind, scores in zip(("clean", "perturbed"), report.curvature, strict=True):
         values[f"zero flags {kind}"] = valid((scores >= 0).double(), ~scores.isnan())
-    # The normalisation is put on after the measurement: nothing is measured anew here.
-    values["kappa x"] = study.score(study.report, Option(option.output, option.h, True)).scores
-    values["kappa z"] = study.boundary(study.report, option.output, (option.h,)).values[:, 0]
+    # Curvatures at the image x and at its boundary point z. The score is divided by the gradient's
+    # norm after the measurement, so this option costs no new measurement.
+    values["kappa x"] = study.score(images, Option(option.output, option.h, True)).scores
+    values["kappa z"] = study.boundary(images, option.output, (option.h,)).values[:, 0]
     return values | {
         f"rank {end}": _order(values[f"kappa {end}"], values["kappa z"]) for end in "xz"
     }
@@ -154,24 +164,36 @@ def _order(values: Tensor, other: Tensor) -> Tensor:
 
 
 def _both(calibration: Looked, seen: Looked) -> tuple[Tensor, Tensor]:
-    """A logistic regression on the two scores, each replaced by its rank among those of the calibration images."""
-    rows = [_ranks(calibration, calibration, kind) for kind in (0, 1)]
-    rows = [row[~row.isnan().any(dim=1)] for row in rows]
-    if not all(map(len, rows)):
-        return torch.full_like(seen.curvature[0], math.nan), torch.full_like(
-            seen.curvature[1], math.nan
-        )
-    labels = torch.cat([torch.full((len(row),), kind) for kind, row in enumerate(rows)])
-    model = LogisticRegression().fit(torch.cat(rows).numpy(), labels.numpy())
+    """A logistic regression on the ranks of the two scores among those of the calibration images.
+
+    Returns:
+        (n,) its scores of the clean and of the perturbed images; NaN without a calibration image of
+        each kind.
+    """
+    kinds = [_ranks(calibration, calibration, kind) for kind in (0, 1)]
+    kinds = [ranks[~ranks.isnan().any(dim=1)] for ranks in kinds]
+    if not all(map(len, kinds)):
+        clean, perturbed = (torch.full_like(scores, math.nan) for scores in seen.curvature)
+        return clean, perturbed
+    labels = torch.cat([torch.full((len(ranks),), kind) for kind, ranks in enumerate(kinds)])
+    model = LogisticRegression().fit(torch.cat(kinds).numpy(), labels.numpy())
     weights, bias = torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
-    return _ranks(calibration, seen, 0) @ weights + bias, _ranks(
-        calibration, seen, 1
-    ) @ weights + bias
+    clean, perturbed = (_ranks(calibration, seen, kind) @ weights + bias for kind in (0, 1))
+    return clean, perturbed
 
 
 def _ranks(calibration: Looked, seen: Looked, kind: int) -> Tensor:
-    """(n, 2) the ranks in [0, 1] of both scores of the clean (0) or the perturbed (1) images; NaN stays NaN."""
-    columns = []
+    """The ranks of both scores among those of all calibration images, clean and perturbed.
+
+    Args:
+        calibration: the scores of the calibration images.
+        seen: the scores of the images to rank.
+        kind: 0 for the clean images, 1 for the perturbed ones.
+
+    Returns:
+        (n, 2) ranks in [0, 1] of the curvature and of the confidence; NaN stays NaN.
+    """
+    both = []
     for known, new in (
         (calibration.curvature, seen.curvature),
         (calibration.confidence, seen.confidence),
@@ -179,32 +201,32 @@ def _ranks(calibration: Looked, seen: Looked, kind: int) -> Tensor:
         every = torch.cat(known)
         ordered = every[~every.isnan()].sort().values
         ranks = torch.searchsorted(ordered, new[kind]).double() / len(ordered)
-        columns.append(valid(ranks, ~new[kind].isnan()))
-    return torch.stack(columns, dim=1)
+        both.append(valid(ranks, ~new[kind].isnan()))
+    return torch.stack(both, dim=1)
 
 
 def _statistics() -> dict[str, Statistic]:
     pairs = {detector: (f"{detector} clean", f"{detector} perturbed") for detector in DETECTORS}
-    found: dict[str, Statistic] = {
+    numbers: dict[str, Statistic] = {
         f"auc_{detector}": auc(*pair) for detector, pair in pairs.items()
     }
-    found["auc_curvature - auc_confidence"] = auc_difference(
+    numbers["auc_curvature - auc_confidence"] = auc_difference(
         pairs["curvature"], pairs["confidence"]
     )
-    found["auc_both - auc_confidence"] = auc_difference(pairs["both"], pairs["confidence"])
+    numbers["auc_both - auc_confidence"] = auc_difference(pairs["both"], pairs["confidence"])
     for detector, pair in pairs.items():
-        found[f"accuracy_best_{detector}"] = balanced_accuracy(*pair)
+        numbers[f"accuracy_best_{detector}"] = balanced_accuracy(*pair)
         for kind in ("clean", "perturbed"):
-            found[f"share_flagged_{kind}_{detector}"] = share(f"{detector} flags {kind}")
+            numbers[f"share_flagged_{kind}_{detector}"] = share(f"{detector} flags {kind}")
     for kind in ("clean", "perturbed"):
-        found[f"share_flagged_{kind}_at_zero"] = share(f"zero flags {kind}")
-        found[f"median_score_{kind}"] = median(f"curvature {kind}")
-    found["median_score_clean * median_score_perturbed"] = Statistic(
+        numbers[f"share_flagged_{kind}_at_zero"] = share(f"zero flags {kind}")
+        numbers[f"median_score_{kind}"] = median(f"curvature {kind}")
+    numbers["median_score_clean * median_score_perturbed"] = Statistic(
         pairs["curvature"], _product_of_medians
     )
-    found["pearson(kappa_z, kappa_x)"] = Statistic(("kappa z", "kappa x"), _pearson)
-    found["spearman(kappa_z, kappa_x)"] = Statistic(("rank z", "rank x"), _pearson)
-    return found
+    numbers["pearson(kappa_z, kappa_x)"] = Statistic(("kappa z", "kappa x"), _pearson_within_seeds)
+    numbers["spearman(kappa_z, kappa_x)"] = Statistic(("rank z", "rank x"), _pearson_within_seeds)
+    return numbers
 
 
 def _product_of_medians(clean: Tensor, perturbed: Tensor) -> Tensor:
@@ -213,31 +235,25 @@ def _product_of_medians(clean: Tensor, perturbed: Tensor) -> Tensor:
     return first * second
 
 
-def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """The correlation within each training seed, averaged over the seeds."""
+def _pearson_within_seeds(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation over the images within each training seed, averaged over the seeds."""
     a, b = (values - values.nanmean(dim=-1, keepdim=True) for values in (first, second))
     return (
         (a * b).nansum(dim=-1) / (a.square().nansum(dim=-1) * b.square().nansum(dim=-1)).sqrt()
     ).nanmean(dim=-1)
 
 
-# Tables, figures, words
+# Tables, figures and notes
 
 
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
-    """One row a detector."""
+    """One row per detector."""
     rows = []
     for detector, title in DETECTORS.items():
         row: dict[str, object] = {"detector": title}
         for name in ("auc", "accuracy_best", "share_flagged_clean", "share_flagged_perturbed"):
-            if (found := numbers.get(f"{name}_{detector}")) is not None:
-                row |= {
-                    name: found.value,
-                    f"{name}_low": found.low,
-                    f"{name}_high": found.high,
-                    "images": found.n,
-                }
-                row["seeds"] = found.seeds
+            if (estimate := numbers.get(f"{name}_{detector}")) is not None:
+                row |= {**columns(name, estimate), "images": estimate.n, "seeds": estimate.seeds}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -252,7 +268,7 @@ def _swept(choice: Choice, settings: Settings) -> list[Estimate]:
 
 
 def _options(choice: Choice, swept: Sequence[Estimate]) -> pd.DataFrame:
-    """One row for each option that was tried, on the calibration images of the first training seed."""
+    """One row per option that was tried, on the calibration images of the first training seed."""
     return pd.DataFrame(
         [
             {
@@ -260,10 +276,10 @@ def _options(choice: Choice, swept: Sequence[Estimate]) -> pd.DataFrame:
                 "h": trial.option.h,
                 "h / default": trial.factor,
                 "divided by gradient norm": trial.option.normalise,
-                "auc": found.value,
-                "low": found.low,
-                "high": found.high,
-                "images": found.n,
+                "auc": area.value,
+                "low": area.low,
+                "high": area.high,
+                "images": area.n,
                 "clean below 0": _share(trial.clean < 0, trial.clean),
                 "perturbed at least 0": _share(trial.perturbed >= 0, trial.perturbed),
                 "label recovered at 0": trial.recovery,
@@ -271,12 +287,13 @@ def _options(choice: Choice, swept: Sequence[Estimate]) -> pd.DataFrame:
                 "out of rounding": trial.resolved,
                 "chosen for": _role(choice, trial),
             }
-            for trial, found in zip(choice.trials, swept, strict=True)
+            for trial, area in zip(choice.trials, swept, strict=True)
         ]
     )
 
 
 def _share(holds: Tensor, values: Tensor) -> float:
+    """The share of images for which ``holds`` is True, among those that have a value."""
     return float(valid(holds.double(), ~values.isnan()).nanmean())
 
 
@@ -285,13 +302,13 @@ def _role(choice: Choice, trial: Trial) -> str:
     return ", ".join(role for role, option in roles.items() if option == trial.option)
 
 
-def _curves(network: Network, samples: dict[str, Tensor]) -> Figure:
+def _curves(network: Network, samples: Mapping[str, Tensor]) -> Figure:
     curves = {DETECTORS[d]: (samples[f"{d} clean"], samples[f"{d} perturbed"]) for d in DETECTORS}
     return roc_figure(curves, title=f"Clean or perturbed? {network.name}")
 
 
-def _histogram(network: Network, samples: dict[str, Tensor], option: Option) -> Figure:
-    """Scores differ by orders of magnitude: asinh keeps their signs and shows both ends."""
+def _histogram(network: Network, samples: Mapping[str, Tensor], option: Option) -> Figure:
+    """The scores on an asinh scale, as they differ in sign and by orders of magnitude."""
     size = samples["curvature clean"].abs().nanmedian()
     scaled = {
         f"{kind} images": (samples[f"curvature {kind}"] / size).asinh()
@@ -308,9 +325,9 @@ def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -
     for output in dict.fromkeys(trial.option.output for trial in choice.trials):
         for normalise, style in ((True, "-"), (False, "--")):
             shown_here = [
-                (trial.option.h, found)
-                for trial, found in zip(choice.trials, swept, strict=True)
-                if (trial.option.output, trial.option.normalise) == (output, normalise) and found.n
+                (trial.option.h, area)
+                for trial, area in zip(choice.trials, swept, strict=True)
+                if (trial.option.output, trial.option.normalise) == (output, normalise) and area.n
             ]
             name = f"{output}, over the gradient's norm" if normalise else output
             lines[name] = estimate_line(
@@ -327,51 +344,45 @@ def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -
     )
 
 
-def _notes(
-    found: Sequence[Study], choice: Choice, numbers: dict[str, Estimate], samples: dict[str, Tensor]
-) -> list[str]:
-    settings, option = found[0].settings, choice.detection
+def _notes(measured: ScoreMeasurement) -> list[str]:
+    study, choice, samples = measured.studies[0], measured.choice, measured.samples
+    settings, option = study.settings, choice.detection
     failed = int(samples["curvature perturbed"].isnan().sum())
     lost = int(samples["kappa z"].isnan().sum())
-    notes = common_notes(found, failed)
-    edge = option.h in (min(found[0].steps), max(found[0].steps)) and len(found[0].steps) > 1
+    notes = common_notes(measured.studies, failed)
+    edge = option.h in (min(study.steps), max(study.steps)) and len(study.steps) > 1
     notes += [
         f"Algorithm 6 with {option}, T = {settings.directions} random directions: the option of "
-        "the largest area under "
-        "the ROC curve on the calibration images of the first training seed, out of "
-        f"{len(choice.trials)} (table "
+        "the largest area under the ROC curve on the calibration images of the first training "
+        f"seed, out of {len(choice.trials)} (table "
         "options)." + (" Its h is at an end of the steps that were tried." if edge else ""),
         f"Flagged: at or above the threshold that flags at most {settings.false_positive_rate:.0%} "
-        "of the clean "
-        "calibration images, one for each training seed; 'at zero' is the thesis' threshold for "
-        "the sign. "
-        "accuracy_best is at the best threshold for the reported images themselves, as in the "
-        "thesis.",
+        "of the clean calibration images, one for each training seed; 'at zero' is the thesis' "
+        "threshold for the sign. accuracy_best is at the best threshold for the reported images "
+        "themselves, as in the thesis.",
         "'Both together' is a logistic regression on the ranks of the two scores, fitted on the "
         "calibration images.",
         "kappa_z is the mean curvature of the nearest boundary where the way that the attack takes "
-        "crosses it, kappa_x "
-        f"the score at the image, both divided by the gradient's norm; z was not found for {lost} "
-        "images.",
+        "crosses it, kappa_x the score at the image, both divided by the gradient's norm; z was "
+        f"not found for {lost} images.",
     ]
-    return notes + _verdict(numbers)
+    return notes + _verdict(measured.numbers)
 
 
 def _verdict(numbers: dict[str, Estimate]) -> list[str]:
-    """Where the curvature adds to what the probabilities tell anyway, said plainly."""
+    """Whether the curvature adds to what the probabilities tell anyway."""
     needed = ("auc_curvature", "auc_confidence", "auc_both", "auc_both - auc_confidence")
     if not all(name in numbers for name in needed):
         return ["No perturbed image counts: nothing can be said about detection."]
-    first, second, both, gain = (numbers[name] for name in needed)
-    found = {
+    curvature, confidence, both, gain = (numbers[name] for name in needed)
+    flagged = {
         name: numbers[f"share_flagged_perturbed_{name}"] for name in ("curvature", "confidence")
     }
     said = (
-        f"AUC {shown(first)} for the curvature, {shown(second)} for 1 − the largest probability, "
-        f"{shown(both)} for "
-        "both together. At the calibrated thresholds the curvature flags "
-        f"{shown(found['curvature'])} of the perturbed "
-        f"images, the probability {shown(found['confidence'])}."
+        f"AUC {shown(curvature)} for the curvature, {shown(confidence)} for 1 − the largest "
+        f"probability, {shown(both)} for both together. At the calibrated thresholds the curvature "
+        f"flags {shown(flagged['curvature'])} of the perturbed images, the probability "
+        f"{shown(flagged['confidence'])}."
     )
     if gain.low > 0:
         return [f"{said} The curvature adds to the probabilities: {shown(gain)} of area."]

@@ -1,4 +1,13 @@
-"""Detecting larger perturbations, other attacks and one that knows the detector (Section 7.5, Figure 7.9 right)."""
+"""Figure 7.9 (right), Section 7.5: detecting scaled perturbations, and attacks not in the thesis.
+
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 7.5.
+    A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard, S. Soatto, "Classification regions of deep neural
+    networks", arXiv:1705.09552, 2017.
+    A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models resistant
+    to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +23,14 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure, estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, auc, auc_difference, share, stack
-from pipeline.studies.detector import Common, Study, common_notes, moved, roc_figure, studies
+from pipeline.studies.detector import (
+    DetectorStudy,
+    ScoreSettings,
+    common_notes,
+    detector_studies,
+    moved,
+    roc_figure,
+)
 from pipeline.studies.detector_options import Choice, choose
 from pipeline.studies.unforeseen import (
     ATTACKS,
@@ -22,6 +38,7 @@ from pipeline.studies.unforeseen import (
     EVASIONS,
     Unforeseen,
     quantities,
+    row_of,
     statistics,
     table_of_attacks,
     table_of_evasions,
@@ -36,17 +53,18 @@ SECTION = "Section 7.5, Figure 7.9 (right), and beyond the thesis"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure beside the settings of the stage.
+class Settings(ScoreSettings):
+    """What to measure, beyond the settings of the score.
 
     Attributes:
-        alphas: factors by which perturbations are scaled, the smallest first.
-        unforeseen_seeds: training seeds, the first ones, on which other attacks are tried.
-        eps_factor: eps of FGSM and PGD in units of the median norm of l_inf DeepFool's
+        alphas: factors by which perturbations are scaled, each > 0, in ascending order.
+        unforeseen_seeds: number of training seeds, from the first on, on which the other attacks
+            are tried, at least 1.
+        eps_factor: eps of FGSM and PGD, > 0, in units of the median norm of l_inf DeepFool's
             perturbations.
-        knowing_radius: of the attack that knows the detector, in units of the norm of the attack
-            under study.
-        knowing_steps: of it.
+        knowing_radius: radius of the attack that knows the detector, at least 1, in units of the
+            norm of the attack under study.
+        knowing_steps: number of steps of the attack that knows the detector, at least 1.
     """
 
     alphas: tuple[float, ...] = (1.0, 2.0, 5.0)
@@ -58,7 +76,7 @@ class Settings(Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.alphas or list(self.alphas) != sorted(set(self.alphas)):
-            refuse("alphas", self.alphas, "numbers > 0, the smallest first")
+            refuse("alphas", self.alphas, "one or more numbers > 0, in ascending order")
         for alpha in self.alphas:
             check_positive("alphas", alpha)
         for name in ("unforeseen_seeds", "knowing_steps"):
@@ -71,12 +89,14 @@ class Settings(Common):
 def detect_scaled(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Detect scaled perturbations, other attacks, and an attack that has the detector's score in its loss.
+    """Measure how well scaled perturbations and other attacks are detected.
+
+    The other attacks are not in the thesis; one of them knows the detector and minimises its score.
 
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs the attacks and the scores.
 
     Returns:
@@ -84,12 +104,12 @@ def detect_scaled(
         their differences, and the shares of wrong labels that evade each detector; the scores
         (seeds, images) as tensors.
     """
-    found = studies(network, data, settings, executor)
-    choice = choose(found[0])
-    samples = stack([_quantities(study, choice, settings.alphas) for study in found])
+    studies = detector_studies(network, data, settings, executor)
+    choice = choose(studies[0])
+    samples = stack([_quantities(study, choice, settings.alphas) for study in studies])
     options = Unforeseen(settings.eps_factor, settings.knowing_radius, settings.knowing_steps)
     others = stack(
-        [quantities(s, choice.detection, options) for s in found[: settings.unforeseen_seeds]]
+        [quantities(s, choice.detection, options) for s in studies[: settings.unforeseen_seeds]]
     )
     estimates = paired_bootstrap(
         samples, _statistics(settings.alphas), resamples=settings.resamples
@@ -113,39 +133,42 @@ def detect_scaled(
             f"score_alpha_{alpha:g}": samples[f"curvature {alpha:g}"].float()
             for alpha in settings.alphas
         },
-        notes=_notes(found, choice, numbers, samples, settings),
+        notes=_notes(studies, choice, numbers, samples),
     )
 
 
-def _quantities(study: Study, choice: Choice, alphas: Sequence[float]) -> dict[str, Tensor]:
+def _quantities(
+    study: DetectorStudy[ScoreSettings], choice: Choice, alphas: Sequence[float]
+) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed, NaN where the attack failed."""
-    attacked, images = study.attacked(study.report), study.report
-    found = {
+    images = study.test.images
+    attacked = study.attacked(images)
+    values = {
         "curvature clean": study.score(images, choice.detection).scores,
         "confidence clean": study.confidence(images).scores,
     }
     for alpha in alphas:
         points = moved(images, attacked, alpha)
         scored = study.score(points, choice.detection)
-        values = {
+        seen = {
             "curvature": scored.scores,
             "confidence": study.confidence(points).scores,
             "wrong": (scored.labels != attacked.labels).double(),
         }
-        found |= {
-            f"{name} {alpha:g}": valid(value, attacked.success) for name, value in values.items()
+        values |= {
+            f"{name} {alpha:g}": valid(each, attacked.success) for name, each in seen.items()
         }
-    return found
+    return values
 
 
 def _statistics(alphas: Sequence[float]) -> dict[str, Statistic]:
-    found: dict[str, Statistic] = {}
+    numbers: dict[str, Statistic] = {}
     for alpha in alphas:
         curvature, confidence = (
             (f"{detector} clean", f"{detector} {alpha:g}")
             for detector in ("curvature", "confidence")
         )
-        found |= {
+        numbers |= {
             f"auc_alpha_{alpha:g}": auc(*curvature),
             f"auc_confidence_alpha_{alpha:g}": auc(*confidence),
             f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(
@@ -155,24 +178,19 @@ def _statistics(alphas: Sequence[float]) -> dict[str, Statistic]:
         }
     for less, more in pairwise(alphas):
         pairs = [("curvature clean", f"curvature {alpha:g}") for alpha in (less, more)]
-        found[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(pairs[0], pairs[1])
-    return found
+        numbers[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(pairs[0], pairs[1])
+    return numbers
 
 
 def _table(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> pd.DataFrame:
-    """One row a factor."""
-    names = {"auc curvature": "auc", "auc confidence": "auc_confidence"}
+    """One row per factor."""
     rows = []
     for alpha in alphas:
-        row: dict[str, object] = {"alpha": alpha}
-        for column, name in names.items():
-            if (found := numbers.get(f"{name}_alpha_{alpha:g}")) is not None:
-                row |= {
-                    column: found.value,
-                    f"{column} low": found.low,
-                    f"{column} high": found.high,
-                }
-                row |= {"images": found.n, "seeds": found.seeds}
+        names = {
+            "auc curvature": f"auc_alpha_{alpha:g}",
+            "auc confidence": f"auc_confidence_alpha_{alpha:g}",
+        }
+        row = {"alpha": alpha, **row_of(numbers, names)}
         if (wrong := numbers.get(f"share_wrong_alpha_{alpha:g}")) is not None:
             row["wrong label"] = wrong.value
         rows.append(row)
@@ -190,12 +208,12 @@ def _curves(network: Network, samples: Mapping[str, Tensor], alphas: Sequence[fl
 def _lines(network: Network, numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> Figure:
     lines = {}
     for name, title in (("auc", "curvature"), ("auc_confidence", "1 − largest probability")):
-        found = {
+        areas = {
             alpha: numbers[f"{name}_alpha_{alpha:g}"]
             for alpha in alphas
             if f"{name}_alpha_{alpha:g}" in numbers
         }
-        lines[title] = estimate_line(list(found), list(found.values()))
+        lines[title] = estimate_line(list(areas), list(areas.values()))
     return line_figure(
         lines,
         xlabel=r"factor $\alpha$ of the perturbation",
@@ -210,45 +228,40 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     groups = {}
     for name, title in ATTACKS.items():
         bars = {"curvature": f"auc_{name}", "1 − largest probability": f"auc_confidence_{name}"}
-        found = {
+        areas = {
             detector: numbers[number] for detector, number in bars.items() if number in numbers
         }
-        if found:
-            groups[title.replace("l_inf", r"$\ell_\infty$").replace(" on the", "\non the")] = found
+        if areas:
+            label = title.replace("l_inf", r"$\ell_\infty$").replace(" on the", "\non the")
+            groups[label] = areas
     return bar_figure(
         groups, ylabel="area under the ROC curve", title=f"Attacks not built for, {network.name}"
     )
 
 
 def _notes(
-    found: Sequence[Study],
+    studies: Sequence[DetectorStudy[Settings]],
     choice: Choice,
     numbers: Mapping[str, Estimate],
     samples: Mapping[str, Tensor],
-    settings: Settings,
 ) -> list[str]:
-    few = min(settings.unforeseen_seeds, len(found))
-    first = f"curvature {settings.alphas[0]:g}"
-    notes = common_notes(found, int(samples[first].isnan().sum()))
+    settings = studies[0].settings
+    few = min(settings.unforeseen_seeds, len(studies))
+    smallest = f"curvature {settings.alphas[0]:g}"
+    notes = common_notes(studies, int(samples[smallest].isnan().sum()))
     notes += [
         f"Curvature: {choice.detection}, T = {settings.directions}: chosen at alpha = 1 on the "
-        "calibration images of "
-        "the first training seed, for every factor and attack.",
+        "calibration images of the first training seed, for every factor and attack.",
         "A scaled perturbation counts where the unscaled one fooled; 'wrong label' says how many "
-        "still fool. Scaled "
-        "images are not clipped.",
+        "still fool. Scaled images are not clipped.",
         f"Other attacks on the first {few} training seed{'s' if few > 1 else ''}, each on the "
-        "images that it fools: "
-        f"l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} times the median norm of "
-        "its perturbations.",
+        f"images that it fools: l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} "
+        "times the median norm of its perturbations.",
         "The attack on the detector starts from the attack under study, scaled by "
-        f"{settings.knowing_radius:g}, and "
-        f"takes {settings.knowing_steps} steps in the l2 ball of that norm: down the score while "
-        "the label is wrong, "
-        "and back across the boundary while it is right. It knows all but the directions that the "
-        "detector then draws. "
-        "Evading: a wrong label that is not flagged, by the curvature at threshold 0 or at the one "
-        "calibrated to "
+        f"{settings.knowing_radius:g}, and takes {settings.knowing_steps} steps in the l2 ball of "
+        "that norm: down the score while the label is wrong, and back across the boundary while it "
+        "is right. It knows all but the directions that the detector then draws. Evading: a wrong "
+        "label that is not flagged, by the curvature at threshold 0 or at the one calibrated to "
         f"{settings.false_positive_rate:.0%} false positives, by confidence at its own calibrated "
         "one, or by both.",
     ]
@@ -279,11 +292,12 @@ def _said(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> list[str]
 
 
 def _said_of_evasion(numbers: Mapping[str, Estimate]) -> list[str]:
+    """For each detector, the share of wrong labels that it misses."""
     words = []
     for detector, title in EVADED.items():
-        found = [numbers.get(f"share_evading_{detector}_{name}") for name in EVASIONS]
-        if all(found):
-            values = ", ".join(shown(estimate) for estimate in found if estimate)
+        shares = [numbers.get(f"share_evading_{detector}_{name}") for name in EVASIONS]
+        if all(shares):
+            values = ", ".join(shown(estimate) for estimate in shares if estimate)
             words.append(f"{title} {values}")
     scaled = "as they are, scaled, and after the attack on the detector"
     return [f"Wrong labels that are not flagged, {scaled}: {'; '.join(words)}."] if words else []

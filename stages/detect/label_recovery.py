@@ -1,23 +1,28 @@
-"""Recovering the label of perturbed images by the largest curvature (Section 7.5)."""
+"""Section 7.5, Algorithm 6: recovering the label of perturbed images by the largest curvature.
 
-from collections.abc import Sequence
+References:
+    S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
+    applications", EPFL 2019, Section 7.5.
+    A. Fawzi, S.-M. Moosavi-Dezfooli, P. Frossard, S. Soatto, "Classification regions of deep neural
+    networks", arXiv:1705.09552, 2017.
+"""
+
 from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.statistics import Estimate, Statistic, difference, ratio_of_means, share, stack
-from pipeline.studies.detector import Common, Option, Study, common_notes, moved, studies
-from pipeline.studies.detector_options import Choice, choose
-from pipeline.tables import shown
+from pipeline.statistics import Estimate, Statistic, difference, ratio_of_means, share
+from pipeline.studies.detector import DetectorStudy, Option, ScoreSettings, common_notes, moved
+from pipeline.studies.detector_options import Choice, ScoreMeasurement, measure_scores
+from pipeline.tables import interval, shown
 from robustness_geometry.detection import threshold_at
-from robustness_geometry.types import Dataset, Network
+from robustness_geometry.types import Dataset, Images, Labels, Mask, Network
 
 __all__ = ["SECTION", "Settings", "label_recovery"]
 
@@ -30,12 +35,12 @@ RULES = {
     "_of_detection": "largest curvature, score at least 0, option chosen for detection",
     "_runner_up": "runner-up class",
 }
-"""Suffix of share_recovered -> what tables and figures call a rule."""
+"""Suffix of share_recovered -> name of the rule in tables."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """The settings of the stage."""
+class Settings(ScoreSettings):
+    """The settings of all experiments that compute the score of Algorithm 6."""
 
 
 def label_recovery(
@@ -43,35 +48,37 @@ def label_recovery(
 ) -> Findings:
     """Measure how often Algorithm 6 names the label that a perturbed image had before.
 
+    The largest curvature names a class; the baseline is the classifier's second best class.
+
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
-        settings: what to measure.
+        settings: the settings.
         executor: runs the attack and the scores.
 
     Returns:
         The shares of perturbed images whose label is recovered by each rule, with their differences
         from the runner-up class, and whether each image's is (seeds, images) as tensors.
     """
-    found = studies(network, data, settings, executor)
-    choice = choose(found[0])
-    samples = stack(executor.each(lambda study: _quantities(study, choice), found))
-    numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
+    measured = measure_scores(network, data, settings, executor, _quantities, _statistics())
     return Findings(
-        numbers=numbers,
-        tables={"rules": _table(numbers)},
-        figures={"rules": _figure(network, numbers)},
-        tensors={f"recovered{rule}": samples[f"recovered{rule}"].float() for rule in RULES},
-        notes=_notes(found, choice, numbers, samples),
+        numbers=measured.numbers,
+        tables={"rules": _table(measured.numbers)},
+        figures={"rules": _figure(network, measured.numbers)},
+        tensors={
+            f"recovered{rule}": measured.samples[f"recovered{rule}"].float() for rule in RULES
+        },
+        notes=_notes(measured),
     )
 
 
-def _quantities(study: Study, choice: Choice) -> dict[str, Tensor]:
-    """Name -> (n,) whether it holds for each image of one training seed."""
-    attacked = study.attacked(study.report)
-    perturbed = moved(study.report, attacked)
+def _quantities(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str, Tensor]:
+    """Name -> (n,) whether it holds for each image of one training seed; NaN where r failed."""
+    images = study.test.images
+    attacked = study.attacked(images)
+    perturbed = moved(images, attacked)
     limit = threshold_at(
-        study.score(study.calibration, choice.recovery).scores, study.settings.false_positive_rate
+        study.score(study.train.images, choice.recovery).scores, study.settings.false_positive_rate
     )
     scored = study.score(perturbed, choice.recovery)
     named = scored.recovered == attacked.labels
@@ -84,22 +91,25 @@ def _quantities(study: Study, choice: Choice) -> dict[str, Tensor]:
         "recovered_runner_up": study.confidence(perturbed).runner_up == attacked.labels,
         "flagged": scored.scores >= 0,
     }
-    found = {name: valid(values.double(), attacked.success) for name, values in holds.items()}
-    clean = study.score(study.report, choice.recovery).scores
-    return found | {
+    values = {name: valid(each.double(), attacked.success) for name, each in holds.items()}
+    clean = study.score(images, choice.recovery).scores
+    return values | {
         "relabelled": (clean >= 0).double(),
         "relabelled_calibrated": (clean >= limit).double(),
     }
 
 
-def _at_zero(study: Study, perturbed: Tensor, labels: Tensor, option: Option) -> Tensor:
-    found = study.score(perturbed, option)
-    return (found.recovered == labels) & (found.scores >= 0)
+def _at_zero(
+    study: DetectorStudy[ScoreSettings], perturbed: Images, labels: Labels, option: Option
+) -> Mask:
+    """(N,) whether the class of the largest curvature is the label and the score at least 0."""
+    scored = study.score(perturbed, option)
+    return (scored.recovered == labels) & (scored.scores >= 0)
 
 
 def _statistics() -> dict[str, Statistic]:
-    found = {f"share_recovered{rule}": share(f"recovered{rule}") for rule in RULES}
-    return found | {
+    shares = {f"share_recovered{rule}": share(f"recovered{rule}") for rule in RULES}
+    return shares | {
         "share_recovered - share_recovered_runner_up": difference(
             "recovered", "recovered_runner_up"
         ),
@@ -113,14 +123,8 @@ def _statistics() -> dict[str, Statistic]:
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
     rows = []
     for rule, title in RULES.items():
-        if (found := numbers.get(f"share_recovered{rule}")) is not None:
-            row = {
-                "rule": title,
-                "share recovered": found.value,
-                "low": found.low,
-                "high": found.high,
-            }
-            rows.append(row | {"images": found.n, "seeds": found.seeds})
+        if (recovered := numbers.get(f"share_recovered{rule}")) is not None:
+            rows.append({"rule": title, "share recovered": recovered.value, **interval(recovered)})
     return pd.DataFrame(rows)
 
 
@@ -140,20 +144,16 @@ def _figure(network: Network, numbers: dict[str, Estimate]) -> Figure:
     return bar_figure(groups, ylabel="share of perturbed images", title=title)
 
 
-def _notes(
-    found: Sequence[Study], choice: Choice, numbers: dict[str, Estimate], samples: dict[str, Tensor]
-) -> list[str]:
-    classes = found[0].score(found[0].report, choice.recovery).curvatures.shape[1]
-    notes = common_notes(found, int(samples["recovered"].isnan().sum()))
+def _notes(measured: ScoreMeasurement) -> list[str]:
+    choice, numbers, study = measured.choice, measured.numbers, measured.studies[0]
+    classes = study.score(study.test.images, choice.recovery).curvatures.shape[1]
+    notes = common_notes(measured.studies, int(measured.samples["recovered"].isnan().sum()))
     notes += [
         "share_recovered: the class of the largest curvature is the label that the classifier gave "
-        "to the clean image, "
-        "and the score is at least 0, over all perturbed images; guessing among the other classes "
-        "would give "
-        f"{1 / max(1, classes - 1):.2f}. It uses {choice.recovery}: the option that recovers most "
-        "on the calibration "
-        "images of the first training seed. share_recovered_of_detection uses the one chosen for "
-        "detection, "
+        "to the clean image, and the score is at least 0, over all perturbed images; guessing "
+        f"among the other classes would give {1 / max(1, classes - 1):.2f}. It uses "
+        f"{choice.recovery}: the option that recovers most on the calibration images of the first "
+        "training seed. share_recovered_of_detection uses the one chosen for detection, "
         f"{choice.detection}.",
         "share_clean_relabelled: clean images with a score of at least 0, whose label Algorithm 6 "
         "would replace.",
@@ -166,7 +166,6 @@ def _notes(
         )
         notes.append(
             f"The curvature recovers {better} labels than the runner-up class, which is right for "
-            f"{known}: the "
-            f"difference is {shown(gap)}."
+            f"{known}: the difference is {shown(gap)}."
         )
     return notes

@@ -5,8 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import gpu
-from benchmarks.gpu import SMALL, Limits, Record, main, markdown, measure, network, smooth_images
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import curvature, measurement
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.measurement import measure, measure_blocks, prepare
+from benchmarks.gpu.networks import SMALL, network, smooth_images
+from benchmarks.gpu.record import Limits, Record
+from benchmarks.gpu.report import markdown
 from robustness_geometry.models import resnet18
 
 CPU = torch.device("cpu")
@@ -24,7 +29,7 @@ MANY = replace(ONE, name="many", classes=12, candidates=10, few=1, profile=False
 
 
 def test_every_row_is_measured_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "SMALL", (ONE, MANY))
+    monkeypatch.setattr(command, "SMALL", (ONE, MANY))
     out = tmp_path / "deep" / "card.json"
     assert main(["--small", "--out", str(out)]) == 0
     results = json.loads(out.read_text())
@@ -78,10 +83,9 @@ def test_rows_that_come_too_late_are_named():
     record = Record(
         None, Limits(rounds=1, block=0.0), {"machine": {"device": "x", "torch": "2", "python": "3"}}
     )
-    bases = []
-    gpu._base(MANY, CPU, bases)
+    base = prepare(MANY, CPU)
     record.limits = Limits(seconds=0.0)
-    gpu._blocks(*bases[0], "fp32", record)
+    measure_blocks(base, "fp32", record)
     assert record.results["skipped"] == [
         f"many, fp32: {name}: out of time"
         for name in ("DeepFool", "boundary", "training", "curvature")
@@ -92,8 +96,9 @@ def test_a_failure_costs_its_own_row_only(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no such kernel\nat line 1")
 
-    for name in ("_deepfool", "_boundary", "_training", "principal_curvatures"):
-        monkeypatch.setattr(gpu, name, broken)
+    for name in ("deepfool_block", "boundary_block", "training_block"):
+        monkeypatch.setattr(measurement, name, broken)
+    monkeypatch.setattr(curvature, "principal_curvatures", broken)
     record = Record(
         None, Limits(rounds=1, block=0.0), {"machine": {"device": "x", "torch": "2", "python": "3"}}
     )

@@ -509,6 +509,6 @@ def test_a_taken_port_is_an_input_error(home):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            InputError, match=f"port={port}: allowed is a port that no other program uses"
+            InputError, match=f"port must be a port that no other program uses.*; got {port}"
         ):
             tracking.main(["dashboard", "--port", str(port)])

@@ -1,4 +1,4 @@
-"""Projections onto l_p balls: closed forms, the exact nearest point, idempotence, in both precisions."""
+"""Projections onto l_p balls: closed forms, the nearest point, idempotence; both precisions."""
 
 import math
 

@@ -89,7 +89,7 @@ def at():
 
 @pytest.fixture(scope="session")
 def network():
-    """A random convolutional network with pooling, a ReLU and a kernel as large as its input, in float32."""
+    """A random float32 network of convolutions, one with a kernel as large as its input."""
     torch.manual_seed(3)
     layers = [
         nn.Conv2d(1, 6, 3),

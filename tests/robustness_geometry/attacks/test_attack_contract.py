@@ -1,6 +1,7 @@
 """What every attack promises: one table, every check for every attack."""
 
 import math
+import re
 from copy import deepcopy
 from functools import partial
 
@@ -98,7 +99,7 @@ def test_an_empty_batch_needs_no_model(attack, pictures):
 
 
 def on(attack, model, pictures, indices):
-    """``attack`` on the images of given indices, in double precision, with a generator an image where it takes one."""
+    """``attack`` on the images ``indices`` in float64, with one generator per image if it can."""
     options = (
         {"generator": per_image(0, "contract", indices)}
         if attack in map(ATTACKS.get, RANDOM)
@@ -155,7 +156,9 @@ def test_given_labels_are_the_ones_to_leave(attack, network, pictures):
 def test_a_model_in_training_mode_is_refused(attack, network, pictures):
     model = deepcopy(network)
     model[4].train()
-    with pytest.raises(InputError, match=r"model\.training=True at layer '4'"):
+    with pytest.raises(
+        InputError, match=r"model must be in evaluation mode .*; got training mode at layer '4'"
+    ):
         attack(model, pictures)
 
 
@@ -163,7 +166,7 @@ def test_a_model_in_training_mode_is_refused(attack, network, pictures):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_refused(attack, table, points, value):
     model = table(lambda x: torch.where(x[:, :3] > 2, x[:, :3], value))
-    with pytest.raises(InputError, match="logits="):
+    with pytest.raises(InputError, match="logits must be"):
         attack(model, points(count=2))
 
 
@@ -175,7 +178,7 @@ def test_logits_of_another_shape_are_refused(attack, table, points):
 
 @every
 def test_pixels_that_are_not_finite_are_refused(attack, network, pictures):
-    with pytest.raises(InputError, match="images="):
+    with pytest.raises(InputError, match="images must be"):
         attack(network, pictures.index_fill(0, torch.tensor([1]), math.nan))
 
 
@@ -183,43 +186,43 @@ def test_pixels_that_are_not_finite_are_refused(attack, network, pictures):
     "attack", [deepfool, partial(fgsm, eps=1), lbfgs, partial(pgd, eps=1), random_noise, ddn]
 )
 def test_images_outside_the_clip_are_refused(attack, network, pictures):
-    with pytest.raises(InputError, match=r"images\.range"):
+    with pytest.raises(InputError, match=r"images must be within \[0, 1\]"):
         attack(network, 2 * pictures, clip=(0.0, 1.0))
 
 
 REFUSED = [
-    (deepfool, {"norm": 0.5}, "norm=0.5"),
-    (deepfool, {"norm": "wide"}, "norm=wide"),
-    (deepfool, {"overshoot": -0.1}, "overshoot=-0.1"),
-    (deepfool, {"steps": 0}, "steps=0"),
-    (deepfool, {"candidates": 1}, "candidates=1"),
-    (deepfool, {"variant": "new"}, "variant=new: allowed is one of clean, thesis, overshot"),
-    (deepfool, {"clip": (1.0, 0.0)}, "clip="),
-    (deepfool, {"clip": (0.0, math.inf)}, "clip="),
-    (fgsm, {"eps": 0}, "eps=0"),
-    (fgsm, {"eps": "8/0"}, "eps=8/0"),
-    (fgsm, {"eps": 0.1, "norm": 0}, "norm=0"),
-    (pgd, {"eps": -1.0}, "eps=-1.0"),
-    (pgd, {"eps": 0.1, "norm": 1}, "norm=1: allowed is 2 or inf"),
-    (pgd, {"eps": 0.1, "steps": 0}, "steps=0"),
-    (pgd, {"eps": 0.1, "step_size": 0.0}, "step_size=0.0"),
-    (pgd, {"eps": 0.1, "restarts": 0}, "restarts=0"),
-    (spsa, {"eps": 0}, "eps=0"),
-    (spsa, {"eps": 0.1, "norm": 1}, "norm=1: allowed is 2 or inf"),
-    (spsa, {"eps": 0.1, "steps": 0}, "steps=0"),
-    (spsa, {"eps": 0.1, "directions": 0}, "directions=0"),
-    (spsa, {"eps": 0.1, "delta": 0}, "delta=0"),
-    (spsa, {"eps": 0.1, "learning_rate": -1}, "learning_rate=-1"),
-    (lbfgs, {"constants": 0}, "constants=0"),
-    (lbfgs, {"steps": 0}, "steps=0"),
-    (lbfgs, {"candidates": 0}, "candidates=0"),
-    (random_noise, {"norm": 0.9}, "norm=0.9"),
-    (random_noise, {"directions": 0}, "directions=0"),
-    (random_noise, {"max_norm": 0}, "max_norm=0"),
-    (ddn, {"steps": 0}, "steps=0"),
-    (ddn, {"gamma": 1.0}, "gamma=1.0"),
-    (ddn, {"init_norm": 0}, "init_norm=0"),
-    (ddn, {"alpha": 0.001}, "alpha=0.001"),
+    (deepfool, {"norm": 0.5}, "norm must be .*; got 0.5"),
+    (deepfool, {"norm": "wide"}, "norm must be .*; got 'wide'"),
+    (deepfool, {"overshoot": -0.1}, "overshoot must be .*; got -0.1"),
+    (deepfool, {"steps": 0}, "steps must be .*; got 0"),
+    (deepfool, {"candidates": 1}, "candidates must be .*; got 1"),
+    (deepfool, {"variant": "new"}, "variant must be one of clean, thesis, overshot; got 'new'"),
+    (deepfool, {"clip": (1.0, 0.0)}, "clip must be"),
+    (deepfool, {"clip": (0.0, math.inf)}, "clip must be"),
+    (fgsm, {"eps": 0}, "eps must be .*; got 0"),
+    (fgsm, {"eps": "8/0"}, "eps must be .*; got '8/0'"),
+    (fgsm, {"eps": 0.1, "norm": 0}, "norm must be .*; got 0"),
+    (pgd, {"eps": -1.0}, "eps must be .*; got -1.0"),
+    (pgd, {"eps": 0.1, "norm": 1}, "norm must be 2 or inf.*; got 1"),
+    (pgd, {"eps": 0.1, "steps": 0}, "steps must be .*; got 0"),
+    (pgd, {"eps": 0.1, "step_size": 0.0}, "step_size must be .*; got 0.0"),
+    (pgd, {"eps": 0.1, "restarts": 0}, "restarts must be .*; got 0"),
+    (spsa, {"eps": 0}, "eps must be .*; got 0"),
+    (spsa, {"eps": 0.1, "norm": 1}, "norm must be 2 or inf.*; got 1"),
+    (spsa, {"eps": 0.1, "steps": 0}, "steps must be .*; got 0"),
+    (spsa, {"eps": 0.1, "directions": 0}, "directions must be .*; got 0"),
+    (spsa, {"eps": 0.1, "delta": 0}, "delta must be .*; got 0"),
+    (spsa, {"eps": 0.1, "learning_rate": -1}, "learning_rate must be .*; got -1"),
+    (lbfgs, {"constants": 0}, "constants must be .*; got 0"),
+    (lbfgs, {"steps": 0}, "steps must be .*; got 0"),
+    (lbfgs, {"candidates": 0}, "candidates must be .*; got 0"),
+    (random_noise, {"norm": 0.9}, "norm must be .*; got 0.9"),
+    (random_noise, {"directions": 0}, "directions must be .*; got 0"),
+    (random_noise, {"max_norm": 0}, "max_norm must be .*; got 0"),
+    (ddn, {"steps": 0}, "steps must be .*; got 0"),
+    (ddn, {"gamma": 1.0}, "gamma must be .*; got 1.0"),
+    (ddn, {"init_norm": 0}, "init_norm must be .*; got 0"),
+    (ddn, {"alpha": 0.001}, "alpha must be .*; got 0.001"),
 ]
 
 
@@ -231,7 +234,7 @@ def test_options_that_cannot_be_used_are_refused_before_any_work(
 ):
     with pytest.raises(InputError) as caught:
         attack(network, pictures[:0], **options)
-    assert message in str(caught.value)
+    assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
 
 

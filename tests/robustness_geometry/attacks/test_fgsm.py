@@ -102,11 +102,11 @@ def test_images_that_are_wrong_from_the_start_need_no_eps(affine, points):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rate": 0}, "rate=0"),
-        ({"rate": 1.5}, "rate=1.5"),
-        ({"eps_max": 0}, "eps_max=0"),
-        ({"grid": 1}, "grid=1"),
-        ({"norm": 0.5}, "norm=0.5"),
+        ({"rate": 0}, "rate must be .*; got 0"),
+        ({"rate": 1.5}, "rate must be .*; got 1.5"),
+        ({"eps_max": 0}, "eps_max must be .*; got 0"),
+        ({"grid": 1}, "grid must be .*; got 1"),
+        ({"norm": 0.5}, "norm must be .*; got 0.5"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(affine, points, options, message):

@@ -23,7 +23,7 @@ def affine_distances(model, images):
 
 @pytest.fixture
 def confident(affine):
-    """An affine classifier whose logits are so large that the cross-entropy sees the nearest class alone.
+    """An affine classifier with logits so large that only the nearest class enters the loss.
 
     Where the softmax is flat, its gradient points away from all other classes at once, and neither
     attack is near its optimum.
@@ -115,7 +115,7 @@ def test_more_candidates_are_never_worse(network, pictures):
 
 
 def test_lbfgs_with_targets_refuses_candidates(affine, points):
-    with pytest.raises(InputError, match="candidates=2"):
+    with pytest.raises(InputError, match=r"candidates must be .*; got 2"):
         lbfgs(affine(), points(), candidates=2, targets=torch.zeros(20, dtype=torch.int64))
 
 

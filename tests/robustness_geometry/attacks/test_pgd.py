@@ -87,5 +87,5 @@ def test_every_image_may_have_a_ball_of_its_own(network, pictures, p):
 
 @pytest.mark.parametrize("radii", [torch.zeros(12), torch.full((12,), math.nan)])
 def test_radii_that_cannot_be_used_are_refused(network, pictures, radii):
-    with pytest.raises(InputError, match="eps="):
+    with pytest.raises(InputError, match="eps must be"):
         pgd(network, pictures, eps=radii, norm=2)

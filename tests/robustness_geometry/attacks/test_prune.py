@@ -57,7 +57,7 @@ def test_an_affine_classifier_is_never_worse_than_what_prune_allows(affine, poin
 
 
 def test_classes_with_equal_gradients_take_one_pass(gradients, table):
-    """Of parallel boundaries the one with the smallest gap is the nearest: no other gradient can be needed."""
+    """Of parallel boundaries the one with the smallest gap is nearest: one gradient suffices."""
     slopes = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     offsets = torch.tensor([0.0, -4.0, -1.0, -3.0, -2.0], dtype=torch.float64)
     model = table(lambda flat: flat[:, :1] * slopes + offsets)
@@ -95,12 +95,12 @@ def test_some_images_need_more_boundaries_than_others(affine, points, gradients)
 
 @pytest.mark.parametrize("prune", [0, -1, 0.5, math.nan, "wide"])
 def test_what_is_no_ratio_is_refused(affine, points, prune):
-    with pytest.raises(InputError, match="prune="):
+    with pytest.raises(InputError, match="prune must be"):
         deepfool(affine(), points(), prune=prune)
-    with pytest.raises(InputError, match="prune="):
+    with pytest.raises(InputError, match="prune must be"):
         universal_perturbation(affine(), points(), radius=0.1, prune=prune)
 
 
 def test_a_subspace_takes_all_classes(affine, points):
-    with pytest.raises(InputError, match="prune=2"):
+    with pytest.raises(InputError, match=r"prune must be .*; got 2"):
         deepfool(affine(), points(), prune=2, subspace=torch.eye(12, dtype=torch.float64)[:3])

@@ -3,6 +3,7 @@ import torch
 
 from robustness_geometry.checks import InputError
 from robustness_geometry.datasets.assembly import Pixels, assemble, statistics
+from robustness_geometry.datasets.sampling import Limits
 
 
 def pixels(count, classes=3, shape=(2, 4, 4), seed=0):
@@ -31,15 +32,11 @@ def test_images_are_float32_in_0_to_1_with_int64_labels():
 
 def test_limits_leave_the_statistics_as_they_are():
     whole = assemble("made", pixels(30), pixels(9), ["a", "b", "c"], "")
-    part = assemble(
-        "made", pixels(30), pixels(9), ["a", "b", "c"], "", train_limit=6, test_limit=3, seed=4
-    )
+    part = assemble("made", pixels(30), pixels(9), ["a", "b", "c"], "", Limits(6, 3, seed=4))
     assert (len(part.train), len(part.test)) == (6, 3)
     assert torch.bincount(part.train.labels).tolist() == [2, 2, 2]
     assert (part.mean, part.std) == (whole.mean, whole.std)
-    again = assemble(
-        "made", pixels(30), pixels(9), ["a", "b", "c"], "", train_limit=6, test_limit=3, seed=4
-    )
+    again = assemble("made", pixels(30), pixels(9), ["a", "b", "c"], "", Limits(6, 3, seed=4))
     assert torch.equal(part.train.images, again.train.images)
 
 

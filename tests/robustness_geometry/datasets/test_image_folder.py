@@ -76,7 +76,7 @@ def test_labels_may_be_those_of_a_network(root):
     assert set(data.test.labels.tolist()) == {1, 2, 3}
     (root / "cat").rename(root / "tabby")
     with pytest.raises(
-        InputError, match=r"dataset.labels=a list of 4: allowed is .*tabby is missing"
+        InputError, match=r"dataset.labels must be .*tabby is missing.*; got '?a list of 4"
     ):
         datasets.image_folder(root=root, labels=names)
     data = datasets.image_folder(root=root, labels="imagenet")
@@ -86,15 +86,15 @@ def test_labels_may_be_those_of_a_network(root):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"train_share": 1}, "dataset.train_share=1:"),
-        ({"train_share": -0.1}, "dataset.train_share=-0.1"),
-        ({"channels": 4}, "dataset.channels=4"),
-        ({"size": 0}, "dataset.size=0"),
-        ({"test_limit": 0}, "dataset.test_limit=0"),
-        ({"resize": 30}, "dataset.resize=30: allowed is None"),
-        ({"size": 32, "resize": 30}, "dataset.resize=30"),
-        ({"labels": "wnid"}, "dataset.labels=wnid"),
-        ({"labels": []}, "dataset.labels="),
+        ({"train_share": 1}, "dataset.train_share must be .*; got 1$"),
+        ({"train_share": -0.1}, "dataset.train_share must be .*; got -0.1"),
+        ({"channels": 4}, "dataset.channels must be .*; got 4"),
+        ({"size": 0}, "dataset.size must be .*; got 0"),
+        ({"test_limit": 0}, "dataset.test_limit must be .*; got 0"),
+        ({"resize": 30}, "dataset.resize must be None.*; got 30"),
+        ({"size": 32, "resize": 30}, "dataset.resize must be .*; got 30"),
+        ({"labels": "wnid"}, "dataset.labels must be .*; got 'wnid'"),
+        ({"labels": []}, "dataset.labels must be"),
     ],
 )
 def test_options_out_of_range_are_refused(root, options, text):
@@ -105,16 +105,20 @@ def test_options_out_of_range_are_refused(root, options, text):
 @pytest.mark.parametrize("given", [None, "nowhere"])
 def test_a_missing_root_is_refused(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=rf"^dataset.root={given}: allowed is an existing folder"):
+    with pytest.raises(
+        InputError, match=rf"^dataset.root must be an existing folder.*; got '?{given}"
+    ):
         datasets.image_folder(root=given)
 
 
 def test_folders_without_pictures_or_classes_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"dataset.root=.*class folder"):
+    with pytest.raises(InputError, match=r"dataset.root must be .*class folder"):
         datasets.image_folder(root=tmp_path)
     (tmp_path / "ant").mkdir()
     (tmp_path / "ant" / "notes.txt").write_text("no picture")
-    with pytest.raises(InputError, match=r"dataset.root=.*no valid file for the classes ant"):
+    with pytest.raises(
+        InputError, match=r"dataset.root must be .*no valid file for the classes ant"
+    ):
         datasets.image_folder(root=tmp_path)
 
 
@@ -122,14 +126,15 @@ def test_a_folder_of_splits_is_not_taken_for_classes(root, tmp_path):
     for part in ("train", "val"):
         (tmp_path / "split" / part).mkdir(parents=True)
         Image.fromarray(picture(0)).save(tmp_path / "split" / part / "0.png")
-    with pytest.raises(InputError, match=r"dataset.root=.*choose train or val in it"):
+    with pytest.raises(InputError, match=r"dataset.root must be .*choose train or val in it"):
         datasets.image_folder(root=tmp_path / "split")
 
 
 def test_pictures_of_several_shapes_need_a_size(root):
     Image.fromarray(picture(1, (40, 30, 3))).save(root / "bee" / "tall.png")
     with pytest.raises(
-        InputError, match=r"dataset.size=None: .* pictures differ: .*tall.png is 40x30"
+        InputError,
+        match=r"dataset.size must be .* pictures differ: .*tall.png is 40x30.*; got '?None",
     ):
         datasets.image_folder(root=root)
 
@@ -139,22 +144,22 @@ def test_a_damaged_picture_is_named(root, content):
     path = root / "bee" / "3.png"
     path.write_bytes(path.read_bytes()[:400] if content == "cut" else content)
     with pytest.raises(
-        InputError, match=r"dataset.root=.*bee/3.png: allowed is a picture that can be read"
+        InputError, match=r"dataset.root must be a picture that can be read.*; got .*bee/3.png"
     ):
         datasets.image_folder(root=root)
 
 
 def test_pictures_of_more_than_eight_bits_are_refused(root):
     Image.fromarray(np.full((20, 24), 40000, dtype=np.uint16)).save(root / "bee" / "3.png")
-    with pytest.raises(InputError, match=r"3.png: allowed is .*more than eight bits"):
+    with pytest.raises(InputError, match=r"must be .*more than eight bits.*; got .*3.png"):
         datasets.image_folder(root=root)
 
 
 def test_more_pictures_than_memory_are_refused(root, monkeypatch):
     free = types.SimpleNamespace(available=5 * 20 * 24 * 3 * 12)
-    monkeypatch.setattr("robustness_geometry.datasets.pictures.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     with pytest.raises(
-        InputError, match=r"dataset.test_limit=30: allowed is at most the 12 images"
+        InputError, match=r"dataset.test_limit must be at most the 12 images.*; got 30"
     ):
         datasets.image_folder(root=root)
     assert len(datasets.image_folder(root=root, test_limit=12).test) == 12

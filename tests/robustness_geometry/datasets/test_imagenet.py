@@ -1,4 +1,4 @@
-"""ImageNet's layout in small: a devkit with its real structure, and folders of pictures by WordNet id."""
+"""ImageNet's layout in small: a devkit of the real structure, and pictures by WordNet id."""
 
 import hashlib
 import io
@@ -133,7 +133,7 @@ def test_missing_files_say_what_to_get(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     for given in (None, "here", "nowhere"):
         with pytest.raises(
-            InputError, match=r"^dataset.root=.*ILSVRC2012_devkit_t12.*never downloaded"
+            InputError, match=r"^dataset.root must be .*ILSVRC2012_devkit_t12.*never downloaded"
         ):
             datasets.imagenet(root=given)
 
@@ -142,7 +142,7 @@ def test_a_damaged_picture_is_named(root):
     path = root / "val" / "n01443537" / "val_1.JPEG"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(
-        InputError, match=r"dataset.root=.*n01443537/val_1.JPEG: allowed is a picture"
+        InputError, match=r"dataset.root must be a picture.*; got .*n01443537/val_1.JPEG"
     ):
         datasets.imagenet(root=root)
 
@@ -150,16 +150,16 @@ def test_a_damaged_picture_is_named(root):
 def test_a_truncated_devkit_is_refused(root):
     path = root / "ILSVRC2012_devkit_t12.tar.gz"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(InputError, match=r"dataset.root=.*corrupted"):
+    with pytest.raises(InputError, match=r"dataset.root must be .*corrupted"):
         datasets.imagenet(root=root)
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"size": 0}, "dataset.size=0"),
-        ({"resize": 100}, "dataset.resize=100"),
-        ({"test_limit": 0}, "dataset.test_limit=0"),
+        ({"size": 0}, "dataset.size must be .*; got 0"),
+        ({"resize": 100}, "dataset.resize must be .*; got 100"),
+        ({"test_limit": 0}, "dataset.test_limit must be .*; got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, key):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from robustness_geometry.checks import InputError
-from robustness_geometry.datasets.sampling import check_limits, choose, stratified_order
+from robustness_geometry.datasets.sampling import Limits, choose, stratified_order
 
 
 def test_every_prefix_of_the_order_is_stratified():
@@ -40,13 +40,13 @@ def test_smaller_limits_are_nested_and_larger_ones_keep_the_order():
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
-        ((0, None, 0), "dataset.train_limit=0"),
-        ((None, -1, 0), "dataset.test_limit=-1"),
-        ((True, None, 0), "dataset.train_limit=True"),
-        ((None, 2.5, 0), "dataset.test_limit=2.5"),
-        ((None, None, -1), "dataset.seed=-1"),
+        ((0, None, 0), "dataset.train_limit must be .*; got 0"),
+        ((None, -1, 0), "dataset.test_limit must be .*; got -1"),
+        ((True, None, 0), "dataset.train_limit must be .*; got True"),
+        ((None, 2.5, 0), "dataset.test_limit must be .*; got 2.5"),
+        ((None, None, -1), "dataset.seed must be .*; got -1"),
     ],
 )
 def test_limits_out_of_range_are_refused(arguments, key):
     with pytest.raises(InputError, match=key):
-        check_limits(*arguments)
+        Limits(*arguments)

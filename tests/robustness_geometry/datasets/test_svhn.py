@@ -48,7 +48,7 @@ def test_a_truncated_file_is_refused(folder):
     path = folder / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
-        InputError, match=r"dataset.root=.*train_32x32.mat and test_32x32.mat .*corrupted"
+        InputError, match=r"dataset.root must be .*train_32x32.mat and test_32x32.mat .*corrupted"
     ):
         datasets.svhn(root=folder, download=False)
 
@@ -57,7 +57,7 @@ def test_a_truncated_file_of_the_right_md5_is_refused(folder, monkeypatch):
     path = folder / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:-100])
     register(monkeypatch, folder)
-    with pytest.raises(InputError, match=r"dataset.root="):
+    with pytest.raises(InputError, match=r"dataset.root must be"):
         datasets.svhn(root=folder, download=False)
 
 
@@ -65,7 +65,7 @@ def test_a_missing_file_is_downloaded_or_refused(folder, tmp_path, monkeypatch, 
     served, address = mirror
     for part in ("train", "test"):
         (served / f"{part}_32x32.mat").write_bytes((folder / f"{part}_32x32.mat").read_bytes())
-    with pytest.raises(InputError, match=r"dataset.root=.*refused"):
+    with pytest.raises(InputError, match=r"dataset.root must be .*refused"):
         datasets.svhn(root=tmp_path / "new")
     register(monkeypatch, folder, address=address)
     assert len(datasets.svhn(root=tmp_path / "new", test_limit=10).test) == 10

@@ -66,7 +66,7 @@ def pair():
 
 @pytest.fixture(scope="session")
 def smooth():
-    """A random convolutional network of softplus units for images (1, 8, 8), in float64, with 4 classes."""
+    """A random convolutional network of softplus units: images (1, 8, 8), float64, 4 classes."""
     return _network(nn.Softplus(beta=8))
 
 

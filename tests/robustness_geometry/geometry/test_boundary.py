@@ -137,12 +137,12 @@ def test_an_empty_batch_calls_no_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bisections": 0}, "bisections="),
-        ({"refinements": -1}, "refinements="),
-        ({"angle": -0.1}, "angle="),
-        ({"tolerance": 0}, "tolerance="),
-        ({"targets": torch.tensor([0])}, "targets="),
-        ({"labels": torch.tensor([5])}, "labels="),
+        ({"bisections": 0}, "bisections must be"),
+        ({"refinements": -1}, "refinements must be"),
+        ({"angle": -0.1}, "angle must be"),
+        ({"tolerance": 0}, "tolerance must be"),
+        ({"targets": torch.tensor([0])}, "targets must be"),
+        ({"labels": torch.tensor([5])}, "labels must be"),
     ],
 )
 def test_bad_options_are_refused(quadric, image, options, message):

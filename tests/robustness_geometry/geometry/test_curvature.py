@@ -339,7 +339,7 @@ functions = pytest.mark.parametrize("measure", FUNCTIONS.values(), ids=FUNCTIONS
 @functions
 @pytest.mark.parametrize("h", [0, -1.0, math.inf, math.nan])
 def test_a_length_that_is_not_above_zero_is_refused(quadric, image, pair, measure, h):
-    with pytest.raises(InputError, match="h="):
+    with pytest.raises(InputError, match="h must be"):
         measure(quadric([1.0, 1.0, 1.0]), image(1, 0, 0), **pair(), h=h)
 
 
@@ -358,7 +358,7 @@ def test_a_point_off_the_boundary_is_refused_and_told_how_far(quadric, image, pa
 @functions
 def test_a_target_that_equals_its_label_is_refused(quadric, image, measure):
     zero = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(InputError, match="targets="):
+    with pytest.raises(InputError, match="targets must be"):
         measure(quadric([1.0, 1.0, 1.0]), image(1, 0, 0), labels=zero, targets=zero)
 
 
@@ -373,11 +373,11 @@ def test_logits_that_do_not_depend_on_the_input_are_refused(function, image, pai
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "probabilities"}, "output="),
-        ({"tolerance": 0}, "tolerance="),
-        ({"tolerance": math.nan}, "tolerance="),
-        ({"at_once": 1}, "at_once="),
-        ({"targets": torch.tensor([2])}, "targets="),
+        ({"output": "probabilities"}, "output must be"),
+        ({"tolerance": 0}, "tolerance must be"),
+        ({"tolerance": math.nan}, "tolerance must be"),
+        ({"at_once": 1}, "at_once must be"),
+        ({"targets": torch.tensor([2])}, "targets must be"),
     ],
 )
 def test_bad_options_are_refused(quadric, image, pair, measure, options, message):
@@ -393,7 +393,7 @@ def test_mean_curvature_refuses_bad_options(quadric, image, pair, options):
 
 @pytest.mark.parametrize("measure", [principal_curvatures, mean_hessian])
 def test_another_basis_is_refused(quadric, image, pair, measure):
-    with pytest.raises(InputError, match="basis="):
+    with pytest.raises(InputError, match="basis must be"):
         measure(quadric([1.0, 1.0]), image(1, 0), **pair(), basis="waves")
 
 
@@ -412,5 +412,5 @@ def test_empty_batches_give_empty_results(quadric, image, pair):
 
 def test_a_model_in_training_mode_is_refused(pair, pictures):
     model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 2)).double()
-    with pytest.raises(InputError, match=r"model\.training"):
+    with pytest.raises(InputError, match="model must be in evaluation mode"):
         principal_curvatures(model, pictures, **pair(4))

@@ -147,17 +147,17 @@ def test_deviation_of_a_right_angle():
 @pytest.mark.parametrize(
     ("points", "options", "key"),
     [
-        (([-1.0, 0.0], [0.0, 0.0]), {}, r"ends\[0\]=a point of label 1"),
+        (([-1.0, 0.0], [0.0, 0.0]), {}, r"ends\[0\] must be .*; got '?a point of label 1"),
         (
             ([-1.0, 0.0], [1.0, 0.0]),
             {"labels": torch.tensor([1])},
-            r"starts\[0\]=a point of label 0",
+            r"starts\[0\] must be .*; got '?a point of label 0",
         ),
-        (([-1.0, 0.0], [1.0, 0.0]), {"depth": 9}, "depth=9"),
-        (([-1.0, 0.0], [1.0, 0.0]), {"spacing": 0.0}, "spacing=0.0"),
-        (([-1.0, 0.0], [1.0, 0.0]), {"spacing": 2.0}, "spacing=2.0"),
-        (([-1.0, 0.0], [1.0, 0.0]), {"safety": 0}, "safety=0"),
-        (([-1.0, float("nan")], [1.0, 0.0]), {}, "images="),
+        (([-1.0, 0.0], [1.0, 0.0]), {"depth": 9}, "depth must be .*; got 9"),
+        (([-1.0, 0.0], [1.0, 0.0]), {"spacing": 0.0}, "spacing must be .*; got 0.0"),
+        (([-1.0, 0.0], [1.0, 0.0]), {"spacing": 2.0}, "spacing must be .*; got 2.0"),
+        (([-1.0, 0.0], [1.0, 0.0]), {"safety": 0}, "safety must be .*; got 0"),
+        (([-1.0, float("nan")], [1.0, 0.0]), {}, "images must be"),
     ],
 )
 def test_pairs_and_options_that_cannot_be_used_are_refused(points, options, key):

@@ -142,8 +142,8 @@ def test_stitched_sections_follow_the_path():
     ("anchors", "upward", "key"),
     [
         ([image(0, 0, 0)], image(0, 1, 0), "len"),
-        ([image(0, 0, 0), image(0, 0, 0)], image(0, 1, 0), "anchors="),
-        ([image(0, 0, 0), image(1, 0, 0)], image(2, 0, 0), "upward="),
+        ([image(0, 0, 0), image(0, 0, 0)], image(0, 1, 0), "anchors must be"),
+        ([image(0, 0, 0), image(1, 0, 0)], image(2, 0, 0), "upward must be"),
     ],
 )
 def test_impossible_stitches_are_refused(anchors, upward, key):

@@ -7,7 +7,7 @@ from robustness_geometry.geometry import inscribed_radius, sphere_step
 
 
 def first_crossing(offset, cosine, radius):
-    """The distance along the best direction at which the norm first passes the radius, by a fine search."""
+    """The distance along the best direction at which the norm passes the radius, by search."""
     steps = torch.linspace(0, 20, 400_001, dtype=torch.float64)
     towards = -1.0 if offset > radius else 1.0
     x = offset + towards * steps * cosine

@@ -1,11 +1,14 @@
-"""What holds for every architecture: counts in closed form, adaptation, evaluation mode, gradients."""
+"""What holds for every architecture: counts in closed form, adaptation, gradients."""
 
 import pytest
 import torch
 from torch import nn
 
+from robustness_geometry import models
 from robustness_geometry.checks import InputError
-from robustness_geometry.models.factories import FACTORIES
+from robustness_geometry.models import architectures
+
+FACTORIES = architectures()
 
 
 def conv(before, after, kernel, *, bias=True):
@@ -131,6 +134,7 @@ SMALL = {
     "resnet18": {"width": 8},
     "wrn28_10": {"depth": 10, "widen": 1, "dropout": 0.3},
 }
+LARGE = ("caffenet", "vgg_f")
 
 
 def test_closed_forms_of_the_residual_networks_agree_with_the_published_counts():
@@ -157,7 +161,7 @@ def extent(side):
     return (side, side) if isinstance(side, int) else side
 
 
-@pytest.mark.parametrize("name", ["caffenet", "vgg_f"])
+@pytest.mark.parametrize("name", LARGE)
 def test_imagenet_networks_take_their_native_images(name):
     model = make(name, 3, 224, classes=20)
     images = torch.rand(2, 3, 224, 224, requires_grad=True)
@@ -167,7 +171,7 @@ def test_imagenet_networks_take_their_native_images(name):
     assert torch.isfinite(gradient).all()
     assert gradient.abs().sum() > 0
     with pytest.raises(
-        InputError, match=rf"dataset.size=28x28: allowed is at least 39x39 pixels for {name}"
+        InputError, match=rf"dataset.size must be at least 39x39 pixels for {name}.*; got '28x28'"
     ):
         make(name)
 
@@ -178,7 +182,8 @@ def test_imagenet_networks_take_their_native_images(name):
 def test_images_that_are_too_small_are_refused_and_the_smallest_work(name, least):
     assert make(name, 1, least, **SMALL[name])(torch.rand(2, 1, least, least)).shape == (2, 10)
     with pytest.raises(
-        InputError, match=rf"dataset.size={least}x{least - 1}: .* {least}x{least} pixels"
+        InputError,
+        match=rf"dataset.size must be .* {least}x{least} pixels.*; got '?{least}x{least - 1}",
     ):
         make(name, 1, (least, least - 1))
 
@@ -232,16 +237,16 @@ def test_first_layers_of_lenet_commute_with_scaling():
 @pytest.mark.parametrize(
     ("name", "options", "key"),
     [
-        ("nin", {"width": 1}, "model.width=1"),
-        ("nin", {"dropout": 1.0}, "model.dropout=1.0"),
-        ("resnet18", {"width": 0}, "model.width=0"),
-        ("wrn28_10", {"depth": 12}, "model.depth=12"),
-        ("wrn28_10", {"depth": 4}, "model.depth=4"),
-        ("wrn28_10", {"widen": 0}, "model.widen=0"),
-        ("wrn28_10", {"dropout": -1}, "model.dropout=-1"),
-        ("fc500_150_10", {"hidden": (5, 0)}, "model.hidden=0"),
-        ("lenet5", {"filters": (6,)}, "model.filters="),
-        ("lenet5", {"hidden": (6, 0)}, "model.hidden=0"),
+        ("nin", {"width": 1}, "model.width must be .*; got 1"),
+        ("nin", {"dropout": 1.0}, "model.dropout must be .*; got 1.0"),
+        ("resnet18", {"width": 0}, "model.width must be .*; got 0"),
+        ("wrn28_10", {"depth": 12}, "model.depth must be .*; got 12"),
+        ("wrn28_10", {"depth": 4}, "model.depth must be .*; got 4"),
+        ("wrn28_10", {"widen": 0}, "model.widen must be .*; got 0"),
+        ("wrn28_10", {"dropout": -1}, "model.dropout must be .*; got -1"),
+        ("fc500_150_10", {"hidden": (5, 0)}, "model.hidden must be .*; got 0"),
+        ("lenet5", {"filters": (6,)}, "model.filters must be"),
+        ("lenet5", {"hidden": (6, 0)}, "model.hidden must be .*; got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, key):
@@ -269,6 +274,17 @@ def test_residual_blocks_add_their_shortcut():
                     module.weight.zero_()
         features = torch.rand(2, 16 if name == "wrn28_10" else 4, 6, 6)
         assert torch.allclose(block(features), features, atol=1e-6)
+
+
+def test_every_architecture_is_counted_and_tried():
+    assert {name for name, _, _ in COUNTS} == FACTORIES.keys()
+    assert SMALL.keys() | set(LARGE) == FACTORIES.keys()
+
+
+def test_only_networks_that_need_no_more_than_a_data_set_are_architectures():
+    others = {"build", "custom", "load_weights", "pretrained", "timm_model", "torchvision_model"}
+    assert others <= set(models.__all__)
+    assert not others & FACTORIES.keys()
 
 
 def test_factories_keep_their_names():

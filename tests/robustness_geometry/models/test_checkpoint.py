@@ -57,7 +57,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("robustness_geometry.models.checkpoint.os.fsync", full)
+    monkeypatch.setattr("robustness_geometry.files.os.fsync", full)
     with pytest.raises(OSError, match=r"disk full"):
         save_weights(network(2), path)
     assert path.read_bytes() == before
@@ -109,7 +109,8 @@ def refused(model, path, text):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(InputError, match=text) as caught:
         load_weights(model, path)
-    assert str(caught.value).startswith(f"model.checkpoint={path}: allowed is ")
+    assert str(caught.value).startswith("model.checkpoint must be ")
+    assert str(caught.value).endswith(f"; got {str(path)!r}")
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -154,7 +155,7 @@ def test_other_architectures_are_named(tmp_path):
     refused(
         network(2),
         path,
-        r"this architecture: it lacks network.1.weight and 1 more; it has the unknown",
+        r"this architecture's weights: it lacks network.1.weight and 1 more; it has the unknown",
     )
     save_weights(network(1, channels=2, mean=(0.1, 0.2), std=(0.1, 0.1)), path)
     refused(network(2), path, r"normalise.mean is \(1, 2, 1, 1\) instead of \(1, 1, 1, 1\)")
@@ -181,7 +182,7 @@ def test_metadata_of_foreign_files_is_refused(tmp_path):
 
     safetensors.torch.save_file({"weight": torch.ones(2)}, tmp_path / "foreign.safetensors")
     for path in (tmp_path / "foreign.safetensors", tmp_path / "none.safetensors"):
-        with pytest.raises(InputError, match=r"model.checkpoint="):
+        with pytest.raises(InputError, match=r"model.checkpoint must be"):
             read_metadata(path)
 
 

@@ -14,7 +14,8 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self, units=4):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.BatchNorm1d(units), nn.Linear(units, 3))
+        layers = [nn.Flatten(), nn.Linear(64, units), nn.BatchNorm1d(units), nn.Linear(units, 3)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images):
         return self.layers(images)
@@ -79,31 +80,40 @@ def test_weights_are_those_of_the_checkpoint_behind_the_chosen_normalisation(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"target": "theirs.nets.Nothing"}, r"model.target=theirs.nets.Nothing: .*no attribute"),
-        ({"target": "nowhere.Net"}, r"model.target=nowhere.Net: .*No module named"),
-        ({"target": "Net"}, r"model.target=Net: allowed is package.module.Name"),
+        (
+            {"target": "theirs.nets.Nothing"},
+            r"model.target must be .*no attribute.*; got 'theirs.nets.Nothing'",
+        ),
+        ({"target": "nowhere.Net"}, r"model.target must be .*No module named.*; got 'nowhere.Net'"),
+        ({"target": "Net"}, r"model.target must be package.module.Name.*; got 'Net'"),
         (
             {"target": "theirs.nets.constant"},
-            r"model.target=theirs.nets.constant: .*class or a function",
+            r"model.target must be .*class or a function.*; got 'theirs.nets.constant'",
         ),
-        ({"target": "theirs.nets.wrong"}, r"model.target=theirs.nets.wrong: .*Module, not str"),
-        ({"target": "theirs.nets.make"}, r"model.args=\{\}: .*missing 1 required"),
+        (
+            {"target": "theirs.nets.wrong"},
+            r"model.target must be .*Module, not str.*; got 'theirs.nets.wrong'",
+        ),
+        ({"target": "theirs.nets.make"}, r"model.args must be .*missing 1 required.*; got \{\}"),
         (
             {"target": "theirs.nets.make", "args": {"units": 0}},
-            r"model.args=.*units must be positive",
+            r"model.args must be .*units must be positive",
         ),
-        ({"target": "theirs.nets.Net", "args": {"width": 3}}, r"model.args=.*unexpected keyword"),
+        (
+            {"target": "theirs.nets.Net", "args": {"width": 3}},
+            r"model.args must be .*unexpected keyword",
+        ),
         (
             {"target": "theirs.nets.Net", "checkpoint": "none.pt"},
-            r"model.checkpoint=none.pt: .*existing file",
+            r"model.checkpoint must be .*existing file.*; got 'none.pt'",
         ),
         (
             {"target": "theirs.nets.Net", "normalise": "imagenet"},
-            r"model.normalise=imagenet: allowed is none, dataset",
+            r"model.normalise must be none, dataset.*; got 'imagenet'",
         ),
         (
             {"target": "theirs.nets.Net", "normalise": [[0.1, 0.2], [0.1, 0.2]]},
-            r"model.normalise=.*lists of 1 numbers",
+            r"model.normalise must be .*lists of 1 numbers",
         ),
     ],
 )

@@ -262,18 +262,18 @@ def test_other_architectures_are_refused(tmp_path):
     _, layers, _ = small()
     average = np.full((1, 1, 3), 100.0)
     write(path, [*layers[:2], layers[3], layers[2], *layers[4:]], average)
-    refused(path, r"the layers conv relu lrn pool .*; the file has conv relu pool lrn")
+    refused(path, r"the layers conv relu lrn pool .*; this one has conv relu pool lrn")
     write(path, [conv(3, 3, 5, stride=2, name="conv1"), *layers[1:]], average)
     refused(
         path,
-        r"weight \(6, 3, 3, 3\), bias \(6,\) in layer conv1; the file has weight \(5, 3, 3, 3\)",
+        r"weight \(6, 3, 3, 3\), bias \(6,\) in layer conv1; this one has weight \(5, 3, 3, 3\)",
     )
     write(path, [conv(3, 3, 6, bias=False), *layers[1:]], average)
-    refused(path, r"in layer conv; the file has weight \(6, 3, 3, 3\)$")
+    refused(path, r"in layer conv; this one has weight \(6, 3, 3, 3\); got")
     write(
         path, [*layers[:2], {**LRN, "param": np.array([[5, 1, 1e-4, 0.75]])}, *layers[3:]], average
     )
-    refused(path, r"local response normalisation \(5, 2.0, 0.0001, 0.75\); the file has \(5.0, 1.0")
+    refused(path, r"response normalisation \(5, 2.0, 0.0001, 0.75\); this one has \(5.0, 1.0")
     write(path, layers, None)
     refused(path, r"meta.normalization.averageImage of 3 channels")
     write(path, layers, np.full((17, 17), 100.0))
@@ -286,7 +286,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     model, layers, _ = digits(True)
     layers[1]["weights"] = layers[1]["weights"][:, :2]
     write(path, layers, np.full((1, 1, 1), 100.0))
-    refused(path, r"trained batch normalisation", model)
+    refused(path, r"a file whose batch normalisation has its moments", model)
     whole = path.read_bytes()
     newer = b"MATLAB 7.3 MAT-file" + b" " * 105 + b"\0\2IM" + b"\0" * 400
     for content in (b"", b"no matlab", whole[:-5000], whole[:130], newer):
@@ -296,7 +296,5 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     refused(path, r"a SimpleNN file of MatConvNet")
     scipy.io.savemat(path, {"vars": {"name": "input"}})
     refused(path, r"a SimpleNN file of MatConvNet")
-    with pytest.raises(
-        InputError, match=r"a MatConvNet file only for networks of robustness_geometry.models"
-    ):
+    with pytest.raises(InputError, match=r"a MatConvNet file is for this package's networks"):
         load_weights(nn.Linear(2, 2), path)

@@ -26,7 +26,10 @@ class Linear(nn.Module):
 
 
 class Loss(nn.Module):
-    """Two logits whose cross-entropy at label 0 is a given function of the image: f_1 = log(exp(l) - 1), f_0 = 0."""
+    """Two logits whose cross-entropy at label 0 is a given function l of the image.
+
+    They are f_0 = 0 and f_1 = log(exp(l) - 1).
+    """
 
     def __init__(self, function):
         super().__init__()
@@ -172,10 +175,13 @@ def test_model_and_images_stay_as_they_were():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"h": 0}, "h=0: allowed is a finite number > 0"),
-        ({"h": -1.5}, r"h=-1\.5"),
-        ({"h": math.nan}, "h=nan"),
-        ({"h": 1, "direction": "random"}, "direction=random: allowed is one of sign, gradient"),
+        ({"h": 0}, "h must be a finite number > 0.*; got 0"),
+        ({"h": -1.5}, r"h must be .*; got -1\.5"),
+        ({"h": math.nan}, "h must be .*; got nan"),
+        (
+            {"h": 1, "direction": "random"},
+            "direction must be one of sign, gradient.*; got 'random'",
+        ),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options, message):
@@ -185,21 +191,21 @@ def test_options_that_cannot_be_used_are_refused(options, message):
 
 def test_batches_that_cannot_be_used_are_refused():
     images, labels = batch()
-    with pytest.raises(InputError, match=r"model\.training=True"):
+    with pytest.raises(InputError, match=r"model must be in evaluation mode .*; got training mode"):
         cure_penalty(smooth().train(), images, labels, h=1)
-    with pytest.raises(InputError, match="images=an empty batch"):
+    with pytest.raises(InputError, match="images must be at least one image; got nothing"):
         cure_penalty(smooth(), images[:0], labels[:0], h=1)
-    with pytest.raises(InputError, match=r"labels=torch\.int64 \(5,\)"):
+    with pytest.raises(InputError, match=r"labels must be .*; got torch\.int64 \(5,\)"):
         cure_penalty(smooth(), images, labels[:5], h=1)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": -1}, "lambda=-1: allowed is a finite number >= 0"),
-        ({"h": 0}, "h=0"),
-        ({"ramp": -1}, "ramp=-1"),
-        ({"direction": "both"}, "direction=both"),
+        ({"weight": -1}, "lambda must be a finite number >= 0.*; got -1"),
+        ({"h": 0}, "h must be .*; got 0"),
+        ({"ramp": -1}, "ramp must be .*; got -1"),
+        ({"direction": "both"}, "direction must be .*; got 'both'"),
     ],
 )
 def test_objectives_out_of_range_are_refused(options, message):
@@ -209,7 +215,7 @@ def test_objectives_out_of_range_are_refused(options, message):
 
 def test_a_ramp_longer_than_the_training_is_refused_before_any_work():
     data = Split(*batch())
-    with pytest.raises(InputError, match=r"ramp=5: allowed is at most training\.epochs=3"):
+    with pytest.raises(InputError, match=r"ramp must be at most training\.epochs=3.*; got 5"):
         train(smooth(), data, Recipe(epochs=3), objective=Cure(ramp=5))
 
 

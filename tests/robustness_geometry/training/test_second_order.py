@@ -22,7 +22,7 @@ LAYERS = {
 
 
 def settled(layer):
-    """The layer in float64 and evaluation mode, with weights and statistics that are not those of the start."""
+    """The layer in float64 and evaluation mode, with random weights and statistics."""
     generator = torch.Generator().manual_seed(0)
     layer = layer.double().eval().requires_grad_(True)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def settled(layer):
 
 
 def derivatives(layer, shape, mode):
-    """The image's gradient of a curved loss, and the weights' gradient of its squared norm plus that loss."""
+    """The image's gradient of a curved loss, and the weights' of its squared norm plus the loss."""
     before = nn.Conv2d(shape[0], shape[0], 1).double()
     with torch.no_grad():
         before.weight.copy_(torch.eye(shape[0])[:, :, None, None] * 1.5)

@@ -1,4 +1,4 @@
-"""Small data, a small smooth network of two training seeds, classifiers with closed forms, and an executor."""
+"""Small data, a smooth network of two training seeds, closed-form classifiers and an executor."""
 
 from dataclasses import asdict
 from functools import partial
@@ -38,7 +38,7 @@ def smooth(data, seed):
 
 
 class Affine(nn.Module):
-    """Two logits 0 and scale * (w.x + b) in float64, w = (1, -2, 1, -2 ...): class 1 on the positive side."""
+    """Two logits 0 and scale * (w.x + b) in float64, w = (1, -2, 1, -2 ...)."""
 
     def __init__(self, pixels=16, b=0.0, scale=1.0):
         super().__init__()
@@ -66,7 +66,7 @@ class Threshold(nn.Module):
 
 
 def grey(distances):
-    """Images of one grey value each, that far from 0.5 to both sides, and the labels that the threshold gives."""
+    """Images of one grey value each, that far from 0.5 to both sides, labelled by the threshold."""
     levels = torch.tensor([0.5 + sign * distance for distance in distances for sign in (-1, 1)])
     images = levels.view(-1, 1, 1, 1).expand(-1, 1, 3, 3).contiguous()
     split = Split(images, (levels > 0.5).long())
@@ -94,7 +94,7 @@ def executor(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made():
-    """The settings that all experiments are run with here, and what else tests build from."""
+    """Settings that all experiments take, those that also train on PGD take, and small parts."""
     recipe = Recipe(
         epochs=4,
         batch_size=30,
@@ -112,14 +112,19 @@ def made():
         "weight": 2.0,
         "ramp": 2,
         "unit": "pixel",
-        "adversary_steps": 2,
         "finetune_epochs": 2,
         "samples": 30,
         "resamples": 40,
     }
     step = partial(fgsm, eps=0.1)
     return SimpleNamespace(
-        small=small, eps=EPS, affine=Affine, threshold=Threshold, grey=grey, fgsm=step
+        small=small,
+        with_pgd={**small, "adversary_steps": 2},
+        eps=EPS,
+        affine=Affine,
+        threshold=Threshold,
+        grey=grey,
+        fgsm=step,
     )
 
 

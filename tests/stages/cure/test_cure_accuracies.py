@@ -1,4 +1,4 @@
-"""Tables 8.2 and 8.3, the ablation and the eps curve: numbers by hand, and the same numbers wherever they are asked."""
+"""Tables 8.2 and 8.3, the ablation and the eps curve: numbers by hand, the same everywhere."""
 
 import math
 from functools import partial
@@ -10,7 +10,8 @@ import torch
 from pipeline.evaluation import correct, held_out
 from pipeline.statistics import Estimate
 from pipeline.studies import accuracy as _accuracy
-from pipeline.studies.cure import TITLES, Common, Study, Tuned, studies
+from pipeline.studies.cure import TITLES, CureStudy, Tuned, cure_studies
+from pipeline.studies.cure_settings import AdversarySettings
 from robustness_geometry.attacks import pgd
 from robustness_geometry.checks import InputError
 from robustness_geometry.randomness import per_image
@@ -28,26 +29,26 @@ SWEEP = ((0.5, 0.0), (0.25, 2.0), (0.5, 2.0))
 
 @pytest.fixture(scope="module")
 def table82(network, data, executor, made):
-    settings = Table82(**made.small, autoattack_seeds=0, sweep=SWEEP)
+    settings = Table82(**made.with_pgd, autoattack_seeds=0, sweep=SWEEP)
     return cure_cifar10(network, data, settings, executor.scope("cure_cifar10"))
 
 
 @pytest.fixture(scope="module")
 def ablation(network, data, executor, made):
-    settings = Ablation(**made.small, timed_steps=1, rounds=2)
+    settings = Ablation(**made.with_pgd, timed_steps=1, rounds=2)
     return cure_cost_ablation(network, data, settings, executor.scope("cure_cost_ablation"))
 
 
 @pytest.fixture(scope="module")
 def curve(network, data, executor, made):
-    settings = Curve(**made.small, factors=(0.5, 1.0, 2.0, 8.0))
+    settings = Curve(**made.with_pgd, factors=(0.5, 1.0, 2.0, 8.0))
     return cure_eps_curve(network, data, settings, executor.scope("cure_eps_curve"))
 
 
 def by_hand(network, data, executor, made, name, attack):
     """Accuracy under an attack on the true labels, with the random numbers of the stage."""
     found, test = [], held_out(data, 30)
-    for study in studies(network, data, Common(**made.small), executor):
+    for study in cure_studies(network, data, AdversarySettings(**made.with_pgd), executor):
         model, generators = study.tuned(name).model, per_image(study.seed, "shared", range(30))
         result = attack(model, test.images, labels=test.labels, generator=generators)
         found.append(
@@ -94,7 +95,7 @@ def test_the_sweep_holds_its_pairs_once_and_marks_the_chosen_one(table82):
 def test_the_chosen_pair_of_the_sweep_is_the_first_seed_of_the_table(
     table82, network, data, executor, made
 ):
-    study = studies(network, data, Common(**made.small), executor)[0]
+    study = cure_studies(network, data, AdversarySettings(**made.with_pgd), executor)[0]
     own = study.right(study.tuned("cure").model, study.judge())
     chosen = table82.tables["sweep"].query("chosen").iloc[0]
     assert chosen["adv"] == pytest.approx(float(own.mean()))
@@ -112,7 +113,7 @@ def test_the_curves_of_the_training_are_those_of_both_terms(table82, network, da
     )
     histories = [
         study.tuned("cure").history
-        for study in studies(network, data, Common(**made.small), executor)
+        for study in cure_studies(network, data, AdversarySettings(**made.with_pgd), executor)
     ]
     means = [sum(pair) / 2 for pair in zip(*(one["penalty"] for one in histories), strict=True)]
     assert curves["penalty"].tolist() == pytest.approx(means)
@@ -128,14 +129,16 @@ def test_autoattack_gets_the_ball_of_the_attack_that_judges(
         return pgd(model, images, eps=eps, norm=norm, steps=1, labels=labels)
 
     monkeypatch.setattr(_accuracy, "autoattack", spy)
-    monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
+    monkeypatch.setattr(CureStudy, "tuned", lambda self, name: Tuned(self.model, {}))
     monkeypatch.setattr(
         type(executor),
         "cached",
         lambda self, f, *tensors, randomness: type("M", (), {"value": f(*tensors)}),
     )
-    settings = Common(**{**made.small, "attack": partial(pgd, eps=9.0, norm="2"), "eps": "1/10"})
-    found = _accuracy.by_autoattack(studies(network, data, settings, executor)[:1], 7, 20)
+    settings = AdversarySettings(
+        **{**made.with_pgd, "attack": partial(pgd, eps=9.0, norm="2"), "eps": "1/10"}
+    )
+    found = _accuracy.by_autoattack(cure_studies(network, data, settings, executor)[:1], 7, 20)
     assert seen == [(0.1, 2.0, 7)] * 3
     assert (found["aa_cure"].n, found["aa_cure"].seeds) == (7, 1)
     assert _accuracy.by_autoattack([], 7, 20) == {}
@@ -144,23 +147,20 @@ def test_autoattack_gets_the_ball_of_the_attack_that_judges(
 def test_table_8_3_is_judged_by_its_own_number_of_steps(
     network, data, executor, made, looked_at, monkeypatch
 ):
-    found = cure_svhn(network, data, Table83(**made.small, steps=1), executor.scope("cure_svhn"))
+    found = cure_svhn(network, data, Table83(**made.with_pgd, steps=1), executor.scope("cure_svhn"))
     for name in ("original", "cure"):
         wanted = by_hand(
             network, data, executor, made, name, partial(pgd, eps=made.eps, norm=math.inf, steps=1)
         )
         assert found.numbers[f"adv_{name}"].value == pytest.approx(wanted)
     assert any("PGD(1)" in note for note in found.notes)
-    overridden = Table83(
-        **{**made.small, "eps": 0.9}, steps=7, overrides={"smooth": {"steps": 1, "eps": made.eps}}
-    )
-    steps, made_of = [], Study.pgd
+    steps, made_of = [], CureStudy.pgd
     monkeypatch.setattr(
-        Study,
+        CureStudy,
         "pgd",
         lambda self, **given: (steps.append(given["steps"]), made_of(self, **given))[1],
     )
-    again = cure_svhn(network, data, overridden, executor)
+    again = cure_svhn(network, data, Table83(**made.with_pgd, steps=1), executor)
     assert {name: e.value for name, e in again.numbers.items()} == {
         name: e.value for name, e in found.numbers.items()
     }
@@ -218,17 +218,17 @@ def test_figures_of_the_table(table82, looked_at):
 @pytest.mark.parametrize(
     ("settings", "options", "key"),
     [
-        (Table82, {"autoattack_samples": 0}, "autoattack_samples=0"),
-        (Table82, {"autoattack_seeds": -1}, "autoattack_seeds=-1"),
-        (Table82, {"sweep": ((0.0, 4.0),)}, "sweep.h=0"),
-        (Table82, {"sweep": ((1.5, -4.0),)}, "sweep.lambda=-4"),
-        (Table83, {"steps": 0}, "steps=0"),
-        (Table83, {"eps": 0}, "eps=0"),
-        (Ablation, {"timed_steps": 0}, "timed_steps=0"),
-        (Ablation, {"rounds": 1}, "rounds=1"),
-        (Curve, {"factors": (1.0,)}, "factors="),
-        (Curve, {"factors": (1.0, 0.5)}, "factors="),
-        (Curve, {"factors": (0.0, 1.0)}, "factors=0"),
+        (Table82, {"autoattack_samples": 0}, "autoattack_samples must be .*; got 0"),
+        (Table82, {"autoattack_seeds": -1}, "autoattack_seeds must be .*; got -1"),
+        (Table82, {"sweep": ((0.0, 4.0),)}, "sweep.h must be .*; got 0"),
+        (Table82, {"sweep": ((1.5, -4.0),)}, "sweep.lambda must be .*; got -4"),
+        (Table83, {"steps": 0}, "steps must be .*; got 0"),
+        (Table83, {"eps": 0}, "eps must be .*; got 0"),
+        (Ablation, {"timed_steps": 0}, "timed_steps must be .*; got 0"),
+        (Ablation, {"rounds": 1}, "rounds must be .*; got 1"),
+        (Curve, {"factors": (1.0,)}, "factors must be"),
+        (Curve, {"factors": (1.0, 0.5)}, "factors must be"),
+        (Curve, {"factors": (0.0, 1.0)}, "factors must be .*; got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, options, key):

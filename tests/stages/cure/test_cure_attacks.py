@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.evaluation import held_out
-from pipeline.studies.cure import Common, Study, Tuned, studies
+from pipeline.studies.cure import CureStudy, Tuned, cure_studies
+from pipeline.studies.cure_settings import CureSettings
 from robustness_geometry.attacks import deepfool, fgsm, pgd, spsa
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
@@ -18,7 +19,7 @@ from stages.cure import cure_strong_attacks as strong_module
 from stages.cure.cure_cifar10 import Settings as Table82
 from stages.cure.cure_cifar10 import cure_cifar10
 from stages.cure.cure_strong_attacks import Settings as Strong
-from stages.cure.cure_strong_attacks import _pearson, cure_strong_attacks, outcome
+from stages.cure.cure_strong_attacks import _pearson_over_all, cure_strong_attacks, outcome
 from stages.cure.cure_visual import Settings as Visual
 from stages.cure.cure_visual import _figures, _one_a_class, cure_visual
 
@@ -37,7 +38,7 @@ def strong(network, data, executor, settings):
 def test_accuracies_of_cure_under_each_attack(strong, network, data, executor, made, looked_at):
     numbers = strong.numbers
     plain = cure_cifar10(
-        network, data, Table82(**made.small, autoattack_seeds=0), executor
+        network, data, Table82(**made.with_pgd, autoattack_seeds=0), executor
     ).numbers["adv_cure"]
     assert numbers["adv_cure_pgd4"].value == plain.value
     assert numbers["adv_cure_restarts"].value <= numbers["adv_cure_pgd4"].value
@@ -68,12 +69,12 @@ def test_losses_of_the_two_attacks_are_set_beside_each_other(strong):
 def test_the_correlation_is_over_seeds_and_images():
     a, b = torch.rand(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
-    assert float(_pearson(a, b)) == pytest.approx(float(wanted))
-    assert float(_pearson(a, -2 * a)) == pytest.approx(-1)
+    assert float(_pearson_over_all(a, b)) == pytest.approx(float(wanted))
+    assert float(_pearson_over_all(a, -2 * a)) == pytest.approx(-1)
 
 
 class Masked(nn.Module):
-    """Rounds its pixels to a fifth of a level: no gradient, and yet nothing in the way of an attack without any."""
+    """Rounds its pixels to a fifth of a level: no gradient, but attacks without any still work."""
 
     def __init__(self, model):
         super().__init__()
@@ -88,7 +89,7 @@ def test_masked_gradients_are_told(network, data, executor, settings, monkeypatc
     masked = Network(
         "masked", "rows", {seed: Masked(model) for seed, model in network.models.items()}
     )
-    monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
+    monkeypatch.setattr(CureStudy, "tuned", lambda self, name: Tuned(self.model, {}))
     given = replace(
         settings, spsa=partial(spsa, eps=9.0, steps=12, directions=16, learning_rate=0.04)
     )
@@ -118,7 +119,7 @@ def test_all_attacks_share_the_ball_of_the_one_that_judges(
 
     monkeypatch.setattr(strong_module, "fgsm", stepped)
     monkeypatch.setattr(type(executor), "cached", run)
-    monkeypatch.setattr(Study, "tuned", lambda self, name: Tuned(self.original, {}))
+    monkeypatch.setattr(CureStudy, "tuned", lambda self, name: Tuned(self.model, {}))
     own = replace(
         settings, attack=partial(pgd, eps=9.0, norm=2), eps=0.3, spsa=partial(spy, eps=9.0)
     )
@@ -188,25 +189,32 @@ def test_without_an_image_that_both_have_right_there_is_no_figure(
     network, data, executor, made, monkeypatch
 ):
     settings = Visual(**{**made.small, "samples": 9})
-    study = studies(network, data, settings, executor)[0]
-    monkeypatch.setattr(Study, "right", lambda self, model: torch.zeros(9))
-    assert _figures(network, data, study, settings) == {}
+    study = cure_studies(network, data, settings, executor)[0]
+    monkeypatch.setattr(CureStudy, "right", lambda self, model: torch.zeros(9))
+    assert _figures(network, data, study) == {}
 
 
 @pytest.mark.parametrize(
     ("given", "options", "key"),
     [
-        (Strong, {"steps": (20,)}, "steps="),
-        (Strong, {"steps": (40, 20)}, "steps="),
-        (Strong, {"steps": (0, 20)}, "steps=0"),
-        (Strong, {"restarts": 0}, "restarts=0"),
-        (Strong, {"wide": 0.0}, "wide=0"),
-        (Strong, {"spsa_samples": 2}, "spsa_samples=2"),
-        (Visual, {"shown": 0}, "shown=0"),
-        (Visual, {"scale": 0.0}, "scale=0"),
-        (Common, {"eps": None, "eps_grid": (0.1, 0.1)}, "eps_grid="),
+        (Strong, {"steps": (20,)}, "steps must be"),
+        (Strong, {"steps": (40, 20)}, "steps must be"),
+        (Strong, {"steps": (0, 20)}, "steps must be .*; got 0"),
+        (Strong, {"restarts": 0}, "restarts must be .*; got 0"),
+        (Strong, {"wide": 0.0}, "wide must be .*; got 0"),
+        (Strong, {"spsa_samples": 2}, "spsa_samples must be .*; got 2"),
+        (Visual, {"shown": 0}, "shown must be .*; got 0"),
+        (Visual, {"scale": 0.0}, "scale must be .*; got 0"),
+        (CureSettings, {"eps": None, "eps_grid": (0.1, 0.1)}, "eps_grid must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(given, options, key):
     with pytest.raises(InputError, match=f"^{key}"):
         given(**options)
+
+
+def test_options_that_the_experiment_sets_are_named():
+    bound = {"attack": {"eps": "cure.eps"}}
+    assert CureSettings.binds == Table82.binds == Visual.binds == bound
+    spsa_ = {"eps": "cure.eps", "norm": "cure.attack.norm"}
+    assert Strong.binds == {**bound, "spsa": spsa_}

@@ -1,4 +1,4 @@
-"""What the stage measures of losses and boundaries, on classifiers with known answers and on the small network."""
+"""What the stage measures of losses and boundaries, on known answers and on the small network."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.evaluation import correct, held_out
-from pipeline.studies.cure import studies
+from pipeline.studies.cure import cure_studies
 from pipeline.studies.loss_hessian import profiles
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import InputError
@@ -18,19 +18,25 @@ from robustness_geometry.norms import norms
 from robustness_geometry.randomness import seeded
 from robustness_geometry.training import train
 from robustness_geometry.types import Network
+from stages.cure import advft_attacks as advft_attacks_module
 from stages.cure import advft_sections as sections_module
+from stages.cure import cure_evolution as evolution_module
+from stages.cure import gradient_alignment as alignment_module
+from stages.cure import loss_hessian_profile as profile_module
+from stages.cure import loss_surface as surface_module
 from stages.cure.advft_attacks import Settings as Table81
 from stages.cure.advft_attacks import _statistics, advft_attacks, beyond
 from stages.cure.advft_sections import Settings as Sections
 from stages.cure.advft_sections import advft_sections, bends
 from stages.cure.cure_evolution import Settings as Evolution
-from stages.cure.cure_evolution import _spearman, cure_evolution, curvature_norms
+from stages.cure.cure_evolution import _spearman_with_epoch, cure_evolution, curvature_norms
 from stages.cure.gradient_alignment import Settings as Alignment
 from stages.cure.gradient_alignment import gradient_alignment
 from stages.cure.loss_hessian_profile import Settings as Profile
 from stages.cure.loss_hessian_profile import _sizes, logit_curvatures, loss_hessian_profile
 from stages.cure.loss_surface import Settings as Surface
 from stages.cure.loss_surface import linear_residual, loss_surface, surfaces
+from stages.experiments import Experiment
 
 
 def points(count=6, pixels=16, seed=0):
@@ -52,7 +58,7 @@ class Ball(nn.Module):
 
 
 class Bowls(nn.Module):
-    """Logits a_k |x|^2, so that the Hessian of the difference of two is 2 (a_k - a_l) times the identity."""
+    """Logits a_k |x|^2: the difference of two has the Hessian 2 (a_k - a_l) times the identity."""
 
     def __init__(self, *bends):
         super().__init__()
@@ -275,9 +281,9 @@ def test_sections_of_both_networks(network, data, executor, made, looked_at, mon
 
 def test_a_section_without_a_common_image_is_left_out(network, data, executor, made):
     settings = Sections(**{**made.small, "samples": 10})
-    study = studies(network, data, settings, executor)[0]
+    study = cure_studies(network, data, settings, executor)[0]
     lost = torch.full((10,), math.nan, dtype=torch.float64)
-    assert sections_module._figures(network, study, settings, [lost, torch.ones(10)]) == {}
+    assert sections_module._figures(network, study, [lost, torch.ones(10)]) == {}
 
 
 def test_table_8_1_is_its_networks_and_attacks(network, data, executor, made, looked_at):
@@ -324,7 +330,7 @@ def test_the_gap_that_is_left_by_fine_tuning():
 def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor, made, looked_at):
     settings = Evolution(**{**made.small, "samples": 10}, draws=4)
     found = cure_evolution(network, data, settings, executor.scope("cure_evolution"))
-    study = studies(network, data, settings, executor)[0]
+    study = cure_studies(network, data, settings, executor)[0]
     test = held_out(data, 10)
     states = train(
         network.models[0],
@@ -355,53 +361,55 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
     "values", [(3.0, 2.0, 1.0), (1.0, 5.0, 2.0, 9.0), (4.0, 4.0, 1.0, 7.0, 7.0)]
 )
 def test_the_rank_correlation_is_scipys(values):
-    found = float(_spearman(*(torch.tensor([v], dtype=torch.float64) for v in values)))
+    found = float(_spearman_with_epoch(*(torch.tensor([v], dtype=torch.float64) for v in values)))
     assert found == pytest.approx(spearmanr(range(len(values)), values).statistic)
 
 
-def test_networks_that_are_left_out_cost_nothing(network, data, executor, made, nothing_new):
+def test_networks_that_are_left_out_cost_nothing(network, data, executor, nothing_new):
     nothing_new()
-    for experiment, settings in (
-        (advft_attacks, Table81),
-        (advft_sections, Sections),
-        (cure_evolution, Evolution),
-        (gradient_alignment, Alignment),
-        (loss_hessian_profile, Profile),
-        (loss_surface, Surface),
+    another = Network("another", "rows", network.models)
+    for module, settings in (
+        (advft_attacks_module, Table81),
+        (sections_module, Sections),
+        (evolution_module, Evolution),
+        (alignment_module, Alignment),
+        (profile_module, Profile),
+        (surface_module, Surface),
     ):
-        found = experiment(
-            Network("another", "rows", network.models),
-            data,
-            settings(networks=("smooth",)),
-            executor,
+        name = module.__name__.rpartition(".")[2]
+        experiment = Experiment(
+            name, module.SECTION, getattr(module, name), settings(), networks=("smooth",)
         )
+        found = experiment.measure({"another": another}, {"another": data}, executor)
         assert not found.numbers
         assert "another" in found.notes[0]
+        with pytest.raises(AssertionError, match="computed again"):
+            experiment.measure({"smooth": network}, {"smooth": data}, executor)
 
 
 @pytest.mark.parametrize(
     ("settings", "options", "key"),
     [
-        (Table81, {"steps": (7,)}, "steps="),
-        (Table81, {"steps": (20, 7)}, "steps="),
-        (Table81, {"steps": (0, 7)}, "steps=0"),
-        (Sections, {"directions": 0}, "directions=0"),
-        (Sections, {"curvature_h": 0.0}, "curvature_h=0"),
-        (Sections, {"shown": 0}, "shown=0"),
-        (Sections, {"reach": -1.0}, "reach=-1"),
-        (Evolution, {"draws": 0}, "draws=0"),
-        (Evolution, {"curvature_h": -0.1}, "curvature_h=-0.1"),
-        (Alignment, {"pairs": 1}, "pairs=1"),
-        (Alignment, {"profile_seeds": 0}, "profile_seeds=0"),
-        (Alignment, {"scheme": "backward"}, "scheme=backward"),
-        (Alignment, {"curvature_h": 0.0}, "curvature_h=0"),
-        (Profile, {"profile_seeds": 0}, "profile_seeds=0"),
-        (Profile, {"logit_samples": 1}, "logit_samples=1"),
-        (Profile, {"scheme": "backward"}, "scheme=backward"),
-        (Profile, {"curvature_h": math.inf}, "curvature_h=inf"),
-        (Surface, {"reach": 0.0}, "reach=0"),
-        (Surface, {"grid": 2}, "grid=2"),
-        (Surface, {"shown": 0}, "shown=0"),
+        (Table81, {"steps": (7,)}, "steps must be"),
+        (Table81, {"steps": (20, 7)}, "steps must be"),
+        (Table81, {"steps": (0, 7)}, "steps must be .*; got 0"),
+        (Sections, {"directions": 0}, "directions must be .*; got 0"),
+        (Sections, {"curvature_h": 0.0}, "curvature_h must be .*; got 0"),
+        (Sections, {"shown": 0}, "shown must be .*; got 0"),
+        (Sections, {"reach": -1.0}, "reach must be .*; got -1"),
+        (Evolution, {"draws": 0}, "draws must be .*; got 0"),
+        (Evolution, {"curvature_h": -0.1}, "curvature_h must be .*; got -0.1"),
+        (Alignment, {"pairs": 1}, "pairs must be .*; got 1"),
+        (Alignment, {"profile_seeds": 0}, "profile_seeds must be .*; got 0"),
+        (Alignment, {"scheme": "backward"}, "scheme must be .*; got 'backward'"),
+        (Alignment, {"curvature_h": 0.0}, "curvature_h must be .*; got 0"),
+        (Profile, {"profile_seeds": 0}, "profile_seeds must be .*; got 0"),
+        (Profile, {"logit_samples": 1}, "logit_samples must be .*; got 1"),
+        (Profile, {"scheme": "backward"}, "scheme must be .*; got 'backward'"),
+        (Profile, {"curvature_h": math.inf}, "curvature_h must be .*; got inf"),
+        (Surface, {"reach": 0.0}, "reach must be .*; got 0"),
+        (Surface, {"grid": 2}, "grid must be .*; got 2"),
+        (Surface, {"shown": 0}, "shown must be .*; got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, options, key):

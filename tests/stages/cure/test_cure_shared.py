@@ -1,25 +1,24 @@
 """The fine-tuned networks, eps and the judging that the stage's experiments share."""
 
 import math
-import re
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from pipeline.evaluation import held_out
 from pipeline.findings import Findings
 from pipeline.studies.accuracy import accuracies
-from pipeline.studies.cure import Common, left_out, notes, studies, withstood
+from pipeline.studies.cure import cure_studies, notes, train_side_by_side, withstood
+from pipeline.studies.cure_settings import AdversarySettings, CureSettings
 from robustness_geometry.attacks import ddn, deepfool, fgsm, pgd, spsa
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
 from robustness_geometry.training import Adversarial, Cure, Recipe, cure_penalty, train
 from robustness_geometry.types import Network, Perturbed, Split, predict
-from stages.cure.cure_svhn import Settings as Svhn
+from stages.experiments import Experiment
 
 
 class Scaled(nn.Module):
@@ -41,7 +40,7 @@ def test_h_and_lambda_in_standard_deviations_are_those_of_normalised_pixels():
             nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
         )
         images, labels = torch.rand(4, 1, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
-    settings = Common(h=1.5, weight=4.0, unit="std")
+    settings = AdversarySettings(h=1.5, weight=4.0, unit="std")
     wanted = 4.0 * cure_penalty(bare, (images - 0.3) / 0.25, labels, h=1.5)
     own = settings.cure(0.25)
     found = own.weight * cure_penalty(Scaled(bare, 0.3, 0.25), images, labels, h=own.h)
@@ -63,8 +62,8 @@ def test_eps_is_the_smallest_of_the_grid_that_leaves_few(
     made, executor, accuracy, grid, eps, words
 ):
     network = Network("threshold", "grey", {0: made.threshold()})
-    settings = Common(attack=made.fgsm, eps=None, eps_grid=grid, eps_accuracy=accuracy)
-    found = studies(network, made.grey((0.1, 0.1, 0.2, 0.2)), settings, executor)
+    settings = AdversarySettings(attack=made.fgsm, eps=None, eps_grid=grid, eps_accuracy=accuracy)
+    found = cure_studies(network, made.grey((0.1, 0.1, 0.2, 0.2)), settings, executor)
     assert found[0].eps == eps
     assert words in " ".join(notes(found))
 
@@ -74,26 +73,30 @@ def test_eps_is_the_same_however_many_images_an_experiment_judges(made, executor
         Network("threshold", "grey", {0: made.threshold()}),
         made.grey((0.1, 0.1, 0.1, 0.2)),
     )
-    settings = Common(attack=made.fgsm, eps=None, eps_grid=(0.15, 0.25), eps_accuracy=0.2)
+    settings = AdversarySettings(
+        attack=made.fgsm, eps=None, eps_grid=(0.15, 0.25), eps_accuracy=0.2
+    )
     far = (held_out(data, 8).images[:, 0, 0, 0] - 0.5).abs() > 0.15
     assert any(
         float(far[:count].double().mean()) <= 0.2 for count in range(1, 9)
     )  # these alone would choose 0.15
     for count in range(1, 9):
-        study = studies(network, data, replace(settings, samples=count), executor)[0]
+        study = cure_studies(network, data, replace(settings, samples=count), executor)[0]
         assert (study.eps, len(study.test)) == (0.25, count)
 
 
 def test_a_fixed_eps_is_read_as_a_fraction(network, data, executor, made):
-    study = studies(network, data, Common(**{**made.small, "eps": "4/255"}), executor)[0]
+    study = cure_studies(
+        network, data, AdversarySettings(**{**made.with_pgd, "eps": "4/255"}), executor
+    )[0]
     assert study.eps == pytest.approx(4 / 255)
     found = study.judge()(network.model, study.test.images, labels=study.test.labels)
     assert float(norms(found.perturbations, math.inf).max()) == pytest.approx(4 / 255, rel=1e-5)
 
 
 def test_each_fine_tuning_minimises_what_its_name_says(network, data, executor, made):
-    settings = Common(**{**made.small, "attack": partial(pgd, eps=1.0, norm=2)})
-    study = studies(network, data, settings, executor)[0]
+    settings = AdversarySettings(**{**made.with_pgd, "attack": partial(pgd, eps=1.0, norm=2)})
+    study = cure_studies(network, data, settings, executor)[0]
     assert study.objective("cure") == Cure(2.0, 0.5, 2, "sign")
     assert study.objective("cure_gradient") == Cure(2.0, 0.5, 2, "gradient")
     for name, function in (("advtrain", pgd), ("fgsm", fgsm)):
@@ -112,8 +115,8 @@ def test_each_fine_tuning_minimises_what_its_name_says(network, data, executor, 
 def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(
     network, data, executor, made, nothing_new
 ):
-    settings = Common(**made.small)
-    first, second = studies(network, data, settings, executor.scope("cure_visual"))
+    settings = AdversarySettings(**made.with_pgd)
+    first, second = cure_studies(network, data, settings, executor.scope("cure_visual"))
     tuned = {name: first.tuned(name) for name in ("cure", "advtrain", "deepfool")}
     by_hand = train(
         network.models[0], data.train, settings.training, objective=first.objective("cure"), seed=0
@@ -126,7 +129,7 @@ def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(
     assert first.tuned("original").model is network.models[0]
     right = first.right(tuned["cure"].model)
     nothing_new()
-    again = studies(
+    again = cure_studies(
         network, data, replace(settings, samples=30, resamples=7), executor.scope("cure_eps_curve")
     )[0]
     for name, one in tuned.items():
@@ -140,11 +143,11 @@ def test_fine_tuning_leaves_the_original_and_differs_by_name_and_seed(
     network, data, executor, made
 ):
     before = {name: tensor.clone() for name, tensor in network.models[0].state_dict().items()}
-    first, second = studies(network, data, Common(**made.small), executor)
+    first, second = cure_studies(network, data, AdversarySettings(**made.with_pgd), executor)
     weights = [
         model.state_dict()["1.weight"]
         for model in (
-            first.original,
+            first.model,
             first.tuned("cure").model,
             first.tuned("cure_gradient").model,
             first.tuned("advtrain").model,
@@ -160,11 +163,13 @@ def test_fine_tuning_leaves_the_original_and_differs_by_name_and_seed(
 
 
 def test_training_images_and_judged_images_are_different_splits(network, data, executor, made):
-    study = studies(network, data, Common(**{**made.small, "train_samples": 9}), executor)[0]
-    assert study.clean.labels.bincount().tolist() == [3, 3, 3]
+    study = cure_studies(
+        network, data, AdversarySettings(**{**made.with_pgd, "train_samples": 9}), executor
+    )[0]
+    assert study.train.labels.bincount().tolist() == [3, 3, 3]
     assert all(
         bool((data.train.images == image).flatten(1).all(dim=1).any())
-        for image in study.clean.images
+        for image in study.train.images
     )
     assert torch.equal(study.test.images, held_out(data, 30).images)
     assert not torch.isin(study.test.images, data.train.images).all()
@@ -198,45 +203,33 @@ def test_the_attack_is_given_the_true_labels(made):
     assert torch.equal(seen[0], 1 - data.labels)
 
 
-def test_networks_that_the_suite_leaves_out_are_not_touched(network, made):
-    assert left_out(network, Common(networks=("smooth",))) is None
-    assert left_out(network, Common()) is None
+def test_networks_that_the_suite_leaves_out_are_not_touched(network, data, executor):
+    ran = []
+
+    def experiment(network, *_):
+        ran.append(network.name)
+        return Findings(notes=["measured"])
+
+    def measured(networks):
+        known, images = {network.name: network}, {network.name: data}
+        asked = Experiment("x", "Section 8", experiment, CureSettings(), networks=networks)
+        return asked.measure(known, images, executor)
+
+    for networks in (("smooth",), None):
+        assert measured(networks).notes == ["measured"]
+    assert ran == ["smooth", "smooth"]
     for networks, text in (((), "no network"), (("other", "third"), "other, third")):
-        found = left_out(network, Common(networks=networks))
+        found = measured(networks)
         assert isinstance(found, Findings)
         assert not found.numbers
         assert text in found.notes[0]
+    assert ran == ["smooth", "smooth"]
 
 
-def test_overrides_reach_the_named_network_and_every_option(network, data, executor, made):
-    settings = Svhn(
-        **made.small,
-        steps=3,
-        overrides={"smooth": {"weight": 8.0, "steps": 1}, "other": {"eps": 0.5}},
-    )
-    own = settings.of(network)
-    assert (own.weight, own.steps, own.eps) == (8.0, 1, made.eps)
-    assert settings.of(Network("third", "rows", network.models)).weight == 2.0
-    with pytest.raises(InputError, match=r"^overrides.smooth.weigth=8"):
-        replace(settings, overrides={"smooth": {"weigth": 8}}).of(network)
-    with pytest.raises(InputError, match=r"^lambda=-1"):
-        replace(settings, overrides={"smooth": {"weight": -1.0}}).of(network)
-
-
-@pytest.mark.parametrize("suite", ["smoke", "embedded", "fashion", "thesis", "imagenet"])
-def test_suites_name_networks_that_they_have(root, suite):
-    text = (root / "conf" / "suite" / f"{suite}.yaml").read_text()
-    config = yaml.safe_load(text)
-    known = set(re.findall(r"@networks\.(\w+)\.", text)) | set(config.get("networks", {}))
-    blocks = [config.get("cure", {}), *config.get("settings", {}).values()]
-    named = {
-        name
-        for block in blocks
-        for key in ("networks", "overrides")
-        for name in block.get(key) or ()
-    }
-    assert known
-    assert named <= known
+def test_training_on_pgd_needs_its_settings(network, data, executor, made):
+    study = cure_studies(network, data, CureSettings(**made.small), executor)[0]
+    with pytest.raises(TypeError, match="AdversarySettings"):
+        study.objective("advtrain")
 
 
 def test_untrained_networks_are_refused(data, executor, made):
@@ -244,75 +237,90 @@ def test_untrained_networks_are_refused(data, executor, made):
     with torch.no_grad():
         model[1].weight.zero_()
     with pytest.raises(
-        InputError, match=r"network=blank with an accuracy of 0.333: allowed is a trained network"
+        InputError,
+        match=r"network must be a trained network.*; got '?blank with an accuracy of 0.333",
     ):
-        studies(
+        cure_studies(
             Network("blank", "rows", {0: model}),
             data,
-            Common(**{**made.small, "samples": 1}),
+            AdversarySettings(**{**made.with_pgd, "samples": 1}),
             executor,
         )
 
 
-def test_data_without_training_images_are_refused(network, data, executor, made):
+def test_data_without_training_images_are_refused(data, made):
     empty = replace(data, train=Split(data.train.images[:0], data.train.labels[:0]))
-    with pytest.raises(InputError, match="dataset=rows without training images"):
-        studies(network, empty, Common(**made.small), executor)
+    settings = AdversarySettings(**made.with_pgd)
+    with pytest.raises(InputError, match=r"dataset must be .*; got '?rows without training images"):
+        settings.check(empty)
+    settings.check(data)
+    asked = Experiment("x", "Section 8", Findings, settings, named=True)
+    with pytest.raises(InputError, match=r"dataset must be .*; got '?rows without training images"):
+        asked.check("smooth", empty)
+
+
+def test_networks_are_trained_side_by_side_once(network, data, executor, made, nothing_new):
+    studies = cure_studies(network, data, AdversarySettings(**made.with_pgd), executor)
+    train_side_by_side(studies, ("original", "cure", "fgsm"))
+    nothing_new()
+    assert all(study.tuned(name).history for study in studies for name in ("cure", "fgsm"))
 
 
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"eps": 0.0}, "eps=0"),
-        ({"eps": "-8/255"}, "eps=-8/255"),
-        ({"eps": "eight"}, "eps=eight"),
-        ({"eps": None, "eps_grid": ()}, "eps_grid="),
-        ({"eps": None, "eps_grid": (0.2, 0.1)}, "eps_grid="),
-        ({"eps_grid": (0.0, 0.1)}, "eps_grid=0"),
-        ({"eps_accuracy": 1.0}, "eps_accuracy=1"),
-        ({"eps_accuracy": math.nan}, "eps_accuracy=nan"),
-        ({"eps_samples": 0}, "eps_samples=0"),
-        ({"h": 0.0}, "h=0"),
-        ({"h": math.inf}, "h=inf"),
-        ({"weight": -0.1}, "lambda=-0.1"),
-        ({"ramp": 21}, "ramp=21: allowed is at most training.epochs=20"),
-        ({"ramp": -1}, "ramp=-1"),
-        ({"training": Recipe(epochs=3)}, "ramp=5"),
-        ({"training": {"epochs": 0}}, "training.epochs=0"),
-        ({"unit": "grey levels"}, "unit=grey levels"),
-        ({"adversary_steps": 0}, "adversary_steps=0"),
-        ({"finetune_epochs": 0}, "finetune_epochs=0"),
-        ({"train_samples": 0}, "train_samples=0"),
-        ({"samples": 0}, "samples=0"),
-        ({"resamples": 0}, "resamples=0"),
-        ({"attack": partial(deepfool)}, "attack=deepfool"),
-        ({"attack": partial(ddn)}, "attack=ddn"),
-        ({"attack": partial(fgsm, eps=0.1, norm=1)}, "attack.norm=1"),
+        ({"eps": 0.0}, "eps must be .*; got 0"),
+        ({"eps": "-8/255"}, "eps must be .*; got '-8/255'"),
+        ({"eps": "eight"}, "eps must be .*; got 'eight'"),
+        ({"eps": None, "eps_grid": ()}, "eps_grid must be"),
+        ({"eps": None, "eps_grid": (0.2, 0.1)}, "eps_grid must be"),
+        ({"eps_grid": (0.0, 0.1)}, "eps_grid must be .*; got 0"),
+        ({"eps_accuracy": 1.0}, "eps_accuracy must be .*; got 1"),
+        ({"eps_accuracy": math.nan}, "eps_accuracy must be .*; got nan"),
+        ({"eps_samples": 0}, "eps_samples must be .*; got 0"),
+        ({"h": 0.0}, "h must be .*; got 0"),
+        ({"h": math.inf}, "h must be .*; got inf"),
+        ({"weight": -0.1}, "lambda must be .*; got -0.1"),
+        ({"ramp": 21}, "ramp must be at most training.epochs=20.*; got 21"),
+        ({"ramp": -1}, "ramp must be .*; got -1"),
+        ({"training": Recipe(epochs=3)}, "ramp must be .*; got 5"),
+        ({"training": {"epochs": 0}}, "training.epochs must be .*; got 0"),
+        ({"unit": "grey levels"}, "unit must be .*; got 'grey levels'"),
+        ({"adversary_steps": 0}, "adversary_steps must be .*; got 0"),
+        ({"finetune_epochs": 0}, "finetune_epochs must be .*; got 0"),
+        ({"train_samples": 0}, "train_samples must be .*; got 0"),
+        ({"samples": 0}, "samples must be .*; got 0"),
+        ({"resamples": 0}, "resamples must be .*; got 0"),
+        ({"attack": partial(deepfool)}, "attack must be .*; got 'deepfool'"),
+        ({"attack": partial(ddn)}, "attack must be .*; got 'ddn'"),
+        ({"attack": partial(fgsm, eps=0.1, norm=1)}, "attack.norm must be .*; got 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=f"^{key}"):
-        Common(**options)
+        AdversarySettings(**options)
 
 
 def test_any_attack_within_a_ball_can_judge(network, data, executor, made):
-    settings = Common(
+    settings = AdversarySettings(
         **{
-            **made.small,
+            **made.with_pgd,
             "attack": partial(spsa, eps=9.0, norm=2, steps=2, directions=2),
             "eps": 0.3,
         }
     )
-    study = studies(network, data, settings, executor)[0]
+    study = cure_studies(network, data, settings, executor)[0]
     assert study.norm == 2.0
     assert study.judge().keywords["eps"] == 0.3
-    assert 0 <= float(study.right(study.original, study.judge()).mean()) <= 1
+    assert 0 <= float(study.right(study.model, study.judge()).mean()) <= 1
     assert isinstance(study.objective("advtrain"), Adversarial)
 
 
 def test_intervals_are_over_images_and_seeds(network, data, executor, made):
     found = accuracies(
-        studies(network, data, Common(**made.small), executor), lambda s: s.judge(), 60
+        cure_studies(network, data, AdversarySettings(**made.with_pgd), executor),
+        lambda s: s.judge(),
+        60,
     )
     assert (found["adv_cure"].n, found["adv_cure"].seeds) == (30, 2)
     gap = found["adv_advtrain"].value - found["adv_cure"].value

@@ -103,11 +103,11 @@ def test_the_table_and_the_figures(found, looked_at):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({"draws": 1}, "draws=1"),
-        ({"dimension": 1}, "dimension=1"),
-        ({"normal_draws": 0}, "normal_draws=0"),
-        ({"matrices": 1}, "matrices=1"),
-        ({"resamples": 0}, "resamples=0"),
+        ({"draws": 1}, "draws must be .*; got 1"),
+        ({"dimension": 1}, "dimension must be .*; got 1"),
+        ({"normal_draws": 0}, "normal_draws must be .*; got 0"),
+        ({"matrices": 1}, "matrices must be .*; got 1"),
+        ({"resamples": 0}, "resamples must be .*; got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):

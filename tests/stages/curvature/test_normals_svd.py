@@ -65,12 +65,18 @@ def test_images_without_a_normal_are_left_out_and_seeds_may_differ_in_them(bent,
 
 def test_images_that_nothing_fools_are_refused(bent, executor):
     flat = bent.affine(bent.axes()[:1], edge=-1)
-    with pytest.raises(InputError, match="normal_samples=40 images without a normal"):
+    with pytest.raises(
+        InputError, match=r"normal_samples must be .*; got '?40 images without a normal"
+    ):
         normals_svd(bent.network(flat), bent.dataset(40, 4), Settings(**SMALL), executor)
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [({"normal_samples": 19}, "normal_samples=19"), ({"h": 0}, "h=0")]
+    ("options", "key"),
+    [
+        ({"normal_samples": 19}, "normal_samples must be .*; got 19"),
+        ({"h": 0}, "h must be .*; got 0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=key):

@@ -9,7 +9,7 @@ from robustness_geometry.types import Dataset, Network, Split
 
 
 class Distances(nn.Module):
-    """Logits -4 b_k |x - c_k|^2, of another b_k for each class, so that the boundaries are spheres."""
+    """Logits -4 b_k |x - c_k|^2 with a different b_k per class: the boundaries are spheres."""
 
     def __init__(self, classes=3, pixels=16, seed=0):
         super().__init__()

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -6,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from pipeline.evaluation import held_out
-from pipeline.studies.detector import Option, moved, studies
+from pipeline.studies.detector import Option, detector_studies, moved
 from pipeline.studies.detector_options import choose
 from robustness_geometry.attacks import fgsm
 from robustness_geometry.checks import InputError
@@ -24,13 +25,17 @@ def found(network, data, executor):
 
 
 def test_numbers_are_those_of_the_scores(found, network, data, executor):
-    study = studies(network, data, SMALL, executor)[1]
-    option = choose(studies(network, data, SMALL, executor)[0]).detection
+    study = detector_studies(network, data, SMALL, executor)[1]
+    option = choose(detector_studies(network, data, SMALL, executor)[0]).detection
     images = held_out(data, 32).images
-    assert torch.equal(torch.cat([study.calibration, study.report]), images)
-    attacked = study.attacked(study.report)
-    perturbed = moved(study.report, attacked)
-    scores = [study.score(each, option).scores for each in (study.report, perturbed)]
+    report = study.test.images
+    assert torch.equal(torch.cat([study.train.images, report]), images)
+    assert torch.equal(
+        torch.cat([study.train.labels, study.test.labels]), held_out(data, 32).labels
+    )
+    attacked = study.attacked(report)
+    perturbed = moved(report, attacked)
+    scores = [study.score(each, option).scores for each in (report, perturbed)]
     clean, changed = found.tensors["score_clean"][1], found.tensors["score_perturbed"][1]
     torch.testing.assert_close(clean, scores[0].float())
     kept = attacked.success
@@ -40,17 +45,17 @@ def test_numbers_are_those_of_the_scores(found, network, data, executor):
         for a, b in zip(found.tensors["score_clean"], found.tensors["score_perturbed"], strict=True)
     ]
     assert found.numbers["auc_curvature"].value == pytest.approx(sum(areas) / 2)
-    sure = [confidence(study.model, each).scores for each in (study.report, perturbed)]
+    sure = [confidence(study.model, each).scores for each in (report, perturbed)]
     torch.testing.assert_close(study.confidence(perturbed).scores, sure[1])
     exact = curvature_score(
         study.model,
-        study.report,
+        report,
         h=option.h,
         output=option.output,
         normalise=option.normalise,
         directions=3,
     )
-    assert torch.equal(exact.labels, study.score(study.report, option).labels)
+    assert torch.equal(exact.labels, study.score(report, option).labels)
 
 
 def test_the_sweep_holds_every_option_and_says_which_was_chosen(found):
@@ -95,14 +100,14 @@ def test_failed_attacks_are_left_out_and_counted(network, data, executor):
 
 
 def test_an_attack_that_fools_nothing_is_refused(network, data, executor):
-    with pytest.raises(InputError, match="attack=fgsm: allowed is an attack that fools some"):
+    with pytest.raises(InputError, match=r"attack must be an attack that fools some.*; got 'fgsm'"):
         detect_roc(network, data, replace(SMALL, attack=partial(fgsm, eps=1e-9)), executor)
 
 
 def test_an_affine_network_has_no_curvature_of_the_logits_and_some_of_the_softmax(
     affine, data, executor
 ):
-    study = studies(affine, data, SMALL, executor)[0]
+    study = detector_studies(affine, data, SMALL, executor)[0]
     choice = choose(study)
     logits = [trial for trial in choice.trials if trial.option.output == "logits"]
     assert all(trial.resolved < 0.5 for trial in logits)
@@ -110,12 +115,25 @@ def test_an_affine_network_has_no_curvature_of_the_logits_and_some_of_the_softma
 
 
 def test_steps_at_which_nothing_bends_are_refused(affine, data, executor):
-    with pytest.raises(
-        InputError, match=r"h_factors=.*: allowed is steps at which the network bends"
-    ):
+    with pytest.raises(InputError, match=r"h_factors must be steps at which the network bends"):
         detect_roc(affine, data, replace(SMALL, h_factors=(1e-5,)), executor)
 
 
 def test_options_say_what_they_are():
     assert str(Option("softmax", 0.5, True)) == "softmax, h = 0.5, divided by the gradient's norm"
     assert str(Option("logits", 0.123456, False)).startswith("logits, h = 0.123, not divided")
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"candidates": 1}, "candidates must be .*; got 1"),
+        ({"false_positive_rate": 0.0}, "false_positive_rate must be .*; got 0"),
+        ({"false_positive_rate": 1.0}, "false_positive_rate must be .*; got 1"),
+        ({"false_positive_rate": math.nan}, "false_positive_rate must be .*; got nan"),
+        ({"samples": 1}, "samples must be .*; got 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, key):
+    with pytest.raises(InputError, match=f"^{key}"):
+        replace(SMALL, **options)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.studies.detector import moved, studies
+from pipeline.studies.detector import detector_studies, moved
 from pipeline.studies.detector_options import choose
 from stages.detect.label_recovery import Settings, label_recovery
 
@@ -12,12 +12,12 @@ SMALL = Settings(
 
 def test_recovered_labels_are_counted_against_the_runner_up(network, data, executor, looked_at):
     found = label_recovery(network, data, SMALL, executor.scope("label_recovery"))
-    made = studies(network, data, SMALL, executor)
+    made = detector_studies(network, data, SMALL, executor)
     option = choose(made[0]).recovery
     shares, second = [], []
     for study in made:
-        attacked = study.attacked(study.report)
-        points = moved(study.report, attacked)
+        attacked = study.attacked(study.test.images)
+        points = moved(study.test.images, attacked)
         scored = study.score(points, option)
         right = (scored.recovered == attacked.labels) & (scored.scores >= 0)
         shares.append(right[attacked.success].double().mean())

@@ -86,5 +86,5 @@ def test_the_norm_of_the_attack_is_measured_once():
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):
-    with pytest.raises(InputError, match=f"{key}="):
+    with pytest.raises(InputError, match=f"{key} must be"):
         Settings(**options)

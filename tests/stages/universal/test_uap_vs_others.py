@@ -64,5 +64,5 @@ def test_the_table_and_the_figure(found, looked_at):
     ],
 )
 def test_settings_out_of_range_are_refused(options, key):
-    with pytest.raises(InputError, match=f"{key}="):
+    with pytest.raises(InputError, match=f"{key} must be"):
         Settings(**options)
