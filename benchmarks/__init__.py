@@ -1,1 +1,1 @@
-"""Speed beside that of other libraries: ``make bench`` sets up their environment and runs this package."""
+"""Speed beside other libraries; ``make bench`` sets up their environment and runs this package."""

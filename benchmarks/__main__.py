@@ -32,7 +32,11 @@ UNIVERSAL_IMAGES = 200
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print the tables and write them with the raw figures; returns 2 for a wrong option."""
+    """Measure, print the tables and write them with the raw figures.
+
+    Returns:
+        The exit code: 0, or 2 for a wrong option.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<index>")
     parser.add_argument(
@@ -103,7 +107,10 @@ def _measure(device_text: str, images: int, repeats: int, threads: int) -> dict[
 
 
 def _placed(name: str, device: torch.device) -> nn.Module:
-    """The committed network as the stages place it, the same for all libraries: on a CPU with its channels last."""
+    """A network of the library as the stages place it: on a CPU with its channels last.
+
+    It is the same for all libraries.
+    """
     model = pretrained(name).to(device)
     return model.to(memory_format=torch.channels_last) if device.type == "cpu" else model
 

@@ -1,4 +1,4 @@
-"""How fast DeepFool can be that takes all classes' gradients at every step: plain Jacobians, nothing else."""
+"""An upper bound on the speed of DeepFool with all classes' gradients: plain Jacobians alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -49,14 +49,22 @@ JACOBIANS: dict[str, Jacobian] = {
 
 
 def active_images(steps: Tensor) -> list[int]:
-    """How many images are still under attack at step 1, 2, ...: the batch sizes of an active set."""
+    """The number of images still under attack at step 1, 2, ...: the sizes of an active set."""
     return [int((steps > step).sum()) for step in range(int(steps.max()))] if steps.numel() else []
 
 
 def jacobians(
     jacobian: Jacobian, model: nn.Module, images: Tensor, sizes: Sequence[int], batch: int
 ) -> None:
-    """Take one Jacobian of as many of ``images`` as each of ``sizes`` says, at most ``batch`` at once."""
+    """Take a Jacobian of the first images for each of ``sizes``.
+
+    Args:
+        jacobian: one of JACOBIANS.
+        model: the network.
+        images: (N, C, H, W).
+        sizes: number of images of each Jacobian.
+        batch: largest number of images at once.
+    """
     for size in sizes:
         for part in torch.split(images[:size], batch):
             jacobian(model, part)

@@ -1,4 +1,4 @@
-"""l2 DeepFool, ours and the peers', on the same images in the same run."""
+"""l2 DeepFool of this project and of its peers, on the same images in the same run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,18 +21,18 @@ OURS = "this project"
 EVERY = "this project, prune=None"
 DEFAULT = "this project, variant=clean"
 PRUNE = 2.0
-"""Of this project, as its configurations have it: the mean norms of the rows show that it changes no result."""
+"""``prune`` of this project's configurations; the mean norms show that it changes no result."""
 Spread = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is attacked.
+    """A network and the images on which it is attacked.
 
     Attributes:
         model: the network.
         images: (N, C, H, W) in [0, 1].
-        labels: (N,) the network's own labels.
+        labels: (N,) labels that the network gives to them.
     """
 
     model: nn.Module
@@ -54,17 +54,17 @@ class Row:
     """One library on one set of images.
 
     Attributes:
-        name: the library, with its version.
-        images: how many images it was measured on.
-        batch: images at once, the fastest of those tried.
-        seconds: for all images, spread over the rounds.
-        images_per_second: at the median.
+        name: library and version.
+        images: number of images that it was measured on.
+        batch: number of images at once, the fastest of those tried.
+        seconds: time for all images, spread over the rounds.
+        images_per_second: images per second at the median time.
         ratio: its time over ours in the same round, on the same images; spread over the rounds.
-        forward: forward passes an image.
-        backward: backward passes an image.
+        forward: forward passes per image.
+        backward: backward passes per image.
         mean_norm: mean l2 norm of the perturbations.
         success: share of images whose label changed.
-        note: how it was adapted.
+        note: options and adaptations.
     """
 
     name: str
@@ -88,9 +88,10 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def fastest_batches(subject: Subject) -> dict[str, int]:
-    """All images at once, a quarter or a sixteenth of them: what each library is fastest with, unclipped.
+    """The batch size with which each library is fastest, without clipping.
 
-    Libraries that are measured on few images take them all at once.
+    All images at once, a quarter and a sixteenth of them are tried. Libraries that are measured on
+    few images take them all at once.
     """
     fast = [peer for peer in PEERS if peer.installed and peer.images is None]
     contestants: dict[str, Attack] = {OURS: partial(_ours, clip=False)}
@@ -108,13 +109,13 @@ def _fastest_batch(attack: Attack, subject: Subject) -> int:
 
 
 def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats: int) -> list[Row]:
-    """Measure the installed peers and this project; slow peers on fewer images, each time beside ours.
+    """Measure the installed peers beside this project, slow peers on fewer images.
 
     Args:
         subject: network and images.
-        batches: library -> images at once; all where it is not named.
+        batches: library -> number of images at once; a library without an entry takes all.
         clip: whether the perturbed images stay inside [0, 1].
-        repeats: timed rounds, after one in which the passes are counted.
+        repeats: number of timed rounds, after one in which the passes are counted.
     """
     groups: dict[int, list[Peer]] = {}
     for peer in PEERS:
@@ -168,7 +169,7 @@ def _compare_group(
 
 
 def _outcome(attack: Attack, subject: Subject, batch: int) -> dict[str, float]:
-    """What an attack does, apart from the time it takes."""
+    """Passes, norm and success of an attack: all but its time."""
     count = len(subject.images)
     with count_passes(subject.model) as passes:
         adversarial = _in_batches(attack, subject, batch)
@@ -207,16 +208,17 @@ def _in_batches(attack: Attack, subject: Subject, batch: int) -> Tensor:
 
 
 def measure_bound(subject: Subject, *, batch: int, repeats: int) -> dict[str, object]:
-    """Our time with the gradients of all classes against that of the plain Jacobians that the same steps need.
+    """Our speed with the gradients of all classes, as a share of that of plain Jacobians.
 
-    The bound takes all classes' gradients of every image that is still under attack at a step, in
-    the same batches, in whichever way autograd is fastest; it leaves out the steps' arithmetic and
-    the last look at each image. Above 100% means that fewer gradients were taken.
+    The bound takes the gradients of all classes for every image that is still under attack at a
+    step, in the same batches and in the way in which autograd is fastest. It leaves out the
+    arithmetic of the steps and the last forward pass of each image. Above 100% fewer gradients were
+    taken.
 
     Args:
-        subject: network and images; no clipping.
-        batch: images at once.
-        repeats: timed rounds, after one that is thrown away.
+        subject: network and images; nothing is clipped.
+        batch: number of images at once.
+        repeats: number of timed rounds, after one that is thrown away.
     """
     steps = deepfool(subject.model, subject.images, labels=subject.labels, variant="overshot").steps
     traces = [active_images(part) for part in torch.split(steps, batch)]

@@ -1,4 +1,4 @@
-"""Counts of the forward and backward passes through a network: figures that depend on no machine."""
+"""Counts of forward and backward passes through a network, which depend on no machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
         model: a network called with a batch (N, ...), also from inside ``torch.func`` transforms.
 
     Yields:
-        the counts, growing as the model is used.
+        The counts, which grow as the model is used.
     """
     passes = Passes()
 

@@ -1,4 +1,4 @@
-"""What a step of CURE costs: beside a plain step, a step of PGD training, and the passes that it is made of."""
+"""The cost of a CURE step beside a plain step, a step of PGD training, and its own passes."""
 
 import copy
 import time
@@ -33,7 +33,7 @@ Plain = Mapping[str, Any]
 
 BATCH, EPS, WEIGHT, H = 64, 0.15, 4.0, 1.5
 STEPS = 10
-"""Of PGD."""
+"""Steps of PGD."""
 
 PLAIN, CURE, PGD, PASSES = (
     "plain step",

@@ -1,4 +1,4 @@
-"""What curvatures cost: the full profile beside plain gradients, the leading ones beside it, and memory."""
+"""The cost of curvatures: the full profile, the leading ones, and memory."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,17 +30,17 @@ __all__ = [
 Plain = Mapping[str, Any]
 
 BATCHES = (32, 128, 512, 2048)
-"""Sizes that plain gradients are taken in; the fastest counts."""
+"""Batch sizes of the plain gradients; the fastest one counts."""
 
 COUNT = 10
-"""Leading curvatures."""
+"""Number of leading curvatures."""
 
 FEW, MANY = 2, 6
-"""Images of two mean Hessians whose memory is compared."""
+"""Numbers of images of the two mean Hessians whose memory is compared."""
 
 
 def measure_curvature(model: nn.Module, images: Tensor, *, repeats: int) -> dict[str, object]:
-    """All that this file measures: profile and memory on ``model``, leading curvatures on random networks."""
+    """Profile and memory on ``model``, leading curvatures on random networks."""
     return {
         "profile": measure_profile(model, images[:1], repeats=repeats),
         "leading": measure_leading(images.device),
@@ -49,12 +49,12 @@ def measure_curvature(model: nn.Module, images: Tensor, *, repeats: int) -> dict
 
 
 def measure_profile(model: nn.Module, image: Tensor, *, repeats: int) -> dict[str, object]:
-    """The time of one Hessian beside that of as many plain gradients of the same network at the same points.
+    """The time of one Hessian beside that of as many plain gradients at the same points.
 
     Args:
         model: the network.
         image: (1, C, H, W).
-        repeats: timed rounds, after one that is thrown away.
+        repeats: number of timed rounds, after one that is thrown away.
     """
     point = boundary_points(model, image)
     d = image.numel()
@@ -105,11 +105,11 @@ def _plain(model: nn.Module, points: Tensor, pair: Boundary, batch: int) -> None
 
 
 def measure_leading(device: torch.device, side: int = 32) -> dict[str, object]:
-    """Gradients and values of the ten leading curvatures beside the full profile's, at d = 3 side^2.
+    """Gradients and values of the ten leading curvatures beside those of the full profile.
 
-    On a softplus network, in float64 at h = 1e-3, both are the same; on the same network with
-    ReLUs, in float32 at the default h, differences are no linear function of the direction, and the
-    gap is reported.
+    The images have d = 3 side^2 dimensions. On a softplus network, in float64 at h = 1e-3, both
+    give the same values; on the same network with ReLUs, in float32 at the default h, finite
+    differences are no linear function of the direction, and the gap is reported.
     """
     found: dict[str, object] = {"dimension": 3 * side * side, "count": COUNT}
     cases: tuple[tuple[str, nn.Module, torch.dtype, float | None], ...] = (
@@ -155,7 +155,7 @@ def _network(unit: nn.Module, side: int) -> nn.Module:
 
 
 def measure_memory(model: nn.Module, images: Tensor) -> dict[str, object]:
-    """By how much the peak memory of the mean Hessian rises from few images to more."""
+    """The rise of the mean Hessian's peak memory from few images to more."""
     points = boundary_points(model, images).found()
     counts = [min(FEW, len(points)), len(points)]
 

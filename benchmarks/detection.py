@@ -1,4 +1,4 @@
-"""What Algorithm 6 costs beside the forward passes that it needs."""
+"""The cost of Algorithm 6 beside the forward passes that it needs."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,10 +17,10 @@ __all__ = ["measure_detection", "paragraphs"]
 Plain = Mapping[str, Any]
 
 BATCHES = (128, 256, 512, 1024)
-"""Sizes that plain forward passes are made in; the fastest counts."""
+"""Batch sizes of the plain forward passes; the fastest one counts."""
 
 SAMPLE = 10
-"""Plain passes that are timed, to be multiplied up."""
+"""Number of plain passes that are timed; the time of all is extrapolated."""
 
 
 def measure_detection(
@@ -29,13 +29,13 @@ def measure_detection(
     """The time of the scores of ``images`` beside that of 2 T + 30 plain forward passes over them.
 
     Along the directions there are 2 T forward passes; the 30 stand for those along the normals, for
-    the logits and for one gradient a rival, each counted as one pass, at ten classes.
+    the logits and for one gradient per rival class, each counted as one pass, with ten classes.
 
     Args:
         model: the network.
         images: (N, C, H, W).
-        repeats: timed rounds, after one that is thrown away.
-        directions: T.
+        repeats: number of timed rounds, after one that is thrown away.
+        directions: number T of directions.
     """
     h, needed = default_h(images[0].numel()), 2 * directions + 30
     score = partial(curvature_score, model, images, h=h, directions=directions)
@@ -77,7 +77,7 @@ def paragraphs(results: Plain) -> list[str]:
         "## Detection",
         "",
         f"Algorithm 6 on {results['images']} images with T = {results['directions']} takes "
-        f"{results['forward']:.0f} forward and {results['backward']:.0f} backward passes an image "
+        f"{results['forward']:.0f} forward and {results['backward']:.0f} backward passes per image "
         "and "
         f"{seconds['median']:.2f} s ({seconds['min']:.2f} to {seconds['max']:.2f}): "
         f"**{ratio['median']:.2f}** "

@@ -1,4 +1,4 @@
-"""What a timing was taken on."""
+"""The machine that timings were taken on."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ __all__ = ["describe", "device_name", "slug"]
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's own name."""
+    """The name of the GPU or the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -26,7 +26,7 @@ def slug(name: str) -> str:
 
 
 def describe(device: torch.device) -> dict[str, object]:
-    """Device, threads, versions and how busy the machine is."""
+    """Device, threads, versions and load of the machine."""
     return {
         "device": device_name(device),
         "cpus": os.cpu_count(),

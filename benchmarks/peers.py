@@ -20,13 +20,13 @@ class Peer:
     """Another library's l2 DeepFool.
 
     Attributes:
-        name: the library.
-        distribution: the package that carries it, for its version.
-        module: what it is imported as.
+        name: name of the library.
+        distribution: package that carries it, for its version.
+        module: name that it is imported by.
         attack: (model, images, labels, clip) -> adversarial images; clip is whether to stay inside
             [0, 1].
-        images: the most images it is measured on, fewer for a slow one.
-        unclipped: how it was made to work without clipping.
+        images: largest number of images that it is measured on; None: all.
+        unclipped: options with which it works without clipping.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """Of the installed package."""
+        """The version of the installed package."""
         return metadata.version(self.distribution)
 
 
 class Widened(nn.Module):
-    """A network that takes images of [0, 1] as images of the wider ``box``, for a library that always clips.
+    """A network that reads images in [0, 1] as images in ``box``, for libraries that always clip.
 
     An l2 distance in its input is 1 / (high - low) of the distance in pixels. The box is kept
     narrow, since the 1e-4 that some libraries add to every step grows with it.
@@ -74,7 +74,10 @@ class Widened(nn.Module):
 
 
 class Whole(nn.Module):
-    """A network as one module: ART takes an ``nn.Sequential`` apart and calls its layers, past every hook."""
+    """A network as one module.
+
+    ART takes an ``nn.Sequential`` apart and calls its layers, so that hooks on it see nothing.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ def _foolbox(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Te
     import foolbox
 
     bounded = foolbox.PyTorchModel(model, bounds=(0.0, 1.0) if clip else WIDE, device=images.device)
-    # run() is what does the work; calling the attack would add predictions that nobody needs here.
+    # run() does the work; calling the attack would add predictions that are not needed here.
     adversarial: Tensor = foolbox.attacks.L2DeepFoolAttack().run(bounded, images, labels)
     return adversarial
 
@@ -106,14 +109,19 @@ def _adv_lib(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Te
 
 
 def art_classifier(model: nn.Module, images: Tensor, *, clip: bool) -> Any:
-    """ART's view of a network that takes such images; ``clip`` is whether its attacks stay inside [0, 1]."""
+    """A network as ART takes it.
+
+    Args:
+        model: the network.
+        images: (N, C, H, W) images that it takes.
+        clip: whether attacks stay inside [0, 1].
+    """
     import logging
 
     from art.estimators.classification import PyTorchClassifier
 
-    logging.getLogger("art").setLevel(
-        logging.ERROR
-    )  # it warns of clip_values=None, which is what is wanted
+    # It warns about clip_values=None, which is wanted here.
+    logging.getLogger("art").setLevel(logging.ERROR)
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
     return PyTorchClassifier(
@@ -131,8 +139,8 @@ def _art(model: nn.Module, images: Tensor, labels: Tensor, clip: bool) -> Tensor
     from art.attacks.evasion import DeepFool
 
     classifier = art_classifier(model, images, clip=clip)
-    # One image at a time, as is its default: in a batch every image waits for the slowest, 100
-    # steps as a rule.
+    # One image at a time, as by default: in a batch every image waits for the slowest, which takes
+    # 100 steps as a rule.
     attack = DeepFool(
         classifier, epsilon=0.02, nb_grads=classifier.nb_classes, batch_size=1, verbose=False
     )
@@ -165,4 +173,4 @@ PEERS = (
     ),
     Peer("torchattacks", "torchattacks", "torchattacks", _torchattacks, 8, _WIDENED),
 )
-"""The libraries compared with, the fastest first."""
+"""The other libraries, the fastest first."""

@@ -1,4 +1,4 @@
-"""The measurements as a table in Markdown, which is also what the terminal shows."""
+"""The measurements in Markdown, for the file and the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ SECTIONS = {
     "detection": detection.paragraphs,
     "cure": cure.paragraphs,
 }
-"""What was measured beside the comparison -> how it is told."""
+"""What was measured beside the comparison -> the function that describes it."""
 
 LEGEND = (
     "All libraries take turns, round after round, after a round in which the passes are counted. A "

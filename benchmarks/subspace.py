@@ -1,4 +1,4 @@
-"""What a step of DeepFool costs inside a random subspace, beside a plain step, and what drawing the subspaces costs."""
+"""The cost of a DeepFool step in a random subspace, and of drawing the subspaces."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ __all__ = ["SHARES", "measure_subspaces", "paragraphs"]
 Plain = Mapping[str, Any]
 
 SHARES = (4, 16, 100)
-"""d / m."""
+"""Ratios d / m of the dimensions of the space and the subspaces."""
 
 PLAIN = "plain"
 
@@ -24,18 +24,17 @@ PLAIN = "plain"
 def measure_subspaces(
     model: nn.Module, images: Tensor, *, batch: int, repeats: int
 ) -> dict[str, object]:
-    """Time one step of DeepFool on the whole space and in a random subspace of each image's own, in turns.
+    """Time one DeepFool step in the whole space and in random subspaces, one per image, in turns.
 
     Args:
         model: the network.
         images: (N, C, H, W).
-        batch: images at once.
-        repeats: timed rounds.
+        batch: number of images at once.
+        repeats: number of timed rounds.
 
     Returns:
-        Seconds an image of a plain step, the ratio of a step in m of d dimensions to it, and the
-        seconds an image that drawing the subspaces takes, with those of a dense basis by QR beside
-        them.
+        The seconds per image of a plain step, the ratio to it of a step in m of d dimensions, and
+        the seconds per image of drawing the subspaces, beside those of dense bases by QR.
     """
     shape, d = tuple(images.shape[1:]), images[0].numel()
     parts = images.split(batch)
@@ -101,7 +100,7 @@ def paragraphs(results: Plain) -> list[str]:
         "",
         f"A step in m of d = {results['dimension']} dimensions, each image with a subspace of its "
         "own, over a plain "
-        f"step ({results['plain_seconds']['median'] * 1e3:.2f} ms an image): {steps}.",
+        f"step ({results['plain_seconds']['median'] * 1e3:.2f} ms per image): {steps}.",
         "",
-        f"Drawing the subspaces, an image: {drawing}.",
+        f"Drawing the subspaces, per image: {drawing}.",
     ]

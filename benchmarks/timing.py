@@ -1,4 +1,4 @@
-"""Paired timings: all contestants take turns, so that a busy or a hot machine troubles them alike."""
+"""Paired timings: contestants take turns, so that a busy or hot machine slows all of them alike."""
 
 import statistics
 import time
@@ -16,19 +16,18 @@ def paired_seconds(
     *,
     warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Time every contestant once in each of ``repeats`` rounds, after one round that is thrown away.
+    """Time every contestant once per round, after one round that is thrown away.
 
-    The order is rotated from round to round, so that no contestant always runs after the same other
-    one.
+    The order rotates from round to round, so that no contestant always begins.
 
     Args:
-        contestants: name -> what to time.
-        repeats: timed rounds.
-        device: to wait for before and after each.
+        contestants: name -> function to time.
+        repeats: number of timed rounds.
+        device: device whose work is waited for before and after each.
         warm: whether every contestant has run before, so that no round needs to be thrown away.
 
     Returns:
-        name -> seconds, one entry a round.
+        Name -> seconds, one entry per round.
     """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""Algorithm 4, with look-ahead and in mini-batches, beside the plain loop and beside ART's."""
+"""Algorithm 4 with look-ahead and in mini-batches, beside the plain loop and ART."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "batch_size=32, prune=2": {"batch_size": 32, "prune": 2},
     "batch_size=32, candidates=4, prune=2": {"batch_size": 32, "candidates": 4, "prune": 2},
 }
-"""The ways to a vector, and their options."""
+"""The ways to compute a vector -> their options."""
 
 FREE, BOUND = "DeepFool alone", "DeepFool and one look"
 ART = next(peer for peer in PEERS if peer.name == "ART")
@@ -44,22 +44,24 @@ ARTS: dict[str, dict[str, Any]] = {
     "ART, as it comes": {},
     "ART, DeepFool as here": {"max_iter": 10, "epsilon": 0.02},
 }
-"""ART with its own DeepFool of 100 steps and overshoot 1e-6, and with ours of 10 and 0.02; all classes in both."""
+"""ART with its own DeepFool (100 steps, overshoot 1e-6) and with our options (10 and 0.02).
+
+Both take the gradients of all classes."""
 
 ART_IMAGES, ART_PASSES, ART_ROUNDS = 100, 2, 2
-"""ART is slow: it gets few images and rounds, beside this project on the same."""
+"""ART is slow: it and this project are compared on few images and rounds."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is fooled.
+    """A network, and the images that a vector is to fool.
 
     Attributes:
         model: the network.
         images: X, (N, C, H, W).
-        unseen: (M, C, H, W) other images, to judge the vectors.
-        radius: xi in l2, in pixel units.
-        passes: over X, at most.
+        unseen: (M, C, H, W) other images, on which the vectors are judged.
+        radius: l2 norm xi of a vector, in pixel units.
+        passes: largest number of passes over X.
     """
 
     model: nn.Module
@@ -70,12 +72,15 @@ class Setting:
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor, unseen: Tensor) -> "Setting":
-        """With a tenth of what random noise needs as radius: sqrt(d) times the median l2 DeepFool norm, over ten."""
+        """The setting with a radius of sqrt(d) / 10 times the median l2 norm of DeepFool.
+
+        Random noise needs about ten times that to fool.
+        """
         median = float(norms(deepfool(model, images).perturbations).median())
         return cls(model, images, unseen, images[0].numel() ** 0.5 * median / 10)
 
     def small(self) -> "Setting":
-        """The part of it on which ART is measured."""
+        """The part of the setting on which ART is measured."""
         return Setting(self.model, self.images[:ART_IMAGES], self.unseen, self.radius, ART_PASSES)
 
     def ours(self, shuffling: int, options: Mapping[str, Any]) -> Universal:
@@ -91,7 +96,7 @@ class Setting:
         )
 
     def arts(self, shuffling: int, inner: Mapping[str, Any]) -> Tensor:
-        """ART's vector for one order of X, (1, C, H, W), by a DeepFool of given options."""
+        """ART's vector (1, C, H, W) for one order of X, with given options of its DeepFool."""
         from art.attacks.evasion import UniversalPerturbation
 
         classifier = art_classifier(self.model, self.images, clip=False)
@@ -117,8 +122,8 @@ def measure_universal(setting: Setting, *, shufflings: int) -> dict[str, Any]:
     """Time all ways on the same orders of X, and ART on few images where it is installed.
 
     Returns:
-        X, the rows of all ways with their time as a share of the plain loop's, the bound, and the
-        rows beside ART.
+        The setting, the rows of all ways with their time relative to the plain loop, the bound, and
+        the rows beside ART.
     """
     rounds = [_round(setting, shuffling) for shuffling in range(shufflings)]
     seconds = {name: [found.seconds[name] for found in rounds] for name in rounds[0].seconds}
@@ -152,7 +157,13 @@ def measure_universal(setting: Setting, *, shufflings: int) -> dict[str, Any]:
 
 @dataclass
 class _Round:
-    """All contestants on one order of X: seconds by name, vectors by name, DeepFool's calls of the plain algorithm."""
+    """All contestants on one order of X.
+
+    Attributes:
+        seconds: name -> seconds.
+        vectors: name -> vector.
+        visits: number of images from which the plain algorithm runs DeepFool.
+    """
 
     seconds: dict[str, float]
     vectors: dict[str, Tensor]
@@ -202,7 +213,7 @@ def _timed(runs: Mapping[str, Run], setting: Setting, shuffling: int) -> dict[st
 def _rows(
     setting: Setting, rounds: Sequence[_Round], references: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A row for each way; ``gain`` is a reference's time over its own in the same round."""
+    """A row for each way; ``gain`` is the time of a reference over its own in the same round."""
     return [
         {
             "name": name,
@@ -232,7 +243,7 @@ Call = tuple[Tensor, dict[str, Any]]
 
 
 def _calls(setting: Setting, shuffling: int) -> tuple[list[Call], int]:
-    """The points and options of DeepFool's calls in Algorithm 4, and the images that it has to look at."""
+    """Points and options of DeepFool's calls in Algorithm 4, and its number of forward passes."""
     calls: list[Call] = []
 
     def noted(model: nn.Module, images: Tensor, **options: Any) -> Perturbed:
@@ -241,9 +252,8 @@ def _calls(setting: Setting, shuffling: int) -> tuple[list[Call], int]:
 
     with patch.object(universal, "deepfool", noted):
         found = setting.ours(shuffling, WAYS[AHEAD])
-    return calls, 2 * found.passes * len(
-        setting.images
-    )  # on the way through a pass, and at its end
+    # Each image on the way through a pass, and at its end.
+    return calls, 2 * found.passes * len(setting.images)
 
 
 def _again(setting: Setting, calls: Sequence[Call], looks: int) -> None:
@@ -280,7 +290,10 @@ def paragraphs(results: Plain) -> list[str]:
     ]
     if not art["ways"]:
         return [*lines, "ART: not installed: not measured."]
-    beside = f"{art['images']} digits, {art['passes']} passes, {art['rounds']} orders, beside ART {art['version']}:"
+    beside = (
+        f"{art['images']} digits, {art['passes']} passes, {art['rounds']} orders, "
+        f"beside ART {art['version']}:"
+    )
     return [*lines, beside, "", *_table(art["ways"])]
 
 

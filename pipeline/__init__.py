@@ -1,1 +1,1 @@
-"""The geometry of adversarial robustness: attacks, boundary geometry and robust training for torch classifiers."""
+"""How experiments run: executor, storage, tracking, statistics, claims and the report."""

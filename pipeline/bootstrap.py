@@ -1,4 +1,4 @@
-"""Intervals from a bootstrap that is paired over images and training seeds."""
+"""Intervals from a paired bootstrap over images and training seeds."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,10 @@ from torch import Tensor
 from pipeline.statistics import Estimate, Statistic, wilson
 from robustness_geometry.checks import check_count, refuse
 
-__all__ = [
-    "measured",
-    "paired_bootstrap",
-]
-
+__all__ = ["measured", "paired_bootstrap"]
 
 BUDGET = 4_000_000
-"""Values of one quantity that a bootstrap holds in memory at a time."""
+"""Largest number of values of one quantity that a bootstrap holds in memory at a time."""
 
 
 def paired_bootstrap(
@@ -28,7 +24,7 @@ def paired_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Estimates with percentile intervals from a bootstrap that is paired over images and training seeds.
+    """Estimates with percentile intervals from a paired bootstrap over images and seeds.
 
     Every resample draws n images, the same for all quantities and all seeds, and, where there are
     at least two training seeds, as many seeds. So a difference of two methods has the interval of a
@@ -36,16 +32,16 @@ def paired_bootstrap(
     of every statistic that uses its quantity, and ``Estimate.n`` counts what remains.
 
     Args:
-        samples: name -> (seeds, n), or (n,) for one seed; all of one shape.
+        samples: quantity -> (seeds, n), or (n,) for one seed; all of one shape.
         statistics: name -> statistic, such as ``{"rho_fgsm / rho_df": ratio_of_means("fgsm",
             "df")}``.
         resamples: number of resamples; quantiles are taken at its order statistics.
-        seed: of the resampling.
-        level: of the interval.
+        seed: seed of the resampling.
+        level: level of the intervals.
 
     Returns:
-        name -> estimate. With fewer than two cases the interval is unknown (NaN); without any, the
-        value too.
+        Name of a statistic -> estimate. With fewer than two cases the interval is unknown (NaN);
+        without any, the value too.
 
     Raises:
         InputError: the samples differ in shape, or a statistic names a quantity that is not there.
@@ -67,7 +63,7 @@ def paired_bootstrap(
 
 
 def measured(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Those of ``estimates`` that rest on at least one case; the others were not measured."""
+    """Those of ``estimates`` that rest on at least one case: the others were not measured."""
     return {name: estimate for name, estimate in estimates.items() if estimate.n > 0}
 
 
@@ -78,11 +74,8 @@ def _stacked(samples: Mapping[str, Tensor], statistics: Iterable[Statistic]) -> 
         for name, values in samples.items()
     }
     if len({values.shape for values in data.values()}) != 1:
-        refuse(
-            "samples",
-            str({name: tuple(v.shape) for name, v in data.items()}),
-            "one shape (seeds, n) for all",
-        )
+        shapes = {name: tuple(v.shape) for name, v in data.items()}
+        refuse("samples", shapes, "of one shape (seeds, n)")
     for name in (name for statistic in statistics for name in statistic.names):
         if name not in data:
             refuse("statistics", name, "one of " + ", ".join(data))
@@ -90,7 +83,7 @@ def _stacked(samples: Mapping[str, Tensor], statistics: Iterable[Statistic]) -> 
 
 
 def _paired(data: Mapping[str, Tensor], statistic: Statistic) -> list[Tensor]:
-    """The quantities of ``statistic``; if it is joint, NaN in all of them wherever one of them is NaN."""
+    """The quantities of ``statistic``; a joint one's are NaN wherever one of them is NaN."""
     parts = [data[name] for name in statistic.names]
     if not statistic.joint:
         return parts
@@ -118,7 +111,7 @@ def _resampled(parts: list[Tensor], statistic: Statistic, rows: Tensor, columns:
 
 
 def _counts(indices: Tensor, size: int) -> Tensor:
-    """(count, size) how often each of ``size`` indices occurs in each row of ``indices``."""
+    """(count, size) the number of times that each index occurs in each row of ``indices``."""
     empty = torch.zeros(len(indices), size, dtype=torch.float64)
     return empty.scatter_add_(1, indices, torch.ones_like(indices, dtype=torch.float64))
 

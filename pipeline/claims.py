@@ -8,7 +8,15 @@ from typing import Any, TypeVar
 
 import yaml
 
-from robustness_geometry.checks import check_choice, check_positive, number, refuse
+from robustness_geometry.checks import (
+    NOTHING,
+    Described,
+    check_choice,
+    check_positive,
+    number,
+    one_of,
+    refuse,
+)
 
 __all__ = [
     "ALL",
@@ -36,7 +44,7 @@ THESIS_DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN", "imagene
 """Our name of a data set -> the thesis' name; a subset such as mnist5k is not the thesis' data."""
 
 ALL = "all"
-"""The network's name that results across networks carry."""
+"""Takes the place of the network's name in results across networks."""
 
 T = TypeVar("T")
 
@@ -125,12 +133,22 @@ class Claim:
 
     @property
     def data(self) -> str:
-        """The thesis' data set that the claim names, of THESIS_DATA's values; empty for none or several."""
+        """The one of THESIS_DATA's values that the claim names; empty for none or several."""
         text = str(self.setting.get("dataset", "")).replace("ILSVRC", "ImageNet")
         return next((name for name in THESIS_DATA.values() if name in text), "")
 
     def counterpart(self, model: str, counterparts: Mapping[str, str]) -> str | None:
-        """The suite's network that answers for a network of the thesis, on the claim's data first; None for none."""
+        """The suite's network that answers for a network of the thesis.
+
+        Args:
+            model: name of the network in the thesis.
+            counterparts: name of a network in the thesis, with its data set where the name alone is
+                ambiguous -> the suite's network.
+
+        Returns:
+            The counterpart on the claim's own data, if there is one, else that of the name alone;
+            None without any.
+        """
         chosen = {name.casefold(): network for name, network in counterparts.items()}
         names = (f"{self.data} {model}".casefold(), model.casefold())
         return next((chosen[name] for name in names if name in chosen), None)
@@ -147,9 +165,9 @@ class Claims:
     symbols: Mapping[str, str]
 
     def on(self, counterparts: Mapping[str, str]) -> "Claims":
-        """The claims with the suite's networks in the place of {source} and {target} in ``number``.
+        """The claims with {source} and {target} in ``number`` replaced by the suite's networks.
 
-        A claim for whose source or target the suite names no network has no such number here.
+        A claim has no number here if the suite names no network for its source or target.
         """
         claims = []
         for claim in self.claims:
@@ -195,7 +213,7 @@ def load_claims(path: Path = CLAIMS_FILE) -> Claims:
         if repeated := [
             name for name, count in Counter(item.id for item in items).items() if count > 1
         ]:
-            refuse(key, repeated[0], "ids that occur once")
+            refuse(key, repeated[0], "entries whose ids occur once")
     changed = tuple(content["changed_thresholds"])
     for entry in changed:
         if set(entry) != {"id", "old", "new", "reason"}:
@@ -209,9 +227,9 @@ def _build(kind: type[T], entry: Mapping[str, Any], key: str) -> T:
     required = {f.name for f in fields(kind) if f.default is MISSING is f.default_factory}  # type: ignore[arg-type]
     name = f"{key}.{entry.get('id', '(no id)')}"
     for unknown in sorted(set(entry) - known):
-        refuse(f"{name}.{unknown}", entry[unknown], "one of " + ", ".join(sorted(known)))
+        refuse(f"{name}.{unknown}", entry[unknown], one_of(sorted(known)))
     for missing in sorted(required - set(entry)):
-        refuse(f"{name}.{missing}", "(absent)", "a value")
+        refuse(f"{name}.{missing}", NOTHING, "given")
     return kind(**entry)
 
 
@@ -223,9 +241,10 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     check_choice(f"{key}.over", claim.over, ("", "all", "any"))
     check_choice(f"{key}.only_on", claim.only_on, ("", *THESIS_DATA.values()))
     if tests and not any(test.decides for test in tests):
-        refuse(f"{key}.tests", "decides: false throughout", "at least one test that decides")
+        undecided = Described("decides: false throughout")
+        refuse(f"{key}.tests", undecided, "a list with at least one test that decides")
     if (claim.only_on or (claim.number and not tests)) and not claim.lacks:
-        refuse(f"{key}.lacks", "(absent)", "what is missing where the claim cannot be tested")
+        refuse(f"{key}.lacks", NOTHING, "what is missing where the claim cannot be tested")
     return claim
 
 
@@ -235,6 +254,6 @@ def _test(entry: Mapping[str, Any], key: str) -> Condition:
         refuse(
             f"{key}.tests",
             dict(entry),
-            "a number, one or two of " + ", ".join(BOUNDS) + ", and decides",
+            "a mapping with number, one or two of " + ", ".join(BOUNDS) + ", and perhaps decides",
         )
     return Condition(entry["number"], bounds, entry.get("decides", True))

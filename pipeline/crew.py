@@ -1,4 +1,4 @@
-"""Copies of this process that share out work on the cores of a CPU."""
+"""Worker processes that share the work of one process on the cores of a CPU."""
 
 import multiprocessing
 import os
@@ -11,47 +11,46 @@ __all__ = ["Crew"]
 
 
 class Crew:
-    """A number of processes, most of them forked when there is work, that never run more than that at once.
+    """This process and the workers that it forks when there is work, at most ``size`` in all.
 
-    A copy inherits all that this process knows at the fork and gives nothing back: what it finds,
-    it writes to files.
-    Work may itself be shared out: whichever process runs out of work makes room for a new copy
-    elsewhere.
+    A worker inherits the memory of this process at the fork, and gives its results back through
+    files alone. Work may itself call :meth:`share`: an idle process frees its slot, which another
+    call may use to fork a worker.
 
     Args:
-        size: processes, this one among them.
+        size: largest number of processes at a time, this one among them.
     """
 
     def __init__(self, size: int) -> None:
         self._owner = os.getpid()
         self._context = multiprocessing.get_context("fork")
-        self._room = self._context.Semaphore(size - 1) if size > 1 else None
+        self._slots = self._context.Semaphore(size - 1) if size > 1 else None
 
     @property
-    def is_copy(self) -> bool:
-        """Whether this process is one of the copies."""
+    def is_worker(self) -> bool:
+        """Whether this process is a worker."""
         return os.getpid() != self._owner
 
     def share(self, count: int, work: Callable[[int], None]) -> None:
-        """Do a number of pieces of work, each in one process.
+        """Call ``work`` with every index below ``count``, each in one of the processes.
 
-        What a copy fails at is left undone: the caller looks, does it again and meets the error
-        itself.
+        Items on which a worker fails are silently left for the caller to redo, who then meets the
+        error itself.
 
         Args:
-            count: pieces.
-            work: does the piece of an index from 0 to count - 1.
+            count: number of items.
+            work: does the item of an index, and leaves its result in a file.
 
         Raises:
             Exception: what ``work`` raises in this process.
         """
-        if self._room is None:
+        if self._slots is None:
             for index in range(count):
                 work(index)
         else:
-            self._share(count, work, self._room)
+            self._share(count, work, self._slots)
 
-    def _share(self, count: int, work: Callable[[int], None], room: Semaphore) -> None:
+    def _share(self, count: int, work: Callable[[int], None], slots: Semaphore) -> None:
         parent = os.getpid()
         taken = self._context.Value("q", 0)
 
@@ -60,41 +59,42 @@ class Crew:
                 taken.value += 1
                 return int(taken.value) - 1
 
-        def copy() -> None:
+        def worker() -> None:
             try:
                 while os.getppid() == parent and (index := take()) < count:
                     work(index)
-            except BaseException:  # the parent meets it again, and says so
+            except BaseException:  # the parent redoes the item and meets the error
                 return
             finally:
-                room.release()
+                slots.release()
 
-        copies: list[BaseProcess] = []
+        workers: list[BaseProcess] = []
         try:
-            while len(copies) < count - 1 and room.acquire(block=False):
-                copies.append(self._started(copy))
+            while len(workers) < count - 1 and slots.acquire(block=False):
+                workers.append(self._started(worker))
             while (index := take()) < count:
                 work(index)
         except BaseException:
-            for each in copies:
+            for each in workers:
                 each.terminate()
             raise
         finally:
-            self._join(copies)
+            self._join(workers)
 
     def _started(self, function: Callable[[], None]) -> BaseProcess:
         process = self._context.Process(target=function)
-        with warnings.catch_warnings():  # threads, which only watch the machine, do not come along
+        # Threads are not forked; those of this process only watch the machine.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         return process
 
-    def _join(self, copies: Sequence[BaseProcess]) -> None:
-        """Wait for copies; the room of this process is free meanwhile."""
-        if copies and self._room is not None:
-            self._room.release()
-            for each in copies:
+    def _join(self, workers: Sequence[BaseProcess]) -> None:
+        """Wait for workers; meanwhile the slot of this process is free."""
+        if workers and self._slots is not None:
+            self._slots.release()
+            for each in workers:
                 each.join()
-                if each.exitcode:  # killed: it made no room itself
-                    self._room.release()
-            self._room.acquire()
+                if each.exitcode:  # it was killed, and did not free its slot
+                    self._slots.release()
+            self._slots.acquire()

@@ -1,12 +1,16 @@
-"""MLflow's sqlite file: readers beside writers, and addresses that follow the repository when it moves."""
+"""MLflow's sqlite file: its health, readers beside writers, and addresses that follow a move."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-__all__ = ["artifacts", "follow_move", "read_beside_writes", "relocate"]
+from robustness_geometry.checks import refuse
 
+__all__ = ["artifacts", "check", "follow_move", "read_beside_writes", "relocate"]
+
+_KEY = "tracking.uri"
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -17,6 +21,40 @@ _ADDRESSES = (
 def artifacts(database: Path) -> str:
     """The address of the folder that holds the artifacts of the runs in ``database``."""
     return (database.resolve().parent / "mlruns").as_uri()
+
+
+def check(database: Path) -> None:
+    """Check that the file, which need not exist yet, is a whole database that can be written.
+
+    Args:
+        database: the sqlite file.
+
+    Raises:
+        InputError: it is damaged, or it cannot be written.
+    """
+    if not database.exists():
+        return
+    try:
+        with _opened(database) as connection:
+            connection.execute("begin immediate")
+            connection.execute("create table probe_of_writing (number integer)")
+            connection.rollback()
+            (state,) = connection.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        refuse(_KEY, database, f"a database that can be written ({error})")
+    except sqlite3.DatabaseError as error:
+        _refuse_damaged(database, str(error))
+    if state != "ok":
+        _refuse_damaged(database, state)
+
+
+def _refuse_damaged(database: Path, damage: str) -> NoReturn:
+    refuse(
+        _KEY,
+        database,
+        f"a whole database ({' '.join(damage.split())}: move the damaged file away, "
+        "and the next run makes a new one)",
+    )
 
 
 def read_beside_writes(database: Path) -> None:
@@ -30,7 +68,7 @@ def follow_move(database: Path, experiment: str) -> None:
 
     Args:
         database: the sqlite file; it need not exist yet.
-        experiment: MLflow's name for the collection of runs.
+        experiment: name of the collection of runs in MLflow.
     """
     if not database.exists():
         return
@@ -49,8 +87,8 @@ def relocate(database: Path, old: str, new: str) -> None:
 
     Args:
         database: the sqlite file.
-        old: the address of the artifacts' folder before the move, as ``file:///...``.
-        new: its address now.
+        old: address of the artifacts' folder before the move, as ``file:///...``.
+        new: address of that folder now.
     """
     with _opened(database) as connection:
         for table, column in _ADDRESSES:

@@ -1,15 +1,158 @@
-"""The devices that a process works on."""
+"""The machine that work runs on: devices, precision, and the settings that PyTorch keeps."""
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor, nn
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import check_choice, check_count, refuse
 
-__all__ = ["launch"]
+__all__ = ["Machine", "launch"]
+
+T = TypeVar("T")
+
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+WORKERS = 8
+"""Largest number of processes that share a CPU, unless more are asked for."""
+
+
+class Machine:
+    """The devices that a process works on, and how it works there.
+
+    Making one sets, for the process, the number of threads, deterministic algorithms and TF32.
+
+    Args:
+        accelerator: one of ACCELERATORS.
+        devices: number of devices.
+        precision: one of PRECISIONS; the last one on a GPU only.
+        threads: CPU threads of each process.
+        tf32: allow TensorFloat-32 in matrix products and convolutions.
+        deterministic: use deterministic kernels; an operation without one raises on a CPU, warns on
+            a GPU.
+
+    Raises:
+        InputError: a setting that this machine cannot honour.
+    """
+
+    def __init__(
+        self,
+        accelerator: str,
+        devices: int,
+        precision: str,
+        *,
+        threads: int,
+        tf32: bool,
+        deterministic: bool,
+    ) -> None:
+        check_choice("executor.accelerator", accelerator, ACCELERATORS)
+        check_choice("executor.precision", precision, PRECISIONS)
+        self._threads = check_count("executor.threads", threads)
+        self._precision, self._tf32, self._deterministic = precision, tf32, deterministic
+        self._fabric = launch(accelerator, check_count("executor.devices", devices), precision)
+        on_cpu = self.device.type == "cpu"
+        self._mode = "default" if not deterministic else "error" if on_cpu else "warn"
+        self.prepare()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return cast(torch.device, self._fabric.device)
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among those that share the devices."""
+        return cast(int, self._fabric.global_rank)
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes that share the devices."""
+        return cast(int, self._fabric.world_size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that logs and writes results."""
+        return cast(bool, self._fabric.is_global_zero)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What results depend on."""
+        return (self._precision, self._threads, self._tf32, self._deterministic, self.device)
+
+    def processes(self, workers: int | None) -> int:
+        """The number of processes that share the work of this one.
+
+        Args:
+            workers: number asked for; None: as many as the cores of a CPU allow.
+
+        Raises:
+            InputError: more than one on a GPU or beside several devices.
+        """
+        alone = self.device.type != "cpu" or self.ranks > 1
+        if workers is None:
+            linux = hasattr(os, "sched_getaffinity")  # where forks are safe
+            cores = len(os.sched_getaffinity(0)) if linux else 1
+            return 1 if alone else max(1, min(WORKERS, cores // self._threads))
+        if alone and check_count("executor.workers", workers) > 1:
+            refuse("executor.workers", workers, "1 on a GPU, or where devices > 1")
+        return check_count("executor.workers", workers)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the device, in ``64-true`` as float64."""
+        double = self._precision == "64-true" and tensor.is_floating_point()
+        return tensor.to(self.device, torch.float64 if double else None)
+
+    def place_model(self, model: nn.Module) -> nn.Module:
+        """``model`` moved to the device, in place, and in ``64-true`` to float64.
+
+        On a CPU its weights, and with them the activations, get their channels last, which is
+        faster there.
+        """
+        if self.device.type == "cpu":
+            model = model.to(memory_format=torch.channels_last)
+        return model.to(self.device, torch.float64 if self._precision == "64-true" else None)
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self._fabric.barrier()
+
+    def timed(self, function: Callable[[], T]) -> tuple[T, float]:
+        """What ``function`` returns in this machine's precision, and its seconds."""
+        self.prepare()
+        self._synchronise()
+        began = time.perf_counter()
+        with self._fabric.autocast():
+            value = function()
+        self._synchronise()
+        return value, time.perf_counter() - began
+
+    def prepare(self) -> None:
+        """Set what PyTorch keeps for the process.
+
+        Called again before each chunk, as others may have changed it.
+        """
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        # As torch.use_deterministic_algorithms, which would import the compiler for seconds.
+        torch.set_deterministic_debug_mode(self._mode)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = not self._deterministic
+            torch.backends.cuda.matmul.allow_tf32 = self._tf32
+            torch.backends.cudnn.allow_tf32 = self._tf32
+
+    def free(self) -> None:
+        """Give back the memory that PyTorch keeps on a GPU."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 class _Single:
@@ -20,16 +163,18 @@ class _Single:
 
     @staticmethod
     def barrier() -> None:
-        """There is nobody to wait for."""
+        """There is no other process to wait for."""
 
 
 def launch(accelerator: str, devices: int, precision: str) -> Any:
-    """Lightning's Fabric, launched; where one process does on a CPU, its like, as Fabric takes seconds to import.
+    """A launched Fabric, or a minimal stand-in for a single CPU process.
+
+    Importing Fabric takes seconds.
 
     Args:
-        accelerator: ``auto``, ``cpu``, ``cuda``, ``gpu`` or ``mps``.
-        devices: how many; at least 1.
-        precision: as Fabric names it.
+        accelerator: one of ACCELERATORS.
+        devices: number of devices, at least 1.
+        precision: name of the precision, as in Fabric.
 
     Raises:
         InputError: a setting that this machine cannot honour.
@@ -40,9 +185,8 @@ def launch(accelerator: str, devices: int, precision: str) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # cuBLAS is deterministic only with it
+    # cuBLAS is deterministic only with it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
         refuse(
             "executor.precision", precision, "32-true, 64-true or bf16-mixed where there is no GPU"
@@ -55,7 +199,9 @@ def launch(accelerator: str, devices: int, precision: str) -> Any:
         )
     except (RuntimeError, ValueError) as error:
         refuse(
-            "executor.accelerator", f"{accelerator} (devices={devices})", f"what is here: {error}"
+            "executor.accelerator",
+            accelerator,
+            f"one that this machine has {devices} of ({' '.join(str(error).split())})",
         )
     fabric.launch()
     return fabric

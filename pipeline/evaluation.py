@@ -1,4 +1,4 @@
-"""Judging attacks from the tensors they return, and the statistics that every table uses."""
+"""Judging attacks by the tensors that they return, and the images that they are judged on."""
 
 import math
 from dataclasses import replace
@@ -33,12 +33,12 @@ __all__ = [
 
 
 def recomputed_success(model: Classifier, images: Images, perturbed: Perturbed) -> Mask:
-    """Whether each returned perturbation changes the label, judged anew from the tensors.
+    """Whether each returned perturbation changes the label, recomputed from the tensors.
 
     Args:
         model: the classifier.
         images: (N, C, H, W) the clean images.
-        perturbed: what the attack returned; its own ``success`` is not looked at.
+        perturbed: result of the attack; its own ``success`` is not used.
 
     Returns:
         (N,) True where ``images + perturbations`` is finite and its label differs from
@@ -55,10 +55,10 @@ def judged(attack: Attack, model: Classifier, images: Images, **options: object)
     key it.
 
     Args:
-        attack: the attack, with its options bound.
+        attack: attack with its options bound.
         model: the classifier.
         images: (N, C, H, W).
-        options: passed on to the attack, such as ``generator``.
+        options: further options of the attack, such as ``generator``.
 
     Returns:
         The attack's result with recomputed ``adversarial_labels`` and ``success``.
@@ -71,9 +71,10 @@ def judged(attack: Attack, model: Classifier, images: Images, **options: object)
 
 
 def held_out(data: Dataset, count: int) -> Split:
-    """``count`` held-out images (all if there are fewer), in a fixed random order with stratified prefixes.
+    """``count`` held-out images, or all if there are fewer.
 
-    So a smaller sample is a part of a larger one, and a folder sorted by class is sampled evenly.
+    They are the first of a fixed random order with stratified prefixes: a smaller sample is part of
+    a larger one, and a folder sorted by class is sampled evenly.
     """
     order = stratified_order(data.test.labels, "evaluation")[: check_count("samples", count)]
     return Split(data.test.images[order], data.test.labels[order])
@@ -85,7 +86,7 @@ def correct(model: Classifier, images: Images, labels: Labels) -> Mask:
 
 
 def accuracy(model: Classifier, images: Images, labels: Labels) -> float:
-    """The share of ``images`` to which ``model`` gives the right label, in [0, 1]; NaN without images."""
+    """The share of ``images`` that ``model`` labels rightly, in [0, 1]; NaN without images."""
     return float(correct(model, images, labels).double().mean())
 
 
@@ -95,5 +96,5 @@ def relative_robustness(perturbations: Images, images: Images, p: float = 2.0) -
 
 
 def valid(values: PerImage, success: Mask) -> PerImage:
-    """(N,) ``values`` in float64 with NaN where ``success`` is False: a failed case is never averaged in."""
+    """(N,) ``values`` in float64, NaN where ``success`` is False: means leave failed cases out."""
     return values.double().masked_fill(~success, math.nan)

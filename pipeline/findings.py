@@ -9,9 +9,7 @@ from torch import Tensor
 
 from pipeline.statistics import Estimate
 
-__all__ = [
-    "Findings",
-]
+__all__ = ["Findings"]
 
 
 @dataclass
@@ -19,14 +17,14 @@ class Findings:
     """The results of one experiment on one network.
 
     Attributes:
-        numbers: name -> estimate; what claims are tested on. They go to ``metrics.json``.
-        timings: name -> estimate in seconds (or ratios of seconds); kept apart, as they differ from
+        numbers: name -> estimate; claims are tested on them. They go to ``metrics.json``.
+        timings: name -> estimate in seconds (or ratio of seconds); kept apart, as they differ from
             run to run.
-        curves: name -> one value a step (epoch, band ...); logged with steps.
+        curves: name -> one value per step (epoch, band ...); logged with steps.
         tables: name -> data frame, written as CSV.
         figures: name -> matplotlib figure, written as PNG.
         tensors: name -> tensor, written as one safetensors file.
-        notes: sentences for the report: what was measured on how many images, what failed.
+        notes: sentences for the report, such as what was measured on how many images.
     """
 
     numbers: dict[str, Estimate] = field(default_factory=dict)

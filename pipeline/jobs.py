@@ -1,4 +1,4 @@
-"""Pieces of work as the executor keeps them: a function, its tensors, and the files of its chunks."""
+"""Pieces of work: a function, its tensors, and the files of its chunks."""
 
 import functools
 import logging
@@ -15,7 +15,9 @@ __all__ = ["SHARED", "Job", "taken_up", "written"]
 
 T = TypeVar("T")
 SHARED = "shared"
-"""What products that experiments share are filed under."""
+"""Takes the place of the experiment's name for products that experiments share."""
+
+_RUNS_ATTACK = "judged"  # says nothing that the name of the attack does not say
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +30,8 @@ class Job(Generic[T]):
         function: called with one chunk of each tensor.
         tensors: each (N, ...), all of one length.
         chunk: images per chunk.
-        where: the experiment's name, or SHARED.
-        stream: the name of the random numbers' stream; None: it draws none.
+        where: name of the experiment, or SHARED.
+        stream: name of the stream of random numbers; None: the function draws none.
     """
 
     function: Callable[..., T]
@@ -40,13 +42,24 @@ class Job(Generic[T]):
 
     @property
     def name(self) -> str:
-        """The function's name, with those of the attacks that are bound to it."""
+        """What is done, in words: the function's name and the attacks that are bound to it.
+
+        ``deepfool`` for an attack that is only run, ``in own subspace (deepfool)`` for one that a
+        function makes use of.
+        """
         bound = [part for part in _bound(self.function) if _is_function(part)]
-        return " of ".join(dict.fromkeys(map(_name, (self.function, *bound))))
+        attacks = ", ".join(dict.fromkeys(map(_words, bound)))
+        if attacks and _name(self.function) == _RUNS_ATTACK:
+            return attacks
+        words = _words(self.function)
+        return f"{words} ({attacks})" if attacks else words
 
     @functools.cached_property
     def bounds(self) -> list[tuple[int, int]]:
-        """First and last image of each chunk; no images make one empty chunk, whose shapes are right."""
+        """First image of each chunk and the one after its last.
+
+        No images make one empty chunk, so that the result has the right shapes.
+        """
         lengths = {len(tensor) for tensor in self.tensors}
         if len(lengths) != 1:
             raise ValueError(f"map takes tensors of one length, not of lengths {sorted(lengths)}")
@@ -56,11 +69,11 @@ class Job(Generic[T]):
 
 
 def taken_up(path: Path) -> Chunk | None:
-    """A finished chunk from disk; None if there is none or it is damaged, which is said."""
-    found = read(path) if path.exists() else None
-    if found is None and path.exists():
+    """A finished chunk from disk; None, with a warning where it is damaged, if there is none."""
+    chunk = read(path) if path.exists() else None
+    if chunk is None and path.exists():
         _log.warning("%s is damaged: computing it again", path)
-    return found
+    return chunk
 
 
 def written(path: Path) -> Chunk:
@@ -69,11 +82,11 @@ def written(path: Path) -> Chunk:
     Raises:
         RuntimeError: it is not there.
     """
-    if (found := taken_up(path)) is None:
+    if (chunk := taken_up(path)) is None:
         raise RuntimeError(
             f"{path} is missing or damaged just after it was written: is the disk shared?"
         )
-    return found
+    return chunk
 
 
 def _bound(function: Any) -> list[Any]:
@@ -92,3 +105,7 @@ def _name(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _words(function: Any) -> str:
+    return _name(function).strip("_<>").replace("_", " ")

@@ -1,4 +1,4 @@
-"""Fingerprints of functions, their arguments and the source they run: equal keys mean equal results."""
+"""Fingerprints of functions, their arguments and their source: equal keys mean equal results."""
 
 import ast
 import copy
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 __all__ = ["Fingerprint", "Sources"]
 
 PACKAGES = ("robustness_geometry", "pipeline", "stages")
-"""The packages whose source enters a key, together with the reader's own modules."""
+"""The packages whose source enters a key, together with the user's own modules."""
 
 _PLUMBING = {
     f"pipeline.{name}"
@@ -34,14 +34,15 @@ _PLUMBING = {
         "keys",
         "processes",
         "progress",
+        "runs",
         "storage",
         "tracking",
     )
 }
-"""Modules that decide where work runs, never what it yields."""
+"""Modules that decide where and how work runs, but not what it yields."""
 
 _VERSIONED = {"torch", "numpy", "builtins", "math", "operator", "_operator", "functools"}
-"""Packages that need no source in the key: torch's version is there, the rest is stable arithmetic."""
+"""Packages whose source need not enter a key: it holds torch's version, the others are stable."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, range, torch.dtype)
 _TORCH_FIELDS = set(vars(nn.Module())) - {"training"}
@@ -62,7 +63,7 @@ def _tensor(tensor: Tensor) -> bytes:
 
 
 class Fingerprint:
-    """Digests of values; ``modules`` gathers the Python modules whose source the values rest on."""
+    """Digests of values; ``modules`` collects the Python modules whose source they depend on."""
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
@@ -74,7 +75,7 @@ class Fingerprint:
         Args:
             value: a tensor, nn.Module, number, string, dtype, device, enum, module-level function
                 or class, functools.partial, or a dataclass, tuple, list, set or mapping of such.
-            where: what to call it in an error.
+            where: name of the value in errors.
 
         Raises:
             TypeError: the value has no fingerprint (a lambda, a closure, a path, an open file ...).
@@ -95,9 +96,8 @@ class Fingerprint:
         if isinstance(value, np.ndarray | np.generic):
             return _digest("array", _tensor(torch.from_numpy(np.asarray(value).copy())))
         if isinstance(value, torch.device):
-            return _digest(
-                "device", value.type.encode()
-            )  # which of several equal devices does not matter
+            # Which of several equal devices it is does not matter.
+            return _digest("device", value.type.encode())
         if isinstance(value, nn.Module):
             return self._module(value, where)
         if isinstance(value, functools.partial):
@@ -124,8 +124,7 @@ class Fingerprint:
             return _digest("set", *sorted(self.of(part, where) for part in value))
         raise TypeError(
             f"{where}: {type(value).__name__} has no fingerprint; bind tensors, networks, numbers, "
-            "strings, "
-            "dataclasses or functions of a module instead"
+            "strings, dataclasses or functions of a module instead"
         )
 
     def _named(
@@ -163,7 +162,7 @@ class Fingerprint:
         return _digest("layer", name.encode(), *parts)
 
     def _held(self, value: object, where: str) -> bytes:
-        """A layer's attribute: the reader's network may hold lambdas and objects of its own."""
+        """An attribute of a layer: a user's network may hold lambdas and objects of any class."""
         try:
             return self.of(value, where)
         except TypeError:
@@ -179,8 +178,7 @@ class Fingerprint:
             except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
                 raise TypeError(
                     f"{where}: {type(value).__name__} has no fingerprint; let the layer hold "
-                    "tensors, "
-                    "numbers, strings or functions of a module"
+                    "tensors, numbers, strings or functions of a module"
                 ) from None
 
 
@@ -192,7 +190,7 @@ def _code(code: types.CodeType) -> bytes:
 
 
 class Sources:
-    """The project's source as it stood when this was made, so that an edit during a long run counts later."""
+    """The project's source when this was made: an edit during a run counts in the next one."""
 
     def __init__(self, packages: tuple[str, ...] | None = None) -> None:
         self._trees: dict[str, ast.Module] = {}
@@ -205,11 +203,11 @@ class Sources:
             self._adopt(package)
 
     def digest(self, modules: Iterable[str]) -> bytes:
-        """The SHA-256 of the source that ``modules`` rest on.
+        """The SHA-256 of the source that ``modules`` depend on.
 
-        This is their own and that of all local modules that they import, directly or not; comments
-        and layout do not count. Where a package's ``__init__`` only passes a name on, the module
-        that defines the name counts and its neighbours do not.
+        This is their own and that of all local modules that they import, directly or not, without
+        comments, docstrings and layout. Where a package's ``__init__`` only passes a name on, the
+        module that defines the name counts and its neighbours do not.
 
         Raises:
             TypeError: a module has no source file.
@@ -244,7 +242,7 @@ class Sources:
         return seen
 
     def _imports(self, module: str) -> Iterable[tuple[str, str | None]]:
-        """Pairs (module, name taken from it, None for the whole) of every import statement of ``module``."""
+        """Every import of ``module`` as (module, name taken from it; None for the whole)."""
         for node in ast.walk(self._tree(module)):
             if isinstance(node, ast.Import):
                 yield from ((alias.name, None) for alias in node.names)
@@ -260,7 +258,7 @@ class Sources:
         return ".".join([*base, *([node.module] if node.module else [])])
 
     def _resolve(self, origin: str, name: str | None, depth: int = 0) -> list[str]:
-        """The local modules that ``from origin import name`` rests on."""
+        """The local modules that ``from origin import name`` depends on."""
         if not self._knows(origin):
             return []
         if name is None or name == "*" or origin not in self._packages or depth > 20:
@@ -288,9 +286,8 @@ class Sources:
             if _is_local(top):
                 self._adopt(top)
         if module not in self._text and module in sys.modules and _is_local(module):
-            self._text[module] = _file(
-                module
-            ).read_bytes()  # a script, or a test module outside any package
+            # A script, or a test module outside any package.
+            self._text[module] = _file(module).read_bytes()
         return module in self._text
 
     def _adopt(self, top: str) -> None:
@@ -329,7 +326,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _is_local(module: str) -> bool:
-    """Whether a module is the reader's own source: neither installed nor of Python itself."""
+    """Whether a module is the user's own source: neither installed nor part of Python."""
     if module in sys.modules:
         origin = getattr(sys.modules[module], "__file__", None)
     else:

@@ -1,4 +1,4 @@
-"""Figures in one clean style, made without any global plotting state."""
+"""Figures in one style, made without global plotting state."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -23,20 +22,18 @@ from pipeline.statistics import Estimate
 __all__ = [
     "COLOURS",
     "Line",
-    "Panel",
     "axes_grid",
     "bar_figure",
     "dominant_share",
     "estimate_line",
     "histogram_figure",
-    "image_grid",
     "line_figure",
     "save",
     "styled",
 ]
 
 COLOURS = ("#0b6fa4", "#d1495b", "#3a9270", "#e0a030", "#7a5195", "#5f6b7a", "#b5651d", "#17a2b8")
-"""The colours of lines and bars, in order; told apart by most colour-blind readers too."""
+"""The colours of lines and bars, in order; most colour-blind readers can tell them apart."""
 
 INK, SOFT = "#22282f", "#6b7580"
 
@@ -98,25 +95,9 @@ class Line:
     errorbars: bool = False
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One image of a grid.
-
-    Attributes:
-        image: (C, H, W) with one or three channels: pixels in [0, 1], or a perturbation in pixel
-            units.
-        caption: the lines below it.
-        perturbation: whether to show it on the centred map in which zero is neutral.
-    """
-
-    image: Tensor
-    caption: str = ""
-    perturbation: bool = False
-
-
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the common style inside the block, and leave matplotlib's own settings as they were."""
+    """Draw in the common style within the block; matplotlib's settings stay as they were."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         yield
 
@@ -124,7 +105,7 @@ def styled() -> Iterator[None]:
 def axes_grid(
     rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float = 4.4
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of ``width`` by ``height`` inches in the common style, and its axes (rows, columns)."""
+    """A figure in the common style, in inches, and its axes (rows, columns)."""
     with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -164,13 +145,13 @@ def line_figure(
         lines: legend entry -> curve.
         xlabel: name and unit of the abscissa.
         ylabel: name and unit of the ordinate.
-        title: of the figure.
+        title: title of the figure.
         references: legend entry -> level drawn as a dashed horizontal line.
         log_x: logarithmic abscissa.
         log_y: logarithmic ordinate.
         limits: lowest and highest ordinate shown; None leaves it to the data.
-        width: inches.
-        height: inches.
+        width: width in inches.
+        height: height in inches.
     """
     figure, grid = axes_grid(width=width, height=height)
     axes: Axes = grid[0, 0]
@@ -194,7 +175,7 @@ def line_figure(
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis 0.1, 0.2, 0.5, 1 ... rather than in powers of ten, unless it spans many."""
+    """Label a logarithmic axis 0.1, 0.2, 0.5, 1 ... instead of in powers of ten, if it is short."""
     low, high = axis.get_view_interval()
     if low > 0 and high / low < 3000:
         subs = range(1, 10) if high / low < 6 else (1, 2, 5) if high / low < 100 else (1,)
@@ -231,7 +212,16 @@ def bar_figure(
     width: float = 7.0,
     height: float = 4.4,
 ) -> Figure:
-    """Grouped bars with 95% intervals: group (on the abscissa) -> bar (in the legend) -> estimate."""
+    """Grouped bars with 95% intervals.
+
+    Args:
+        groups: group, on the abscissa -> bar, in the legend -> estimate.
+        ylabel: name and unit of the ordinate.
+        title: title of the figure.
+        log_y: logarithmic ordinate.
+        width: width in inches.
+        height: height in inches.
+    """
     figure, grid = axes_grid(width=width, height=height)
     axes: Axes = grid[0, 0]
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
@@ -266,16 +256,16 @@ def histogram_figure(
     width: float = 7.0,
     height: float = 4.4,
 ) -> Figure:
-    """Overlaid histograms, as shares of the cases, on common bins; non-finite values are left out.
+    """Overlaid histograms on common bins, as shares of the cases; non-finite values are left out.
 
     Args:
         values: legend entry -> values of any shape.
-        xlabel: name and unit.
-        title: of the figure.
+        xlabel: name and unit of the abscissa.
+        title: title of the figure.
         log_x: logarithmic abscissa and bins; values that are not positive are left out.
         bins: number of bins.
-        width: inches.
-        height: inches.
+        width: width in inches.
+        height: height in inches.
     """
     kept = {name: _plain(v, positive=log_x) for name, v in values.items()}
     kept = {name: v for name, v in kept.items() if len(v)}
@@ -318,99 +308,6 @@ def _plain(values: Tensor, *, positive: bool) -> np.ndarray:
     return flat[flat > 0] if positive else flat
 
 
-def image_grid(
-    rows: Sequence[Sequence[Panel | None]],
-    *,
-    title: str = "",
-    row_titles: Sequence[str] = (),
-    column_titles: Sequence[str] = (),
-    limit: float | None = None,
-    side: float = 2.1,
-) -> Figure:
-    """Images and perturbations in rows; all perturbations share one scale, stated in a line below the figure.
-
-    A one-channel perturbation is drawn in blue (negative), white (zero) and red (positive); one of
-    three channels as grey 0.5 plus the perturbation times the stated magnification.
-
-    Args:
-        rows: the panels; None leaves a place empty.
-        title: of the figure.
-        row_titles: one for each row, at its left.
-        column_titles: one for each column, on top.
-        limit: the absolute value at the ends of the map; None takes the 99.9% quantile of what is
-            shown.
-        side: inches of a panel.
-    """
-    columns = max(len(row) for row in rows)
-    captions = max((len(p.caption.splitlines()) for row in rows for p in row if p), default=0)
-    margins = 0.4 * bool(title) + 0.3 * bool(column_titles) + 0.3
-    figure, grid = axes_grid(
-        len(rows),
-        columns,
-        width=side * columns + 0.5,
-        height=len(rows) * (side + 0.2 * captions) + margins,
-    )
-    scale = limit or _common_limit([p.image for row in rows for p in row if p and p.perturbation])
-    with styled():
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for i, row in enumerate(rows):
-            for j, panel in enumerate(row):
-                if panel is not None:
-                    _show(grid[i, j], panel, scale)
-        for axes, text in zip(grid[0], column_titles, strict=False):
-            axes.set_title(text, loc="center", fontsize=11)
-        for axes, text in zip(grid[:, 0], row_titles, strict=False):
-            axes.text(
-                -0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center"
-            )
-        if title:
-            figure.suptitle(title, fontsize=12.5, fontweight="bold")
-        if any(p and p.perturbation for row in rows for p in row):
-            figure.supxlabel(_scale_text(rows, scale), fontsize=9.5, color=SOFT)
-    return figure
-
-
-def _common_limit(perturbations: Sequence[Tensor]) -> float:
-    values = (
-        torch.cat([p.detach().flatten().abs() for p in perturbations])
-        if perturbations
-        else torch.zeros(1)
-    )
-    finite = values[torch.isfinite(values)].cpu().double().numpy()
-    return float(np.quantile(finite, 0.999)) or 1.0 if len(finite) else 1.0
-
-
-def _scale_text(rows: Sequence[Sequence[Panel | None]], scale: float) -> str:
-    channels = next(p.image.shape[0] for row in rows for p in row if p and p.perturbation)
-    if channels == 1:
-        return (
-            f"perturbations: blue {-scale:.3g}, white 0, red {scale:.3g} (pixels run from 0 to 1)"
-        )
-    return (
-        f"perturbations: grey + {0.5 / scale:.3g} times the perturbation (pixels run from 0 to 1)"
-    )
-
-
-def _show(axes: Axes, panel: Panel, scale: float) -> None:
-    image = panel.image.detach().cpu().double()
-    if panel.perturbation and image.shape[0] == 1:
-        axes.imshow(
-            image[0].numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest"
-        )
-    else:
-        shown = (0.5 + 0.5 * image / scale if panel.perturbation else image).clamp(0, 1)
-        shown = shown.expand(3, -1, -1) if image.shape[0] == 1 else shown
-        axes.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_axis_on()
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color="#c3cad1", linewidth=0.8)
-    axes.set_xlabel(panel.caption, fontsize=10)
-
-
 def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as a PNG whose bytes depend on the figure alone."""
     with styled():
@@ -418,7 +315,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def dominant_share(path: str | Path) -> float:
-    """The share of a PNG's pixels that have its commonest colour: above 0.99 the picture is all but blank."""
+    """The share of a PNG's pixels that have its commonest colour; above 0.99 it looks blank."""
     with Image.open(path) as opened:
         pixels = np.asarray(opened.convert("RGB")).reshape(-1, 3).astype(np.int64)
     _, counts = np.unique(pixels @ np.array([65536, 256, 1]), return_counts=True)

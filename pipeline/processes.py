@@ -1,4 +1,4 @@
-"""Which process this is: the first of its group, a stage under DVC, from which commit; and how it may end."""
+"""What this process is: first of its group, stage under DVC, from which commit; how it ends."""
 
 import hashlib
 import os
@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 _RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")
-_CODE = ("conf", "pipeline", "stages", "dvc.yaml", "params.yaml")  # results change during every run
+# Results change during every run.
+_CODE = ("conf", "robustness_geometry", "pipeline", "stages", "dvc.yaml", "params.yaml")
 _CLOCK = 5.0  # seconds by which a process' time of birth may wander with the machine's clock
 
 
@@ -35,7 +36,10 @@ def is_first() -> bool:
 
 
 def root() -> Path:
-    """The repository's root, also in DVC's temporary copies; for an installed package the current folder."""
+    """The repository's root, also in DVC's temporary copies.
+
+    For an installed package it is the current folder.
+    """
     if "DVC_ROOT" in os.environ:
         return Path(os.environ["DVC_ROOT"])
     here = Path(__file__).resolve().parent.parent
@@ -50,7 +54,7 @@ def dvc_ancestor() -> psutil.Process | None:
 
 
 def _is_dvc(process: psutil.Process) -> bool:
-    """Whether it is ``dvc repro``, ``python .../bin/dvc repro`` or ``python -m dvc repro``, no shell."""
+    """Whether it is ``dvc``, ``python .../dvc`` or ``python -m dvc``, and no shell around it."""
     try:
         words = process.cmdline()[:3]
     except psutil.Error:
@@ -60,19 +64,19 @@ def _is_dvc(process: psutil.Process) -> bool:
 
 
 def identity(process: psutil.Process | None = None) -> str:
-    """A name that no other process bears, ``host:pid-time of birth``; of this process if None."""
+    """A name that no other process has, ``host:pid-time of birth``; None: of this process."""
     chosen = process or psutil.Process()
     return f"{socket.gethostname()}:{chosen.pid}-{chosen.create_time():.0f}"
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two names are of one process."""
+    """Whether two names belong to one process."""
     (first, _, born), (second, _, also) = one.rpartition("-"), other.rpartition("-")
     return first == second and abs(float(born) - float(also)) <= _CLOCK
 
 
 def lives(name: str) -> bool:
-    """Whether the process of that name still runs; another machine's processes are taken to."""
+    """Whether the process of that name still runs; assumed for processes of another machine."""
     host, _, number = name.rpartition("-")[0].rpartition(":")
     if host != socket.gethostname():
         return True
@@ -83,7 +87,7 @@ def lives(name: str) -> bool:
 
 
 def provenance() -> dict[str, str]:
-    """Where the code stands: commit, whether code or settings differ from it, and DVC's state."""
+    """The state of the code: commit, whether code or settings differ from it, and DVC's state."""
     place = root()
     found = {
         "git.commit": _git(place, "rev-parse", "HEAD"),
@@ -112,7 +116,10 @@ def _git(place: Path, *words: str) -> str | None:
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
-    """Within it SIGTERM raises SystemExit, so that what is open gets closed; only in the main thread."""
+    """Within it SIGTERM raises SystemExit, so that what is open gets closed.
+
+    It does nothing outside the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,13 +1,26 @@
-"""How far a long piece of work is: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "say"]
+__all__ = ["Progress", "label", "say"]
 
 LINE_EVERY = 30.0  # seconds between lines where there is no terminal
+
+
+def label(experiment: str, network: str, seed: int | None, work: str) -> str:
+    """What is under way, such as ``attack_l2 · mnist5k_lenet · seed 1 · deepfool``.
+
+    Args:
+        experiment: name of the experiment; empty outside of one.
+        network: name of the network; empty across networks.
+        seed: training seed; None if the work belongs to none.
+        work: what is done, in words.
+    """
+    parts = (experiment, network, "" if seed is None else f"seed {seed}", work)
+    return " · ".join(filter(None, parts))
 
 
 def say(line: str) -> None:
@@ -20,9 +33,9 @@ class Progress:
     """Counts images: how many are done, at what rate, and the time that is left.
 
     Args:
-        label: what the work is called.
-        total: images to do.
-        shown: False keeps quiet.
+        label: name of the work.
+        total: number of images to do.
+        shown: False prints nothing.
     """
 
     def __init__(self, label: str, total: int, shown: bool = True) -> None:

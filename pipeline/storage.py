@@ -1,11 +1,14 @@
-"""Results as trees of tensors, and as files: one checksummed file a chunk, written whole or not at all."""
+"""Results as trees of tensors, and as files: one checksummed file per chunk, whole or absent."""
 
 import copy
+import errno
 import functools
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,20 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from robustness_geometry.checks import Described, refuse
 from robustness_geometry.files import whole
 
-__all__ = ["Chunk", "concatenate", "flatten", "move", "read", "rebuild", "write"]
+__all__ = [
+    "Chunk",
+    "check_folder",
+    "concatenate",
+    "flatten",
+    "move",
+    "read",
+    "rebuild",
+    "refuse_full_disk",
+    "write",
+]
 
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 
@@ -26,9 +40,9 @@ class Chunk:
     """A result taken apart.
 
     Attributes:
-        tensors: its tensors by position, on the CPU.
-        shape: what held them, as JSON can describe it.
-        seconds: how long it took to compute.
+        tensors: position -> tensor, on the CPU.
+        shape: description, in JSON's types, of what held the tensors.
+        seconds: time that the result took to compute.
     """
 
     tensors: dict[str, Tensor]
@@ -36,7 +50,7 @@ class Chunk:
     seconds: float = 0.0
 
     def rows(self) -> set[int]:
-        """The lengths of the first dimension that occur; -1 stands for a tensor without dimensions."""
+        """The lengths of the first dimension that occur; -1 for a tensor without dimensions."""
         return {len(tensor) if tensor.ndim else -1 for tensor in self.tensors.values()}
 
 
@@ -45,7 +59,7 @@ def flatten(value: object, seconds: float = 0.0) -> Chunk:
 
     Args:
         value: a tensor, None, or a dataclass, tuple, list or dict (with string keys) of such.
-        seconds: how long it took.
+        seconds: time that the result took to compute.
 
     Raises:
         TypeError: the value holds something else.
@@ -85,7 +99,7 @@ def _describe(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def rebuild(chunk: Chunk) -> Any:
-    """Put together again what ``flatten`` took apart."""
+    """The result that ``flatten`` took apart."""
     return _rebuild(chunk.tensors, chunk.shape)
 
 
@@ -116,7 +130,7 @@ def concatenate(chunks: Sequence[Chunk]) -> Chunk:
 
 
 def move(value: Any, place: Callable[[Any], Any]) -> Any:
-    """``value`` with ``place`` applied to each tensor that partials, dataclasses and containers hold."""
+    """``value`` with ``place`` applied to every tensor in partials, dataclasses and containers."""
     if isinstance(value, Tensor):
         return place(value)
     if isinstance(value, functools.partial):
@@ -135,7 +149,10 @@ def move(value: Any, place: Callable[[Any], Any]) -> Any:
 
 
 def write(path: Path, chunk: Chunk) -> None:
-    """Write a chunk, as a whole or not at all: its SHA-256 on the first line, then safetensors bytes."""
+    """Write a chunk, as a whole or not at all.
+
+    The first line is its SHA-256, the rest are safetensors bytes.
+    """
     notes = {"shape": json.dumps(chunk.shape), "seconds": repr(chunk.seconds)}
     body = save(chunk.tensors, metadata=notes)
     with whole(path) as file:
@@ -155,3 +172,52 @@ def read(path: Path) -> Chunk | None:
     header = int.from_bytes(body[:8], "little")  # the safetensors format: length, JSON, data
     notes = json.loads(body[8 : 8 + header])["__metadata__"]
     return Chunk(load(body), json.loads(notes["shape"]), float(notes["seconds"]))
+
+
+def check_folder(key: str, folder: Path) -> Path:
+    """Return ``folder``, made where it is missing, if files can be written in it.
+
+    Args:
+        key: name of the setting.
+        folder: folder that it gives.
+
+    Raises:
+        InputError: it cannot be made, or no file can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
+            pass
+    except OSError as error:
+        refuse(key, folder, f"a folder that can be written ({error.strerror})")
+    return folder
+
+
+@contextmanager
+def refuse_full_disk(folder: Path) -> Iterator[None]:
+    """Within it a full disk is an error of one line.
+
+    Args:
+        folder: folder that is written to.
+
+    Raises:
+        InputError: there is no space left on the disk, or no quota.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not _is_full_disk(error):
+            raise
+        refuse(
+            str(folder.resolve()),
+            Described("a full disk"),
+            "on a disk with free space (delete results or finished chunks that are not needed, "
+            "and run again: finished work is taken up)",
+        )
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether it is a full disk, or was raised while handling one, as by torch.save."""
+    causes = (error, error.__cause__, error.__context__)
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return any(isinstance(cause, OSError) and cause.errno in full for cause in causes)

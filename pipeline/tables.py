@@ -1,4 +1,4 @@
-"""Columns and names that tables and figures share."""
+"""Names and columns that tables, figures and notes share."""
 
 import math
 
@@ -21,24 +21,19 @@ __all__ = [
 
 
 def norm_name(norm: float) -> str:
-    """How numbers and files call an l_p norm: l2, linf."""
+    """An l_p norm in names of numbers and files: l2, linf."""
     return "linf" if math.isinf(norm) else f"l{norm:g}"
 
 
 def norm_sign(norm: float) -> str:
-    """How figures write an l_p norm."""
+    """An l_p norm in figures, as matplotlib sets it."""
     return r"$\ell_\infty$" if math.isinf(norm) else rf"$\ell_{norm:g}$"
 
 
 def class_name(data: Dataset, label: Tensor | int) -> str:
-    """The name of a label, in quotes."""
+    """The name of a class, in quotes; its number where the data set has no name for it."""
     index = int(label)
     return f"“{data.classes[index] if 0 <= index < len(data.classes) else index}”"
-
-
-def columns(name: str, estimate: Estimate) -> dict[str, float]:
-    """The columns of a table that go with a number: the number and its interval."""
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def titled(attack: Attack) -> str:
@@ -50,25 +45,37 @@ def titled(attack: Attack) -> str:
 
 
 def shown(estimate: Estimate) -> str:
-    """A number with its interval, for notes."""
+    """A number with its interval, as notes give it."""
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def sign_shares(curvatures: Tensor) -> dict[str, float]:
-    """The mean of curvatures and the shares that are positive and negative, as columns of a table."""
-    return {
-        "mean_curvature": float(curvatures.nanmean()),
-        "share_positive": float((curvatures > 0).double().mean()),
-        "share_negative": float((curvatures < 0).double().mean()),
-        "points": len(curvatures),
-    }
+def columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """A number and its interval, as three columns of a table."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def interval(estimate: Estimate) -> dict[str, float | int]:
-    """The columns of a table that go with a number: its interval, images and seeds."""
+    """The columns of a table beside a number: its interval, images and seeds."""
     return {
         "low": estimate.low,
         "high": estimate.high,
         "images": estimate.n,
         "seeds": estimate.seeds,
+    }
+
+
+def sign_shares(curvatures: Tensor) -> dict[str, float]:
+    """Mean and signs of curvatures (n,), as columns of a table.
+
+    Args:
+        curvatures: (n,); NaN has no sign and is left out of the mean.
+
+    Returns:
+        The mean, the shares of positive and negative ones, and n.
+    """
+    return {
+        "mean_curvature": float(curvatures.nanmean()),
+        "share_positive": float((curvatures > 0).double().mean()),
+        "share_negative": float((curvatures < 0).double().mean()),
+        "points": len(curvatures),
     }

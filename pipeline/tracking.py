@@ -5,36 +5,31 @@
 
 import argparse
 import atexit
-import copy
+import http.client
 import logging
 import os
-import re
-import shutil
 import socket
+import ssl
 import sys
-import tempfile
-import time
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
-import pandas as pd
 from filelock import FileLock
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
 
 from pipeline import database, processes
-from pipeline.findings import Findings
-from pipeline.keys import Fingerprint
 from pipeline.processes import dvc_ancestor
-from pipeline.statistics import Estimate
+from pipeline.runs import LoggedRun, Run, cut, legal_name
+from pipeline.storage import check_folder
 from robustness_geometry.checks import InputError, refuse
-from robustness_geometry.types import Dataset
 
 __all__ = ["Run", "Settings", "SweepParent", "dvc_ancestor", "main", "stage_run"]
 
@@ -47,8 +42,11 @@ _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 _SESSION, _PROCESS = "pipeline.session", "pipeline.process"
-_LONGEST = 500  # characters of a logged value
-_log = logging.getLogger(__name__)
+_PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""How MLflow asks a server for the first time; later it is patient."""
+
+PATIENCE = 5.0
+"""Seconds that a server may take to answer at all."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ class Settings:
 
     Attributes:
         enabled: False logs nothing and never imports MLflow.
-        uri: of the tracking store; None is sqlite in the repository's root. Runs on several
-            machines need the address of a server, as sqlite does not work over a network.
-        experiment: MLflow's name for the collection of runs.
+        uri: address of the tracking store; None: an sqlite file in the repository's root. Runs on
+            several machines need a server, as sqlite does not work over a network.
+        experiment: name of the collection of runs in MLflow.
         log_models: also log trained networks.
         system_metrics: also log the load of processor, memory, disk and GPU.
     """
@@ -69,122 +67,6 @@ class Settings:
     experiment: str = "robustness-geometry"
     log_models: bool = True
     system_metrics: bool = True
-
-
-class Run:
-    """A run that is not logged: what every stage writes to when tracking is off."""
-
-    def log_findings(
-        self,
-        experiment: str,
-        findings: Findings,
-        section: str,
-        drawn: Mapping[str, Path] = MappingProxyType({}),
-    ) -> None:
-        """Log the numbers, timings, curves, tables and figures of one experiment.
-
-        Args:
-            experiment: its id, the first part of every name.
-            findings: its results; their tensors stay out.
-            section: the section of the thesis.
-            drawn: PNG files of the figures, by their names; one without a file is drawn here.
-        """
-
-    def log_dataset(self, data: Dataset) -> None:
-        """Log which data the run used: name, source, shape and digest."""
-
-    def log_model(self, model: nn.Module, example: Tensor, name: str) -> None:
-        """Log a network without pickled code.
-
-        Args:
-            model: the network.
-            example: (N, C, H, W) images that it takes; two of them let the logged network take any
-                number.
-            name: what to call it.
-        """
-
-    def log_file(self, path: Path) -> None:
-        """Log one file."""
-
-    def log_folder(self, path: Path) -> None:
-        """Log everything in a folder, under the folder's name."""
-
-
-class _Logged(Run):
-    """A run of MLflow's; made by ``stage_run``."""
-
-    def __init__(self, store: "_Store", run: str) -> None:
-        self._mlflow, self._client, self._settings = store.mlflow, store.client, store.settings
-        self._id = run
-
-    def log_parameters(self, parameters: Mapping[str, Any]) -> None:
-        entity = self._mlflow.entities.Param
-        flat = [entity(_name(key), _cut(value)) for key, value in _flatten(parameters)]
-        for start in range(0, len(flat), 100):
-            self._client.log_batch(self._id, params=flat[start : start + 100])
-
-    def log_findings(
-        self,
-        experiment: str,
-        findings: Findings,
-        section: str,
-        drawn: Mapping[str, Path] = MappingProxyType({}),
-    ) -> None:
-        self._client.set_tag(self._id, f"thesis.section.{experiment}", section)
-        self._log_curves(experiment, findings.curves)
-        self._log_curves(experiment, {name: [e.value] for name, e in findings.numbers.items()})
-        self._log_curves(
-            f"{experiment}/timings", {name: [e.value] for name, e in findings.timings.items()}
-        )
-        with tempfile.TemporaryDirectory() as name:
-            _write_files(Path(name), findings, drawn)
-            self._client.log_artifacts(self._id, name, experiment)
-
-    def _log_curves(self, group: str, curves: Mapping[str, Sequence[float]]) -> None:
-        now = int(time.time() * 1000)
-        entity = self._mlflow.entities.Metric
-        points = [
-            entity(f"{group}/{_name(name)}", float(value), now, step)
-            for name, values in curves.items()
-            for step, value in enumerate(values)
-        ]
-        for start in range(0, len(points), 1000):  # the most that one batch may hold
-            self._client.log_batch(self._id, metrics=points[start : start + 1000])
-
-    def log_dataset(self, data: Dataset) -> None:
-        for context, split in (("train", data.train), ("test", data.test)):
-            if len(split):
-                digest = Fingerprint().of(split).hex()[:16]
-                pixels, labels = split.images.numpy(), split.labels.numpy()
-                logged = self._mlflow.data.from_numpy(
-                    pixels, targets=labels, name=data.name, digest=digest
-                )
-                self._mlflow.log_input(
-                    logged, context=context, tags={"origin": _cut(data.source or "-")}
-                )
-
-    def log_model(self, model: nn.Module, example: Tensor, name: str) -> None:
-        if not self._settings.log_models:
-            return
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about MLflow's own type hints
-                self._mlflow.pytorch.log_model(
-                    copy.deepcopy(model).cpu().eval(),
-                    name=_name(name, "_"),
-                    input_example=example.cpu().numpy(),
-                    pip_requirements=["torch"],  # spares MLflow a search that takes seconds
-                )
-        except Exception as error:  # a network that cannot be exported must not cost its results
-            _log.warning(
-                "the network %s was not logged: %s", name, str(error).strip().partition("\n")[0]
-            )
-
-    def log_file(self, path: Path) -> None:
-        self._client.log_artifact(self._id, str(path))
-
-    def log_folder(self, path: Path) -> None:
-        self._client.log_artifacts(self._id, str(path), path.name)
 
 
 @contextmanager
@@ -204,11 +86,14 @@ def stage_run(
     Args:
         settings: where to log; nothing is logged if not enabled, or in a process that is not the
             first.
-        stage: the stage's name.
-        network: the network's name.
-        suite: the suite's name.
-        parameters: what the run was configured with, nested; logged with dots between the levels.
+        stage: name of the stage.
+        network: name of the network.
+        suite: name of the suite.
+        parameters: configuration of the run, nested; logged with dots between the levels.
         tags: further tags.
+
+    Raises:
+        InputError: the tracking store cannot be reached or written, or is damaged.
     """
     if not (settings.enabled and processes.is_first()):
         yield Run()
@@ -231,24 +116,24 @@ def stage_run(
 
 
 @contextmanager
-def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> Iterator[_Logged]:
+def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> Iterator[LoggedRun]:
     run = store.mlflow.start_run(
         experiment_id=store.experiment,
         run_name=f"{tags['stage']} {tags['network']}",
         parent_run_id=parent,
         tags={
-            _name(key): _cut(value)
+            legal_name(key): cut(value)
             for key, value in {**tags, _PROCESS: processes.identity()}.items()
         },
         log_system_metrics=store.settings.system_metrics,
     )
     status = "KILLED"
     try:
-        yield _Logged(store, run.info.run_id)
+        yield store.logged(run.info.run_id)
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
-        store.client.set_tag(run.info.run_id, "error", _cut(f"{type(error).__name__}: {error}"))
+        store.client.set_tag(run.info.run_id, "error", cut(f"{type(error).__name__}: {error}"))
         raise
     finally:
         store.mlflow.end_run(status)
@@ -256,7 +141,10 @@ def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> It
 
 @contextmanager
 def _parent_run(store: "_Store") -> Iterator[str | None]:
-    """The run to nest in: the sweep's, or that of the ``dvc`` process above, open while this stage runs."""
+    """The run to nest in: the sweep's, or that of the ``dvc`` process above.
+
+    It stays open while this stage runs.
+    """
     if PARENT in os.environ:
         yield os.environ[PARENT]
         return
@@ -315,7 +203,10 @@ class SweepParent(Callback):  # type: ignore[misc]
         settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
         if not (settings.enabled and processes.is_first()) or PARENT in os.environ:
             return
-        self._store = _Store(settings)
+        try:
+            self._store = _Store(settings)
+        except InputError:  # Hydra would only warn; the first job meets it again and stops
+            return
         _close_orphans(self._store)
         name = f"sweep {OmegaConf.select(config, 'hydra.job.name') or ''}".strip()
         self._run = self._store.open(name, processes.provenance())
@@ -337,55 +228,57 @@ class SweepParent(Callback):  # type: ignore[misc]
             _close_parent(self._store, self._run, failed)
 
 
-def _write_files(folder: Path, findings: Findings, drawn: Mapping[str, Path]) -> None:
-    """Tables, figures and notes of an experiment, as files to log."""
-    tables = {
-        "numbers": _table(findings.numbers),
-        "timings": _table(findings.timings),
-        **findings.tables,
-    }
-    for name, table in tables.items():
-        if len(table):
-            table.to_csv(folder / f"{_name(name, '_')}.csv", index=False)
-    for name, figure in findings.figures.items():
-        path = folder / f"{_name(name, '_')}.png"
-        if name in drawn:
-            shutil.copyfile(drawn[name], path)
-        else:
-            figure.savefig(path, format="png")
-    if findings.notes:
-        (folder / "notes.txt").write_text("\n".join(findings.notes) + "\n", encoding="utf-8")
-
-
 class _Store:
-    """A connection to the tracking store, made ready for use."""
+    """A connection to the tracking store, made ready for use.
+
+    Args:
+        settings: where to log.
+
+    Raises:
+        InputError: the store cannot be reached or written, or is damaged.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        os.environ.update(_QUIET)
-        import mlflow
-
-        for name, level in (
-            ("mlflow", logging.WARNING),
-            ("mlflow.utils.environment", logging.ERROR),
-        ):
-            logging.getLogger(name).setLevel(level)
-        self.mlflow, self.settings = mlflow, settings
+        self.settings = settings
         self.uri = settings.uri or f"sqlite:///{processes.root() / 'mlflow.db'}"
         self._file = (
             Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
         )
-        mlflow.set_tracking_uri(self.uri)
+        # First, as to import MLflow takes seconds.
+        if self._file is None:
+            _check_server(self.uri)
+        else:
+            check_folder("tracking.uri", self._file.parent)
+            with self.lock():
+                database.check(self._file)
+        self.mlflow = _mlflow()
+        with _asking_once():
+            try:
+                self._connect()
+            except Exception as error:  # of MLflow, of its database or of a missing driver
+                reason = cut(" ".join(str(error).split()))
+                refuse(
+                    "tracking.uri",
+                    _without_password(self.uri),
+                    f"a tracking store that MLflow can use ({reason})",
+                )
+
+    def _connect(self) -> None:
+        self.mlflow.set_tracking_uri(self.uri)
         # Several processes that create the database at once would leave it broken.
         with self.lock(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # about MLflow's own use of SQLAlchemy
+            # About MLflow's own use of SQLAlchemy.
+            warnings.simplefilter("ignore", DeprecationWarning)
             if self._file is not None:
-                database.follow_move(self._file, settings.experiment)
-            self.client = mlflow.MlflowClient()
-            self.experiment = self._experiment(settings.experiment)
+                database.follow_move(self._file, self.settings.experiment)
+            self.client = self.mlflow.MlflowClient()
+            self.experiment = self._experiment(self.settings.experiment)
             if self._file is not None:
                 database.read_beside_writes(self._file)
+
+    def logged(self, run: str) -> LoggedRun:
+        """The run with an id, to log to."""
+        return LoggedRun(self.mlflow, self.client, run, log_models=self.settings.log_models)
 
     def lock(self) -> AbstractContextManager[object]:
         """Held by one process at a time; a server needs none."""
@@ -414,32 +307,63 @@ class _Store:
         return list(self.client.search_runs([self.experiment], query, max_results=1000))
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _mlflow() -> Any:
+    """MLflow, without its messages and telemetry."""
+    os.environ.update(_QUIET)
+    import mlflow
+
+    for name, level in (("mlflow", logging.WARNING), ("mlflow.utils.environment", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
+    return mlflow
 
 
-def _cut(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _check_server(uri: str) -> None:
+    """Check that something answers at the address of a server, whatever it answers.
+
+    Raises:
+        InputError: nothing does within PATIENCE.
+    """
+    place = urlsplit(uri)
+    address = _without_password(uri)
+    try:
+        if place.scheme in ("http", "https"):
+            with urllib.request.urlopen(address, timeout=PATIENCE):
+                return
+        if place.hostname and place.port:
+            with socket.create_connection((place.hostname, place.port), timeout=PATIENCE):
+                return
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # MLflow may be told not to mind
+            text = getattr(reason, "strerror", None) or reason
+            refuse("tracking.uri", address, f"the address of a server that answers ({text})")
 
 
-def _name(text: str, slash: str = " over ") -> str:
-    """A name in MLflow's alphabet; a ratio ``a / b`` becomes ``a over b``."""
-    return re.sub(r"[^\w\-. :/]", "_", re.sub(r" */ *", slash, text)).strip()
+def _without_password(uri: str) -> str:
+    place = urlsplit(uri)
+    if "@" not in place.netloc:
+        return uri
+    return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
 
 
-def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [{"name": name, **estimate.as_dict()} for name, estimate in numbers.items()]
-    )
+@contextmanager
+def _asking_once() -> Iterator[None]:
+    """Within it MLflow asks a server once and briefly, instead of for minutes."""
+    before = {name: os.environ.get(name) for name in _PROBE}
+    os.environ.update(_PROBE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the dashboard on this machine alone, after printing the address of the view of its runs."""
+    """Serve the dashboard on this machine alone, after printing the address of its runs."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description=main.__doc__)
     parser.add_argument("command", choices=["dashboard"])
     parser.add_argument("--port", type=int, default=5000)
@@ -449,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            refuse("port", port, f"a port that no other program uses: try --port {port + 1}")
+            refuse("port", port, f"a port that no other program uses (try --port {port + 1})")
     store = _Store(Settings())
     # MLflow's own landing page is about language models; this is the page with the runs.
     page = f"#/experiments/{store.experiment}/runs?workflowType=machine_learning"

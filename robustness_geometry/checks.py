@@ -1,11 +1,9 @@
 """Checks of inputs: each raises one line that names the key, what it must be and what it is."""
 
-import importlib
 import math
 from collections.abc import Iterable
 from fractions import Fraction
 from os import PathLike, fspath
-from types import ModuleType
 from typing import NoReturn
 
 import torch
@@ -25,7 +23,6 @@ __all__ = [
     "check_training_images",
     "number",
     "one_of",
-    "optional",
     "refuse",
 ]
 
@@ -87,26 +84,6 @@ def one_of(names: Iterable[object]) -> str:
         'one of sgd, adam'
     """
     return "one of " + ", ".join(map(str, names))
-
-
-def optional(package: str, extra: str) -> ModuleType:
-    """Import ``package``, which is installed only with an extra of this library.
-
-    Args:
-        package: dotted name of the module to import.
-        extra: name of the extra that installs it.
-
-    Raises:
-        InputError: the package is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        refuse(
-            f"the package {package}",
-            Described(str(error).partition("\n")[0]),
-            f"installed (pip install robustness-geometry[{extra}])",
-        )
 
 
 def number(key: str, value: float | str) -> float:

@@ -39,7 +39,6 @@ __all__ = [
 # What it says of a name that cannot be imported stands in the exception as well.
 logging.getLogger("hydra.utils").addFilter(lambda record: False)
 
-PRETRAINED = {"pretrained": True}
 RANDOM = "random"
 FACTORY = ("channels", "size", "classes", "mean", "std")
 """Options of a model's factory that come from the data set, never from the configuration."""
@@ -212,7 +211,7 @@ def recipe(network: NetworkConfig, key: str) -> Recipe | None:
     It is None with ``training=pretrained``, and for a model that brings its own weights.
     """
     given = network.model.get("checkpoint") or network.model.get("weights")
-    if network.training == PRETRAINED:
+    if network.training.get("pretrained"):
         if not given:
             refuse(
                 f"{key}training",

@@ -207,8 +207,17 @@ def _named(config: Config) -> tuple[str, NetworkConfig, str]:
         return config.network, config.networks[config.network], f"networks.{config.network}."
     if config.model is None or config.dataset is None:
         refuse("network", None, "one of " + ", ".join(config.networks))
+    _check_recipe()
     spec = NetworkConfig(config.dataset, config.model, config.training or {})
     return _choice("dataset") + "_" + _choice("model"), spec, ""
+
+
+def _check_recipe() -> None:
+    """Check that the recipe exists: only a model's own recipe may be absent, as Hydra allows."""
+    recipes = sorted(path.stem for path in (ROOT / "conf" / "training").glob("*.yaml"))
+    chosen = _choice("training")
+    if chosen not in (*recipes, _choice("model")):
+        refuse("training", chosen, "one of " + ", ".join(recipes))
 
 
 def _choice(group: str) -> str:

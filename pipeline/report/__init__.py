@@ -1,4 +1,4 @@
-"""The report: what was measured beside what the thesis printed, and a verdict on each claim."""
+"""The report: our numbers beside those of the thesis, and a verdict on each claim."""
 
 from pipeline.report.page import write_report
 from pipeline.report.provenance import provenance

@@ -1,4 +1,4 @@
-"""The thesis' tables with our rows beside its own."""
+"""The tables of the thesis with our rows beside its own."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,14 @@ __all__ = ["BesideTable", "Cell", "Material", "Row", "beside_tables", "cell", "t
 
 @dataclass(frozen=True)
 class Material:
-    """What the views are made of: experiments, claims with their verdicts, results, the suite's networks."""
+    """What the views are made of.
+
+    Attributes:
+        experiments: experiments that the claims file declares.
+        judged: claims with their verdicts.
+        results: what was measured.
+        networks: networks of the suite.
+    """
 
     experiments: Sequence[Experiment]
     judged: Sequence[tuple[Claim, Verdict]]
@@ -32,7 +39,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table. ``kind``: ours, thesis, or apart (a heading over what none of ours answers for)."""
+    """A row of a table.
+
+    Attributes:
+        title: network, or the text of a heading.
+        kind: "ours", "thesis", or "apart": a heading over rows for which none of our networks
+            answers.
+        cells: numbers.
+    """
 
     title: str
     kind: str
@@ -41,7 +55,15 @@ class Row:
 
 @dataclass(frozen=True)
 class BesideTable:
-    """A table of the thesis with our rows beside its own; ``across``: a row and a column a network."""
+    """A table of the thesis with our rows beside its own.
+
+    Attributes:
+        title: number of the table in the thesis.
+        columns: headings.
+        rows: rows of both.
+        counts: images and training seeds behind our rows.
+        across: whether it has a row and a column per network.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -58,9 +80,10 @@ def cell(measured: Measured | None, name: str) -> Cell:
 
 
 def beside_tables(experiment: Experiment, material: Material) -> list[BesideTable]:
-    """The thesis' tables that this experiment repeats, our networks' rows above those that they answer for.
+    """The tables of the thesis that an experiment repeats.
 
-    A table that several experiments fill stands, whole, with the one that fills most of it.
+    The row of a network of ours stands above the rows of the thesis for which it answers. A table
+    that several experiments fill is shown, whole, with the one that fills most of it.
     """
     filled = [
         pair for pair in material.judged if pair[0].where.startswith("Table") and pair[0].number
@@ -84,7 +107,7 @@ def beside_tables(experiment: Experiment, material: Material) -> list[BesideTabl
 def _across(
     where: str, entries: Sequence[tuple[Claim, Verdict]], material: Material
 ) -> BesideTable:
-    """A table of pairs: a row for the network that a perturbation comes from, a column for the one it goes to."""
+    """A table of pairs, with a row per source of a perturbation and a column per target."""
     pairs = {
         (str(c.setting["source_model"]), str(c.setting["target_model"])): c for c, _ in entries
     }
@@ -139,7 +162,7 @@ def _beside(
 def _thesis_rows(
     entries: Sequence[tuple[Claim, Verdict]], columns: Sequence[str]
 ) -> dict[str, list[Row]]:
-    """The network that answers ("" for none) -> the thesis' rows that it answers for."""
+    """Network of ours ("" for none) -> the rows of the thesis for which it answers."""
     printed_cells: dict[tuple[str, str], dict[str, Cell]] = {}
     for claim, verdict in entries:
         title = f"{claim.setting.get('dataset', '')} {claim.setting.get('model', '')}".strip()
@@ -154,13 +177,13 @@ def _thesis_rows(
 
 
 def _answers(verdict: Verdict) -> str:
-    """The suite's network that stands beside a claim's; empty where only the default one would."""
+    """The suite's network for that of a claim; empty where only the default one answers."""
     named = [judgement.network for judgement in verdict.decided_by]
     return named[0] if verdict.named and named else ""
 
 
 def thesis_value(claim: Claim) -> str:
-    """The number that the thesis prints, in its unit; empty where it prints none."""
+    """The number that the thesis prints, with its unit; empty where it prints none."""
     if claim.value is None:
         return ""
     name = claim.number or (

@@ -1,4 +1,4 @@
-"""The figures and tables that an experiment left, ready to stand inside one HTML file."""
+"""The figures and tables of an experiment, ready to be put into one HTML file."""
 
 import base64
 import csv
@@ -16,12 +16,12 @@ NUMBERED = re.compile(r"(figure|table)_(\d)_(\d+[a-z]?)_?(.*)")
 """Files named after a figure or table of the thesis."""
 
 ROWS = 60
-"""Rows of a table that the page shows; the file has them all."""
+"""Largest number of rows of a table on the page; the file has all of them."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as a data URI; empty, with the reason in ``problem``, where the file is not a whole PNG."""
+    """A figure as a data URI; without one, ``problem`` says what is wrong with the file."""
 
     title: str
     network: str
@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's header and first rows, and how many rows were left off."""
+    """The header and first rows of a table, and the number of rows that were left off."""
 
     title: str
     network: str
@@ -41,7 +41,13 @@ class Table:
 
 
 def figures(measured: Measured, experiment: str, experiments: Iterable[str]) -> list[Figure]:
-    """The figures of ``experiment``; ``experiments`` names all, as one's name may begin another's."""
+    """The figures of an experiment.
+
+    Args:
+        measured: its results.
+        experiment: its name.
+        experiments: names of all experiments, as a name may begin like another.
+    """
     found = []
     for title, path in _own(measured, "figures/*.png", experiment, experiments):
         content = path.read_bytes()
@@ -56,7 +62,7 @@ def figures(measured: Measured, experiment: str, experiments: Iterable[str]) -> 
 
 
 def tables(measured: Measured, experiment: str, experiments: Iterable[str]) -> list[Table]:
-    """The tables of ``experiment``, each cut to its first rows."""
+    """The tables of an experiment, each cut to its first rows; arguments as for :func:`figures`."""
     found = []
     for title, path in _own(measured, "tables/*.csv", experiment, experiments):
         with path.open(newline="", encoding="utf-8") as file:
@@ -78,7 +84,7 @@ def _own(
 
 
 def _title(name: str) -> str:
-    """A file's name as a caption: ``figure_3_9_text`` is "Figure 3.9, text"."""
+    """The name of a file as a caption: ``figure_3_9_text`` is "Figure 3.9, text"."""
     numbered = NUMBERED.fullmatch(name)
     if numbered:
         kind, chapter, number, rest = numbered.groups()

@@ -1,4 +1,4 @@
-"""Writes the report: one HTML file that needs nothing else, and the verdicts as JSON."""
+"""Writing the report: one self-contained HTML file, and the verdicts as JSON."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from pipeline.report.beside import Material
 from pipeline.report.results import Results, read_results
 from pipeline.report.text import estimate_text
 from pipeline.report.verdicts import VERDICTS, Verdict, judge, write_verdicts
-from pipeline.report.views import ChapterView, ClaimView, chapter_views, counts
+from pipeline.report.views import ChapterView, ClaimView, beyond_views, chapter_views, counts
 
 __all__ = ["write_report"]
 
@@ -26,7 +26,7 @@ CLASSES = dict(
 
 @dataclass(frozen=True)
 class NetworkView:
-    """A network of the suite, for the table at the top."""
+    """A network of the suite, as the table of networks shows it."""
 
     name: str
     dataset: str
@@ -48,22 +48,22 @@ def write_report(
     description: str = "",
     claims: Claims | None = None,
 ) -> Path:
-    """Judge every claim on what the suite's stages left, and write the page and the verdicts.
+    """Judge every claim by the results of a suite, and write the page and the verdicts.
 
     Writes ``reports/<suite>/index.html`` and ``results/<suite>/claims.json``, each atomically.
     Stages, experiments and figures that are missing are named in the page.
 
     Args:
-        suite: the suite's name.
-        results: the folder that holds ``<suite>/<stage>/<network>/``.
-        reports: the folder that the page's folder is made in.
-        networks: the suite's networks in order, each with its ``dataset`` and ``model``: a name, or
+        suite: name of the suite.
+        results: folder that holds ``<suite>/<stage>/<network>/``.
+        reports: folder in which the page's folder is made.
+        networks: networks of the suite in order, each with its ``dataset`` and ``model``, a name or
             a leaf of the configuration (``_target_`` and options).
-        counterparts: which network answers for a network of the thesis; see
+        counterparts: networks of the thesis -> the suite's network that answers for them; see
             :func:`~.verdicts.judge`.
         provenance: versions, seeds, commit, device ...: label -> text, shown as given.
         description: one sentence on the suite.
-        claims: the claims; None takes the project's own.
+        claims: claims to judge; None: those of the project.
 
     Returns:
         The page's path.
@@ -76,7 +76,8 @@ def write_report(
     verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts)
     write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
-    chapters = chapter_views(Material(claims.experiments, judged, found, list(networks)))
+    material = Material(claims.experiments, judged, found, list(networks))
+    chapters = chapter_views(material)
     text = (
         _environment()
         .get_template("page.html")
@@ -86,6 +87,7 @@ def write_report(
             provenance=provenance,
             networks=[_network(name, spec, found, counterparts) for name, spec in networks.items()],
             chapters=chapters,
+            beyond=beyond_views(material),
             summary=_summary(verdicts),
             open_questions=_open_questions(chapters),
             missing=_missing(claims, found, list(networks)),
@@ -140,7 +142,7 @@ def _leaf(leaf: object) -> str:
 
 
 def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Counts over all claims and for each kind, and the width of each verdict in a bar."""
+    """Counts of verdicts over all claims and by kind, and reasons for claims not tested."""
     total = counts(verdicts)
     kinds = {
         kind: counts([v for v in verdicts if v.kind == kind]) for kind in ("value", "relation")
@@ -160,14 +162,14 @@ def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def _open_questions(chapters: Sequence[ChapterView]) -> list[ClaimView]:
-    """The claims that came out contradicted, then those that came out inconclusive."""
+    """The contradicted claims, then the inconclusive ones."""
     experiments = [experiment for chapter in chapters for experiment in chapter.experiments]
     views = [claim for experiment in experiments for claim in experiment.claims]
     return [view for name in VERDICTS[1:3] for view in views if view.verdict.verdict == name]
 
 
 def _missing(claims: Claims, results: Results, networks: Sequence[str]) -> list[str]:
-    """What a suite that has run in full would have: stages that left nothing, then single experiments."""
+    """Stages and single experiments without results, of those that claims are tested on."""
     tested = {claim.experiment for claim in claims.claims if claim.tests}
     wanted = [experiment for experiment in claims.experiments if experiment.id in tested]
     lines = []

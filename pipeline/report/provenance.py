@@ -1,4 +1,4 @@
-"""Where a report comes from: versions, machine and commit."""
+"""The origin of a report: versions, machine and commit."""
 
 import importlib.metadata
 import platform
@@ -10,14 +10,14 @@ import torch
 __all__ = ["provenance"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "dvc", "mlflow")
-CODE = ("conf", "pipeline", "stages", "dvc.yaml", "params.yaml")
+CODE = ("conf", "robustness_geometry", "pipeline", "stages", "dvc.yaml", "params.yaml")
 
 
 def provenance(root: Path) -> dict[str, str]:
     """Commit, machine and versions, label -> text.
 
     Args:
-        root: the repository; outside of one, or without git, the commit is said to be unknown.
+        root: folder of the repository; without one, or without git, the commit is "unknown".
     """
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     device = (

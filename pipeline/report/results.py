@@ -1,4 +1,4 @@
-"""Reading back what the stages wrote: results/<suite>/<stage>/<network>/metrics.json and timings.json."""
+"""Reading results/<suite>/<stage>/<network>/metrics.json and timings.json, as stages write them."""
 
 import json
 import math
@@ -19,15 +19,15 @@ class Measured:
     """One experiment on one network, as its stage wrote it.
 
     Attributes:
-        network: the network's name; ALL for what was measured across networks.
-        dataset: the name of the data set that it was measured on.
-        stage: the stage that ran the experiment.
-        training_seeds: the seeds of the network's trainings.
-        section: where the experiment stands in the thesis.
-        numbers: name -> estimate, of the metrics file and of the timings file together.
-        timings: which of those names are wall-clock times.
-        notes: sentences that the experiment left for the report.
-        folder: where tables and figures lie.
+        network: name of the network; ALL for results across networks.
+        dataset: name of the data set.
+        stage: stage that ran the experiment.
+        training_seeds: seeds of the network's trainings.
+        section: section, table or figure of the thesis.
+        numbers: name -> estimate, of the metrics file and the timings file together.
+        timings: names of those numbers that are wall-clock times.
+        notes: sentences of the experiment for the report.
+        folder: folder of the tables and figures.
     """
 
     network: str
@@ -46,12 +46,12 @@ Results: TypeAlias = Mapping[str, Mapping[str, Measured]]
 
 
 def read_results(folder: Path, networks: Iterable[str]) -> Results:
-    """Read every experiment that the stages of a suite left for the networks named, and across networks.
+    """Read the results of every experiment of a suite, on its networks and across them.
 
     Args:
         folder: ``results/<suite>``; a folder that does not exist holds no results.
-        networks: the suite's networks; what lies there of other networks is left over from another
-            suite.
+        networks: networks of the suite; results of other networks are left over from another
+            suite, and not read.
 
     Raises:
         InputError: a file is not what a stage writes.
@@ -103,7 +103,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _estimate(values: Mapping[str, float | int | None]) -> Estimate:
-    """An estimate from its fields; null, which stands for what could not be measured, becomes NaN."""
+    """An estimate from its fields; null, for what could not be measured, becomes NaN."""
     known = {
         name: math.nan if values.get(name) is None else float(values[name] or 0)
         for name in ("value", "low", "high", "std")

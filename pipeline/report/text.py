@@ -1,4 +1,4 @@
-"""Numbers as readers want them: sensible digits, units, intervals and bounds."""
+"""Numbers for readers: sensible digits, units, intervals and bounds."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,11 @@ def label(name: str) -> str:
 
 
 def unit(name: str) -> str:
-    """The unit of a number by its name: "share", "points" (a difference of shares), "seconds" or none."""
+    """The unit of a number, by its name.
+
+    Returns:
+        "share", "points" for a difference of shares, "seconds", or "" for none.
+    """
     if " / " in name:
         return ""
     if name.startswith(SHARES):
@@ -56,7 +60,7 @@ def unit(name: str) -> str:
 
 
 def estimate_text(name: str, estimate: Estimate) -> tuple[str, str]:
-    """The value and its 95% interval in the number's unit; the interval is empty where there is none."""
+    """The value and the 95% interval in the number's unit; the interval is empty if unknown."""
     if math.isnan(estimate.value):
         return "not measured", ""
     factor, suffix = _scale(name, estimate.value)
@@ -82,7 +86,7 @@ def interval_text(
 def printed(
     name: str, value: float, *, relation: str = "approx", spread: float | None = None
 ) -> str:
-    """A number that the thesis prints, with as many digits as it has."""
+    """A number that the thesis prints, with all its digits."""
     factor, suffix = _scale(name, value)
     text = _short(value * factor) + suffix if value else "0"
     if spread is not None:
@@ -91,7 +95,7 @@ def printed(
 
 
 def bounds_text(name: str, bounds: Mapping[str, float]) -> str:
-    """What a test asks for, such as "≥ 2" or "0.9 to 1.1"."""
+    """The bounds of a test, such as "≥ 2" or "0.9 to 1.1"."""
     if set(bounds) == {"at_least", "at_most"}:
         low, high = printed(name, bounds["at_least"]), printed(name, bounds["at_most"])
         return f"= {low}" if low == high else f"{low} to {high}"
@@ -99,7 +103,7 @@ def bounds_text(name: str, bounds: Mapping[str, float]) -> str:
 
 
 def counts_text(estimates: Iterable[tuple[int, int]]) -> str:
-    """How many images and training seeds stand behind numbers, given their (n, seeds)."""
+    """The images and training seeds behind numbers, given their (n, seeds)."""
     pairs = [pair for pair in estimates if pair[0] > 0]
     if not pairs:
         return ""
@@ -128,7 +132,7 @@ def _scale(name: str, value: float) -> tuple[float, str]:
 
 
 def _decimals(value: float, half: float) -> int:
-    """Decimals that show one or two digits of the interval's half-width; without one, three of the value."""
+    """The number of decimals: one or two digits of the half-width, or three of the value."""
     if math.isfinite(half) and half > 0:
         return max(0, min(6, -math.floor(math.log10(half / 3))))
     if math.isinf(value) or value == round(value):

@@ -1,4 +1,4 @@
-"""The verdict that measured numbers give on each claim of the thesis."""
+"""The verdict of the measured numbers on each claim of the thesis."""
 
 import json
 import math
@@ -47,10 +47,18 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one claim: what the deciding networks give, and what the others show.
+    """The verdict on one claim.
 
-    ``named``: the suite names a network for the claim's own, instead of leaving it to the default
-        one.
+    Attributes:
+        id: id of the claim.
+        stage: its stage.
+        verdict: one of VERDICTS.
+        kind: "value", "relation", or "" where nothing was tested.
+        why: reason where the claim is not tested.
+        named: whether the suite names a network for the claim's own, instead of leaving it to the
+            default one.
+        decided_by: the claim on the networks that decide.
+        others: the claim on the others.
     """
 
     id: str
@@ -64,11 +72,14 @@ class Verdict:
 
 
 def decide(estimate: Estimate, bounds: Mapping[str, float]) -> str:
-    """Reproduced where the 95% interval wholly keeps every bound, contradicted where it wholly breaks one.
+    """The verdict of one number.
+
+    It is reproduced if the whole 95% interval keeps every bound, contradicted if the whole interval
+    breaks one, and inconclusive otherwise.
 
     Args:
-        estimate: the number; a NaN in its value or interval leaves it untested.
-        bounds: at_least and at_most include their threshold, above and below do not.
+        estimate: the number; with a NaN in its value or interval it is not tested.
+        bounds: thresholds; at_least and at_most include theirs, above and below do not.
     """
     low, high = estimate.low, estimate.high
     if math.isnan(estimate.value + low + high):
@@ -87,12 +98,12 @@ def _side(low: float, high: float, bound: str, threshold: float) -> str:
 
 
 def _all(verdicts: Sequence[str]) -> str:
-    """The verdict where all must hold: one contradiction decides, else a missing test leaves it open."""
+    """The verdict if all must hold: a contradiction decides, else a missing test leaves it open."""
     return next(v for v in (CONTRADICTED, NOT_TESTED, INCONCLUSIVE, REPRODUCED) if v in verdicts)
 
 
 def _any(verdicts: Sequence[str]) -> str:
-    """The verdict where one must hold: one reproduction decides, else a missing test leaves it open."""
+    """The verdict if one must hold: a reproduction decides, else a missing test leaves it open."""
     return next(v for v in (REPRODUCED, NOT_TESTED, INCONCLUSIVE, CONTRADICTED) if v in verdicts)
 
 
@@ -102,12 +113,11 @@ def judge(
     """The verdict on every claim, in the order of the claims file.
 
     Args:
-        claims: the claims.
-        results: what was measured, from :func:`pipeline.report.results.read_results`.
-        networks: the suite's networks, in its order.
-        counterparts: the thesis' name of a network ("NIN", or "CIFAR-10 LeNet" where the name alone
-            is ambiguous) -> the suite's network that answers for it; "default" answers for the
-            rest.
+        claims: all claims.
+        results: results, from :func:`pipeline.report.results.read_results`.
+        networks: networks of the suite, in order.
+        counterparts: network of the thesis ("NIN", or "CIFAR-10 LeNet" where the name alone is
+            ambiguous) -> the suite's network that answers for it; "default" answers for the rest.
     """
     across = frozenset(experiment.id for experiment in claims.experiments if experiment.across)
     court = _Court(claims.value_tolerance, results, networks, counterparts, across)
@@ -116,7 +126,7 @@ def judge(
 
 @dataclass(frozen=True)
 class _Court:
-    """What every claim is judged by."""
+    """All that claims are judged by."""
 
     tolerance: float
     results: Results
@@ -159,7 +169,7 @@ class _Court:
         )
 
     def answering(self, claim: Claim) -> dict[str, bool]:
-        """Network -> whether the suite names it for the claim (True) or it is the default (False)."""
+        """Network -> True if the suite names it for the claim, False if it is the default."""
         found: dict[str, bool] = {}
         for model in claim.models or ("",):
             network = claim.counterpart(model, self.counterparts)
@@ -170,7 +180,13 @@ class _Court:
         return found
 
     def on(self, claim: Claim, network: str, named: bool) -> Judgement:
-        """The claim on a network that decides; ``named``: the suite names it for the claim's own network."""
+        """The claim on a network that decides.
+
+        Args:
+            claim: the claim.
+            network: name of the network.
+            named: whether the suite names it for the claim's own network.
+        """
         measured = self.measured(claim, network)
         data = THESIS_DATA.get(measured.dataset, "") if measured else ""
         comparable = claim.number and claim.value is not None and "hardware" not in claim.setting
@@ -194,7 +210,7 @@ class _Court:
         return self.results.get(_file(claim), {}).get(network)
 
     def absent(self, claim: Claim, network: str) -> str:
-        """Why there is no measurement: the stage has not run, or this experiment has not."""
+        """Why there are no results: the stage has not run, or this experiment has not."""
         stage = f"{claim.stage}_transfer" if network == ALL else claim.stage
         there = [entry[network] for entry in self.results.values() if network in entry]
         if any(measured.stage == stage for measured in there):
@@ -244,7 +260,7 @@ def _outcome(test: Condition, measured: Measured) -> Outcome:
 
 
 def write_verdicts(path: Path, suite: str, claims: Claims, verdicts: Sequence[Verdict]) -> None:
-    """Write verdicts and counts as JSON with sorted keys, atomically: equal verdicts give equal bytes."""
+    """Write verdicts and counts as JSON with sorted keys: equal verdicts give equal bytes."""
     stages = sorted({verdict.stage for verdict in verdicts})
     content = {
         "suite": suite,

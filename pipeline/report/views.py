@@ -1,4 +1,4 @@
-"""What the page shows of an experiment and of a claim, worked out before the template sees it."""
+"""Experiments and claims as the page shows them, prepared for its template."""
 
 import math
 from collections import Counter
@@ -19,6 +19,7 @@ __all__ = [
     "JudgementView",
     "NumbersTable",
     "OutcomeView",
+    "beyond_views",
     "chapter_views",
     "claim_view",
     "counts",
@@ -44,7 +45,7 @@ class NumbersTable:
 
 @dataclass(frozen=True)
 class OutcomeView:
-    """A test's outcome; ``mark`` places interval, value and thresholds on a line from 0 to 100."""
+    """The outcome of a test; ``mark`` places interval, value and thresholds on a line, 0 to 100."""
 
     outcome: Outcome
     value: str
@@ -65,7 +66,7 @@ class JudgementView:
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim, the thesis' number, ours beside it, and what each network gives."""
+    """A claim, the number of the thesis, ours beside it, and the judgement on each network."""
 
     claim: Claim
     verdict: Verdict
@@ -76,7 +77,7 @@ class ClaimView:
 
 @dataclass(frozen=True)
 class ExperimentView:
-    """An experiment of the thesis with all that was measured for it."""
+    """An experiment with all its results."""
 
     experiment: Experiment
     measured: tuple[Measured, ...]
@@ -107,7 +108,7 @@ class ChapterView:
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many of each verdict, in the order of VERDICTS."""
+    """The number of each verdict, in the order of VERDICTS."""
     found = Counter(verdict.verdict for verdict in verdicts)
     return {name: found[name] for name in VERDICTS}
 
@@ -116,10 +117,8 @@ def chapter_views(material: Material) -> list[ChapterView]:
     """The chapters in order; an experiment stands in the chapter of its first claim."""
     chapters: dict[int, list[ExperimentView]] = {number: [] for number in CHAPTERS}
     for experiment in material.experiments:
-        chapter = next(
-            claim.chapter for claim, _ in material.judged if claim.experiment == experiment.id
-        )
-        chapters[chapter].append(_experiment(experiment, material))
+        if (chapter := _chapter(experiment, material)) is not None:
+            chapters[chapter].append(_experiment(experiment, material))
     views = []
     for number, found in chapters.items():
         verdicts = {name: sum(view.verdicts[name] for view in found) for name in VERDICTS}
@@ -127,11 +126,43 @@ def chapter_views(material: Material) -> list[ChapterView]:
     return views
 
 
+def beyond_views(material: Material) -> list[ExperimentView]:
+    """The experiments beyond the thesis: those that have results, and that no claim names."""
+    declared = {experiment.name: experiment for experiment in material.experiments}
+    views = []
+    for name, measured in material.results.items():
+        experiment = declared.get(name) or _undeclared(name, next(iter(measured.values())))
+        if _chapter(experiment, material) is None:
+            views.append(_experiment(experiment, material))
+    return views
+
+
+def _chapter(experiment: Experiment, material: Material) -> int | None:
+    """The chapter of an experiment's first claim; None for one without claims."""
+    claims = (claim for claim, _ in material.judged if claim.experiment == experiment.id)
+    first = next(claims, None)
+    return None if first is None else first.chapter
+
+
+def _undeclared(name: str, measured: Measured) -> Experiment:
+    """An experiment that the claims file does not know, as far as its results describe it."""
+    stage = measured.stage.removesuffix("_transfer")
+    return Experiment(
+        id=name,
+        file=f"stages/{stage}/{name}.py",
+        title=name.replace("_", " ").capitalize(),
+        where=measured.section,
+        measures="",
+        thesis_networks="",
+        thesis_samples="",
+    )
+
+
 def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
     own = [
         (claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id
     ]
-    names = [each.name for each in material.experiments]
+    names = [*(each.name for each in material.experiments), *material.results]
     found = material.results.get(experiment.name, {})
     networks = (ALL,) if experiment.across else material.networks
     measured = tuple(found[network] for network in networks if network in found)
@@ -153,7 +184,7 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
 
 
 def _notes(measured: Sequence[Measured]) -> tuple[tuple[str, str], ...]:
-    """Each note with the networks that it was left for; a note on all of them names none."""
+    """Each note with the networks that it belongs to; a note on all of them names none."""
     networks: dict[str, list[str]] = {}
     for each in measured:
         for note in each.notes:
@@ -170,7 +201,13 @@ def _numbers(measured: Sequence[Measured]) -> NumbersTable:
 
 
 def claim_view(claim: Claim, verdict: Verdict, measured: Mapping[str, Measured]) -> ClaimView:
-    """A claim with the deciding networks first and the others after them; ``measured`` is by network."""
+    """A claim, with the networks that decide before the others.
+
+    Args:
+        claim: the claim.
+        verdict: its verdict.
+        measured: network -> results of its experiment.
+    """
     first = next((measured[j.network] for j in verdict.decided_by if j.network in measured), None)
     ours = cell(first, claim.number) if first and claim.number in first.numbers else Cell("")
     views = [_judgement(judgement, True) for judgement in verdict.decided_by if judgement.tests]
@@ -192,7 +229,7 @@ def _outcome(outcome: Outcome) -> OutcomeView:
 
 
 def _mark(outcome: Outcome) -> dict[str, object] | None:
-    """Where interval, value and thresholds stand, in percent of a line that holds them all."""
+    """The places of interval, value and thresholds, in percent of a line that holds them all."""
     if outcome.value is None or outcome.low is None or outcome.high is None:
         return None
     thresholds = sorted(set(outcome.bounds.values()))

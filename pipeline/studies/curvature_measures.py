@@ -1,4 +1,11 @@
-"""The heavy work of this stage, as the executor runs it: curvatures at boundary points along directions."""
+"""Curvatures of the boundary in the form in which the executor runs them.
+
+The executor needs functions of a module, with all options first and then what it cuts into chunks:
+points (n, C, H, W) on the boundary, the classes ``labels`` (n,) on their own side, and the classes
+``targets`` (n,) on the other. The options have one meaning throughout: ``h`` is the length of the
+differences in pixel units, ``output`` is ``logits`` or ``softmax``, ``normalised`` says whether to
+divide by ||grad F||, and ``generator`` holds one generator per point.
+"""
 
 from collections.abc import Sequence
 
@@ -28,27 +35,16 @@ def along(
     labels: Labels,
     targets: Labels,
 ) -> Tensor:
-    """(n, K) the curvatures along vectors: (K, C, H, W), the same at every boundary point, or (n, K, C, H, W).
-
-    Args:
-        model: the classifier.
-        vectors: (K, C, H, W) or (n, K, C, H, W).
-        h: length of the differences, in pixel units.
-        output: ``logits`` or ``softmax``.
-        normalised: divide by ||grad F||.
-        points: (n, C, H, W), on the boundary.
-        labels: (n,) the classes before it.
-        targets: (n,) the classes behind it.
-    """
+    """(n, K) the curvatures along vectors (K, C, H, W), or (n, K, C, H, W) for others per point."""
     return normal_curvatures(
         model,
         points,
         vectors,
         labels=labels,
         targets=targets,
+        normalised=normalised,
         h=h,
         output=output,
-        normalised=normalised,
     )
 
 
@@ -65,11 +61,10 @@ def at_random(
     *,
     generator: Sequence[torch.Generator],
 ) -> Tensor:
-    """(n, count) the curvatures along random tangent directions, drawn anew for each point; arguments as above."""
-    drawn = torch.stack(
-        [random_directions(points, generator, normals=normals) for _ in range(count)], dim=1
-    )
-    return along(model, drawn, h, output, normalised, points, labels, targets)
+    """(n, count) the curvatures along random tangent directions, drawn anew for each point."""
+    drawn = [random_directions(points, generator, normals=normals) for _ in range(count)]
+    vectors = torch.stack(drawn, dim=1)
+    return along(model, vectors, h, output, normalised, points, labels, targets)
 
 
 def inside(
@@ -85,11 +80,10 @@ def inside(
     *,
     generator: Sequence[torch.Generator],
 ) -> Tensor:
-    """(n, count) the curvatures along random directions of a subspace with basis (m, d), drawn anew for each point."""
-    drawn = torch.stack(
-        [random_directions(points, generator, basis=basis) for _ in range(count)], dim=1
-    )
-    return along(model, drawn, h, output, normalised, points, labels, targets)
+    """(n, count) the curvatures along random directions of a subspace (m, d), anew per point."""
+    drawn = [random_directions(points, generator, basis=basis) for _ in range(count)]
+    vectors = torch.stack(drawn, dim=1)
+    return along(model, vectors, h, output, normalised, points, labels, targets)
 
 
 def extremes(
@@ -104,17 +98,17 @@ def extremes(
     generator: Sequence[torch.Generator],
 ) -> RitzPairs:
     """Both ends of each point's spectrum by ``steps`` products; the directions in float32."""
-    found = extreme_curvatures(
+    pairs = extreme_curvatures(
         model,
         points,
         labels=labels,
         targets=targets,
         steps=steps,
+        generator=generator,
         h=h,
         output=output,
-        generator=generator,
     )
-    return RitzPairs(found.values, found.vectors.float(), found.residuals)
+    return _single(pairs)
 
 
 def ends(
@@ -126,19 +120,27 @@ def ends(
     h: float,
     output: str,
 ) -> RitzPairs:
-    """Both ends of the spectrum of the average tangent-projected Hessian; the eigenvectors in float32."""
+    """Both ends of the spectrum of the average Hessian; the eigenvectors in float32.
+
+    This one is a task of its own, whose inputs are not cut into chunks: they go to the model's
+    device here.
+    """
     like = next(model.parameters(), points)
     points, labels, targets = points.to(like), labels.to(like.device), targets.to(like.device)
-    found = mean_hessian_ends(
+    pairs = mean_hessian_ends(
         model, points, labels=labels, targets=targets, steps=steps, h=h, output=output
     )
-    return RitzPairs(found.values, found.vectors.float(), found.residuals)
+    return _single(pairs)
 
 
 def profiles(
     model: Classifier, h: float, output: str, points: Images, labels: Labels, targets: Labels
 ) -> Tensor:
-    """(n, d - 1) all principal curvatures of each boundary point, the largest first, in float64."""
+    """(n, d - 1) all principal curvatures of each point, the largest first, in float64."""
     return principal_curvatures(
         model, points, labels=labels, targets=targets, h=h, output=output
     ).values
+
+
+def _single(pairs: RitzPairs) -> RitzPairs:
+    return RitzPairs(pairs.values, pairs.vectors.float(), pairs.residuals)

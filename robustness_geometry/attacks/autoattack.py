@@ -20,7 +20,8 @@ from robustness_geometry.attacks.protocol import (
     labels_at,
     nothing,
 )
-from robustness_geometry.checks import check_positive, number, optional, refuse
+from robustness_geometry.checks import check_positive, number, refuse
+from robustness_geometry.extras import require
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import Generators, seeded
 from robustness_geometry.types import Classifier, Images, Labels, Logits, Perturbed, class_logits
@@ -130,7 +131,7 @@ def _ensemble(
     model: nn.Module, images: Images, eps: float, norm: float, seed: int
 ) -> tuple[Any, dict[str, int]]:
     """The package's object, and name -> gradient steps of the attacks to run with it."""
-    package = optional("pyautoattack", "autoattack")
+    package = require("pyautoattack", "autoattack")
     network = _Network(model, images)
     classes = network(images[:1].float()).shape[1]
     targets = min(TARGETS, classes - 1)

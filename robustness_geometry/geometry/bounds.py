@@ -1,4 +1,8 @@
-"""The bounds of Chapter 5 on random and semi-random perturbations, with their lemmas."""
+"""The bounds of Chapter 5 on random and semi-random perturbations, with their lemmas.
+
+They were published in A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers:
+from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+"""
 
 import math
 from dataclasses import dataclass
@@ -39,6 +43,8 @@ class Interval:
     """An interval [low, high] that contains a random quantity with at least ``probability``.
 
     The probability is 0 where the theorem makes no promise.
+
+    See :func:`theorem1_bounds`, which returns it, for an example.
     """
 
     low: float
@@ -54,9 +60,7 @@ def zeta_1(m: int, delta: float) -> float:
         delta: in (0, 1).
 
     References:
-        Thesis, Section 5.4, Equation 5.4.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.4, Equation 5.4; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import zeta_1
@@ -77,9 +81,7 @@ def zeta_2(m: int, delta: float) -> float:
         delta: in (0, 1).
 
     References:
-        Thesis, Section 5.4, Equation 5.5.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.4, Equation 5.5; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import zeta_2
@@ -102,9 +104,7 @@ def lemma2_bounds(dimension: int, m: int, delta: float) -> Interval:
         delta: in (0, 1).
 
     References:
-        Thesis, Appendix A, Lemma 2.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Appendix A, Lemma 2; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import lemma2_bounds
@@ -131,9 +131,7 @@ def theorem1_bounds(dimension: int, m: int, delta: float, classes: int) -> Inter
         classes: L >= 2.
 
     References:
-        Thesis, Section 5.4, Theorem 1.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.4, Theorem 1; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import theorem1_bounds
@@ -159,9 +157,7 @@ def curvature_limit(dimension: int, m: int, delta: float) -> float:
         delta: in (0, 1).
 
     References:
-        Thesis, Section 5.5.2, Equation 5.9.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.5.2, Equation 5.9; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import curvature_limit
@@ -188,9 +184,7 @@ def theorem2_bounds(dimension: int, m: int, delta: float, bend: float) -> Interv
         InputError: ``bend`` is above :func:`curvature_limit`.
 
     References:
-        Thesis, Section 5.5.2, Theorem 2.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.5.2, Theorem 2; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import theorem2_bounds
@@ -220,9 +214,7 @@ def corollary1_bounds(dimension: int, m: int, delta: float, classes: int) -> Int
         classes: L >= 2.
 
     References:
-        Thesis, Section 5.5.2, Corollary 1.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.5.2, Corollary 1; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import corollary1_bounds
@@ -252,9 +244,7 @@ def corollary1_excluded(
         (..., L - 1).
 
     References:
-        Thesis, Section 5.5.2, Equation 5.11.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Section 5.5.2, Equation 5.11; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import corollary1_excluded
@@ -281,9 +271,7 @@ def lemma4_bounds(bend: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
         The bounds; the upper one is infinite where its condition fails.
 
     References:
-        Thesis, Appendix A.2, Lemma 4.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Appendix A.2, Lemma 4; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import lemma4_bounds
@@ -304,9 +292,7 @@ def lemma7_gap(x: Tensor) -> Tensor:
         x: any shape, at most 1.
 
     References:
-        Thesis, Appendix A, Lemma 7.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Appendix A, Lemma 7; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import lemma7_gap
@@ -326,9 +312,7 @@ def lemma8_gap(x: Tensor) -> Tensor:
         x: any shape, at least -1.
 
     References:
-        Thesis, Appendix A, Lemma 8.
-        A. Fawzi, S.-M. Moosavi-Dezfooli and P. Frossard, "Robustness of classifiers: from
-        adversarial to random noise", NIPS 2016, arXiv:1608.08967.
+        Thesis, Appendix A, Lemma 8; Fawzi et al. (2016), arXiv:1608.08967.
 
     Example:
         >>> from robustness_geometry.geometry import lemma8_gap

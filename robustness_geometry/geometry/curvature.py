@@ -38,6 +38,8 @@ class Curvatures:
     Attributes:
         values: (N, K) in 1 / pixel units, float64; NaN for a curvature that was not found.
         directions: (N, K, d) the principal directions, unit tangent vectors; None unless asked for.
+
+    See :func:`principal_curvatures`, which returns it, for an example.
     """
 
     values: Float[Tensor, "batch count"]
@@ -52,6 +54,8 @@ class MeanCurvature:
         values: (N,) in 1 / pixel units.
         standard_errors: (N,) their standard errors, from the spread over the directions drawn; NaN
             for a single direction.
+
+    See :func:`mean_curvature`, which returns it, for an example.
     """
 
     values: PerImage

@@ -35,6 +35,8 @@ class SharedDirections:
     Attributes:
         basis: (m, d) orthonormal rows, the leading direction first.
         values: all singular values, or the eigenvalues (m,) of the rows.
+
+    See :func:`curved_directions`, which returns it, for an example.
     """
 
     basis: Basis
@@ -49,6 +51,8 @@ class PrincipalAngles:
         angles: (k,) in radians, ascending, float64; k is the smaller rank.
         ranks: the dimensions of the two spans; below the number of rows if those are linearly
             dependent.
+
+    See :func:`principal_angles`, which returns it, for an example.
     """
 
     angles: Float[Tensor, " k"]

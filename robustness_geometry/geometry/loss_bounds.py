@@ -27,6 +27,8 @@ class LossBounds(NamedTuple):
         upper: Equation 8.3.
         simple_lower: Equation 8.4, linear in the curvature; can be negative.
         simple_upper: Equation 8.4; infinite where the gradient is orthogonal to the eigenvector.
+
+    See :func:`theorem5_bounds`, which returns it, for an example.
     """
 
     lower: Tensor

@@ -55,6 +55,8 @@ class ClassCurvatures:
         labels: (N,) the labels k of F_i = f_i - f_k.
         resolved: (N,) whether any difference exceeds rounding; where none does, the curvatures'
             signs mean nothing.
+
+    See :func:`class_curvatures`, which returns it, for an example.
     """
 
     curvatures: PerClass

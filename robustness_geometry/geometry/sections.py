@@ -40,6 +40,8 @@ class Section:
     Attributes:
         labels: (N, Y, X) the predicted labels, -1 where the logits are not finite.
         leads: (N, Y, X) f_label - max_k f_k for the label of the point: positive inside its region.
+
+    See :func:`plane_sections`, which returns it, for an example.
     """
 
     labels: Int[Tensor, "batch y x"]
@@ -56,6 +58,8 @@ class Stitched:
         x: (X,) lengths along the path, in pixel units.
         y: (Y,) heights above it.
         breaks: (n + 2,) the length along the path at each anchor.
+
+    See :func:`stitched_section`, which returns it, for an example.
     """
 
     labels: Int[Tensor, "y x"]

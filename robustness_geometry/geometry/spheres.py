@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from robustness_geometry.attacks.protocol import Number
 from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.types import Images, Logits
 
@@ -40,7 +41,7 @@ class Ball(nn.Module):
         tensor([[-2.]])
     """
 
-    def __init__(self, radius: float) -> None:
+    def __init__(self, radius: Number) -> None:
         super().__init__()
         self.radius = check_positive("radius", radius)
         self.eval()

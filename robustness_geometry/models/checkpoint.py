@@ -71,7 +71,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             of another architecture; the text names the first weights that differ.
 
     Example:
-        See :func:`save_weights`.
+        >>> from robustness_geometry.models import lenet, load_weights
+        >>> from robustness_geometry.models.pretrained import WEIGHTS
+        >>> model = lenet(channels=1, size=(28, 28), classes=10, mean=(0.0,), std=(1.0,))
+        >>> load_weights(model, WEIGHTS / "mnist5k_lenet.safetensors")
+        >>> round(model.normalise.mean.item(), 2)
+        0.13
     """
     path = Path(path).expanduser()
     if not path.is_file():

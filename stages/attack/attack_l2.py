@@ -13,7 +13,8 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import held_out
 from pipeline.executor import Executor, Mapped
 from pipeline.findings import Findings
-from pipeline.plots import Panel, estimate_line, histogram_figure, image_grid, line_figure
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import estimate_line, histogram_figure, line_figure
 from pipeline.statistics import (
     Estimate,
     Statistic,

@@ -13,7 +13,8 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, estimate_line, image_grid, line_figure
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import (
     Estimate,
     Statistic,

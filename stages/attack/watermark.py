@@ -17,7 +17,7 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, image_grid
+from pipeline.pictures import Panel, image_grid
 from pipeline.statistics import Estimate, median, share, stack
 from pipeline.studies.attacking import deepfool_of
 from pipeline.tables import class_name

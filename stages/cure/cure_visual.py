@@ -22,7 +22,7 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import judged, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, image_grid
+from pipeline.pictures import Panel, image_grid
 from pipeline.statistics import Estimate, difference, mean, stack
 from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import CureSettings

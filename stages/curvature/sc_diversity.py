@@ -14,7 +14,8 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.evaluation import correct
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, bar_figure, image_grid
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means, stack
 from pipeline.studies.curvature import (
     Study,

@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, bar_figure, image_grid
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, difference, mean, share, stack
 from pipeline.studies.curvature import (
     Study,

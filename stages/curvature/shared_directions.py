@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, estimate_line, image_grid, line_figure
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, stack
 from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies
 from pipeline.tables import columns, sign_shares

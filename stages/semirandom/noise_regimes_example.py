@@ -13,7 +13,8 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import held_out, judged
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, histogram_figure, image_grid
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import histogram_figure
 from pipeline.statistics import (
     Estimate,
     Statistic,

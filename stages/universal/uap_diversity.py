@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Panel, image_grid
+from pipeline.pictures import Panel, image_grid
 from pipeline.statistics import maximum, mean, minimum, stack
 from pipeline.studies.universal import Case, Common, cases, cosines, made_of, random_vectors
 from pipeline.tables import norm_name, norm_sign

@@ -12,7 +12,8 @@ from torch import Tensor
 from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import Line, Panel, estimate_line, image_grid, line_figure
+from pipeline.pictures import Panel, image_grid
+from pipeline.plots import Line, estimate_line, line_figure
 from pipeline.statistics import (
     Estimate,
     Statistic,

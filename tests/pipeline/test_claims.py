@@ -1,4 +1,4 @@
-"""The claims file is whole, its thresholds stand as they were frozen, and verdicts follow from intervals."""
+"""The claims file is whole, its thresholds are the frozen ones, verdicts follow from intervals."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ READ = {
     "ch7-table71-cifar10-lenet-image-gradient": [("above", 0.0), ("above", 0.0)],
     "ch7-table71-cifar10-nin-image-gradient": [("above", 0.0), ("above", 0.0)],
 } | {claim.id: BAND for claim in CLAIMS.claims if claim.expression == "0.95 <= beta(f; m) <= 1.15"}
-"""All bounds of the expressions in words, of chains of comparisons and of multiples ("a >= c b": a - c b)."""
+"""All bounds of the expressions: words, chains of comparisons, multiples ("a >= c b": a - c b)."""
 
 
 # The file
@@ -166,7 +166,7 @@ def split(text, pattern):
 
 
 def bounds_of(expression):
-    """The bounds that an expression's comparisons amount to, as (kind, threshold), with the number's name."""
+    """The bounds that the comparisons of an expression amount to, as (number, kind, threshold)."""
     text = expression.split("#")[0].strip()
     text = re.sub(
         r" (within \w+|for one fixed \w+|with enough z|when g is parallel to u|while .*)$", "", text
@@ -623,6 +623,7 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(
         InputError,
-        match=r"claims must be ids that occur once.*; got 'ch3-table31-mnist-lenet-test-error'",
+        match=r"claims must be entries whose ids occur once.*; got 'ch3-table31-mnist-lenet-test-"
+        r"error'",
     ):
         load_claims(path)

@@ -1,7 +1,9 @@
+import errno
 import functools
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import executor as executor_module
 from pipeline import progress as progress_module
 from pipeline.executor import Executor
 from robustness_geometry import randomness
@@ -154,7 +155,7 @@ def test_values_carry_no_graph(make, images):
 
 def test_seconds_are_those_of_the_first_computation(make, images, monkeypatch):
     clock = iter([0.0, 8.0, 10.0, 12.0, 20.0, 21.0])
-    monkeypatch.setattr(executor_module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     first = make().map(scale, images).seconds
     assert first.tolist() == [2.0] * 4 + [0.5] * 4 + [0.5] * 2
     assert torch.equal(make().map(scale, images).seconds, first)
@@ -309,6 +310,26 @@ def test_a_task_runs_once(make):
     assert CALLS == [3, 3, 4]
 
 
+def test_a_shared_task_depends_on_neither_experiment_nor_seed(make):
+    first = make().scope("a", network="one", seed=1).shared_task(functools.partial(train, 3))
+    again = make().scope("b", network="two", seed=2).shared_task(functools.partial(train, 3))
+    assert CALLS == [3]
+    assert torch.equal(first.value["weight"], again.value["weight"])
+    assert torch.equal(first.seconds, again.seconds)
+    assert len(chunk_files(make(), "shared")) == 1
+    make().scope("a", seed=1).shared_task(functools.partial(train, 4))
+    make().scope("a", seed=1).task(functools.partial(train, 3))
+    assert CALLS == [3, 4, 3]
+
+
+def test_for_seed_keeps_experiment_and_network(make, images):
+    make().scope("e", network="n", seed=2).map(scale, images)
+    make().scope("e").for_seed(2).map(scale, images)
+    make().scope("e", seed=0).map(scale, images)
+    make().scope("e").map(scale, images)
+    assert sum(CALLS) == 20
+
+
 # Randomness
 
 
@@ -320,6 +341,22 @@ def test_random_numbers_do_not_depend_on_the_chunks(make, images):
     assert torch.equal(runs[0].value.perturbations, runs[2].value.perturbations)
     expected = randomness.normal(images, randomness.per_image(0, "e", range(10))) + images
     assert torch.equal(runs[0].value.perturbations, expected)
+
+
+def test_a_named_stream_is_that_of_the_experiment_of_that_name(make, images):
+    function = functools.partial(perturb, nn.Identity().eval())
+    labels = torch.arange(10)
+
+    def noise(experiment, stream, seed=3):
+        scope = make().scope(experiment, seed=seed)
+        return scope.map(function, images, labels, randomness=stream).value.perturbations
+
+    expected = randomness.normal(images, randomness.per_image(3, "detect", range(10))) + images
+    assert torch.equal(noise("detect", True), expected)
+    assert torch.equal(noise("other", "detect"), expected)
+    assert not torch.equal(noise("other", True), expected)
+    assert not torch.equal(noise("other", "detect", seed=4), expected)
+    assert sum(CALLS) == 40
 
 
 def test_the_global_random_state_stays(make, images):
@@ -390,6 +427,53 @@ def test_lengths_must_agree(make, images):
 def test_a_lambda_is_refused_before_any_work(make, images):
     with pytest.raises(TypeError, match="no fingerprint"):
         make().map(lambda x: x, images)
+
+
+@pytest.mark.parametrize("place", ["file", "file/inside", "/dev/null/inside"])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(make, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError) as caught:
+        make(work=tmp_path / place)
+    text = str(caught.value)
+    assert text.startswith("executor.work must be a folder that can be written (")
+    assert str(tmp_path / place) in text
+    assert "\n" not in text
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def saved(images):
+    class Full:
+        write = flush = no_space
+
+    torch.save(images, Full())  # a RuntimeError that was raised while handling the full disk
+    return images
+
+
+WRITES = {
+    "map": lambda executor, images: executor.map(scale, images),
+    "cached": lambda executor, images: executor.cached(scale, images),
+    "task": lambda executor, _: executor.task(functools.partial(train, 3)),
+    "shared_task": lambda executor, _: executor.shared_task(functools.partial(train, 3)),
+    "inside": lambda executor, images: executor.map(saved, images),
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_that_names_the_folder(make, images, monkeypatch, kind, workers):
+    executor = make(workers=workers)
+    if kind != "inside":
+        monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(InputError) as caught:
+        WRITES[kind](executor, images)
+    text = str(caught.value)
+    assert text.startswith(f"{executor.work} must be on a disk with free space (delete ")
+    assert text.endswith("; got a full disk")
+    assert "\n" not in text
+    assert not [path for path in executor.work.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -466,11 +550,48 @@ def test_progress_is_a_line_where_there_is_no_terminal(make, images, monkeypatch
     make(progress=True).scope("attack_l2").map(scale, images)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("attack_l2: scale:  40%")
+    assert lines[0].startswith("attack_l2 · scale:  40%")
     assert "4/10" in lines[0]
     assert "images/s" in lines[0]
     make(progress=False).scope("quiet").map(scale, images)
     assert capsys.readouterr().err == ""
+
+
+def drawn(attack, images, *, generator=None):
+    return attack(images)
+
+
+def judged(attack, images):
+    return attack(images)
+
+
+def test_progress_names_experiment_network_seed_and_attack(make, images, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "LINE_EVERY", 0.0)
+    executor = make(progress=True, chunk=10).scope("attack_l2", network="mnist5k_lenet")
+
+    def label(work) -> str:
+        work()
+        (line,) = capsys.readouterr().err.splitlines()
+        return re.sub(r"(: +\d+%.*| \.\.\.)$", "", line)
+
+    attack = functools.partial(scale, factor=2.5)
+    run, inside = functools.partial(judged, attack), functools.partial(drawn, attack)
+    seeded, across = executor.for_seed(1), make(progress=True, chunk=10).scope("sc_transfer")
+    training = functools.partial(train, 2)
+    assert label(lambda: executor.map(run, images)) == "attack_l2 · mnist5k_lenet · scale"
+    assert label(lambda: seeded.map(run, images)) == "attack_l2 · mnist5k_lenet · seed 1 · scale"
+    assert label(lambda: seeded.cached(inside, images)) == (
+        "attack_l2 · mnist5k_lenet · seed 1 · drawn (scale)"
+    )
+    assert label(lambda: seeded.cached(fail_at_the_third, images)) == (
+        "attack_l2 · mnist5k_lenet · seed 1 · fail at the third"
+    )
+    assert label(lambda: seeded.shared_task(training, name="one training")) == (
+        "attack_l2 · mnist5k_lenet · seed 1 · one training"
+    )
+    assert label(lambda: seeded.task(training)) == "attack_l2 · mnist5k_lenet · seed 1 · train"
+    assert label(lambda: across.for_seed(2).map(run, images)) == "sc_transfer · seed 2 · scale"
+    assert label(lambda: make(progress=True).task(training)) == "train"
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
@@ -490,7 +611,8 @@ import torch
 from pipeline.executor import Executor
 import shard
 
-executor = Executor(accelerator="cpu", devices=2, threads=1, chunk=3, work=sys.argv[1], progress=False)
+options = {"accelerator": "cpu", "devices": 2, "threads": 1, "chunk": 3, "progress": False}
+executor = Executor(**options, work=sys.argv[1])
 images = torch.arange(40.0).reshape(10, 1, 2, 2)
 mapped = executor.scope("e").map(shard.run, images, randomness=True).value
 trained = executor.scope("e").task(functools.partial(shard.train, 4)).value
@@ -566,7 +688,7 @@ def test_random_numbers_do_not_depend_on_the_process(make, tmp_path, images):
     model, labels = nn.Identity(), torch.zeros(10, dtype=torch.long)
     found = [
         make(chunk=2, workers=workers, work=tmp_path / str(workers))
-        .scope("e", 1)
+        .scope("e", seed=1)
         .map(functools.partial(perturb, model), images, labels, randomness=True)
         .value.perturbations
         for workers in (1, 2)
@@ -612,9 +734,11 @@ def test_each_divides_items_and_keeps_their_order(make, images):
 
     def item(number):
         nested = (
-            executor.scope("item", number).map(functools.partial(numbered, number), images).value
+            executor.scope("item", seed=number)
+            .map(functools.partial(numbered, number), images)
+            .value
         )
-        once = executor.scope("item", number).task(functools.partial(whose, images[:1])).value
+        once = executor.scope("item", seed=number).task(functools.partial(whose, images[:1])).value
         return number, nested["value"], {*nested["owner"].tolist(), *once.tolist()}
 
     found = executor.each(item, range(4))

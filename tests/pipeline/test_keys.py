@@ -240,12 +240,16 @@ def test_keys_are_equal_in_every_process(root, capsys):
 
 FILES = {
     "toyland/__init__.py": "",
-    "toyland/attacks/__init__.py": "from .quick import quick\nfrom .slow import slow as late\nLIMIT = 3\n",
+    "toyland/attacks/__init__.py": (
+        "from .quick import quick\nfrom .slow import slow as late\nLIMIT = 3\n"
+    ),
     "toyland/attacks/quick.py": "from ..tools import helper\ndef quick(x):\n    return helper(x)\n",
     "toyland/attacks/slow.py": "import torch\ndef slow(x):\n    return x\n",
     "toyland/tools.py": "def helper(x):\n    from toyland import deep\n    return x\n",
     "toyland/deep.py": "VALUE = 1\n",
-    "toyland/stage.py": "from toyland.attacks import quick\nimport toyland.aside\ndef run(x): ...\n",
+    "toyland/stage.py": (
+        "from toyland.attacks import quick\nimport toyland.aside\ndef run(x): ...\n"
+    ),
     "toyland/aside.py": "",
     "toyland/whole.py": "from toyland.attacks import *\ndef run(x):\n    return x\n",
     "toyland/limit.py": "from toyland.attacks import LIMIT\n",
@@ -298,6 +302,22 @@ def test_only_edits_of_what_is_imported_change_the_digest(toyland):
     assert digest() != before
 
 
+def test_docstrings_do_not_enter_a_key_and_code_does(toyland):
+    def digest(text: str) -> bytes:
+        (toyland / "toyland/deep.py").write_text(text)
+        return Sources(("toyland",)).digest(["toyland.stage"])
+
+    before = digest("VALUE = 1\n\n\ndef twice(x):\n    return 2 * x\n")
+    documented = (
+        '"""A module."""\n\nVALUE = 1\n"""A constant."""\n\n\n'
+        'def twice(x):\n    """Twice x."""\n    return 2 * x\n'
+    )
+    assert digest(documented) == before
+    assert digest(documented.replace("Twice x.", "Two times x.")) == before
+    assert digest(documented.replace("2 * x", "x + x")) != before
+    assert digest(documented.replace("VALUE = 1", 'VALUE = "A constant."')) != before
+
+
 def test_an_edit_during_a_run_does_not_change_its_keys(toyland):
     sources = Sources(("toyland",))
     (toyland / "toyland/deep.py").write_text("VALUE = 2\n")
@@ -341,8 +361,8 @@ def test_installed_modules_count_by_their_own_file():
 )
 def test_a_new_attack_leaves_the_keys_of_the_others_alone(module, used, unused):
     closure = Sources().closure(module)
-    assert {f"pipeline.{name}" for name in used} <= closure
-    assert not {f"pipeline.{name}" for name in unused} & closure
+    assert {f"robustness_geometry.{name}" for name in used} <= closure
+    assert not {f"robustness_geometry.{name}" for name in unused} & closure
 
 
 def test_the_executor_is_not_part_of_what_it_runs():

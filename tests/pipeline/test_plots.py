@@ -7,15 +7,14 @@ from matplotlib import rcParams
 from matplotlib.collections import PolyCollection
 from PIL import Image
 
+from pipeline.pictures import Panel, image_grid
 from pipeline.plots import (
     Line,
-    Panel,
     axes_grid,
     bar_figure,
     dominant_share,
     estimate_line,
     histogram_figure,
-    image_grid,
     line_figure,
     save,
 )

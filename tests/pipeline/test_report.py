@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.claims import load_claims
+from pipeline.claims import Experiment, load_claims
 from pipeline.report import provenance, read_results, write_report
 from pipeline.report.text import bounds_text, counts_text, estimate_text, label, printed, unit
 from pipeline.statistics import Estimate
@@ -354,6 +354,99 @@ def test_counts_and_units():
     assert label("median_first") == "median first"
 
 
+# Beyond the thesis
+
+
+def write_beyond(built, name="attack_l2_confidence", stage="attack"):
+    """Results of an experiment whose name another's begins, beside those that are there."""
+    path = built / "results/embedded" / stage / "mnist5k_lenet" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["experiments"][name] = {
+        "section": "beyond the thesis",
+        "numbers": {"correlation": entry(0.42, 0.4, 0.44)},
+        "curves": {},
+        "notes": ["Measured on <all> images."],
+    }
+    path.write_text(json.dumps(content))
+    (path.parent / "figures" / f"{name}_scatter.png").write_bytes(png(77))
+    (path.parent / "tables" / f"{name}_by_bin.csv").write_text("bin,norm\n1,0.25\n")
+
+
+def beyond_section(page: Path) -> str:
+    text = page.read_text()
+    assert len(Page(text).ids) == len(set(Page(text).ids))
+    start = text.index('<section id="beyond"')
+    assert text.rindex('<section id="chapter-') < start < text.index('<section id="provenance"')
+    return text[start : text.index("</section>", start)]
+
+
+def test_without_one_there_is_no_section_for_experiments_beyond_the_thesis(built):
+    assert "Beyond the thesis" not in make(built).read_text()
+
+
+def test_an_experiment_beyond_the_thesis_stands_at_the_end(built):
+    before, claims = make(built), built / "results/embedded/claims.json"
+    chapters = before.read_text().count("data:image/png"), claims.read_bytes()
+    write_beyond(built)
+    page = make(built)
+    section = beyond_section(page)
+    words = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", section)))
+    for text in (
+        "Attack l2 confidence",
+        "beyond the thesis",
+        "Here: mnist5k_lenet; n = 1,000, 3 training seeds.",
+        "Has not run on mnist5k_nin.",
+        "Scatter",
+        "Measured on <all> images.",
+        "correlation 0.420 [0.400, 0.440]",
+        "By bin",
+        "'experiments=[attack_l2_confidence]'",
+        "Code: stages/attack/attack_l2_confidence.py",
+    ):
+        assert text in words
+    assert "Thesis:" not in words
+    assert "claims" not in words
+    assert section.count("data:image/png") == 1
+    assert page.read_text().count("data:image/png") == chapters[0] + 1
+    assert claims.read_bytes() == chapters[1]
+    assert "#attack_l2_confidence" in Page(page.read_text()).links
+
+
+def test_a_declared_experiment_without_claims_is_beyond_the_thesis(built):
+    write_beyond(built, "confidence")
+    claims = load_claims()
+    declared = Experiment(
+        "confidence",
+        "stages/attack/confidence.py",
+        "Robustness against confidence",
+        "beyond the thesis",
+        "How the norm depends on the confidence.",
+        "",
+        "",
+    )
+    idle = replace(declared, id="not-run", title="One that has not run")
+    experiments = (*claims.experiments, declared, idle)
+    section = beyond_section(make(built, claims=replace(claims, experiments=experiments)))
+    assert "Robustness against confidence" in section
+    assert "How the norm depends on the confidence." in section
+    assert "One that has not run" not in section
+
+
+def test_an_experiment_beyond_the_thesis_may_be_across_networks(built):
+    folder = write_stage(built / "results/embedded", "curvature_transfer", "all", {})
+    content = json.loads((folder / "metrics.json").read_text())
+    content["experiments"]["angle_transfer"] = {
+        "section": "beyond the thesis",
+        "numbers": {"angle": entry(0.5)},
+        "curves": {},
+        "notes": [],
+    }
+    (folder / "metrics.json").write_text(json.dumps(content))
+    section = unescape(beyond_section(make(built)))
+    assert "python -m stages.curvature_transfer 'experiments=[angle_transfer]'" in section
+    assert "stages/curvature/angle_transfer.py" in section
+
+
 # Across networks
 
 PAIRS = ("vgg-f-to-caffenet", "caffenet-to-vgg-f", "vgg-f-to-googlenet")
@@ -361,7 +454,7 @@ PAIRS = ("vgg-f-to-caffenet", "caffenet-to-vgg-f", "vgg-f-to-googlenet")
 
 @pytest.fixture
 def across(tmp_path):
-    """The page of two networks that the suite names for VGG-F and CaffeNet, with a transfer between them."""
+    """The page of two networks named for VGG-F and CaffeNet, with a transfer between them."""
     results = tmp_path / "results" / "toy"
     found = {"fool[a][b]": entry(0.72, 0.71, 0.73), "fool[b][a]": entry(0.2, 0.19, 0.21)}
     content = {"section": "Table 4.2", "numbers": found, "curves": {}, "notes": ["Left out: c."]}

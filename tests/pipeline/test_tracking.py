@@ -4,7 +4,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import nn
 
 from pipeline import database, processes, tracking
 from pipeline.findings import Findings
+from pipeline.runs import LoggedRun
 from pipeline.statistics import Estimate
 from pipeline.tracking import Run, Settings, SweepParent, stage_run
 from robustness_geometry.checks import InputError
@@ -182,9 +185,7 @@ def test_a_network_is_logged_without_pickled_code(home, quiet, runs, caplog):
     with stage_run(quiet, **OPTIONS) as run:
         run.log_model(model, images, "toy")
         run.log_model(Fickle(), images, "fickle")
-    messages = [
-        record.getMessage() for record in caplog.records if record.name == "pipeline.tracking"
-    ]
+    messages = [record.getMessage() for record in caplog.records if record.name == "pipeline.runs"]
     assert len(messages) == 1
     assert messages[0].startswith("the network fickle was not logged: ")
     assert model.training
@@ -339,12 +340,13 @@ def test_the_dvc_process_above_is_found(tmp_path, root, name, inside, found):
 
 def test_every_way_to_log_exists_in_both_kinds_of_run():
     public = {name for name in vars(Run) if not name.startswith("_")}
-    assert public <= vars(tracking._Logged).keys()
+    assert public <= vars(LoggedRun).keys()
 
 
 COLD = """
 import os, sys
 from pipeline.findings import Findings
+from pipeline.runs import LoggedRun
 from pipeline.tracking import Settings, SweepParent, stage_run
 from omegaconf import OmegaConf
 
@@ -369,7 +371,8 @@ for number in range(4):
         code = 1
         try:
             with stage_run(Settings(system_metrics=False), **options):
-                assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == os.environ["DO_NOT_TRACK"] == "true"
+                for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+                    assert os.environ[name] == "true"
             code = 0
         finally:
             os._exit(code)
@@ -479,6 +482,122 @@ def test_provenance_names_commit_and_changes(tmp_path, monkeypatch):
     assert found["dvc.lock md5 at start"] == "d41d8cd98f00b204e9800998ecf8427e"
     (tmp_path / "conf" / "base.yaml").write_text("a: 2")
     assert processes.provenance()["git.dirty"] == "True"
+
+
+# A store that cannot be used
+
+
+def refused(uri: str) -> str:
+    with (
+        pytest.raises(InputError) as caught,
+        stage_run(Settings(uri=uri, system_metrics=False), **OPTIONS),
+    ):
+        raise AssertionError("the run began")
+    text = str(caught.value)
+    assert text.startswith("tracking.uri must be ")
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def silent():
+    """The port of a program that listens and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql"])
+def test_a_server_that_is_not_there_is_refused_at_once(scheme):
+    began = time.monotonic()
+    text = refused(f"{scheme}://127.0.0.1:9")
+    assert "the address of a server that answers (Connection refused)" in text
+    assert time.monotonic() - began < 3
+
+
+def test_a_server_that_does_not_answer_is_refused(silent, monkeypatch):
+    assert tracking.PATIENCE <= 5
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    assert "a server that answers (timed out)" in refused(f"http://127.0.0.1:{silent}")
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """A web server that knows nothing of MLflow."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_is_not_mlflows_is_refused_and_no_password_is_shown(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            text = refused(f"http://me:secret@127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "a tracking store that MLflow can use (" in text
+    assert "404" in text
+    assert text.endswith(f"got 'http://127.0.0.1:{server.server_port}'")
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+def test_an_address_of_no_known_kind_is_refused():
+    assert "ftp" in refused("ftp://somewhere")
+
+
+@pytest.mark.parametrize("harm", ["garbage", "page"])
+def test_a_damaged_database_is_refused_and_kept(home, harm):
+    file = home / "mlflow.db"
+    content = bytearray(file.read_bytes())
+    if harm == "garbage":
+        content = bytearray(b"no database at all, but long enough for a header" * 40)
+    else:
+        content[4096 * 3 : 4096 * 4] = b"\xff" * 4096
+    file.write_bytes(content)
+    text = refused(f"sqlite:///{file}")
+    assert "a whole database (" in text
+    assert "move the damaged file away, and the next run makes a new one" in text
+    assert str(file) in text
+    assert file.read_bytes() == content
+
+
+def test_a_database_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "mlflow.db").mkdir()
+    text = refused(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert "a database that can be written (unable to open database file)" in text
+    (tmp_path / "file").write_text("")
+    text = refused(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    assert "a folder that can be written (" in text
+
+
+def test_a_database_that_another_process_may_only_read_is_refused(home, monkeypatch):
+    opened = sqlite3.connect
+
+    def readonly(path, **options):
+        return opened(f"file:{path}?mode=ro", uri=True, **options)
+
+    monkeypatch.setattr(database.sqlite3, "connect", readonly)
+    text = refused(f"sqlite:///{home / 'mlflow.db'}")
+    assert "a database that can be written (attempt to write a readonly database)" in text
+
+
+def test_a_sweep_leaves_the_refusal_to_its_jobs():
+    config = OmegaConf.create({"tracking": {"uri": "http://127.0.0.1:9"}})
+    sweep = SweepParent()
+    sweep.on_multirun_start(config)
+    assert tracking.PARENT not in os.environ
+    sweep.on_multirun_end(config)
 
 
 # The dashboard

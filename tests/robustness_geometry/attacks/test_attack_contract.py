@@ -1,16 +1,20 @@
 """What every attack promises: one table, every check for every attack."""
 
+import inspect
 import math
 import re
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from robustness_geometry import attacks
 from robustness_geometry.attacks import ddn, deepfool, fgsm, lbfgs, pgd, random_noise, spsa
+from robustness_geometry.attacks.protocol import takes_generator
 from robustness_geometry.checks import InputError
 from robustness_geometry.randomness import per_image, seeded
 from robustness_geometry.types import Perturbed, predict
@@ -34,7 +38,33 @@ ATTACKS = {
     "ddn": partial(ddn, steps=20),
     "ddn clipped": partial(ddn, steps=20, clip=(0.0, 1.0)),
 }
-RANDOM = ["pgd", "pgd l2", "random noise", "random signs", "spsa", "spsa l2"]
+
+
+CONTRACTS_OF_THEIR_OWN = {
+    "autoattack",  # its images share random numbers
+    "fgsm_smallest_eps",  # one eps, and
+    "universal_perturbation",  # one vector, for all images
+}
+
+
+def _configured():
+    """Every other exported attack, with the options of its configuration file."""
+    known = {getattr(attack, "func", attack) for attack in ATTACKS.values()}
+    conf = Path(__file__).parents[3] / "conf" / "attack"
+    for name in sorted(set(attacks.__all__) - CONTRACTS_OF_THEIR_OWN):
+        attack = getattr(attacks, name)
+        if inspect.isfunction(attack) and attack not in known and _returns_perturbed(attack):
+            options = yaml.safe_load((conf / f"{name}.yaml").read_text())
+            del options["_target_"]
+            yield name, partial(attack, **options)
+
+
+def _returns_perturbed(attack):
+    return inspect.signature(attack).return_annotation is Perturbed
+
+
+ATTACKS |= dict(_configured())
+RANDOM = [name for name, attack in ATTACKS.items() if takes_generator(attack)]
 
 every = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 every_random = pytest.mark.parametrize("attack", [ATTACKS[name] for name in RANDOM], ids=RANDOM)
@@ -42,12 +72,15 @@ every_random = pytest.mark.parametrize("attack", [ATTACKS[name] for name in RAND
 
 def test_every_exported_attack_is_in_the_table():
     found = {getattr(attack, "func", attack) for attack in ATTACKS.values()}
-    others = {attacks.SmallestEps, attacks.fgsm_smallest_eps}
-    # One vector for all images has a contract of its own.
-    others |= {attacks.Universal, attacks.universal_perturbation, attacks.fooled}
-    others |= {attacks.load_universal, attacks.save_universal}
-    others |= {attacks.autoattack}  # its images share random numbers; it has a contract of its own
-    assert found == {getattr(attacks, name) for name in attacks.__all__} - others
+    returning = {
+        attack
+        for attack in map(partial(getattr, attacks), attacks.__all__)
+        if inspect.isfunction(attack) and _returns_perturbed(attack)
+    }
+    assert found == returning - {attacks.autoattack}
+    assert set(RANDOM) == {"pgd", "pgd l2", "random noise", "random signs", "spsa", "spsa l2"} | {
+        name for name in RANDOM if name in attacks.__all__
+    }
 
 
 @every

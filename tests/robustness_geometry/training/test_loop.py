@@ -234,21 +234,28 @@ def test_a_killed_training_resumed_gives_the_bytes_of_an_unbroken_one(tmp_path, 
     assert resumed.history == unbroken.history
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+OTHERS = {
+    "weights": lambda given: given | {"model": small(seed=1)},
+    "data": lambda given: given | {"data": split(seed=1)},
+    "recipe": lambda given: (
+        given | {"recipe": dataclasses.replace(given["recipe"], learning_rate=0.04)}
+    ),
+    "seed": lambda given: given | {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, change):
     recipe = Recipe(epochs=2, batch_size=16)
-    path = tmp_path / "one"
-    finished = train(small(), split(), recipe, checkpoint=path)
-    for model, data, other, seed in (
-        (small(seed=1), split(), recipe, 0),
-        (small(), split(seed=1), recipe, 0),
-        (small(), split(), dataclasses.replace(recipe, learning_rate=0.04), 0),
-        (small(), split(), recipe, 1),
-    ):
-        with pytest.raises(InputError, match=r"^checkpoint must be the file of this training"):
-            train(model, data, other, seed=seed, checkpoint=path)
-    again = train(small(), split(), recipe, checkpoint=path)  # the file is still the first one's
-    assert same(again.state_dict, finished.state_dict)
-    assert len(list(tmp_path.iterdir())) == 1
+    given = {"model": small(), "data": split(), "recipe": recipe, "seed": 0}
+    first = train(**given, checkpoint=tmp_path / "one")
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=r"checkpoint.*one\.pt"):
+        train(**OTHERS[change](given), checkpoint=tmp_path / "one")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+    again = train(**given, checkpoint=tmp_path / "one")
+    assert same(first.state_dict, again.state_dict)
 
 
 class Fragile(nn.Module):
@@ -269,8 +276,7 @@ class Fragile(nn.Module):
 def test_divergence_names_epoch_step_and_loss_and_keeps_the_last_good_checkpoint(tmp_path):
     torch.manual_seed(0)
     recipe = Recipe(epochs=4, batch_size=16)  # four steps an epoch
-    where = r"training diverged in epoch 3, step 2: loss nan"
-    message = where + r"; the state after epoch 2 is kept in .*\.pt$"
+    message = r"training diverged in epoch 3, step 2: loss nan; the state after epoch 2 is kept in .*\.pt$"
     with pytest.raises(TrainingDiverged, match=message):
         train(Fragile(9), split(64), recipe, checkpoint=tmp_path / "one")
     (kept,) = tmp_path.iterdir()

@@ -1,0 +1,127 @@
+"""Grids of images, perturbations and perturbed images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.plots import SOFT, axes_grid, styled
+
+__all__ = [
+    "Panel",
+    "image_grid",
+]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a grid.
+
+    Attributes:
+        image: (C, H, W) with one or three channels: pixels in [0, 1], or a perturbation in pixel
+            units.
+        caption: text below the image.
+        perturbation: whether to show it on a centred colour map, in which zero is neutral.
+    """
+
+    image: Tensor
+    caption: str = ""
+    perturbation: bool = False
+
+
+def image_grid(
+    rows: Sequence[Sequence[Panel | None]],
+    *,
+    title: str = "",
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    limit: float | None = None,
+    side: float = 2.1,
+) -> Figure:
+    """Images and perturbations in rows.
+
+    All perturbations share one scale, which is stated below the figure. A one-channel perturbation
+    is drawn in blue (negative), white (zero) and red (positive), one of three channels as grey 0.5
+    plus the perturbation times the stated magnification.
+
+    Args:
+        rows: panels of each row; None leaves a place empty.
+        title: title of the figure.
+        row_titles: title of each row, at its left.
+        column_titles: title of each column, on top.
+        limit: absolute value at the ends of the colour map; None: the 99.9% quantile of what is
+            shown.
+        side: side of a panel in inches.
+    """
+    columns = max(len(row) for row in rows)
+    captions = max((len(p.caption.splitlines()) for row in rows for p in row if p), default=0)
+    margins = 0.4 * bool(title) + 0.3 * bool(column_titles) + 0.3
+    figure, grid = axes_grid(
+        len(rows),
+        columns,
+        width=side * columns + 0.5,
+        height=len(rows) * (side + 0.2 * captions) + margins,
+    )
+    scale = limit or _common_limit([p.image for row in rows for p in row if p and p.perturbation])
+    with styled():
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for i, row in enumerate(rows):
+            for j, panel in enumerate(row):
+                if panel is not None:
+                    _show(grid[i, j], panel, scale)
+        for axes, text in zip(grid[0], column_titles, strict=False):
+            axes.set_title(text, loc="center", fontsize=11)
+        for axes, text in zip(grid[:, 0], row_titles, strict=False):
+            axes.text(
+                -0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center"
+            )
+        if title:
+            figure.suptitle(title, fontsize=12.5, fontweight="bold")
+        if any(p and p.perturbation for row in rows for p in row):
+            figure.supxlabel(_scale_text(rows, scale), fontsize=9.5, color=SOFT)
+    return figure
+
+
+def _common_limit(perturbations: Sequence[Tensor]) -> float:
+    values = (
+        torch.cat([p.detach().flatten().abs() for p in perturbations])
+        if perturbations
+        else torch.zeros(1)
+    )
+    finite = values[torch.isfinite(values)].cpu().double().numpy()
+    return float(np.quantile(finite, 0.999)) or 1.0 if len(finite) else 1.0
+
+
+def _scale_text(rows: Sequence[Sequence[Panel | None]], scale: float) -> str:
+    channels = next(p.image.shape[0] for row in rows for p in row if p and p.perturbation)
+    if channels == 1:
+        return (
+            f"perturbations: blue {-scale:.3g}, white 0, red {scale:.3g} (pixels run from 0 to 1)"
+        )
+    return (
+        f"perturbations: grey + {0.5 / scale:.3g} times the perturbation (pixels run from 0 to 1)"
+    )
+
+
+def _show(axes: Axes, panel: Panel, scale: float) -> None:
+    image = panel.image.detach().cpu().double()
+    if panel.perturbation and image.shape[0] == 1:
+        axes.imshow(
+            image[0].numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest"
+        )
+    else:
+        shown = (0.5 + 0.5 * image / scale if panel.perturbation else image).clamp(0, 1)
+        shown = shown.expand(3, -1, -1) if image.shape[0] == 1 else shown
+        axes.imshow(shown.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_axis_on()
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#c3cad1", linewidth=0.8)
+    axes.set_xlabel(panel.caption, fontsize=10)
