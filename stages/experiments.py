@@ -1,12 +1,12 @@
 """Finding an experiment's file, and filling its settings from the configuration."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.executor import Executor
 from pipeline.findings import Findings
@@ -14,7 +14,7 @@ from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.types import Dataset, Network
 from stages.config import Config, check_values, ready
 from stages.kinds import check_attack, kind_of
-from stages.names import ACROSS, STAGES, experiments_of
+from stages.names import ACROSS, STAGES, experiments_of, stage_of
 from stages.refusals import no_such, unknown_key
 
 __all__ = ["ACROSS", "STAGES", "Experiment", "block_of", "experiments_of", "select"]
@@ -131,10 +131,20 @@ def select(stage: str, config: Config) -> list[Experiment]:
     names = list(available) if config.experiments is None else config.experiments
     for name in names:
         if name not in available:
-            no_such("experiments", name, available, "Experiments")
+            _refuse_experiment(stage, name, available)
     modules = {name: _module(name, module) for name, module in available.items()}
     _check_block(stage, block_of(stage, config), modules)
     return [_experiment(stage, name, modules[name], config) for name in names]
+
+
+def _refuse_experiment(stage: str, name: str, available: Iterable[str]) -> NoReturn:
+    other = stage_of(name)
+    if other is None:
+        no_such("experiments", name, available, "Experiments")
+    raise InputError(
+        f"experiments cannot be {name!r} in the stage {stage}; run python -m stages.{other} for it",
+        "experiments",
+    )
 
 
 def block_of(stage: str, config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from robustness_geometry.checks import InputError
 from stages.overrides import origin
@@ -84,6 +85,8 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
     config = compose(name, return_hydra_config=True)
     for override in groups:
         _check_group(override, config)
+        if override.is_delete():
+            _check_left_out(override, name)
     config = compose(name, [str(each.input_line) for each in groups], return_hydra_config=True)
     for override in values:
         if override.package is not None:
@@ -105,6 +108,14 @@ def _check_group(override: Override, config: DictConfig) -> None:
     if key not in config.hydra.runtime.choices and not override.is_add():
         groups = ", ".join(_groups(config))
         raise InputError(f"{key} cannot be chosen for this stage. What can be chosen: {groups}")
+
+
+def _check_left_out(override: Override, name: str) -> None:
+    try:
+        compose(name, [str(override.input_line)])
+    except (HydraException, OmegaConfBaseException) as error:
+        group = override.key_or_group
+        raise InputError(f"{group} cannot be left out: write {group}=name", group) from error
 
 
 def _groups(config: DictConfig) -> list[str]:

@@ -118,9 +118,10 @@ def _check_key(
     if touched:
         written = next((each for each in instead if each), "")
         advice = f"; write {written} instead" if written else ""
-        names = ", ".join(sorted({use.experiment.name for use in touched}))
-        set_it = "sets it itself" if "," not in names else "set it themselves"
-        raise InputError(f"{key} is not used, as {names} {set_it}{advice}")
+        names = sorted({use.experiment.name for use in touched})
+        who = ", ".join(names) if len(names) <= 3 else f"the {len(names)} experiments with it"
+        set_it = "sets it itself" if len(names) == 1 else "set it themselves"
+        raise InputError(f"{key} is not used, as {who} {set_it}{advice}")
     raise InputError(f"{key} is not used{_reason(stage, key, uses, others, chosen)}")
 
 

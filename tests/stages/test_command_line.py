@@ -234,6 +234,18 @@ BAD = [
         ["experiments=[attack_l7]"],
         ["experiments cannot be 'attack_l7'", "mean attack_l2?"],
     ),
+    (
+        "attack",
+        ["experiments=[uap_main]"],
+        ["experiments cannot be 'uap_main'", "stages.universal"],
+    ),
+    (
+        "attack",
+        ["experiment=table_4_1"],
+        ["experiments cannot be 'uap_main'", "run python -m stages.universal for it"],
+    ),
+    ("cure", ["attack.eps=0.2"], ["attack.eps is not used", "write cure.eps instead"]),
+    ("attack", ["~model"], ["model cannot be left out: write model=name"]),
     ("train", ["dataset=image_folder", "dataset.root=/nowhere"], ["root", "/nowhere"]),
     ("train", ["training.learning_rate=-1"], ["learning_rate must be", "got -1"]),
     ("train", ["training=pretrained"], ["training must be", "got 'pretrained'", "checkpoint"]),
