@@ -179,7 +179,8 @@ def test_a_stage_runs_uses_its_settings_and_writes_its_five_outputs(
         assert experiment["numbers"], name
         for number, estimate in experiment["numbers"].items():
             assert set(estimate) == {"value", "low", "high", "n", "std", "seeds"}, number
-    assert {name: fields for name, fields in unread.items() if fields} == {}
+    unused = [f"{name}.{field}" for name, fields in unread.items() for field in sorted(fields)]
+    assert not unused, " ".join(unused)
 
 
 LENET = "network=mnist5k_lenet"
