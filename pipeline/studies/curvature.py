@@ -1,9 +1,13 @@
-"""What the experiments of this stage share: points of the boundary, S_c, S_f, u_i, curvatures along directions."""
+"""Boundary points near images, curvatures along directions, and shared subspaces S_c, S_f, u_i.
+
+The instruments of Chapter 6 and Section 7.4.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,153 +18,77 @@ from pipeline.executor import Executor
 from pipeline.statistics import Estimate
 from pipeline.studies.boundary import nearest_points
 from pipeline.studies.curvature_measures import along, at_random, ends, extremes, inside
-from pipeline.studies.universal import Case, Maker, case
-from pipeline.studies.universal import Common as UniversalCommon
-from robustness_geometry.attacks import deepfool
-from robustness_geometry.attacks.universal import universal_perturbation
-from robustness_geometry.checks import check_choice, check_count, check_positive, refuse
+from pipeline.studies.curvature_settings import (
+    Curvatures,
+    CurvatureSettings,
+    Leading,
+    MeanHessian,
+    SharedDirections,
+    TrainPoints,
+    UnseenPoints,
+    check_products,
+)
+from pipeline.studies.subject import Subject
+from robustness_geometry.checks import Described, refuse
 from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.geometry import (
     Boundary,
     RitzPairs,
     default_h,
     orthonormalise,
-    random_directions,
     shared_directions,
 )
-from robustness_geometry.geometry.normals import OUTPUTS
 from robustness_geometry.norms import norms
-from robustness_geometry.randomness import seeded
-from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network
+from robustness_geometry.types import Dataset, Images, Network, Split
 
 __all__ = [
-    "Common",
-    "Study",
-    "WithUniversal",
-    "dimension_of",
-    "fooled_shares",
+    "CurvatureStudy",
+    "curvature_studies",
     "named",
-    "noise_norm",
     "notes",
-    "studies",
-    "universal_case",
-    "unseen_images",
-    "within",
+    "training_split",
+    "unit",
+    "unseen_split",
 ]
 
 ROOM = 50_000_000
 """Numbers that the directions of a chunk of images may hold together."""
 
-SWEEP_PRODUCTS = 60
-"""Products that S_c is found by in the sweep over h."""
+MOST_IMAGES = 250
+"""Images per chunk at most."""
 
-THESIS_D = 3072
-"""The dimension of the images that the thesis' counts of directions are for."""
+FEW_PRODUCTS = 60
+"""Products that S_c is found by at each multiple of h."""
 
-
-@dataclass(frozen=True)
-class Common:
-    """The settings that the experiments on a network share.
-
-    Attributes:
-        boundary_attack: finds the smallest perturbations, from which the points of the boundary are
-            refined.
-        h: the length over which curvature is measured, in pixel l2 units; None: 0.0195 sqrt(d).
-        output: ``logits``, or ``softmax``, which the names of all numbers then carry.
-        train_samples: training images whose boundary points make S_c, S_f and the u_i.
-        samples: held-out images at whose boundary points curvature is measured.
-        products: products with the average Hessian that S_c is found by; at least twice its
-            dimension.
-        leading: curved directions that each training image gives to the u_i.
-        sweep: multiples of h for the sweep.
-        sweep_samples: images of the sweep, which is over one training seed.
-        resamples: of the bootstrap.
-    """
-
-    boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
-    h: float | None = None
-    output: str = "logits"
-    train_samples: int = 100
-    samples: int = 1000
-    products: int = 1200
-    leading: int = 10
-    sweep: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
-    sweep_samples: int = 20
-    resamples: int = 2000
-
-    def __post_init__(self) -> None:
-        for name in ("train_samples", "samples", "sweep_samples", "products"):
-            check_count(name, getattr(self, name), minimum=2)
-        for name in ("leading", "resamples"):
-            check_count(name, getattr(self, name))
-        if self.h is not None:
-            check_positive("h", self.h)
-        check_choice("output", self.output, OUTPUTS)
-        for factor in self.sweep:
-            check_positive("sweep", factor)
+AnySettings = TypeVar("AnySettings", bound=CurvatureSettings)
+Settings_co = TypeVar("Settings_co", bound=CurvatureSettings, covariant=True)
 
 
 @dataclass(frozen=True)
-class WithUniversal(Common):
-    """The settings of those that fool images too.
+class CurvatureStudy(Subject, Generic[Settings_co]):
+    """One training seed of a network: training images make subspaces, ``test`` judges them.
+
+    A method states which settings it reads, so that an experiment without them cannot call it.
 
     Attributes:
-        universal: Algorithm 4; with the same options the stage ``universal`` has made its vectors
-            already.
-        universal_samples: training images of its X.
-        universal_orders: shufflings of X that are made together.
-        fool_samples: held-out images on which fooling is judged.
-        vectors: random vectors of each subspace, whose fooling is averaged.
+        settings: the settings of the experiment.
     """
 
-    universal: Maker = field(default_factory=lambda: partial(universal_perturbation))
-    universal_samples: int = 10_000
-    universal_orders: int = 5
-    fool_samples: int = 50_000
-    vectors: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("universal_orders", "fool_samples", "vectors"):
-            check_count(name, getattr(self, name))
-        check_count("universal_samples", self.universal_samples, minimum=2)
-
-
-@dataclass(frozen=True)
-class Study:
-    """One training seed of a network, with the images that make its subspaces and those that judge them.
-
-    What several experiments ask for alike has the same key and is computed once.
-
-    Attributes:
-        model: the classifier.
-        seed: its training seed.
-        known: the training images (n, C, H, W) of S_c, S_f and the u_i.
-        unseen: the held-out images (m, C, H, W).
-        settings: the experiment's.
-        executor: of the stage.
-    """
-
-    model: Classifier
-    seed: int
-    known: Images
-    unseen: Images
-    settings: Common
-    executor: Executor
+    settings: Settings_co
 
     @property
     def d(self) -> int:
         """The number of pixels and channels."""
-        return self.known[0].numel()
+        return math.prod(self.train.images.shape[1:])
 
     @property
-    def h(self) -> float:
-        """The length over which curvature is measured."""
+    def h(self: "CurvatureStudy[Curvatures]") -> float:
+        """The length over which curvature is measured, in pixel l2 units."""
         return default_h(self.d) if self.settings.h is None else self.settings.h
 
     @property
-    def heights(self) -> dict[float, float]:
-        """Multiple -> length of the sweep."""
+    def h_factors(self: "CurvatureStudy[Curvatures]") -> dict[float, float]:
+        """Multiple of h -> that length, for the table of signs over h."""
         return {factor: factor * self.h for factor in self.settings.sweep}
 
     def near(self, images: Images) -> Boundary:
@@ -168,222 +96,253 @@ class Study:
         return nearest_points(self.settings.boundary_attack, self.model, images, self.executor)
 
     @cached_property
-    def near_known(self) -> Boundary:
+    def near_train(self) -> Boundary:
         """The boundary points of the training images, NaN for those that have none."""
-        return self.near(self.known)
+        return self.near(self.train.images)
 
     @cached_property
-    def near_unseen(self) -> Boundary:
+    def near_test(self) -> Boundary:
         """The boundary points of the held-out images, NaN for those that have none."""
-        return self.near(self.unseen)
+        return self.near(self.test.images)
 
-    def known_points(self, count: int | None = None) -> Boundary:
-        """The boundary points of the training images that have one, or the first ``count`` of them."""
-        return _some(self.near_known, count, "train_samples")
+    def train_points(self: "CurvatureStudy[TrainPoints]", count: int | None = None) -> Boundary:
+        """The boundary points of the training images that have one, at most ``count``."""
+        return _some(self.near_train, count, "train_samples")
 
-    def unseen_points(self, count: int | None = None) -> Boundary:
-        """The boundary points of the held-out images that have one, or the first ``count`` of them."""
-        return _some(self.near_unseen, count, "samples")
+    def test_points(self: "CurvatureStudy[UnseenPoints]", count: int | None = None) -> Boundary:
+        """The boundary points of the held-out images that have one, at most ``count``."""
+        return _some(self.near_test, count, "samples")
 
     def placed(self, values: Tensor) -> Tensor:
-        """Values (k, ...) of the first k held-out images that have a point, as (m, ...) in float64, NaN for the others.
+        """Values of the first k held-out images that have a point, at the places of their images.
 
-        So that one place belongs to one image, whatever the training seed.
+        So one place belongs to one image, whatever the training seed.
+
+        Args:
+            values: (k, ...).
+
+        Returns:
+            (m, ...) in float64 for the m held-out images, NaN for the others.
         """
-        success = self.near_unseen.success
-        found = torch.full((len(success), *values.shape[1:]), math.nan, dtype=torch.float64)
-        found[success.nonzero()[: len(values), 0]] = values.double()
-        return found
+        success = self.near_test.success
+        places = torch.full((len(success), *values.shape[1:]), math.nan, dtype=torch.float64)
+        places[success.nonzero()[: len(values), 0]] = values.double()
+        return places
 
     def along(
-        self, points: Boundary, vectors: Tensor, *, h: float | None = None, normalised: bool = True
+        self: "CurvatureStudy[Curvatures]",
+        points: Boundary,
+        vectors: Tensor,
+        *,
+        h: float | None = None,
+        normalised: bool = True,
     ) -> Tensor:
-        """(n, K) the curvatures at boundary points along vectors (K, C, H, W), the same at every point."""
+        """(n, K) the curvatures at boundary points along vectors (K, C, H, W)."""
         work = partial(along, self.model, vectors, h or self.h, self.settings.output, normalised)
-        chunk = max(1, min(250, ROOM // max(1, vectors.numel())))
-        return self.executor.cached(
-            work, points.points, points.labels, points.targets, chunk=chunk
-        ).value
+        inputs = (points.points, points.labels, points.targets)
+        return self.executor.cached(work, *inputs, chunk=_chunk(vectors.numel())).value
 
     def at_random(
-        self, points: Boundary, count: int, *, h: float | None = None, normalised: bool = True
+        self: "CurvatureStudy[Curvatures]",
+        points: Boundary,
+        count: int,
+        *,
+        h: float | None = None,
+        normalised: bool = True,
     ) -> Tensor:
         """(n, count) the curvatures along tangent directions, drawn anew for each point."""
         work = partial(at_random, self.model, count, h or self.h, self.settings.output, normalised)
-        chunk = max(1, min(250, ROOM // (count * self.d)))
         inputs = (points.points, points.normals, points.labels, points.targets)
+        chunk = _chunk(count * self.d)
         return self.executor.cached(work, *inputs, chunk=chunk, randomness=True).value
 
     def inside(
-        self, points: Boundary, basis: Tensor, count: int, *, normalised: bool = True
+        self: "CurvatureStudy[Curvatures]",
+        points: Boundary,
+        basis: Tensor,
+        count: int,
+        *,
+        normalised: bool = True,
     ) -> Tensor:
-        """(n, count) the curvatures along random directions of a subspace (m, d), drawn anew for each point."""
+        """(n, count) the curvatures along random directions of a subspace (m, d).
+
+        The directions are drawn anew for each point.
+        """
         work = partial(inside, self.model, basis, count, self.h, self.settings.output, normalised)
-        chunk = max(1, min(250, ROOM // (count * self.d)))
         inputs = (points.points, points.labels, points.targets)
+        chunk = _chunk(count * self.d)
         return self.executor.cached(work, *inputs, chunk=chunk, randomness=True).value
 
     def extremes(
-        self, points: Boundary, *, h: float | None = None, steps: int | None = None
+        self: "CurvatureStudy[Leading]", points: Boundary, *, h: float | None = None
     ) -> RitzPairs:
         """The principal curvatures at both ends of each point's spectrum, and their directions."""
-        taken = min(steps or 3 * self.settings.leading, self.d - 1)
-        work = partial(extremes, self.model, taken, h or self.h, self.settings.output)
-        chunk = max(1, min(250, ROOM // (2 * taken * self.d)))
+        products = self.products_each
+        work = partial(extremes, self.model, products, h or self.h, self.settings.output)
         inputs = (points.points, points.labels, points.targets)
+        chunk = _chunk(2 * products * self.d)
         return self.executor.cached(work, *inputs, chunk=chunk, randomness=True).value
 
+    @property
+    def products_each(self: "CurvatureStudy[Leading]") -> int:
+        """Products with each point's Hessian by which :meth:`extremes` are found."""
+        return min(3 * self.settings.leading, self.d - 1)
+
+    @property
+    def leading(self: "CurvatureStudy[Leading]") -> int:
+        """Principal directions that each point gives to the u_i."""
+        return min(self.settings.leading, self.d - 1)
+
     def ends(
-        self, points: Boundary | None = None, *, h: float | None = None, steps: int | None = None
+        self: "CurvatureStudy[MeanHessian]",
+        points: Boundary | None = None,
+        *,
+        h: float | None = None,
+        products: int | None = None,
     ) -> RitzPairs:
-        """Both ends of the spectrum of the average tangent-projected Hessian (Section 6.4.1), vectors (1, k, d)."""
-        chosen = self.known_points() if points is None else points
-        taken = min(steps or self.settings.products, self.d)
+        """Both ends of the spectrum of the average tangent-projected Hessian (Section 6.4.1).
+
+        Its vectors are (1, k, d).
+        """
+        chosen = self.train_points() if points is None else points
+        taken = min(products or self.settings.products, self.d)
         inputs = (chosen.points, chosen.labels, chosen.targets)
         work = partial(ends, self.model, *inputs, taken, h or self.h, self.settings.output)
         name = f"S_c of {len(chosen)} boundary points, seed {self.seed}"
         return self.executor.shared_task(work, name=name).value
 
     @cached_property
-    def _ends(self) -> RitzPairs:
+    def _ends(self: "CurvatureStudy[MeanHessian]") -> RitzPairs:
         return self.ends()
 
     def curved(
-        self, count: int, *, negative: bool = False, ends: RitzPairs | None = None
+        self: "CurvatureStudy[MeanHessian]",
+        count: int,
+        *,
+        negative: bool = False,
+        ends: RitzPairs | None = None,
     ) -> Tensor:
-        """S_c, or the subspace of the most negative eigenvectors: orthonormal rows (count, d), the leading one first.
+        """S_c, or the subspace of the most negative eigenvectors.
+
+        Returns:
+            Orthonormal rows (count, d), the leading one first.
 
         Raises:
-            InputError: too few products, see :meth:`check_curved`.
+            InputError: too few products, see :func:`check_products`.
         """
-        self.check_curved(count, None if ends is None else len(ends.vectors[0]))
+        products = self.settings.products if ends is None else len(ends.vectors[0])
+        check_products(products, count, self.d)
         rows = (self._ends if ends is None else ends).vectors[0]
         return (rows.flip(0) if negative else rows)[:count]
 
-    def check_curved(self, count: int, products: int | None = None) -> None:
-        """Hold that S_c of ``count`` dimensions can be had: of 2 ``count`` products, or of d, which leave nothing out.
+    def ends_at(self: "CurvatureStudy[MeanHessian]", factor: float) -> RitzPairs:
+        """:meth:`ends` at ``factor`` times h, of few images and few products."""
+        few = self.train_points(self.settings.sweep_samples)
+        products = min(FEW_PRODUCTS, self.settings.products)
+        return self.ends(few, h=factor * self.h, products=products)
 
-        Args:
-            count: m.
-            products: that it is made of; None: those of the settings.
+    def curved_at(
+        self: "CurvatureStudy[MeanHessian]", factor: float, count: int
+    ) -> dict[str, Tensor]:
+        """S_c (``sc``) and its negative control (``negative``) made at ``factor`` times h.
 
-        Raises:
-            InputError: it cannot.
+        Each is orthonormal rows (k, d), k being ``count`` or, of few products, fewer.
         """
-        check_products(products or self.settings.products, count, self.d)
+        ends = self.ends_at(factor)
+        taken = min(count, len(ends.vectors[0]) // 2)
+        return {
+            kind: self.curved(taken, negative=kind == "negative", ends=ends)
+            for kind in ("sc", "negative")
+        }
 
-    def swept(self, factor: float) -> RitzPairs:
-        """:meth:`ends` with ``factor`` times h, of the few images and products of the sweep."""
-        few = self.known_points(self.settings.sweep_samples)
-        return self.ends(few, h=factor * self.h, steps=min(SWEEP_PRODUCTS, self.settings.products))
-
-    def normal_basis(self, count: int) -> Tensor:
-        """S_f of the training images: the leading singular vectors of their unit r, all of them if there are fewer."""
+    def normal_basis(self: "CurvatureStudy[TrainPoints]", count: int) -> Tensor:
+        """S_f of the training images: at most ``count`` leading singular vectors of unit r."""
         return self._normals[:count]
 
     @cached_property
-    def _normals(self) -> Tensor:
-        r = self.known_points().perturbations.flatten(1)
+    def _normals(self: "CurvatureStudy[TrainPoints]") -> Tensor:
+        r = self.train_points().perturbations.flatten(1)
         return orthonormalise(r / norms(r)[:, None])
 
     def shared(
-        self, count: int, *, points: Boundary | None = None, h: float | None = None
+        self: "CurvatureStudy[SharedDirections]",
+        count: int,
+        *,
+        points: Boundary | None = None,
+        h: float | None = None,
     ) -> Tensor:
         """The shared curved directions u_1 ... u_m (Section 7.4), orthonormal rows (count, d)."""
-        chosen = self.known_points() if points is None else points
-        leading = self.extremes(chosen, h=h).by_size(min(self.settings.leading, self.d - 1)).vectors
+        chosen = self.train_points() if points is None else points
+        leading = self.extremes(chosen, h=h).by_size(self.leading).vectors
         rows = leading.shape[0] * leading.shape[1]
         if count > min(rows, self.d):
             refuse(
                 "leading",
                 self.settings.leading,
-                f"enough for {count} directions of {len(chosen)} images",
+                f"large enough for {count} directions of {len(chosen)} images",
             )
         return shared_directions(leading.float(), count).basis
 
+    def shared_at(
+        self: "CurvatureStudy[SharedDirections]", h: float, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The u_i made of few images at another h.
 
-def studies(network: Network, data: Dataset, settings: Common, executor: Executor) -> list[Study]:
-    """One study for each training seed.
+        Returns:
+            Orthonormal rows (k, d), k being ``count`` or, of few images, fewer; and the principal
+            curvatures (n, leading) that they are made of.
+        """
+        few = self.train_points(self.settings.sweep_samples)
+        basis = self.shared(min(count, len(few) * self.leading), points=few, h=h)
+        return basis, self.extremes(few, h=h).by_size(self.leading).values
+
+
+def curvature_studies(
+    network: Network, data: Dataset, settings: AnySettings, executor: Executor
+) -> list[CurvatureStudy[AnySettings]]:
+    """One study for each training seed, in ascending order.
 
     Where a data set has no training images, half of the held-out ones make the subspaces, and the
-    others judge them.
+    others judge them. A study has no images of a kind that the settings do not name.
     """
-    order = stratified_order(data.train.labels, "curvature")[: settings.train_samples]
-    known = data.train.images[order]
-    if not len(known):
-        images = held_out(data, len(data.test)).images
-        known = images[len(images) // 2 :][: settings.train_samples]
-    unseen = unseen_images(data, settings.samples)
+    made_of = settings.train_samples if isinstance(settings, TrainPoints) else 0
+    judged_on = settings.samples if isinstance(settings, UnseenPoints) else 0
+    train, test = training_split(data, made_of), unseen_split(data, judged_on)
+    if not len(data.train):
+        every = held_out(data, len(data.test))
+        middle = len(every) // 2
+        train = Split(every.images[middle:], every.labels[middle:]).first(made_of)
     return [
-        Study(model, seed, known, unseen, settings, executor.for_seed(seed))
+        CurvatureStudy(model, seed, train, test, executor.for_seed(seed), settings)
         for seed, model in sorted(network.models.items())
     ]
 
 
-def unseen_images(data: Dataset, count: int) -> Images:
+def training_split(data: Dataset, count: int) -> Split:
+    """``count`` training images, a stratified choice (all if there are fewer)."""
+    order = stratified_order(data.train.labels, "curvature")[:count]
+    return Split(data.train.images[order], data.train.labels[order])
+
+
+def unseen_split(data: Dataset, count: int) -> Split:
     """Held-out images that made no subspace, at most ``count``."""
-    images = held_out(data, len(data.test)).images
-    return images[:count] if len(data.train) else images[: len(images) // 2][:count]
+    every = held_out(data, len(data.test))
+    return every.first(count if len(data.train) else min(count, len(every) // 2))
 
 
-def universal_case(study: Study, data: Dataset, settings: WithUniversal) -> Case:
-    """The universal vectors of the same classifier, as the stage ``universal`` makes them."""
-    options = UniversalCommon(
-        attack=settings.universal,
-        train_samples=settings.universal_samples,
-        orders=settings.universal_orders,
-        samples=settings.fool_samples,
-        resamples=settings.resamples,
-    )
-    return case(study.model, study.seed, data, options, study.executor)
+def named(numbers: Mapping[str, Estimate], settings: Curvatures) -> dict[str, Estimate]:
+    """The numbers that rest on at least one case, with the output in their names if not the logits.
 
-
-def fooled_shares(case: Case, sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> the share of a set's vectors (K, C, H, W) that fool each held-out image, (n,)."""
-    fooled = case.fooled(case.unseen, torch.cat(list(sets.values())))
-    parts = fooled.split([len(vectors) for vectors in sets.values()], dim=1)
-    return {name: part.mean(dim=1) for name, part in zip(sets, parts, strict=True)}
-
-
-def noise_norm(case: Case, share: float) -> float:
-    """``share`` times the norm that random noise needs, sqrt(d) times the median ||r||_2, in pixel units."""
-    return share * float(case.noise().nanquantile(0.5))
-
-
-def within(basis: Tensor, like: Images, count: int, radius: float, *purpose: object) -> Tensor:
-    """Random vectors (count, C, H, W) of norm ``radius``, uniform on the sphere of a subspace with basis (m, d)."""
-    empty = torch.empty(count, *like.shape[1:])
-    return radius * random_directions(empty, seeded("within", *purpose), basis=basis.float())
-
-
-def dimension_of(count: int, d: int) -> int:
-    """A number of directions that the thesis gives for d = 3,072, in proportion where d is smaller."""
-    return max(1, round(count * min(1.0, d / THESIS_D)))
-
-
-def check_products(products: int, count: int, d: int) -> None:
-    """Hold that ``products`` with the average Hessian give S_c of ``count`` dimensions in d.
-
-    Raises:
-        InputError: they do not, see :meth:`Study.check_curved`.
+    The claims are about the logits.
     """
-    made = min(products, d)
-    if count > d or (2 * count > made and made < d):
-        refuse(
-            "products", made, f"at least twice the dimension {count} of the subspace, in d = {d}"
-        )
-
-
-def named(numbers: Mapping[str, Estimate], settings: Common) -> dict[str, Estimate]:
-    """The numbers that rest on a case, with the output in their names where it is not that of the claims."""
     suffix = "" if settings.output == "logits" else f" ({settings.output})"
     return {f"{name}{suffix}": estimate for name, estimate in measured(numbers).items()}
 
 
-def notes(found: Sequence[Study]) -> list[str]:
+def notes(studies: Sequence[CurvatureStudy[Curvatures]]) -> list[str]:
     """What was measured at which points, and with which h."""
-    first, settings = found[0], found[0].settings
-    points = [study.near_unseen for study in found]
+    first, settings = studies[0], studies[0].settings
+    points = [study.near_test for study in studies]
     reached = [each.found() for each in points]
     angles = torch.cat([each.angles for each in reached])
     missing = sum(int((~each.success).sum()) for each in points)
@@ -398,20 +357,34 @@ def notes(found: Sequence[Study]) -> list[str]:
         f"{', '.join(f'{factor:g}' for factor in settings.sweep)} times that for training seed "
         f"{first.seed} and "
         f"{settings.sweep_samples} images.",
-        f"Boundary points of {len(first.unseen)} held-out images a training seed; {missing} of "
+        f"Boundary points of {len(first.test)} held-out images a training seed; {missing} of "
         f"{cases} have none and "
         f"are left out. The angle between r and the normal is {shown[0]} rad in the median, below "
         f"{shown[1]} for 90%.",
     ]
 
 
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., d) divided by their l_2 norms."""
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def _chunk(numbers: int) -> int:
+    """Images per chunk, so that directions of ``numbers`` entries per image fit into memory."""
+    return max(1, min(MOST_IMAGES, ROOM // max(1, numbers)))
+
+
 def _some(points: Boundary, count: int | None, key: str) -> Boundary:
-    """The points that were found; held to be at least one."""
+    """The points that were found, at most ``count``.
+
+    Raises:
+        InputError: none was found.
+    """
     if not bool(points.success.any()):
         refuse(
             key,
-            f"{len(points)} images without a boundary point",
-            "images that the boundary attack fools",
+            Described(f"{len(points)} images without a boundary point"),
+            "images of which the boundary attack fools at least one",
         )
-    found = points.found()
-    return found if count is None else found.select(torch.arange(min(count, len(found))))
+    reached = points.found()
+    return reached if count is None else reached.select(torch.arange(min(count, len(reached))))

@@ -1,47 +1,51 @@
-"""What the experiments of this stage share: the set X, xi, universal vectors, and whom a vector fools."""
+"""Universal perturbations of a classifier: the set X, xi, Algorithm 4, and which images they fool.
 
-import inspect
+The instruments of Chapter 4, which Chapter 6 compares its shared directions with.
+"""
+
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from itertools import product
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
+from pipeline.statistics import padded
+from pipeline.studies.subject import Subject
+from pipeline.studies.universal_settings import Maker, MakingSettings
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.attacks.protocol import Clip, labels_at
 from robustness_geometry.attacks.universal import Universal, universal_perturbation
 from robustness_geometry.attacks.universal_group import Wanted, universal_perturbations
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import refuse
 from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.norms import norms
 from robustness_geometry.randomness import normal, seeded
-from robustness_geometry.types import Classifier, Dataset, Network, Perturbed, predict
+from robustness_geometry.types import Classifier, Dataset, Network, Perturbed, Split, predict
 
 __all__ = [
     "CLIP",
-    "Case",
-    "Common",
     "Plan",
-    "case",
-    "cases",
+    "UniversalStudy",
+    "across_networks",
+    "check_one_shape",
     "cosines",
     "fooled_by",
     "made_of",
     "random_vectors",
     "scaled",
+    "universal_studies",
+    "universal_study",
     "xi_of",
 ]
 
-Maker: TypeAlias = Callable[..., Universal]
-"""Algorithm 4 with its options bound."""
-
 NOISE_SHARE = 0.1
-"""xi in l_2 over the norm that random noise needs: the thesis' 2,000 of 20,000 (Sections 4.2 and 4.4)."""
+"""xi in l_2 over the norm that random noise needs: 2,000 of 20,000 (Sections 4.2 and 4.4)."""
 
 LINF_RATIO = 0.515
 """xi in l_2 over xi in l_inf, in units of sqrt(d): 200 at the thesis' d = 3 * 224 * 224."""
@@ -49,100 +53,52 @@ LINF_RATIO = 0.515
 CLIP = (0.0, 1.0)
 """The range of a pixel."""
 
+AnySubject = TypeVar("AnySubject", bound=Subject)
+
 
 @dataclass(frozen=True)
-class Common:
-    """The settings that all experiments of this stage share.
+class Plan:
+    """A universal vector to be made.
 
     Attributes:
-        attack: Algorithm 4. Its norm is that of an experiment for which the thesis names none; its
-            radius, where it has one, holds for that norm alone. Without, xi is a tenth of the
-            random-noise norm.
-        train_samples: images of X, a stratified choice of the training images (all if there are
-            fewer).
-        orders: shufflings of X for each of which there is a vector of the attack's norm; of other
-            norms there is one.
-        samples: held-out images on which a vector is judged (all if there are fewer).
-        resamples: of the bootstrap.
+        norm: p of its ball.
+        radius: radius of its ball, in pixel units.
+        order: number of the shuffling of its X.
+        members: indices of the images of X that it is made of; None takes all.
     """
 
-    attack: Maker = field(default_factory=lambda: partial(universal_perturbation))
-    train_samples: int = 10_000
-    orders: int = 5
-    samples: int = 50_000
-    resamples: int = 2000
-
-    def __post_init__(self) -> None:
-        check_count("train_samples", self.train_samples, minimum=2)
-        for name in ("orders", "samples", "resamples"):
-            check_count(name, getattr(self, name))
-        if self.radius is not None:
-            check_positive("attack.radius", self.radius)
-
-    @property
-    def norm(self) -> float:
-        """The exponent p of the attack's ball."""
-        return number("attack.norm", self._options().get("norm", 2.0))
-
-    @property
-    def radius(self) -> float | None:
-        """The attack's own radius; None where xi is derived."""
-        given = self._options().get("radius")
-        return None if given is None else number("attack.radius", given)
-
-    @property
-    def algorithm(self) -> Maker:
-        """The attack with all its options spelled out, but for norm and radius: equal options give equal keys."""
-        parameters = inspect.signature(
-            getattr(self.attack, "func", self.attack)
-        ).parameters.values()
-        known = {
-            p.name: p.default for p in parameters if p.default is not p.empty
-        } | self._options()
-        left_out = ("norm", "radius", "labels", "generator")
-        options = {name: value for name, value in known.items() if name not in left_out}
-        return partial(getattr(self.attack, "func", self.attack), **options)
-
-    def _options(self) -> dict[str, Any]:
-        return dict(getattr(self.attack, "keywords", {}))
+    norm: float
+    radius: float
+    order: int = 0
+    members: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Case:
-    """One training seed of a network, with the images that make its vectors and those that judge them.
-
-    What several experiments (of this stage or of another) ask for alike has the same key and is
-    made once.
+class UniversalStudy(Subject):
+    """One training seed of a network with X (``train``) and the images that judge (``test``).
 
     Attributes:
-        model: the classifier.
-        seed: its training seed.
-        images: X, (n, C, H, W).
-        unseen: the held-out images (m, C, H, W).
-        settings: the experiment's.
-        executor: of the stage.
+        settings: how vectors are made and judged.
         held_out: whether X, too, consists of held-out images, as the data set has no training
             images.
     """
 
-    model: Classifier
-    seed: int
-    images: Tensor
-    unseen: Tensor
-    settings: Common
-    executor: Executor
+    settings: MakingSettings
     held_out: bool = False
 
     def deepfool(self) -> Perturbed:
         """The smallest l_2 perturbations of X."""
-        return self.executor.cached(
-            partial(judged, partial(deepfool, norm=2.0), self.model), self.images
-        ).value
+        attack = partial(judged, partial(deepfool, norm=2.0), self.model)
+        return self.executor.cached(attack, self.train.images).value
 
     def noise(self) -> Tensor:
-        """(n,) sqrt(d) ||r||_2, the norm that random noise needs for each image of X; NaN where DeepFool failed."""
-        found = self.deepfool()
-        return math.sqrt(self.images[0].numel()) * valid(norms(found.perturbations), found.success)
+        """(n,) sqrt(d) ||r||_2, the norm that random noise needs for each image of X.
+
+        It is NaN where DeepFool failed.
+        """
+        minimal = self.deepfool()
+        sizes = valid(norms(minimal.perturbations), minimal.success)
+        return math.sqrt(self.train.images[0].numel()) * sizes
 
     def has_xi(self, norm: float) -> bool:
         """Whether the radius of the l_p ball is known."""
@@ -154,85 +110,118 @@ class Case:
         """The radius of the l_p ball, in pixel units."""
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
-        return xi_of(self.noise(), norm, self.images[0].numel())
+        return xi_of(self.noise(), norm, self.train.images[0].numel())
 
     def vector(self, norm: float, order: int = 0) -> Universal:
-        """The universal vector of X for one shuffling; all that the stage needs of X are made together."""
+        """The universal vector of X for one shuffling.
+
+        All that Chapter 4 needs of X are made together, so that every experiment shares them.
+        """
         balls = dict.fromkeys([2.0, math.inf, self.settings.norm])
         orders = {
-            p: range(self.settings.orders if p == self.settings.norm else 1)
+            p: range(self.settings.shufflings if p == self.settings.norm else 1)
             for p in balls
             if self.has_xi(p)
         }
         plans = [Plan(p, self.xi(p), k) for p, count in orders.items() for k in count]
-        at = next(
-            (at for at, plan in enumerate(plans) if (plan.norm, plan.order) == (norm, order)), None
-        )
-        return (
-            self.make([Plan(norm, self.xi(norm), order)])[0] if at is None else self.make(plans)[at]
-        )
+        wanted = [(plan.norm, plan.order) for plan in plans]
+        if (norm, order) not in wanted:
+            return self.make([Plan(norm, self.xi(norm), order)])[0]
+        return self.make(plans)[wanted.index((norm, order))]
 
-    def make(self, plans: Sequence["Plan"]) -> list[Universal]:
+    def make(self, plans: Sequence[Plan]) -> list[Universal]:
         """Universal vectors of the classifier."""
-        work = partial(_made, self.settings.algorithm, self.model, self.images, tuple(plans))
-        label = f"{len(plans)} universal vectors of {len(self.images)} images, seed {self.seed}"
+        images = self.train.images
+        work = partial(_made, self.settings.algorithm, self.model, images, tuple(plans))
+        label = f"{len(plans)} universal vectors of {len(images)} images, seed {self.seed}"
         return self.executor.shared_task(work, name=label).value
 
     def fooled(self, images: Tensor, vectors: Tensor, *, clip: Clip = None) -> Tensor:
         """(n, K) 1 where vector k of (K, C, H, W) changes the label of an image, in float64."""
-        found = self.labels(images, vectors, clip=clip)
-        return ((found[:, 1:] != found[:, :1]) & (found[:, 1:] >= 0)).double()
+        labels = self.labels(images, vectors, clip=clip)
+        return fooled_by(labels[:, :1], labels[:, 1:])
 
     def labels(self, images: Tensor, vectors: Tensor, *, clip: Clip = None) -> Tensor:
-        """(n, 1 + K) the labels of the images and of the images with each vector; -1 where logits are not finite."""
+        """(n, 1 + K) the labels of the images, and of the images with each vector.
+
+        A label is -1 where the logits are not finite.
+        """
         return self.executor.cached(partial(_labels, self.model, vectors, clip), images).value
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A universal vector to be made.
-
-    Attributes:
-        norm: p of its ball.
-        radius: of its ball, in pixel units.
-        order: which shuffling.
-        members: indices of the images that make up its X; None takes all.
-    """
-
-    norm: float
-    radius: float
-    order: int = 0
-    members: Tensor | None = None
-
-
-def cases(network: Network, data: Dataset, settings: Common, executor: Executor) -> list[Case]:
-    """One case for each training seed."""
+def universal_studies(
+    network: Network, data: Dataset, settings: MakingSettings, executor: Executor
+) -> list[UniversalStudy]:
+    """One study for each training seed, in ascending order."""
     return [
-        case(model, seed, data, settings, executor)
+        universal_study(model, seed, data, settings, executor)
         for seed, model in sorted(network.models.items())
     ]
 
 
-def case(model: Classifier, seed: int, data: Dataset, settings: Common, executor: Executor) -> Case:
-    """One classifier with X and the held-out images; also for the stages that need its universal vectors.
+def universal_study(
+    model: Classifier, seed: int, data: Dataset, settings: MakingSettings, executor: Executor
+) -> UniversalStudy:
+    """One classifier with X and the held-out images that judge.
 
     X is a stratified choice of the training images. Where a data set has none, half of the held-out
     images make X and the others judge.
     """
+    executor = executor.for_seed(seed)
     if len(data.train):
         order = stratified_order(data.train.labels, "universal")[: settings.train_samples]
-        return Case(
-            model,
-            seed,
-            data.train.images[order],
-            held_out(data, settings.samples).images,
-            settings,
-            executor,
+        x = Split(data.train.images[order], data.train.labels[order])
+        return UniversalStudy(
+            model, seed, x, held_out(data, settings.samples), executor, settings, held_out=False
         )
-    images = held_out(data, len(data.test)).images
-    middle = len(images) // 2
-    x, unseen = images[middle:][: settings.train_samples], images[:middle][: settings.samples]
-    return Case(model, seed, x, unseen, settings, executor, held_out=True)
+    every = held_out(data, len(data.test))
+    middle = len(every) // 2
+    x = Split(every.images[middle:], every.labels[middle:]).first(settings.train_samples)
+    test = every.first(middle).first(settings.samples)
+    return UniversalStudy(model, seed, x, test, executor, settings, held_out=True)
+
+
+def check_one_shape(networks: Mapping[str, Network], data: Mapping[str, Dataset]) -> None:
+    """Check that there are two or more networks, and that their images have one shape.
+
+    Raises:
+        InputError: fewer than two networks, or images of different shapes.
+    """
+    shapes = {name: each.shape for name, each in data.items()}
+    if len(networks) < 2 or len(set(shapes.values())) != 1:
+        refuse("network", shapes, "two or more networks that take images of one shape")
+
+
+def across_networks(
+    studies: Mapping[str, Sequence[AnySubject]],
+    measure: Callable[[AnySubject, AnySubject], Mapping[str, Tensor]],
+    quantities: Sequence[str],
+) -> dict[str, Tensor]:
+    """What is measured on every target with something made for every source.
+
+    Networks of the same training seed meet.
+
+    Args:
+        studies: name of a network -> one study for each training seed.
+        measure: source, target -> each of the quantities, (k,) for the first k images that judge
+            the target.
+        quantities: their names.
+
+    Returns:
+        ``<quantity>[s][t]`` -> (seeds, n) for source s and target t; NaN for a seed that one of
+        them lacks, and for images that it lacks.
+    """
+    seeds = sorted({study.seed for each in studies.values() for study in each})
+    longest = max(len(study.test) for each in studies.values() for study in each)
+    rows: dict[str, list[Tensor]] = {}
+    for (s, sources), (t, targets) in product(studies.items(), repeat=2):
+        pairs = {a.seed: (a, b) for a in sources for b in targets if a.seed == b.seed}
+        for seed in seeds:
+            values = measure(*pairs[seed]) if seed in pairs else {}
+            for name in quantities:
+                row = padded(values.get(name, torch.empty(0)), longest)
+                rows.setdefault(f"{name}[{s}][{t}]", []).append(row)
+    return {name: torch.stack(values) for name, values in rows.items()}
 
 
 def xi_of(noise: Tensor, norm: float, dimension: int) -> float:
@@ -260,12 +249,15 @@ def xi_of(noise: Tensor, norm: float, dimension: int) -> float:
 
 def scaled(vector: Tensor, norm: float, size: float) -> Tensor:
     """A vector (1, C, H, W) scaled to an l_p norm; zero stays zero."""
-    own = float(norms(vector, norm))
-    return vector * (size / own) if own > 0 else vector
+    present = float(norms(vector, norm))
+    return vector * (size / present) if present > 0 else vector
 
 
 def random_vectors(shape: Sequence[int], norm: float, radius: float, count: int) -> Tensor:
-    """Random vectors (count, C, H, W) of l_p norm ``radius``: uniform directions; random signs for p = inf."""
+    """Random vectors (count, C, H, W) of l_p norm ``radius``: random signs for p = inf.
+
+    For other p their directions are uniform on the Euclidean sphere.
+    """
     drawn = normal(torch.empty(count, *shape), seeded("random vectors", norm, count))
     if math.isinf(norm):
         return torch.where(drawn >= 0, radius, -radius)
@@ -273,23 +265,23 @@ def random_vectors(shape: Sequence[int], norm: float, radius: float, count: int)
 
 
 def fooled_by(labels: Tensor, other: Tensor) -> Tensor:
-    """(n,) 1 where a label changed to a valid one, in float64."""
+    """1 where a label changed to a valid one, in float64; the shapes of both broadcast."""
     return ((labels != other) & (other >= 0)).double()
 
 
-def made_of(found: Sequence[Case]) -> list[str]:
+def made_of(studies: Sequence[UniversalStudy]) -> list[str]:
     """Notes on what the vectors are made of and judged on."""
-    first, options = found[0], getattr(found[0].settings.algorithm, "keywords", {})
-    failed, size = sum(int(one.noise().isnan().sum()) for one in found), options.get("batch_size")
+    first, options = studies[0], getattr(studies[0].settings.algorithm, "keywords", {})
+    failed, size = sum(int(one.noise().isnan().sum()) for one in studies), options.get("batch_size")
     exact = "Algorithm 4 exactly" if size == 1 else "a mini-batch variant of Algorithm 4"
     few = options.get("candidates")
     among = f", among the {few} likeliest classes" if few else ""
     return [
-        f"X: {len(first.images)} {'held-out' if first.held_out else 'training'} images, a "
+        f"X: {len(first.train)} {'held-out' if first.held_out else 'training'} images, a "
         "stratified choice (the "
         "thesis: 10,000), none of them among those that judge; at most "
         f"{options.get('passes')} passes, DeepFool on {size} image(s) at a time ({exact}){among}.",
-        f"Judged on {len(first.unseen)} unseen images; to fool is to change the classifier's "
+        f"Judged on {len(first.test)} unseen images; to fool is to change the classifier's "
         "label, right or wrong.",
         "xi is a tenth of the norm that random noise needs, sqrt(d) times the median l2 DeepFool "
         "norm on X, and in "
@@ -327,21 +319,24 @@ def _made(
 
 
 def _indices(plan: Plan, images: Tensor) -> list[int]:
-    return (
-        list(range(len(images))) if plan.members is None else [int(index) for index in plan.members]
-    )
+    """The images of X that the vector is made of."""
+    return list(range(len(images))) if plan.members is None else plan.members.tolist()
 
 
 def _labels(model: Classifier, vectors: Tensor, clip: Clip, images: Tensor) -> Tensor:
-    found = [predict(model, images)]
+    """(n, 1 + K) the labels without a vector and with each one; -1 where logits are not finite."""
+    columns = [predict(model, images)]
     for vector in vectors:
         points = images + vector
         labels, finite = labels_at(model, points if clip is None else points.clamp(*clip))
-        found.append(labels.masked_fill(~finite, -1))
-    return torch.stack(found, dim=1)
+        columns.append(labels.masked_fill(~finite, -1))
+    return torch.stack(columns, dim=1)
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """(K, K) normalised inner products of vectors (K, C, H, W), in float64; zero for a vector that is zero."""
+    """(K, K) normalised inner products of vectors (K, C, H, W), in float64.
+
+    They are zero for a vector that is zero.
+    """
     flat = torch.nn.functional.normalize(vectors.double().flatten(1), dim=1)
     return flat @ flat.T

@@ -1,7 +1,7 @@
-"""How much the normals of the decision boundary have in common (Section 6.3.1, Figure 6.3)."""
+"""Correlation of the normals of the decision boundary (Section 6.3.1, Remark 2, Figure 6.3)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,43 +10,53 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import judged
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
 from pipeline.statistics import Estimate, exactly, mean, of_means, ratio_of_means, stack
 from pipeline.studies.attacking import deepfool_of
-from pipeline.studies.curvature import Common, Study, named, studies
+from pipeline.studies.curvature import (
+    CurvatureStudy,
+    curvature_studies,
+    training_split,
+    unit,
+)
+from pipeline.studies.curvature_settings import CurvatureSettings, TrainPoints, UnseenPoints
 from pipeline.studies.synthetic import Affine
 from pipeline.tables import columns
 from robustness_geometry.attacks import deepfool
-from robustness_geometry.checks import check_count, refuse
-from robustness_geometry.datasets.sampling import stratified_order
+from robustness_geometry.checks import Described, check_count, refuse
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Images, Network
 
-__all__ = ["SECTION", "Settings", "normals_svd", "unit_normals"]
+__all__ = ["SECTION", "Settings", "normal_images", "normals_svd", "unit_normals"]
 
 SECTION = "Section 6.3.1, Remark 2, Figure 6.3"
 
 LEADING = 0.1
-"""Share of the singular values that count as the leading ones, as the claim has it."""
+"""Share of the singular values that count as the leading ones, as in the claim."""
 
-COVERED, ENOUGH = 0.9, 0.98
-"""Mean share of a normal's length that a subspace has to hold to count as theirs; up to where one is looked for."""
+COVERED = 0.9
+"""Mean share of a normal's length that ``dimension_90`` singular vectors hold."""
+
+ENOUGH = 0.98
+"""Mean share of a normal's length beyond which no further singular vectors are looked at."""
 
 LINEAR_POINTS = 100
 """Points of the binary linear classifier."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(TrainPoints, UnseenPoints):
+    """What to measure.
+
+    As many of the ``samples`` held-out images as make N test its span. Where a data set has no
+    training images, ``train_samples`` held-out ones make N.
 
     Attributes:
-        normal_samples: training images whose normals make the matrix N; at most as many held-out
-            ones test its span.
+        normal_samples: number of training images, at least 20, whose normals make the matrix N.
     """
 
     normal_samples: int = 1000
@@ -62,11 +72,11 @@ class Spectrum:
 
     Attributes:
         values: (k,) singular values of N, for k images or pixels, whichever are fewer; 0 beyond the
-            normals found.
-        random: (k,) those of as many random unit vectors.
+            number of normals.
+        random: (k,) singular values of as many random unit vectors.
         inside: (n, k) ||P_m n|| of each image's normal for the first m singular vectors, m = 1 ...
-            k; NaN without one.
-        random_inside: the same of the random vectors and their own singular vectors.
+            k; NaN for an image without a normal.
+        random_inside: (n, k) the same of the random vectors and their own singular vectors.
         unseen: (n', k) the same of held-out normals and N's singular vectors.
     """
 
@@ -85,7 +95,7 @@ class Spectrum:
 def normals_svd(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Take the singular values of the matrix of unit normals r / ||r||, beside those of random unit vectors.
+    """Take the singular values of the unit normals r / ||r||, beside those of random vectors.
 
     Args:
         network: the trained classifiers.
@@ -97,16 +107,22 @@ def normals_svd(
         The share of the squared singular values in the first tenth over that of random vectors;
         ``dimension_90``, the smallest m whose singular vectors hold 90% of a normal's length in the
         mean; and sv_2 / sv_1 of a binary linear classifier.
+
+    References:
+        Thesis, Section 6.3.1, Remark 2 and Figure 6.3. S.-M. Moosavi-Dezfooli et al., "Universal
+        adversarial perturbations", arXiv:1610.08401. S.-M. Moosavi-Dezfooli et al., "Analysis of
+        universal adversarial perturbations", arXiv:1705.09554.
     """
-    found = executor.each(
-        lambda study: _spectrum(study, data, settings), studies(network, data, settings, executor)
-    )
-    k = max(1, int(LEADING * len(found[0].values)))
+    studies = curvature_studies(network, data, settings, executor)
+    spectra = executor.each(lambda study: _spectrum(study, data, settings), studies)
+    first = spectra[0]
+    k = max(1, int(LEADING * len(first.values)))
+    # The shares held by 1 ... most singular vectors are quantities of the bootstrap.
     most = min(
-        max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in found),
-        len(found[0].values),
+        max(int((each.inside.nanmean(dim=0) < ENOUGH).sum()) + 1 for each in spectra),
+        len(first.values),
     )
-    samples = stack([_quantities(each, k, most) for each in found])
+    samples = stack([_quantities(each, k, most) for each in spectra])
     sizes = [name for name in samples if name.startswith("inside ")]
     classes = len(data.classes)
     statistics = {
@@ -125,16 +141,24 @@ def normals_svd(
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     numbers |= {"sv_2 / sv_1, linear": exactly(linear_ratio(), LINEAR_POINTS)}
     return Findings(
-        numbers=named(numbers, settings),
-        tables={"figure_6_3": _table(found[0]), "energy": _energies(numbers, k)},
-        figures={"figure_6_3": _figure(network, found[0]), "inside": _inside(network, found[0])},
-        tensors={"singular_values": torch.stack([each.values for each in found]).float()},
-        notes=_notes(found, settings, k, len(data.classes)),
+        numbers=measured(numbers),
+        tables={"figure_6_3": _table(first), "energy": _energies(numbers, k)},
+        figures={"figure_6_3": _figure(network, first), "inside": _inside(network, first)},
+        tensors={"singular_values": torch.stack([each.values for each in spectra]).float()},
+        notes=_notes(first, settings, k, classes),
     )
 
 
-def unit_normals(study: Study, images: Images) -> Tensor:
-    """The unit normals r / ||r||, (n, d) in float64; NaN for images that the boundary attack does not fool.
+def normal_images(study: CurvatureStudy[TrainPoints], data: Dataset, count: int) -> Images:
+    """``count`` training images whose normals are taken; without any, those of the study."""
+    chosen = training_split(data, count).images
+    return chosen if len(chosen) else study.train.images
+
+
+def unit_normals(study: CurvatureStudy[CurvatureSettings], images: Images) -> Tensor:
+    """The unit normals r / ||r||, (n, d) in float64.
+
+    They are NaN for images that the boundary attack does not fool.
 
     Raises:
         InputError: it fools none.
@@ -144,24 +168,21 @@ def unit_normals(study: Study, images: Images) -> Tensor:
     if not bool(result.success.any()):
         refuse(
             "normal_samples",
-            f"{len(images)} images without a normal",
-            "images that the boundary attack fools",
+            Described(f"{len(images)} images without a normal"),
+            "images of which the boundary attack fools at least one",
         )
-    found = torch.full((len(images), study.d), math.nan, dtype=torch.float64)
-    found[result.success] = _unit(result.perturbations[result.success].double().flatten(1))
-    return found
+    normals = torch.full((len(images), study.d), math.nan, dtype=torch.float64)
+    normals[result.success] = unit(result.perturbations[result.success].double().flatten(1))
+    return normals
 
 
-def _spectrum(study: Study, data: Dataset, settings: Settings) -> Spectrum:
+def _spectrum(study: CurvatureStudy[Settings], data: Dataset, settings: Settings) -> Spectrum:
+    """The singular values of one training seed's normals, and what their vectors hold."""
     count = settings.normal_samples
-    order = stratified_order(data.train.labels, "curvature")[:count]
-    images = data.train.images[order] if len(order) else study.known
-    normals, unseen = unit_normals(study, images), unit_normals(study, study.unseen[:count])
-    drawn = _unit(
-        torch.randn(
-            normals.shape, generator=seeded("random normals", study.seed), dtype=torch.float64
-        )
-    )
+    normals = unit_normals(study, normal_images(study, data, count))
+    unseen = unit_normals(study, study.test.images[:count])
+    generator = seeded("random normals", study.seed)
+    drawn = unit(torch.randn(normals.shape, generator=generator, dtype=torch.float64))
     drawn = drawn.masked_fill(normals.isnan(), math.nan)  # as many as there are normals
     (values, basis), (random, random_basis) = _spectrum_of(normals), _spectrum_of(drawn)
     return Spectrum(
@@ -174,9 +195,9 @@ def _spectrum(study: Study, data: Dataset, settings: Settings) -> Spectrum:
 
 
 def _spectrum_of(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The singular values (k,), k = min(n, d), of the rows (n, d) that are known, and as many singular vectors.
+    """The singular values (k,), k = min(n, d), and vectors (k, d) of those rows (n, d) not NaN.
 
-    Where rows are missing, zeros are added to both, so that the shapes are those of all training
+    Where rows are NaN, zeros are added to both, so that their shapes are those of all training
     seeds.
     """
     _, values, basis = torch.linalg.svd(rows[~rows.isnan().any(dim=1)], full_matrices=False)
@@ -186,35 +207,32 @@ def _spectrum_of(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inside_of(vectors: Tensor, basis: Tensor) -> Tensor:
+    """(n, k) ||P_m v|| for the first m = 1 ... k rows of the basis."""
     return (vectors @ basis.T).square().cumsum(dim=1).sqrt()
 
 
 def linear_ratio() -> float:
-    """sv_2 / sv_1 of the normals of a random binary linear classifier, found by DeepFool in float64."""
+    """sv_2 / sv_1 of DeepFool's normals of a random binary linear classifier, in float64."""
     generator = seeded("binary linear classifier")
     weight = torch.randn(1, 50, generator=generator, dtype=torch.float64)
     model = Affine(weight, torch.zeros(1, dtype=torch.float64))
     points = torch.randn(LINEAR_POINTS, 1, 1, 50, generator=generator, dtype=torch.float64)
-    values = torch.linalg.svdvals(_unit(deepfool(model, points, norm=2.0).perturbations.flatten(1)))
+    values = torch.linalg.svdvals(unit(deepfool(model, points, norm=2.0).perturbations.flatten(1)))
     return float(values[1] / values[0])
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=1, keepdim=True)
-
-
-def _quantities(found: Spectrum, k: int, most: int) -> dict[str, Tensor]:
-    """Name -> one value a normal."""
+def _quantities(spectrum: Spectrum, k: int, most: int) -> dict[str, Tensor]:
+    """Name -> one value per normal."""
     return {
-        "energy": found.inside[:, k - 1].square(),
-        "random energy": found.random_inside[:, k - 1].square(),
-        **{f"inside {m}": found.inside[:, m - 1] for m in range(1, most + 1)},
-        **{f"unseen {m}": found.unseen[:, m - 1] for m in range(1, most + 1)},
+        "energy": spectrum.inside[:, k - 1].square(),
+        "random energy": spectrum.random_inside[:, k - 1].square(),
+        **{f"inside {m}": spectrum.inside[:, m - 1] for m in range(1, most + 1)},
+        **{f"unseen {m}": spectrum.unseen[:, m - 1] for m in range(1, most + 1)},
     }
 
 
 def _reaching(*shares: Tensor) -> Tensor:
-    """The first m at which the mean share is 90%; one more than there are where none is."""
+    """The first m at which the mean share is 90%; where there is none, one more than there are."""
     return 1 + (torch.stack(shares) < COVERED).double().sum(dim=0)
 
 
@@ -222,15 +240,15 @@ def _beyond(classes: int, *shares: Tensor) -> Tensor:
     return _reaching(*shares) - classes
 
 
-def _table(found: Spectrum) -> pd.DataFrame:
-    count = len(found.values)
+def _table(spectrum: Spectrum) -> pd.DataFrame:
+    count = len(spectrum.values)
     return pd.DataFrame(
         {
             "index": range(1, count + 1),
-            "normals": found.values.tolist(),
-            "random": found.random.tolist(),
-            "share_inside": found.inside.nanmean(dim=0).tolist(),
-            "share_inside_unseen": found.unseen.nanmean(dim=0).tolist(),
+            "normals": spectrum.values.tolist(),
+            "random": spectrum.random.tolist(),
+            "share_inside": spectrum.inside.nanmean(dim=0).tolist(),
+            "share_inside_unseen": spectrum.unseen.nanmean(dim=0).tolist(),
         }
     )
 
@@ -250,30 +268,34 @@ def _energies(numbers: Mapping[str, Estimate], k: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figure(network: Network, found: Spectrum) -> Figure:
-    index = range(1, len(found.values) + 1)
+def _figure(network: Network, spectrum: Spectrum) -> Figure:
+    """Figure 6.3: the singular values."""
+    count = len(spectrum.inside) - spectrum.failed
+    index = range(1, len(spectrum.values) + 1)
     return line_figure(
         {
-            "normals of the decision boundary": Line(index, found.values.tolist(), marker=""),
-            "random unit vectors": Line(index, found.random.tolist(), style="--", marker=""),
+            "normals of the decision boundary": Line(index, spectrum.values.tolist(), marker=""),
+            "random unit vectors": Line(index, spectrum.random.tolist(), style="--", marker=""),
         },
         xlabel="index",
         ylabel="singular value",
-        title=f"Singular values of {len(found.inside) - found.failed} unit normals, {network.name}",
+        title=f"Singular values of {count} unit normals, {network.name}",
         limits=(0, None),
     )
 
 
-def _inside(network: Network, found: Spectrum) -> Figure:
-    index = range(1, found.inside.shape[1] + 1)
+def _inside(network: Network, spectrum: Spectrum) -> Figure:
+    index = range(1, spectrum.inside.shape[1] + 1)
     return line_figure(
         {
-            "the normals themselves": Line(index, found.inside.nanmean(dim=0).tolist(), marker=""),
+            "the normals themselves": Line(
+                index, spectrum.inside.nanmean(dim=0).tolist(), marker=""
+            ),
             "normals at held-out images": Line(
-                index, found.unseen.nanmean(dim=0).tolist(), marker=""
+                index, spectrum.unseen.nanmean(dim=0).tolist(), marker=""
             ),
             "random unit vectors": Line(
-                index, found.random_inside.nanmean(dim=0).tolist(), style="--", marker=""
+                index, spectrum.random_inside.nanmean(dim=0).tolist(), style="--", marker=""
             ),
         },
         xlabel="number m of leading singular vectors",
@@ -285,8 +307,7 @@ def _inside(network: Network, found: Spectrum) -> Figure:
     )
 
 
-def _notes(found: Sequence[Spectrum], settings: Settings, k: int, classes: int) -> list[str]:
-    first = found[0]
+def _notes(first: Spectrum, settings: Settings, k: int, classes: int) -> list[str]:
     return [
         f"N: unit r of {len(first.inside) - first.failed} training images ({first.failed} are "
         "without a "

@@ -1,4 +1,4 @@
-"""All principal curvatures of the decision boundary near images (Section 7.4, Figure 7.5b, Equation 7.4)."""
+"""Principal curvatures of the decision boundary (Section 7.4, Figure 7.5b, Equation 7.4)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,9 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, mean, of_means, stack
-from pipeline.studies.curvature import Common, Study, named, notes, studies
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
 from pipeline.studies.curvature_measures import profiles
+from pipeline.studies.curvature_settings import Curvatures, Leading
 from pipeline.tables import columns, sign_shares
 from robustness_geometry.checks import check_count
 from robustness_geometry.randomness import seeded
@@ -27,22 +28,23 @@ __all__ = ["SECTION", "Settings", "flat_share", "principal_curvatures", "profile
 SECTION = "Section 7.4, Figure 7.5b, Equation 7.4"
 
 FLAT = 0.05
-"""A curvature below this share of the largest one counts as near zero, as the claims have it."""
+"""A curvature below this share of the largest one counts as near zero, as in the claims."""
 
 ERRORS = 3
 """Standard errors within which Equation 7.4 has to hold."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(Leading):
+    """What to measure, beyond the settings of :class:`Leading`.
 
     Attributes:
-        profile_samples: held-out images whose whole spectrum is computed; 1,000 in the thesis.
-        full_dimension: the largest d for which it is; beyond, both ends are found and the mean is
-            estimated.
-        directions: random tangent directions an image.
-        draws: random vectors of Equation 7.4 an image.
+        profile_samples: number of held-out images whose spectrum is computed, at most ``samples``;
+            the thesis: 1,000.
+        full_dimension: largest d for which the whole spectrum is computed; beyond, both ends are
+            found and the mean is estimated.
+        directions: number of random tangent directions per image, at least 2.
+        draws: number of random vectors of Equation 7.4 per image, at least 2.
     """
 
     profile_samples: int = 1000
@@ -61,7 +63,7 @@ class Settings(Common):
 def principal_curvatures(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Compute the sorted principal curvatures of the boundary at points near held-out images, and their balance.
+    """Compute the sorted principal curvatures of the boundary near held-out images.
 
     Args:
         network: the trained classifiers.
@@ -73,18 +75,24 @@ def principal_curvatures(
         ``share_flat`` of the mean profile, ``mean_curvature``, shares of negative curvatures, how
         far Equation 7.4 is from its standard errors; and curvatures along random directions over a
         range of h. The profiles as tensors.
+
+    References:
+        Thesis, Section 7.4, Figure 7.5b and Equation 7.4. A. Fawzi, S.-M. Moosavi-Dezfooli et al.,
+        "Classification regions of deep neural networks", arXiv:1705.09552.
     """
-    found = studies(network, data, settings, executor)
-    full = found[0].d <= settings.full_dimension
+    studies = curvature_studies(network, data, settings, executor)
+    full = studies[0].d <= settings.full_dimension
     every = (
-        executor.each(lambda study: profile(study, settings.profile_samples), found) if full else []
+        executor.each(lambda study: profile(study, settings.profile_samples), studies)
+        if full
+        else []
     )
     parts = [
-        _quantities(study, settings, every[i] if full else None) for i, study in enumerate(found)
+        _quantities(study, settings, every[i] if full else None) for i, study in enumerate(studies)
     ]
     samples = stack(parts)
     numbers = paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples)
-    tables = {"summary": _table(numbers), "sweep": _sweep(found[0], settings)}
+    tables = {"summary": _table(numbers), "sweep": _over_h(studies[0], settings)}
     figures = {"extremes": _extremes_figure(network, parts[0])}
     if full:
         tables["figure_7_5b"] = _profile_table(every)
@@ -94,13 +102,13 @@ def principal_curvatures(
         tables=tables,
         figures=figures,
         tensors={"principal_curvatures": _joined(every)} if full else {},
-        notes=[*notes(found), *_notes(found, numbers, settings, full)],
+        notes=[*notes(studies), *_notes(studies[0], numbers, settings, full)],
     )
 
 
-def profile(study: Study, count: int) -> Tensor:
-    """(n, d - 1) the principal curvatures of the first ``count`` held-out images with a point, the largest first."""
-    points = study.unseen_points(count)
+def profile(study: CurvatureStudy[Curvatures], count: int) -> Tensor:
+    """(n, d - 1) the principal curvatures at ``count`` held-out points, the largest first."""
+    points = study.test_points(count)
     work = partial(profiles, study.model, study.h, study.settings.output)
     return study.executor.cached(work, points.points, points.labels, points.targets, chunk=10).value
 
@@ -111,12 +119,14 @@ def flat_share(profiles: Tensor) -> Tensor:
     return (sizes <= FLAT * sizes.amax(dim=-1, keepdim=True)).double().mean(dim=-1)
 
 
-def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[str, Tensor]:
-    """Name -> one value a held-out image, NaN for those that are not measured."""
-    points = study.unseen_points(settings.profile_samples)
+def _quantities(
+    study: CurvatureStudy[Settings], settings: Settings, full: Tensor | None
+) -> dict[str, Tensor]:
+    """Name -> one value per held-out image, NaN for those that are not measured."""
+    points = study.test_points(settings.profile_samples)
     direct = study.at_random(points, settings.directions).double()
     ends = study.extremes(points).values
-    found = {
+    values = {
         "direct": direct.mean(dim=1),
         "direct negative": (direct < 0).double().mean(dim=1),
         "largest": ends[:, 0],
@@ -124,10 +134,10 @@ def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[s
         "largest + smallest": ends[:, 0] + ends[:, -1],
     }
     if full is None:
-        return {name: study.placed(values) for name, values in found.items()}
+        return {name: study.placed(each) for name, each in values.items()}
     mean_, error = drawn_mean(full, settings.draws, study.seed)
     bent = full.abs() > FLAT * full.abs().amax(dim=1, keepdim=True)
-    found |= {
+    values |= {
         "mean": full.mean(dim=1),
         "flat": flat_share(full),
         "negative": (full < 0).double().mean(dim=1),
@@ -137,30 +147,30 @@ def _quantities(study: Study, settings: Settings, full: Tensor | None) -> dict[s
         "smallest full": full[:, -1],
     }
     ranks = study.placed(full).T
-    return {name: study.placed(values) for name, values in found.items()} | {
-        f"rank {rank}": values for rank, values in enumerate(ranks)
+    return {name: study.placed(each) for name, each in values.items()} | {
+        f"rank {rank}": each for rank, each in enumerate(ranks)
     }
 
 
 def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The mean of v'Gv over random unit v, and its standard error, for matrices of known principal curvatures.
+    """The mean of v'Gv over random unit v, and its standard error, for matrices of known spectrum.
 
     v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the
     eigenvalue 0.
 
     Args:
-        curvatures: (n, d - 1).
-        draws: T.
-        seed: of the draws.
+        curvatures: (n, d - 1) the eigenvalues of G but for that of the normal.
+        draws: number T of random v.
+        seed: training seed, which names the stream of random numbers.
     """
     generator = seeded("equation 7.4", seed)
-    found = []
+    drawn = []
     for row in curvatures:
         squares = torch.randn(
             draws, len(row) + 1, generator=generator, dtype=torch.float64
         ).square()
-        found.append(squares[:, 1:] @ row / squares.sum(dim=1))
-    values = torch.stack(found)
+        drawn.append(squares[:, 1:] @ row / squares.sum(dim=1))
+    values = torch.stack(drawn)
     return values.mean(dim=1), values.std(dim=1) / math.sqrt(draws)
 
 
@@ -191,15 +201,13 @@ def _flat_of_means(*means: Tensor) -> Tensor:
     return flat_share(torch.stack(means, dim=-1))
 
 
-def _sweep(study: Study, settings: Settings) -> pd.DataFrame:
-    """Curvature along random tangent directions, and both ends of the spectrum, over a range of h."""
+def _over_h(study: CurvatureStudy[Settings], settings: Settings) -> pd.DataFrame:
+    """Curvature along random tangent directions, and both ends of the spectrum, over h."""
     rows = []
-    points = study.unseen_points(settings.sweep_samples)
-    for factor, h in study.heights.items():
-        values, ends = (
-            study.at_random(points, settings.directions, h=h),
-            study.extremes(points, h=h).values,
-        )
+    points = study.test_points(settings.sweep_samples)
+    for factor, h in study.h_factors.items():
+        values = study.at_random(points, settings.directions, h=h)
+        ends = study.extremes(points, h=h).values
         row: dict[str, float] = {"h_factor": factor, "h": h, **sign_shares(values)}
         row["share_of_points_with_negative_mean"] = float((values.mean(dim=1) < 0).double().mean())
         rows.append(
@@ -273,13 +281,15 @@ def _figure(network: Network, every: Sequence[Tensor]) -> Figure:
     return figure
 
 
-def _extremes_figure(network: Network, found: Mapping[str, Tensor]) -> Figure:
-    """Largest against smallest curvature, one dot a boundary point."""
+def _extremes_figure(network: Network, quantities: Mapping[str, Tensor]) -> Figure:
+    """Largest against smallest curvature, one dot per boundary point."""
     figure, grid = axes_grid(width=5.2, height=4.6)
     axes = grid[0, 0]
     with styled():
-        axes.plot(-found["smallest"], found["largest"], "o", color=COLOURS[0], alpha=0.7)
-        top = 1.05 * float(torch.cat([-found["smallest"], found["largest"]]).nan_to_num(0.0).max())
+        axes.plot(-quantities["smallest"], quantities["largest"], "o", color=COLOURS[0], alpha=0.7)
+        top = 1.05 * float(
+            torch.cat([-quantities["smallest"], quantities["largest"]]).nan_to_num(0.0).max()
+        )
         axes.plot(
             [0, top], [0, top], "--", color="#6b7580", linewidth=1.2, label="as much to either side"
         )
@@ -293,15 +303,17 @@ def _extremes_figure(network: Network, found: Mapping[str, Tensor]) -> Figure:
 
 
 def _notes(
-    found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings, full: bool
+    study: CurvatureStudy[Settings],
+    numbers: Mapping[str, Estimate],
+    settings: Settings,
+    full: bool,
 ) -> list[str]:
-    study = found[0]
     lines = [
         f"Random directions: {settings.directions} an image, each a difference of gradients of its "
         "own; "
         f"{numbers['share_negative_direct'].value:.0%} of these curvatures are negative. 'largest' "
         "and 'smallest' come "
-        f"from {min(3 * settings.leading, study.d - 1)} products with each Hessian.",
+        f"from {study.products_each} products with each Hessian.",
     ]
     if not full:
         return [

@@ -1,7 +1,7 @@
-"""What lies in the shared curved directions: noise, perturbations, images (Section 7.4, Table 7.1)."""
+"""Which vectors lie in the shared curved directions (Section 7.4, Table 7.1)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,8 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, of_means, stack
-from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature_settings import SharedDirections, dimension_of
 from pipeline.tables import columns, sign_shares
 from robustness_geometry.checks import check_count
 from robustness_geometry.randomness import seeded
@@ -35,11 +36,11 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(SharedDirections):
+    """What to measure, beyond the settings of :class:`SharedDirections`.
 
     Attributes:
-        dimension: m of S; None: 200 of d = 3,072, in proportion where d is smaller.
+        dimension: m of S, at least 1; None: 200 of d = 3,072, in proportion where d is smaller.
     """
 
     dimension: int | None = None
@@ -64,31 +65,35 @@ def projection_share(
     Returns:
         ``proj_<kind>``, the mean over held-out images, their differences, and how far that of
         random noise is from sqrt(m / d).
+
+    References:
+        Thesis, Section 7.4 and Table 7.1. A. Fawzi, S.-M. Moosavi-Dezfooli et al., "Classification
+        regions of deep neural networks", arXiv:1705.09552.
     """
-    found = studies(network, data, settings, executor)
-    d = found[0].d
+    studies = curvature_studies(network, data, settings, executor)
+    d = studies[0].d
     m = settings.dimension or dimension_of(200, d)
-    samples = stack(executor.each(lambda study: _measure(study, study.shared(m)), found))
+    samples = stack(executor.each(lambda study: _measure(study, study.shared(m)), studies))
     numbers = paired_bootstrap(samples, _statistics(math.sqrt(m / d)), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
-        tables={"table_7_1": _table(numbers), "sweep": _sweep(found[0], m, settings)},
+        tables={"table_7_1": _table(numbers), "sweep": _over_h(studies[0], m)},
         figures={"table_7_1": _figure(network, numbers, m)},
-        notes=[*notes(found), *_notes(found, m)],
+        notes=[*notes(studies), *_notes(studies[0], m)],
     )
 
 
 def image_gradients(images: Images) -> tuple[Images, Images]:
-    """The differences of neighbouring pixels, along rows and along columns; zero at the last one."""
+    """Differences of neighbouring pixels, along rows and along columns; zero at the last one."""
     across, down = torch.zeros_like(images), torch.zeros_like(images)
     across[..., :, :-1] = images[..., :, 1:] - images[..., :, :-1]
     down[..., :-1, :] = images[..., 1:, :] - images[..., :-1, :]
     return across, down
 
 
-def _measure(study: Study, basis: Tensor) -> dict[str, Tensor]:
-    """Name -> one value a held-out image; NaN where a vector is zero or missing."""
-    images = study.unseen
+def _measure(study: CurvatureStudy[Settings], basis: Tensor) -> dict[str, Tensor]:
+    """Name -> one value per held-out image; NaN where a vector is zero or missing."""
+    images = study.test.images
     drawn = torch.randn(images.shape, generator=seeded("projected noise", study.seed))
     order = torch.randperm(len(images), generator=seeded("image differences", study.seed))
     others = torch.empty_like(images)
@@ -96,7 +101,7 @@ def _measure(study: Study, basis: Tensor) -> dict[str, Tensor]:
     across, down = image_gradients(images)
     return {
         "random": _share(drawn, basis),
-        "adversarial": _share(study.near_unseen.perturbations, basis),
+        "adversarial": _share(study.near_test.perturbations, basis),
         "difference": _share(others - images, basis),
         "gradient": torch.stack([_share(across, basis), _share(down, basis)]).mean(dim=0),
     }
@@ -135,21 +140,15 @@ def _below(gradient: Tensor, random: Tensor) -> Tensor:
     return 1.2 * random - gradient
 
 
-def _sweep(study: Study, m: int, settings: Settings) -> pd.DataFrame:
-    """S made of a few images at each h: the shares, and the signs of the curvatures that it is made of."""
+def _over_h(study: CurvatureStudy[Settings], m: int) -> pd.DataFrame:
+    """S made of a few images at each h: the shares, and the signs of the curvatures in it."""
     rows = []
-    known = study.known_points(settings.sweep_samples)
-    count = min(m, len(known) * min(settings.leading, study.d - 1))
-    for factor, h in study.heights.items():
-        shares = _measure(study, study.shared(count, points=known, h=h))
-        row: dict[str, object] = {
-            "h_factor": factor,
-            "h": h,
-            "m": count,
-            "images": len(study.unseen),
-        }
+    for factor, h in study.h_factors.items():
+        basis, leading = study.shared_at(h, m)
+        shares = _measure(study, basis)
+        row: dict[str, object] = {"h_factor": factor, "h": h, "m": len(basis)}
+        row["images"] = len(study.test)
         row |= {f"proj_{kind}": float(values.nanmean()) for kind, values in shares.items()}
-        leading = study.extremes(known, h=h).by_size(min(settings.leading, study.d - 1)).values
         rows.append(row | sign_shares(leading))
     return pd.DataFrame(rows)
 
@@ -176,14 +175,13 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], m: int) -> Figure
     )
 
 
-def _notes(found: Sequence[Study], m: int) -> list[str]:
-    study = found[0]
+def _notes(study: CurvatureStudy[Settings], m: int) -> list[str]:
     return [
-        f"S: the first {m} shared directions u_i of {len(study.known_points())} training images, "
+        f"S: the first {m} shared directions u_i of {len(study.train_points())} training images, "
         f"of d = {study.d} "
         "dimensions (the thesis: 200 of 3,072), so that sqrt(m / d) = "
         f"{math.sqrt(m / study.d):.4f}.",
-        f"{len(study.unseen)} held-out images a training seed: the smallest perturbation r of "
+        f"{len(study.test)} held-out images a training seed: the smallest perturbation r of "
         "each, to the point of "
         "the boundary that DeepFool leads to, its difference from another one drawn at random, "
         "Gaussian "

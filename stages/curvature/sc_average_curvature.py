@@ -1,7 +1,7 @@
-"""The curvature of the decision boundary along the shared curved directions (Section 6.4.1, Figure 6.9a)."""
+"""Curvature of the boundary along the shared curved directions (Section 6.4.1, Figure 6.9a)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +14,11 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, estimate_line, line_figure, styled
 from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, spread_margin, stack
-from pipeline.studies.curvature import Common, Study, check_products, named, notes, studies, within
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature_fooling import within
+from pipeline.studies.curvature_settings import MeanHessian, check_dimensions, check_products
 from pipeline.tables import columns, sign_shares
-from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.checks import check_count
 from robustness_geometry.types import Dataset, Network
 
 __all__ = ["KINDS", "SECTION", "Settings", "bases", "sc_average_curvature"]
@@ -32,20 +34,19 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(MeanHessian):
+    """What to measure, beyond the settings of :class:`MeanHessian`.
 
     Attributes:
-        dimensions: the m of the subspaces, ascending.
-        small: one of them, which stands for the thesis' small m.
-        directions: random directions of each subspace, drawn anew for each image.
-        networks: those to measure; None takes all.
+        dimensions: two or more dimensions m of the subspaces, ascending, at most half of
+            ``products``.
+        small: one of ``dimensions``, which stands for the thesis' small m.
+        directions: number of random directions of each subspace, drawn anew for each image.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
     small: int = 10
     directions: int = 10
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,24 +54,16 @@ class Settings(Common):
         check_dimensions(self.dimensions, self.small)
 
     def check(self, data: Dataset) -> None:
-        """Hold that subspaces as large can be had."""
+        """Check that subspaces of these dimensions can be had."""
         check_products(self.products, self.dimensions[-1], math.prod(data.shape))
-
-
-def check_dimensions(dimensions: Sequence[int], small: int) -> None:
-    """Hold that ``dimensions`` are two or more ascending whole numbers above 0, ``small`` among them."""
-    for m in dimensions:
-        check_count("dimensions", m)
-    if len(dimensions) < 2 or list(dimensions) != sorted(set(dimensions)):
-        refuse("dimensions", dimensions, "two or more ascending numbers")
-    if small not in dimensions:
-        refuse("small", small, f"one of dimensions = {dimensions}")
 
 
 def sc_average_curvature(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure kappa_S(x) = E (Pv)' H (Pv) / ||Pv||^2 over random v of S_c at unseen boundary points (Equation 6.4).
+    """Measure kappa_S(x) = E (Pv)' H (Pv) / ||Pv||^2 over random v of S_c (Equation 6.4).
+
+    It is measured at boundary points near unseen images.
 
     Args:
         network: the trained classifiers.
@@ -82,23 +75,26 @@ def sc_average_curvature(
         For each m ``kappa_S_<m>``, the mean over images, and ``kappa_<control>_<m>`` for the
         subspace of the most negative eigenvectors, S_f and random directions; the mean less the
         standard deviation, and the rank correlation with m.
+
+    References:
+        Thesis, Section 6.4.1, Equation 6.4 and Figure 6.9a. S.-M. Moosavi-Dezfooli et al.,
+        "Analysis of universal adversarial perturbations", arXiv:1705.09554.
     """
-    found = studies(network, data, settings, executor)
-    samples = stack(executor.each(lambda study: _measure(study, settings), found))
+    studies = curvature_studies(network, data, settings, executor)
+    samples = stack(executor.each(lambda study: _measure(study, settings), studies))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
-    table = _table(numbers, settings)
     return Findings(
         numbers=named(numbers, settings),
         tables={
-            "figure_6_9a": table,
-            "sweep": sweep(found[0], settings.small, settings.directions),
+            "figure_6_9a": _table(numbers, settings),
+            "sweep": _over_h(studies[0], settings.small, settings.directions),
         },
         figures={"figure_6_9a": _figure(network, numbers, settings)},
-        notes=[*notes(found), *_notes(found, numbers, settings)],
+        notes=[*notes(studies), *_notes(studies[0], numbers, settings)],
     )
 
 
-def bases(study: Study, m: int) -> dict[str, Tensor]:
+def bases(study: CurvatureStudy[MeanHessian], m: int) -> dict[str, Tensor]:
     """Name of KINDS -> orthonormal rows (m, d)."""
     return {
         "sc": study.curved(m),
@@ -107,17 +103,20 @@ def bases(study: Study, m: int) -> dict[str, Tensor]:
     }
 
 
-def _measure(study: Study, settings: Settings) -> dict[str, Tensor]:
-    """Name -> kappa_S(x) of each held-out image; ``positive`` the share of the directions along which it is above 0."""
-    points, found = study.unseen_points(), {}
+def _measure(study: CurvatureStudy[Settings], settings: Settings) -> dict[str, Tensor]:
+    """Name -> kappa_S(x) of each held-out image.
+
+    ``positive`` is the share of the directions along which curvature is above 0.
+    """
+    points, placed = study.test_points(), {}
     for m in settings.dimensions:
         for kind, basis in bases(study, m).items():
             values = study.inside(points, basis, settings.directions, normalised=False)
-            found[f"{kind} {m}"] = study.placed(values.double().nanmean(dim=1))
-            found[f"{kind} {m} positive"] = study.placed((values > 0).double().mean(dim=1))
+            placed[f"{kind} {m}"] = study.placed(values.double().nanmean(dim=1))
+            placed[f"{kind} {m} positive"] = study.placed((values > 0).double().mean(dim=1))
     values = study.at_random(points, settings.directions, normalised=False)
-    found["random"] = study.placed(values.double().mean(dim=1))
-    return found | {"random positive": study.placed((values > 0).double().mean(dim=1))}
+    placed["random"] = study.placed(values.double().mean(dim=1))
+    return placed | {"random positive": study.placed((values > 0).double().mean(dim=1))}
 
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:
@@ -138,24 +137,19 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
     }
 
 
-def sweep(study: Study, m: int, directions: int) -> pd.DataFrame:
-    """S_c and its negative control made and measured at other h: curvatures and signs along them, at unseen points."""
+def _over_h(study: CurvatureStudy[Settings], m: int, directions: int) -> pd.DataFrame:
+    """S_c and its negative control made and measured at other h, at unseen points."""
     rows = []
-    points = study.unseen_points(study.settings.sweep_samples)
-    for factor, h in study.heights.items():
-        ends = study.swept(factor)
-        taken = min(m, len(ends.vectors[0]) // 2)
-        for kind in ("sc", "negative"):
-            basis = study.curved(taken, negative=kind == "negative", ends=ends)
-            vectors = within(basis, study.known, directions, 1.0, kind, taken, study.seed)
-            values = study.along(points, vectors, h=h)
-            rows.append(
-                {"h_factor": factor, "h": h, "direction": kind, "m": taken, **sign_shares(values)}
-            )
-        values = study.at_random(points, directions, h=h)
-        rows.append(
-            {"h_factor": factor, "h": h, "direction": "random", "m": study.d, **sign_shares(values)}
-        )
+    points = study.test_points(study.settings.sweep_samples)
+    for factor, h in study.h_factors.items():
+        row: dict[str, object] = {"h_factor": factor, "h": h}
+        for kind, basis in study.curved_at(factor, m).items():
+            taken = len(basis)
+            vectors = within(basis, study.train.images, directions, 1.0, kind, taken, study.seed)
+            signs = sign_shares(study.along(points, vectors, h=h))
+            rows.append({**row, "direction": kind, "m": taken, **signs})
+        signs = sign_shares(study.at_random(points, directions, h=h))
+        rows.append({**row, "direction": "random", "m": study.d, **signs})
     return pd.DataFrame(rows)
 
 
@@ -206,14 +200,14 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
 
 
 def _notes(
-    found: Sequence[Study], numbers: Mapping[str, Estimate], settings: Settings
+    study: CurvatureStudy[Settings], numbers: Mapping[str, Estimate], settings: Settings
 ) -> list[str]:
-    small, ends = settings.small, found[0].ends()
+    small, ends = settings.small, study.ends()
     negative = numbers[f"kappa_negative_{small}"].value
     return [
         "S_c is spanned by the eigenvectors with the largest eigenvalues of the mean "
         "tangent-projected Hessian at "
-        f"{len(found[0].known_points())} training images, found by {ends.values.shape[1]} products "
+        f"{len(study.train_points())} training images, found by {ends.values.shape[1]} products "
         "with it; the "
         f"largest and smallest eigenvalues are {float(ends.values[0, 0]):.3g} and "
         f"{float(ends.values[0, -1]):.3g} "
@@ -229,6 +223,6 @@ def _notes(
         "curvatures as in "
         "Equation 6.4, not divided by the gradient's norm. The sweep makes S_c anew from fewer "
         "images at each h and "
-        f"divides by it. S_f has at most {len(found[0].known)} dimensions; beyond, all of it is "
+        f"divides by it. S_f has at most {len(study.train)} dimensions; beyond, all of it is "
         "taken.",
     ]

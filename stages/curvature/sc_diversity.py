@@ -1,4 +1,4 @@
-"""How different vectors of the shared curved subspace are, and what retraining changes (Section 6.4.1, Figure 6.11)."""
+"""Diversity of the vectors of S_c, and retraining on them (Section 6.4.1, Figure 6.11)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,28 +17,24 @@ from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means, stack
-from pipeline.studies.curvature import (
-    Study,
-    WithUniversal,
+from pipeline.studies.curvature import CurvatureStudy, named, notes
+from pipeline.studies.curvature_fooling import fooled_shares, fooling_studies, noise_norm, within
+from pipeline.studies.curvature_settings import (
+    MeanHessian,
+    RandomVectors,
+    UniversalSet,
     check_products,
     dimension_of,
-    fooled_shares,
-    named,
-    noise_norm,
-    notes,
-    studies,
-    universal_case,
-    within,
 )
 from pipeline.studies.training import fine_tuned
-from pipeline.studies.universal import Case, cosines, made_of
+from pipeline.studies.universal import UniversalStudy, cosines, made_of
+from pipeline.studies.universal_settings import Retraining
 from pipeline.tables import columns
-from robustness_geometry.checks import check_count, check_positive, refuse
-from robustness_geometry.datasets.sampling import choose
+from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.randomness import seeded
-from robustness_geometry.training import Recipe, extra_epochs, warm_up
+from robustness_geometry.training import Recipe, warm_up
 from robustness_geometry.types import Dataset, Network, Split
-from stages.curvature.sc_fooling import sweep
+from stages.curvature.sc_fooling import fooling_over_h
 
 __all__ = ["SECTION", "Settings", "largest_cosines", "sc_diversity"]
 
@@ -49,20 +45,20 @@ LARGEST = 500
 
 
 @dataclass(frozen=True)
-class Settings(WithUniversal):
-    """What to measure, beyond what :class:`WithUniversal` says.
+class Settings(MeanHessian, UniversalSet, RandomVectors, Retraining):
+    """What to measure.
 
     Attributes:
-        draws: vectors whose pairs are compared.
-        repeats: how often they are drawn.
-        small: m of the vectors that a network is retrained on and judged by.
-        noise_share: norm of these vectors over that which random noise needs; the thesis: a fifth.
-        pool: vectors of the training set.
-        share: probability that a training image carries one.
-        epochs: extra epochs.
-        learning_rate_factor: what the learning rate of the training's end is multiplied with.
-        tune_samples: training images to fine-tune on, a stratified choice; None takes all.
-        networks: those to measure; None takes all.
+        draws: number of vectors whose pairs are compared, at least 2.
+        repeats: number of times that they are drawn, at least 2.
+        small: m of the S_c whose vectors a network is retrained on and judged by.
+        noise_share: norm of these vectors over that which random noise needs, in (0, 1]; the
+            thesis: a fifth.
+        pool: number of vectors that the training images may carry.
+        share: probability that a training image carries one, in (0, 1].
+        epochs: number of extra epochs.
+        learning_rate_factor: learning rate over that of the training's end, above 0.
+        tune_samples: number of training images to fine-tune on, a stratified choice; None: all.
     """
 
     draws: int = 4
@@ -74,23 +70,17 @@ class Settings(WithUniversal):
     epochs: int = 5
     learning_rate_factor: float = 0.5
     tune_samples: int | None = None
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("draws", "repeats"):
             check_count(name, getattr(self, name), minimum=2)
-        for name in ("small", "pool", "epochs"):
-            check_count(name, getattr(self, name))
-        if self.tune_samples is not None:
-            check_count("tune_samples", self.tune_samples)
-        for name in ("share", "noise_share"):
-            if not 0 < getattr(self, name) <= 1:
-                refuse(name, getattr(self, name), "a number in (0, 1]")
-        check_positive("learning_rate_factor", self.learning_rate_factor)
+        check_count("small", self.small)
+        if not 0 < self.noise_share <= 1:
+            refuse("noise_share", self.noise_share, "a number in (0, 1]")
 
     def check(self, data: Dataset) -> None:
-        """Hold that subspaces as large can be had."""
+        """Check that a subspace of this dimension can be had."""
         check_products(self.products, self.small, math.prod(data.shape))
 
 
@@ -110,25 +100,32 @@ def sc_diversity(
         proportion, and of as many dimensions as there; fooling of fresh vectors of S_c before and
         after retraining on others, and clean errors. A network without training images is not
         retrained.
+
+    References:
+        Thesis, Section 6.4.1 and Figure 6.11. S.-M. Moosavi-Dezfooli et al., "Analysis of universal
+        adversarial perturbations", arXiv:1705.09554.
     """
-    found = [
-        (study, universal_case(study, data, settings))
-        for study in studies(network, data, settings, executor)
-    ]
-    first, case = found[0]
+    pairs = fooling_studies(
+        network,
+        data,
+        settings,
+        executor,
+        images=settings.universal_samples,
+    )
+    first, universal = pairs[0]
     numbers = _cosine_numbers(first.d, settings)
     retrained = bool(len(data.train))
     if retrained:
-        recipe = extra_epochs(
-            network.training, epochs=settings.epochs, factor=settings.learning_rate_factor
-        )
+        recipe = settings.recipe(network)
         warm_up()
-        samples = stack(executor.each(lambda pair: _measure(*pair, data, recipe, settings), found))
+        samples = stack(executor.each(lambda pair: _measure(*pair, data, recipe, settings), pairs))
         numbers |= paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
-    tables = {"cosines": _cosine_table(first.d, settings)}
-    radius = noise_norm(case, settings.noise_share)
-    tables["sweep"] = sweep(first, case, settings.small, settings.vectors, radius)
-    figures = {"figure_6_11": _pictures(network, first, case, radius, settings)}
+    radius = noise_norm(universal, settings.noise_share)
+    tables = {
+        "cosines": _cosine_table(first.d, settings),
+        "sweep": fooling_over_h(first, universal, settings.small, settings.vectors, radius),
+    }
+    figures = {"figure_6_11": _pictures(network, first, universal, radius, settings)}
     if retrained:
         tables["retraining"] = _table(numbers)
         figures["retraining"] = _bars(network, numbers)
@@ -136,12 +133,15 @@ def sc_diversity(
         numbers=named(numbers, settings),
         tables=tables,
         figures=figures,
-        notes=[*notes([study for study, _ in found]), *_notes(found, numbers, settings, retrained)],
+        notes=[*notes([study for study, _ in pairs]), *_notes(pairs, settings, retrained)],
     )
 
 
 def largest_cosines(m: int, draws: int, repeats: int) -> Tensor:
-    """(repeats,) the largest |cosine| among random vectors of an m-dimensional subspace, which is that of any other."""
+    """(repeats,) the largest |cosine| among random vectors of a subspace.
+
+    It depends on the subspace by its dimension m alone.
+    """
     drawn = torch.randn(
         repeats, draws, m, generator=seeded("cosines", m, draws), dtype=torch.float64
     )
@@ -178,39 +178,49 @@ def _cosine_table(d: int, settings: Settings) -> pd.DataFrame:
 
 
 def _measure(
-    study: Study, case: Case, data: Dataset, recipe: Recipe, settings: Settings
+    study: CurvatureStudy[Settings],
+    universal: UniversalStudy,
+    data: Dataset,
+    recipe: Recipe,
+    settings: Settings,
 ) -> dict[str, Tensor]:
-    """Name -> one value a held-out image."""
-    radius, count = noise_norm(case, settings.noise_share), settings.vectors
-    products = min(4 * settings.small, settings.products)
-    basis = study.curved(settings.small, ends=study.ends(steps=products))
-    pool = within(basis, study.known, settings.pool, radius, "pool", study.seed)
+    """Name -> one value per held-out image."""
+    radius, count = noise_norm(universal, settings.noise_share), settings.vectors
+    like, small, seed = study.train.images, settings.small, study.seed
+    # S_c of both networks is made of the same few products, as that of the retrained one is new.
+    products = min(4 * small, settings.products)
+    basis = study.curved(small, ends=study.ends(products=products))
+    pool = within(basis, like, settings.pool, radius, "pool", seed)
     tuned = _tuned(study, data, pool, recipe, settings)
-    own = tuned.curved(settings.small, ends=tuned.ends(steps=products))
-    fresh = within(basis, study.known, count, radius, "fresh", study.seed)
-    later = replace(case, model=tuned.model)
-    test = data.test
+    later = replace(universal, model=tuned.model)
+    after = tuned.curved(small, ends=tuned.ends(products=products))
     errors = {
         f"err {name}": 1
         - each.executor.cached(
-            partial(correct, each.model), test.images, test.labels
+            partial(correct, each.model), data.test.images, data.test.labels
         ).value.double()
-        for name, each in (("original", case), ("retrained", later))
+        for name, each in (("original", universal), ("retrained", later))
     }
-    anew = within(own, study.known, count, radius, "fresh", study.seed)
-    found = fooled_shares(later, {"retrained": anew, "old": fresh, "pool": pool})
-    return {**fooled_shares(case, {"original": fresh}), **found, **errors}
+    # The same coordinates ("fresh") in the old subspace and in the new one.
+    fresh = within(basis, like, count, radius, "fresh", seed)
+    anew = within(after, like, count, radius, "fresh", seed)
+    shares = fooled_shares(later, {"retrained": anew, "old": fresh, "pool": pool})
+    return {**fooled_shares(universal, {"original": fresh}), **shares, **errors}
 
 
-def _tuned(study: Study, data: Dataset, pool: Tensor, recipe: Recipe, settings: Settings) -> Study:
-    """The network after extra epochs on training images of which some carry a vector of the pool."""
-    chosen = choose(data.train.labels, settings.tune_samples, "fine-tuning")
-    images, labels = data.train.images[chosen], data.train.labels[chosen]
+def _tuned(
+    study: CurvatureStudy[Settings],
+    data: Dataset,
+    pool: Tensor,
+    recipe: Recipe,
+    settings: Settings,
+) -> CurvatureStudy[Settings]:
+    """The network after extra epochs on training images of which some carry a vector."""
+    tune = settings.images(data)
     generator = seeded("S_c retraining", study.seed)
-    carries = torch.rand(len(images), generator=generator) < settings.share
-    which = torch.randint(len(pool), (len(images),), generator=generator)
-    perturbed = images + carries.to(images).view(-1, 1, 1, 1) * pool[which]
-    carrying = Split(perturbed, labels)
+    carries, which = settings.draw(len(tune), len(pool), generator)
+    perturbed = tune.images + carries.to(tune.images).view(-1, 1, 1, 1) * pool[which]
+    carrying = Split(perturbed, tune.labels)
     model = fine_tuned(study.model, carrying, recipe, study.seed, study.executor)[-1]
     return replace(study, model=model)
 
@@ -239,7 +249,7 @@ TITLES = {
     "err_original": "clean error, original",
     "err_retrained": "clean error, retrained",
 }
-"""Number -> what the table and the figure call it."""
+"""Name of a number -> what the table and the figure call it."""
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
@@ -270,13 +280,16 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
 
 
 def _pictures(
-    network: Network, study: Study, case: Case, radius: float, settings: Settings
+    network: Network,
+    study: CurvatureStudy[Settings],
+    universal: UniversalStudy,
+    radius: float,
+    settings: Settings,
 ) -> Figure:
     """Figure 6.11: random vectors of S_c."""
-    vectors = within(
-        study.curved(settings.small), study.known, settings.draws, radius, "fresh", study.seed
-    )
-    fooled = case.fooled(case.unseen, vectors).mean(dim=0)
+    basis, like = study.curved(settings.small), study.train.images
+    vectors = within(basis, like, settings.draws, radius, "fresh", study.seed)
+    fooled = universal.fooled(universal.test.images, vectors).mean(dim=0)
     inner = cosines(vectors)
     panels: list[Panel | None] = []
     for index, v in enumerate(vectors):
@@ -290,15 +303,15 @@ def _pictures(
 
 
 def _notes(
-    found: Sequence[tuple[Study, Case]],
-    numbers: Mapping[str, Estimate],
+    pairs: Sequence[tuple[CurvatureStudy[Settings], UniversalStudy]],
     settings: Settings,
     retrained: bool,
 ) -> list[str]:
-    study, m = found[0][0], dimension_of(LARGEST, found[0][0].d)
+    study = pairs[0][0]
+    m = dimension_of(LARGEST, study.d)
     expected = math.sqrt(2 / (math.pi * m))
     lines = [
-        *made_of([case for _, case in found]),
+        *made_of([universal for _, universal in pairs]),
         "The cosine of random vectors of a subspace depends on its dimension alone; its mean size "
         "is about sqrt(2 / "
         f"(pi m)), {expected:.3f} for m = {m}, which is to d = {study.d} what the thesis' largest "

@@ -1,8 +1,8 @@
-"""Random vectors of the shared curved directions as universal perturbations (Section 6.4.1, Figure 6.9b)."""
+"""Random vectors of S_c as universal perturbations (Section 6.4.1, Figure 6.9b)."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
@@ -15,47 +15,44 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure, styled
 from pipeline.statistics import Estimate, Statistic, difference, mean, of_means, stack
-from pipeline.studies.curvature import (
-    Study,
-    WithUniversal,
+from pipeline.studies.curvature import CurvatureStudy, named, notes
+from pipeline.studies.curvature_fooling import fooled_shares, fooling_studies, noise_norm, within
+from pipeline.studies.curvature_settings import (
+    Fooling,
+    MeanHessian,
+    RandomVectors,
+    check_dimensions,
     check_products,
-    fooled_shares,
-    named,
-    noise_norm,
-    notes,
-    studies,
-    universal_case,
-    within,
 )
-from pipeline.studies.universal import Case, Plan, made_of, random_vectors
+from pipeline.studies.universal import Plan, UniversalStudy, made_of, random_vectors
 from pipeline.tables import columns, sign_shares
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.types import Dataset, Network
-from stages.curvature.sc_average_curvature import KINDS, bases, check_dimensions
+from stages.curvature.sc_average_curvature import KINDS, bases
 
-__all__ = ["SECTION", "Settings", "sc_fooling", "sweep"]
+__all__ = ["SECTION", "Settings", "fooling_over_h", "sc_fooling"]
 
 SECTION = "Section 6.4.1, Figure 6.9b"
 
 
 @dataclass(frozen=True)
-class Settings(WithUniversal):
-    """What to measure, beyond what :class:`WithUniversal` says.
+class Settings(MeanHessian, Fooling, RandomVectors):
+    """What to measure.
 
     Attributes:
-        dimensions: the m of the subspaces, ascending.
-        small: one of them, which stands for the thesis' small m.
-        noise_share: norm of the vectors over that which random noise needs; the thesis: a fifth.
-        algorithm_samples: training images of Algorithm 4's vector, beside the ``train_samples`` of
-            S_c.
-        networks: those to measure; None takes all.
+        dimensions: two or more dimensions m of the subspaces, ascending, at most half of
+            ``products``.
+        small: one of ``dimensions``, which stands for the thesis' small m.
+        noise_share: norm of the vectors over that which random noise needs, in (0, 1]; the thesis:
+            a fifth.
+        algorithm_samples: number of training images, at least 2, that Algorithm 4's vector is made
+            of; S_c has ``train_samples``.
     """
 
     dimensions: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200, 500)
     small: int = 10
     noise_share: float = 0.2
     algorithm_samples: int = 1000
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,12 +62,14 @@ class Settings(WithUniversal):
             refuse("noise_share", self.noise_share, "a share in (0, 1]")
 
     def check(self, data: Dataset) -> None:
-        """Hold that subspaces as large can be had."""
+        """Check that subspaces of these dimensions can be had."""
         check_products(self.products, self.dimensions[-1], math.prod(data.shape))
 
 
 def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Count whom random vectors of S_c, of S_f, of the controls and of Algorithm 4 fool, all of one norm.
+    """Compare the fooling of random vectors of S_c, of S_f, of controls and of Algorithm 4.
+
+    All have one norm.
 
     Args:
         network: the trained classifiers.
@@ -82,43 +81,47 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         ``fool_sc_<m>``, ``fool_sf_<m>``, ``fool_negative_<m>`` (random vectors of the most negative
         eigenvectors), ``fool_random``, ``fool_uap``, and what the claims compare; ``fool_sc`` is
         that of the small m.
+
+    References:
+        Thesis, Section 6.4.1 and Figure 6.9b. S.-M. Moosavi-Dezfooli et al., "Analysis of universal
+        adversarial perturbations", arXiv:1705.09554.
     """
-    options = replace(settings, universal_samples=settings.algorithm_samples)
-    found = [
-        (study, universal_case(study, data, options))
-        for study in studies(network, data, settings, executor)
-    ]
-    samples = stack(executor.each(lambda pair: _measure(*pair, settings), found))
+    pairs = fooling_studies(
+        network,
+        data,
+        settings,
+        executor,
+        images=settings.algorithm_samples,
+    )
+    samples = stack(executor.each(lambda pair: _measure(*pair, settings), pairs))
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
-    first, case = found[0]
+    first, universal = pairs[0]
+    radius = noise_norm(universal, settings.noise_share)
     return Findings(
         numbers=named(numbers, settings),
         tables={
             "figure_6_9b": _table(numbers, settings),
-            "sweep": sweep(
-                first,
-                case,
-                settings.small,
-                settings.vectors,
-                noise_norm(case, settings.noise_share),
-            ),
+            "sweep": fooling_over_h(first, universal, settings.small, settings.vectors, radius),
         },
         figures={"figure_6_9b": _figure(network, numbers, settings)},
-        notes=[*notes([study for study, _ in found]), *_notes(found, numbers, settings)],
+        notes=[*notes([study for study, _ in pairs]), *_notes(pairs, numbers, settings)],
     )
 
 
-def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
+def _measure(
+    study: CurvatureStudy[Settings], universal: UniversalStudy, settings: Settings
+) -> dict[str, Tensor]:
     """Name -> the share of a kind's vectors that fool each held-out image."""
-    radius, count = noise_norm(case, settings.noise_share), settings.vectors
+    radius, count = noise_norm(universal, settings.noise_share), settings.vectors
+    like = study.train.images
     sets = {
-        "uap": case.make([Plan(2.0, radius)])[0].perturbation,
-        "random": random_vectors(study.known.shape[1:], 2.0, radius, count),
+        "uap": universal.make([Plan(2.0, radius)])[0].perturbation,
+        "random": random_vectors(like.shape[1:], 2.0, radius, count),
     }
     for m in settings.dimensions:
         for kind, basis in bases(study, m).items():
-            sets[f"{kind} {m}"] = within(basis, study.known, count, radius, kind, m, study.seed)
-    return fooled_shares(case, sets)
+            sets[f"{kind} {m}"] = within(basis, like, count, radius, kind, m, study.seed)
+    return fooled_shares(universal, sets)
 
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:
@@ -159,23 +162,32 @@ def _between(count: int, *shares: Tensor) -> Tensor:
     return _largest(*shares[:count]) - _largest(*shares[count:])
 
 
-def sweep(study: Study, case: Case, m: int, count: int, radius: float) -> pd.DataFrame:
-    """S_c and its negative control made at other h: whom their vectors fool, and the signs of curvature along them.
+def fooling_over_h(
+    study: CurvatureStudy[MeanHessian],
+    universal: UniversalStudy,
+    m: int,
+    count: int,
+    radius: float,
+) -> pd.DataFrame:
+    """S_c and its negative control made at other h: fooling, and the signs of curvature along them.
 
-    Of one dimension, both signs of its only direction are taken.
+    Args:
+        study: the classifier.
+        universal: its held-out images on which fooling is judged.
+        m: dimension of the subspaces; of one dimension, both signs of its only direction are taken.
+        count: number of random vectors of each.
+        radius: norm of the vectors, in pixel units.
     """
-    rows = []
-    points = study.unseen_points(study.settings.sweep_samples)
-    for factor, h in study.heights.items():
-        ends = study.swept(factor)
-        taken = min(m, len(ends.vectors[0]) // 2)
-        for kind in ("sc", "negative"):
-            basis = study.curved(taken, negative=kind == "negative", ends=ends)
-            vectors = within(basis, study.known, count, radius, kind, taken, study.seed)
+    rows, unseen = [], universal.test.images
+    points = study.test_points(study.settings.sweep_samples)
+    for factor, h in study.h_factors.items():
+        for kind, basis in study.curved_at(factor, m).items():
+            taken = len(basis)
+            vectors = within(basis, study.train.images, count, radius, kind, taken, study.seed)
             vectors = torch.cat([vectors[:1], -vectors[:1]]) if taken == 1 else vectors
-            fooled = float(case.fooled(case.unseen, vectors).mean())
+            fooled = float(universal.fooled(unseen, vectors).mean())
             row: dict[str, object] = {"h_factor": factor, "h": h, "direction": kind, "m": taken}
-            row |= {"fooled": fooled, "images": len(case.unseen)}
+            row |= {"fooled": fooled, "images": len(unseen)}
             rows.append(row | sign_shares(study.along(points, vectors, h=h)))
     return pd.DataFrame(rows)
 
@@ -224,19 +236,19 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
 
 
 def _notes(
-    found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings
+    pairs: Sequence[tuple[CurvatureStudy[Settings], UniversalStudy]],
+    numbers: Mapping[str, Estimate],
+    settings: Settings,
 ) -> list[str]:
-    first, case = found[0]
-    radius, size = (
-        noise_norm(case, settings.noise_share),
-        float(case.unseen.flatten(1).norm(dim=1).mean()),
-    )
+    first, universal = pairs[0]
+    radius = noise_norm(universal, settings.noise_share)
+    size = float(universal.test.images.flatten(1).norm(dim=1).mean())
     gap = numbers["fool_sc - fool_negative"]
     verdict = (
         "does make a difference here" if gap.low > 0 else "cannot be credited with the fooling here"
     )
     return [
-        *made_of([case for _, case in found]),
+        *made_of([universal for _, universal in pairs]),
         f"Here, other than there, all vectors have {settings.noise_share:g} of the norm that "
         "random noise needs (the "
         f"thesis: a fifth): {radius:.3g} for the first training seed, {radius / size:.2g} of an "
@@ -247,7 +259,7 @@ def _notes(
         f"{numbers['fool_random'].value:.2f}: the sign of the curvature {verdict}.",
         f"{settings.vectors} random vectors of each subspace and training seed; their mean counts. "
         "S_c and S_f are "
-        f"made of {len(first.known)} training images, so that S_f has no more dimensions than "
+        f"made of {len(first.train)} training images, so that S_f has no more dimensions than "
         "that; beyond, all of it "
         f"is taken. In the sweep S_c is made of {settings.sweep_samples} of them.",
     ]

@@ -14,21 +14,14 @@ from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, difference, mean, share, stack
-from pipeline.studies.curvature import (
-    Study,
-    WithUniversal,
-    fooled_shares,
-    named,
-    notes,
-    studies,
-    universal_case,
-    within,
-)
-from pipeline.studies.universal import CLIP, Case, made_of, random_vectors
+from pipeline.studies.curvature import CurvatureStudy, named, notes
+from pipeline.studies.curvature_fooling import fooled_shares, fooling_studies, within
+from pipeline.studies.curvature_settings import MeanHessian, RandomVectors, UniversalVectors
+from pipeline.studies.universal import CLIP, UniversalStudy, made_of, random_vectors
 from pipeline.tables import class_name, columns
 from robustness_geometry.checks import check_count
 from robustness_geometry.types import Dataset, Network
-from stages.curvature.sc_fooling import sweep
+from stages.curvature.sc_fooling import fooling_over_h
 
 __all__ = ["SECTION", "Settings", "sc_top_direction"]
 
@@ -50,12 +43,12 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Settings(WithUniversal):
-    """What to measure, beyond what :class:`WithUniversal` says.
+class Settings(MeanHessian, UniversalVectors, RandomVectors):
+    """What to measure.
 
     Attributes:
-        dimension: m of S_f to compare with, 100 in the thesis; all of their span where the normals
-            span less.
+        dimension: m of the S_f to compare with, at least 1; the thesis: 100. All of the normals'
+            span is taken where it has fewer dimensions.
     """
 
     dimension: int = 100
@@ -68,7 +61,7 @@ class Settings(WithUniversal):
 def sc_top_direction(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Scale the leading eigenvector of the mean Hessian to xi and count whom it fools.
+    """Scale the leading eigenvector of the mean Hessian to xi and measure the share it fools.
 
     Args:
         network: the trained classifiers.
@@ -80,12 +73,20 @@ def sc_top_direction(
         ``fool_top``, the mean of both signs, ``fool_top_best``, the better one of them on the
         images that judge, the same of the most negative eigenvector, ``fool_sf``, ``fool_random``
         and ``fool_uap``; xi is a tenth of the norm that random noise needs.
+
+    References:
+        Thesis, Section 6.4.1 and Figure 6.10. S.-M. Moosavi-Dezfooli et al., "Analysis of universal
+        adversarial perturbations", arXiv:1705.09554.
     """
-    found = [
-        (study, universal_case(study, data, settings))
-        for study in studies(network, data, settings, executor)
-    ]
-    samples = stack(executor.each(lambda pair: _measure(*pair, settings), found))
+    pairs = fooling_studies(
+        network,
+        data,
+        settings,
+        executor,
+        images=settings.universal_samples,
+        orders=settings.universal_orders,
+    )
+    samples = stack(executor.each(lambda pair: _measure(*pair, settings), pairs))
     statistics = {
         f"fool_{name}": share(name) if name.endswith("best") else mean(name) for name in TITLES
     }
@@ -96,43 +97,49 @@ def sc_top_direction(
         "fool_top - fool_random": difference("top", "random"),
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
-    first, case = found[0]
+    first, universal = pairs[0]
     return Findings(
         numbers=named(numbers, settings),
         tables={
             "fooling": _table(numbers),
-            "sweep": sweep(first, case, 1, 2, case.xi(2.0)),
+            "sweep": fooling_over_h(first, universal, 1, 2, universal.xi(2.0)),
         },
         figures={
             "fooling": _bars(network, numbers),
-            "figure_6_10": _examples(first, case, data, network),
+            "figure_6_10": _examples(first, universal, data, network),
         },
-        tensors={"top": torch.cat([_signs(study, 1.0)[:1] for study, _ in found])},
-        notes=[*notes([study for study, _ in found]), *_notes(found, numbers)],
+        tensors={"top": torch.cat([_signs(study, 1.0)[:1] for study, _ in pairs])},
+        notes=[*notes([study for study, _ in pairs]), *_notes(pairs, numbers)],
     )
 
 
-def _signs(study: Study, radius: float, *, negative: bool = False) -> Tensor:
-    """The eigenvector at one end of the spectrum and its opposite, (2, C, H, W) of norm ``radius``."""
-    vector = study.curved(1, negative=negative).view(1, *study.known.shape[1:])
+def _signs(study: CurvatureStudy[Settings], radius: float, *, negative: bool = False) -> Tensor:
+    """The eigenvector at one end of the spectrum and its opposite, (2, C, H, W)."""
+    vector = study.curved(1, negative=negative).view(1, *study.train.images.shape[1:])
     return radius * torch.cat([vector, -vector])
 
 
-def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
-    xi = case.xi(2.0)
-    basis, count = study.normal_basis(settings.dimension), settings.vectors
-    found = fooled_shares(
-        case,
+def _measure(
+    study: CurvatureStudy[Settings], universal: UniversalStudy, settings: Settings
+) -> dict[str, Tensor]:
+    """Name -> the share of a kind's vectors that fool each held-out image."""
+    xi, like, count = universal.xi(2.0), study.train.images, settings.vectors
+    basis = study.normal_basis(settings.dimension)
+    shares = fooled_shares(
+        universal,
         {
-            "sf": within(basis, study.known, count, xi, "top", study.seed),
-            "random": random_vectors(study.known.shape[1:], 2.0, xi, count),
-            "uap": case.vector(2.0).perturbation,
+            "sf": within(basis, like, count, xi, "top", study.seed),
+            "random": random_vectors(like.shape[1:], 2.0, xi, count),
+            "uap": universal.vector(2.0).perturbation,
         },
     )
     for kind in ("top", "negative"):
-        both = case.fooled(case.unseen, _signs(study, xi, negative=kind == "negative"))
-        found |= {kind: both.mean(dim=1), f"{kind}_best": both[:, int(both.mean(dim=0).argmax())]}
-    return found
+        signs = _signs(study, xi, negative=kind == "negative")
+        both = universal.fooled(universal.test.images, signs)
+        # The better sign is the one that fools more of the very images that judge.
+        best = int(both.mean(dim=0).argmax())
+        shares |= {kind: both.mean(dim=1), f"{kind}_best": both[:, best]}
+    return shares
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
@@ -156,14 +163,16 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     )
 
 
-def _examples(study: Study, case: Case, data: Dataset, network: Network) -> Figure:
-    """Figure 6.10: the better sign of the most curved direction, and images, those that it fools first."""
-    both = _signs(study, case.xi(2.0))
-    fooled = case.fooled(case.unseen, both)
+def _examples(
+    study: CurvatureStudy[Settings], universal: UniversalStudy, data: Dataset, network: Network
+) -> Figure:
+    """Figure 6.10: the better sign of the most curved direction, and images that it fools."""
+    both = _signs(study, universal.xi(2.0))
+    fooled = universal.fooled(universal.test.images, both)
     sign = int(fooled.mean(dim=0).argmax())
     chosen = fooled[:, sign].argsort(descending=True, stable=True)[:SHOWN]
-    images, v = case.unseen[chosen], both[sign : sign + 1]
-    labels = case.labels(images, v)
+    images, v = universal.test.images[chosen], both[sign : sign + 1]
+    labels = universal.labels(images, v)
     top: list[Panel | None] = [Panel(v[0], "the vector", perturbation=True)]
     bottom: list[Panel | None] = [None]
     for image, (before, after) in zip(images, labels.tolist(), strict=True):
@@ -173,11 +182,14 @@ def _examples(study: Study, case: Case, data: Dataset, network: Network) -> Figu
     return image_grid([top, bottom], title=title, row_titles=["perturbed", "original"], side=1.7)
 
 
-def _notes(found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate]) -> list[str]:
+def _notes(
+    pairs: Sequence[tuple[CurvatureStudy[Settings], UniversalStudy]],
+    numbers: Mapping[str, Estimate],
+) -> list[str]:
     values = {name: numbers[f"fool_{name}"].value for name in TITLES}
     return [
-        *made_of([case for _, case in found]),
-        f"S_c is made of {len(found[0][0].known)} training images (the thesis: 200), m = 1. An "
+        *made_of([universal for _, universal in pairs]),
+        f"S_c is made of {len(pairs[0][0].train)} training images (the thesis: 200), m = 1. An "
         "eigenvector has no "
         "sign: the mean of both counts, and the better one, chosen on the images that judge, is "
         "shown beside it.",

@@ -1,8 +1,9 @@
-"""The shared curved subspaces of different networks (Section 6.5, Figures 6.12 and 6.13)."""
+"""The shared curved subspaces S_c of different networks (Section 6.5, Figures 6.12 and 6.13)."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, permutations, product
 
 import pandas as pd
@@ -15,9 +16,12 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
 from pipeline.statistics import Estimate, Statistic, mean, median, of_means
-from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies, within
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature_fooling import within
+from pipeline.studies.curvature_settings import MeanHessian, check_products, dimension_of
+from pipeline.studies.universal import across_networks, check_one_shape
 from pipeline.tables import columns, sign_shares
-from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import principal_angles, random_subspace
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network
@@ -29,16 +33,17 @@ SECTION = "Section 6.5, Figures 6.12 and 6.13"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(MeanHessian):
+    """What to measure, beyond the settings of :class:`MeanHessian`.
 
     Attributes:
-        dimension: m of the subspaces whose angles are taken; None: 200 of d = 3,072, in proportion
-            where d is smaller.
+        dimension: m of the subspaces whose angles are taken, at least 1; None: 200 of d = 3,072, in
+            proportion where d is smaller.
         small: m of the subspaces along whose random vectors the other network is cut.
-        directions: random vectors of each, and random directions an image.
-        pictures: images in the figure.
-        grid: points a side of each picture.
+        directions: number of random vectors of each such subspace, and of random directions per
+            image.
+        pictures: number of images in the figure.
+        grid: number of points along each side of a picture, at least 2.
     """
 
     dimension: int | None = None
@@ -62,7 +67,7 @@ def sc_transfer(
     settings: Settings,
     executor: Executor,
 ) -> Findings:
-    """Take the principal angles between the S_c of every two networks, and cut each network along the other's S_c.
+    """Take the principal angles between the S_c of networks, and cut each along the other's S_c.
 
     Args:
         networks: name -> trained classifiers.
@@ -77,56 +82,62 @@ def sc_transfer(
 
     Raises:
         InputError: fewer than two networks, or images of different shapes.
+
+    References:
+        Thesis, Section 6.5 and Figures 6.12 and 6.13. S.-M. Moosavi-Dezfooli et al., "Analysis of
+        universal adversarial perturbations", arXiv:1705.09554.
     """
-    shapes = {name: each.shape for name, each in data.items()}
-    if len(networks) < 2 or len(set(shapes.values())) != 1:
-        refuse("network", str(shapes), "two or more networks that take images of one shape")
-    found = {
-        name: studies(network, data[name], settings, executor) for name, network in networks.items()
+    check_one_shape(networks, data)
+    studies = {
+        name: curvature_studies(network, data[name], settings, executor)
+        for name, network in networks.items()
     }
-    d = next(iter(found.values()))[0].d
+    names = list(studies)
+    d = studies[names[0]][0].d
     m = settings.dimension or dimension_of(200, d)
-    next(iter(found.values()))[0].check_curved(max(m, settings.small))
-    angles = _angles(found, m)
+    check_products(settings.products, max(m, settings.small), d)
+    angles = _angles(studies, m)
     numbers = paired_bootstrap(
         _firsts(angles), _angle_statistics(angles), resamples=settings.resamples
     )
-    cuts = _cuts(found, settings)
-    numbers |= paired_bootstrap(cuts, _cut_statistics(list(found)), resamples=settings.resamples)
-    source, target = next(iter(found)), list(found)[-1]
+    cuts = across_networks(studies, partial(_cut, settings=settings), QUANTITIES)
+    numbers |= paired_bootstrap(cuts, _cut_statistics(names), resamples=settings.resamples)
+    source, target = names[0], names[-1]
     first = next(iter(data.values()))
+    ends = (studies[source][0], studies[target][0], source, target)
     return Findings(
         numbers=named(numbers, settings),
         tables={
             "angles": _angle_table(angles, numbers),
             "figure_6_12": _cosine_table(angles),
-            "curvature": _cut_table(list(found), numbers),
-            "sweep": _sweep(found[source][0], found[target][0], source, target, settings),
+            "curvature": _cut_table(names, numbers),
+            "sweep": _over_h(*ends, settings),
         },
         figures={
             "figure_6_12": _figure(angles, m),
-            "figure_6_13": _pictures(
-                found[source][0], found[target][0], source, target, first, settings
-            ),
+            "figure_6_13": _pictures(*ends, first, settings),
         },
         notes=[
-            *notes([study for each in found.values() for study in each]),
-            *_notes(found, settings, m, d),
+            *notes([study for each in studies.values() for study in each]),
+            *_notes(len(names), settings, m, d),
         ],
     )
 
 
-def _angles(found: Mapping[str, Sequence[Study]], m: int) -> dict[str, Tensor]:
-    """``[a][b]`` -> (s, s, m) cosines for each training seed of a and of b; ``[a][a]``; ``[random]``.
+def _angles(studies: Mapping[str, Sequence[CurvatureStudy[Settings]]], m: int) -> dict[str, Tensor]:
+    """Cosines of the principal angles between the S_c of every two networks.
 
-    s is the largest number of training seeds; NaN where there are fewer, and for a subspace and
-    itself.
+    Returns:
+        ``[a][b]`` -> (s, s, m) for each training seed of a (first) and of b (second), the smallest
+        angle first; ``[a][a]`` for the training seeds of one network; ``[random]``. s is the
+        largest number of training seeds; NaN where there are fewer, and for a subspace and itself.
     """
-    bases = {name: [study.curved(m) for study in each] for name, each in found.items()}
+    bases = {name: [study.curved(m) for study in each] for name, each in studies.items()}
     most, d = max(map(len, bases.values())), next(iter(bases.values()))[0].shape[1]
+    # Two sets of random subspaces, which meet as the training seeds of two networks do.
     drawn = [random_subspace(d, m, seeded("random subspaces of S_c", k)) for k in range(2 * most)]
     pairs = {f"[{a}][{b}]": (bases[a], bases[b]) for a, b in combinations(bases, 2)}
-    pairs |= {f"[{a}][{a}]": (own, own) for a, own in bases.items() if len(own) > 1}
+    pairs |= {f"[{a}][{a}]": (same, same) for a, same in bases.items() if len(same) > 1}
     pairs["[random]"] = (drawn[:most], drawn[most:])
     cosines = {}
     for name, (first, second) in pairs.items():
@@ -138,16 +149,16 @@ def _angles(found: Mapping[str, Sequence[Study]], m: int) -> dict[str, Tensor]:
 
 
 def _firsts(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> the cosines of the smallest angles, (s, s): the bootstrap draws the training seeds of both networks."""
+    """Name -> the cosines of the smallest angles, (s, s).
+
+    Rows and columns are the training seeds of two networks: the bootstrap draws those of both.
+    """
     return {name: values[..., 0] for name, values in angles.items()}
 
 
 def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    between = [
-        name
-        for name in angles
-        if name.count("[") == 2 and len(set(name.strip("[]").split("]["))) == 2
-    ]
+    # ``[a][b]`` of two different networks: neither ``[a][a]`` nor ``[random]``.
+    between = [name for name in angles if len(set(name.strip("[]").split("]["))) == 2]
     statistics = {f"cos_1{name}": mean(name) for name in angles}
     return statistics | {
         "cos_1 - cos_1[random], smallest": of_means([*between, "[random]"], _margin)
@@ -155,36 +166,25 @@ def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
 
 
 def _margin(*cosines: Tensor) -> Tensor:
+    """The smallest cosine of all pairs less that of random subspaces, which comes last."""
     return torch.stack(cosines[:-1]).amin(dim=0) - cosines[-1]
 
 
-def _cuts(found: Mapping[str, Sequence[Study]], settings: Settings) -> dict[str, Tensor]:
-    """What happens to t's boundary along S_c of s: name -> (seeds, n), NaN for a seed that one of them lacks."""
-    seeds = sorted({study.seed for each in found.values() for study in each})
-    longest = max(len(study.unseen) for each in found.values() for study in each)
-    rows: dict[str, list[Tensor]] = {}
-    for s, t in product(found, repeat=2):
-        pairs = {a.seed: (a, b) for a in found[s] for b in found[t] if a.seed == b.seed}
-        for seed in seeds:
-            values = _cut(*pairs[seed], settings) if seed in pairs else {}
-            for name in ("median", "positive", "random"):
-                own = values.get(name, torch.full((longest,), math.nan, dtype=torch.float64))
-                padded = torch.nn.functional.pad(own, (0, longest - len(own)), value=math.nan)
-                rows.setdefault(f"{name} [{s}][{t}]", []).append(padded)
-    return {name: torch.stack(values) for name, values in rows.items()}
+QUANTITIES = ("median", "positive", "random")
+"""What is measured on every network along the S_c of every other one."""
 
 
-def _cut(source: Study, target: Study, settings: Settings) -> dict[str, Tensor]:
-    """Curvatures of the target's boundary along random vectors of the source's S_c, one value an image."""
-    points = target.unseen_points()
-    vectors = within(
-        source.curved(settings.small),
-        source.known,
-        settings.directions,
-        1.0,
-        "transfer",
-        source.seed,
-    )
+def _cut(
+    source: CurvatureStudy[Settings], target: CurvatureStudy[Settings], *, settings: Settings
+) -> dict[str, Tensor]:
+    """Curvatures of the target's boundary along random vectors of the source's S_c.
+
+    Returns:
+        One value per image: ``median`` over the vectors, the share that is ``positive``, and the
+        median size along ``random`` directions.
+    """
+    points = target.test_points()
+    vectors = _vectors(source, source.curved(settings.small), settings.directions)
     along = target.along(points, vectors)
     random = target.at_random(points, settings.directions)
     return {
@@ -194,17 +194,22 @@ def _cut(source: Study, target: Study, settings: Settings) -> dict[str, Tensor]:
     }
 
 
+def _vectors(source: CurvatureStudy[Settings], basis: Tensor, count: int) -> Tensor:
+    """Random unit vectors (count, C, H, W) of the source's S_c."""
+    return within(basis, source.train.images, count, 1.0, "transfer", source.seed)
+
+
 def _cut_statistics(names: Sequence[str]) -> dict[str, Statistic]:
     statistics: dict[str, Statistic] = {}
     for s, t in product(names, repeat=2):
         pair = f"[{s}][{t}]"
-        statistics[f"kappa{pair}"] = median(f"median {pair}")
-        statistics[f"share_positive{pair}"] = mean(f"positive {pair}")
+        statistics[f"kappa{pair}"] = median(f"median{pair}")
+        statistics[f"share_positive{pair}"] = mean(f"positive{pair}")
         if s == t:
-            statistics[f"kappa_random[{t}]"] = median(f"random {pair}")
+            statistics[f"kappa_random[{t}]"] = median(f"random{pair}")
     others = [f"[{s}][{t}]" for s, t in permutations(names, 2)]
-    shares = [f"positive {pair}" for pair in others]
-    sizes = [f"{what} {pair}" for pair in others for what in ("median", "random")]
+    shares = [f"positive{pair}" for pair in others]
+    sizes = [f"{what}{pair}" for pair in others for what in ("median", "random")]
     return statistics | {
         "share_positive, smallest": of_means(shares, _smallest),
         "kappa - kappa_random, smallest": Statistic(tuple(sizes), _smallest_excess, joint=False),
@@ -216,21 +221,29 @@ def _smallest(*shares: Tensor) -> Tensor:
 
 
 def _smallest_excess(*values: Tensor) -> Tensor:
+    """The smallest, over pairs of networks, of kappa less that of random directions.
+
+    The values of a pair stand side by side: first along S_c, then along random directions.
+    """
     middle = median("kappa").reduce
     return torch.stack(
         [middle(a) - middle(b) for a, b in zip(values[::2], values[1::2], strict=True)]
     ).amin(dim=0)
 
 
-def _sweep(source: Study, target: Study, s: str, t: str, settings: Settings) -> pd.DataFrame:
-    """The target cut along the source's S_c, made of few images, at each h."""
+def _over_h(
+    source: CurvatureStudy[Settings],
+    target: CurvatureStudy[Settings],
+    s: str,
+    t: str,
+    settings: Settings,
+) -> pd.DataFrame:
+    """The target t cut along the S_c of the source s, made of few images, at each h."""
     rows = []
-    points = target.unseen_points(settings.sweep_samples)
-    for factor, h in target.heights.items():
-        ends = source.swept(factor)
-        taken = min(settings.small, len(ends.vectors[0]) // 2)
-        basis = source.curved(taken, ends=ends)
-        vectors = within(basis, source.known, settings.directions, 1.0, "transfer", source.seed)
+    points = target.test_points(settings.sweep_samples)
+    for factor, h in target.h_factors.items():
+        basis = source.curved_at(factor, settings.small)["sc"]
+        vectors = _vectors(source, basis, settings.directions)
         sets = {f"S_c of {s}": target.along(points, vectors, h=h)}
         sets["random"] = target.at_random(points, settings.directions, h=h)
         rows += [
@@ -290,13 +303,18 @@ def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
 
 
 def _pictures(
-    source: Study, target: Study, s: str, t: str, data: Dataset, settings: Settings
+    source: CurvatureStudy[Settings],
+    target: CurvatureStudy[Settings],
+    s: str,
+    t: str,
+    data: Dataset,
+    settings: Settings,
 ) -> Figure:
-    """Figure 6.13: sections of the target along one direction of the source's S_c, and along random ones."""
-    points = target.near_unseen
+    """Figure 6.13: sections of t along one direction of the S_c of s, and along random ones."""
+    points = target.near_test
     rows = points.success.nonzero()[: settings.pictures, 0]
-    images = target.unseen[rows]
-    v = within(source.curved(settings.small), source.known, 1, 1.0, "transfer", source.seed)
+    images = target.test.images[rows]
+    v = _vectors(source, source.curved(settings.small), 1)
     drawn = torch.randn(images.shape, generator=seeded("transfer", target.seed))
     directions = {f"$S_c$ of {s}": v.expand_as(images), "random direction": drawn}
     title = f"Normal sections of {t}"
@@ -305,7 +323,7 @@ def _pictures(
     )
 
 
-def _notes(found: Mapping[str, Sequence[Study]], settings: Settings, m: int, d: int) -> list[str]:
+def _notes(networks: int, settings: Settings, m: int, d: int) -> list[str]:
     return [
         f"S_c of {m} of d = {d} dimensions for the angles (the thesis does not give its m), of "
         f"{settings.small} for "
@@ -315,7 +333,7 @@ def _notes(found: Mapping[str, Sequence[Study]], settings: Settings, m: int, d: 
         "draw the seeds of both networks; '[a][a]' are two training seeds of one network, "
         "'[random]' random subspaces "
         "of as many dimensions.",
-        f"'smallest' is over all pairs of the {len(found)} networks: the thesis' relations are "
+        f"'smallest' is over all pairs of the {networks} networks: the thesis' relations are "
         "asked of all of them at "
         "once. Curvature is divided by the gradient's norm; networks of the same training seed "
         "meet.",

@@ -1,4 +1,4 @@
-"""Random vectors among the normals of the decision boundary (Section 6.3.1)."""
+"""Random vectors in the span of the normals as universal perturbations (Section 6.3.1)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,27 +7,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, difference, mean, share_ratio, stack
-from pipeline.studies.curvature import (
-    Study,
-    WithUniversal,
-    fooled_shares,
-    named,
-    studies,
-    universal_case,
-    within,
-)
-from pipeline.studies.universal import Case, made_of, random_vectors
+from pipeline.studies.curvature import CurvatureStudy
+from pipeline.studies.curvature_fooling import fooled_shares, fooling_studies, within
+from pipeline.studies.curvature_settings import RandomVectors, TrainPoints, UniversalVectors
+from pipeline.studies.universal import UniversalStudy, made_of, random_vectors
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count, refuse
-from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.geometry import orthonormalise
 from robustness_geometry.types import Dataset, Network
-from stages.curvature.normals_svd import unit_normals
+from stages.curvature.normals_svd import normal_images, unit_normals
 
 __all__ = ["SECTION", "Settings", "sf_fooling"]
 
@@ -35,13 +28,15 @@ SECTION = "Section 6.3.1"
 
 
 @dataclass(frozen=True)
-class Settings(WithUniversal):
-    """What to measure, beyond what :class:`WithUniversal` says.
+class Settings(TrainPoints, UniversalVectors, RandomVectors):
+    """What to measure.
+
+    Where a data set has no training images, ``train_samples`` held-out ones span S_f.
 
     Attributes:
-        normal_samples: training images whose normals span S_f.
-        dimension: m of S_f; 100 in the thesis.
-        dimensions: other m, for the curve.
+        normal_samples: number of training images, at least 2, whose normals span S_f.
+        dimension: m of S_f, at most ``normal_samples``; the thesis: 100.
+        dimensions: other m, for the curve of fooling over the dimension.
     """
 
     normal_samples: int = 1000
@@ -63,7 +58,7 @@ class Settings(WithUniversal):
 
 
 def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Draw random vectors of norm xi in the span of the leading normals and count whom they fool.
+    """Draw random vectors of norm xi in the span of the normals and measure the share they fool.
 
     Args:
         network: the trained classifiers.
@@ -75,12 +70,21 @@ def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         ``fool_sf``, ``fool_random`` and ``fool_uap`` on held-out images, their ratios and
         differences, and the fooling of S_f against its dimension; xi is a tenth of the random-noise
         norm, as for Algorithm 4.
+
+    References:
+        Thesis, Section 6.3.1. S.-M. Moosavi-Dezfooli et al., "Universal adversarial perturbations",
+        arXiv:1610.08401. S.-M. Moosavi-Dezfooli et al., "Analysis of universal adversarial
+        perturbations", arXiv:1705.09554.
     """
-    found = [
-        (study, universal_case(study, data, settings))
-        for study in studies(network, data, settings, executor)
-    ]
-    samples = stack(executor.each(lambda pair: _measure(*pair, data, settings), found))
+    pairs = fooling_studies(
+        network,
+        data,
+        settings,
+        executor,
+        images=settings.universal_samples,
+        orders=settings.universal_orders,
+    )
+    samples = stack(executor.each(lambda pair: _measure(*pair, data, settings), pairs))
     images = next(iter(samples.values())).shape[-1]
     statistics = {
         "fool_sf": mean(f"S_f {settings.dimension}"),
@@ -93,28 +97,29 @@ def sf_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     return Findings(
-        numbers=named(numbers, settings),
+        numbers=measured(numbers),
         tables={"fooling": _table(numbers, settings)},
         figures={"fooling": _figure(network, numbers, settings)},
-        notes=_notes(found, settings),
+        notes=_notes(pairs, settings),
     )
 
 
-def _measure(study: Study, case: Case, data: Dataset, settings: Settings) -> dict[str, Tensor]:
+def _measure(
+    study: CurvatureStudy[Settings], universal: UniversalStudy, data: Dataset, settings: Settings
+) -> dict[str, Tensor]:
     """Name -> the share of a kind's vectors that fool each held-out image."""
-    order = stratified_order(data.train.labels, "curvature")[: settings.normal_samples]
-    normals = unit_normals(study, data.train.images[order] if len(order) else study.known)
+    normals = unit_normals(study, normal_images(study, data, settings.normal_samples))
     basis = orthonormalise(normals[~normals.isnan().any(dim=1)])
-    xi, count = case.xi(2.0), settings.vectors
+    xi, count, like = universal.xi(2.0), settings.vectors, study.train.images
     sets = {
-        "universal": case.vector(2.0).perturbation,
-        "random": random_vectors(study.known.shape[1:], 2.0, xi, count),
+        "universal": universal.vector(2.0).perturbation,
+        "random": random_vectors(like.shape[1:], 2.0, xi, count),
         **{
-            f"S_f {m}": within(basis[:m], study.known, count, xi, "S_f", m, study.seed)
+            f"S_f {m}": within(basis[:m], like, count, xi, "S_f", m, study.seed)
             for m in settings.every
         },
     }
-    return fooled_shares(case, sets)
+    return fooled_shares(universal, sets)
 
 
 def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
@@ -145,10 +150,12 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], settings: Setting
     )
 
 
-def _notes(found: Sequence[tuple[Study, Case]], settings: Settings) -> list[str]:
-    d = found[0][0].d
+def _notes(
+    pairs: Sequence[tuple[CurvatureStudy[Settings], UniversalStudy]], settings: Settings
+) -> list[str]:
+    d = pairs[0][0].d
     return [
-        *made_of([case for _, case in found]),
+        *made_of([universal for _, universal in pairs]),
         f"S_f: the leading singular vectors of the unit r of {settings.normal_samples} training "
         "images, none of which "
         f"judges. {settings.vectors} random vectors of norm xi for each kind and training seed; "

@@ -1,4 +1,4 @@
-"""Directions along which the boundary bends near many images (Section 7.4, Figure 7.6)."""
+"""Directions along which the boundary is curved near many images (Section 7.4, Figure 7.6)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, stack
-from pipeline.studies.curvature import Common, Study, dimension_of, named, notes, studies
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature_settings import Curvatures, SharedDirections, dimension_of
 from pipeline.tables import columns, sign_shares
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import Boundary
@@ -35,14 +36,15 @@ TANGENT = 1e-8
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(SharedDirections):
+    """What to measure, beyond the settings of :class:`SharedDirections`.
 
     Attributes:
-        middle: the second of the ranks that are compared, of d = 3,072; in proportion where d is
-            smaller.
-        last: the third one.
-        directions: random directions an image, for the mean curvature that rho_i is relative to.
+        middle: second of the three ranks that are compared, above 1, of d = 3,072; in proportion
+            where d is smaller. The first rank is 1.
+        last: third of the ranks, above ``middle``, of d = 3,072; in proportion where d is smaller.
+        directions: number of random directions per image, for the mean curvature that rho_i is
+            relative to.
     """
 
     middle: int = 100
@@ -60,7 +62,7 @@ class Settings(Common):
 def shared_directions(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure rho_i(z) = |u_i' PHP u_i| / E |v' PHP v| at boundary points of unseen images (Equation 7.3).
+    """Measure rho_i(z) = |u_i' PHP u_i| / E |v' PHP v| at unseen boundary points (Equation 7.3).
 
     Args:
         network: the trained classifiers.
@@ -71,12 +73,17 @@ def shared_directions(
     Returns:
         ``rho_<i>`` over a range of ranks; ``rho_first``, ``rho_middle`` and ``rho_last`` and their
         differences; the directions as tensors.
+
+    References:
+        Thesis, Section 7.4, Equation 7.3 and Figure 7.6. A. Fawzi, S.-M. Moosavi-Dezfooli et al.,
+        "Classification regions of deep neural networks", arXiv:1705.09552.
     """
-    found = studies(network, data, settings, executor)
-    d = found[0].d
-    ranks = ranks_of(settings, d, len(found[0].known))
+    studies = curvature_studies(network, data, settings, executor)
+    first = studies[0]
+    d = first.d
+    ranks = ranks_of(settings, d, len(first.train))
     middle, last = (_nearest(ranks, dimension_of(i, d)) for i in (settings.middle, settings.last))
-    samples = stack(executor.each(lambda study: _measure(study, ranks, settings), found))
+    samples = stack(executor.each(lambda study: _measure(study, ranks, settings), studies))
     statistics: dict[str, Statistic] = {f"rho_{i}": mean(f"rho {i}") for i in ranks}
     statistics |= {
         "rho_first": mean("rho 1"),
@@ -87,26 +94,27 @@ def shared_directions(
         "share_negative_1": mean("negative 1"),
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
-    first = found[0]
     return Findings(
         numbers=named(numbers, settings),
         tables={
             "figure_7_6a": _table(numbers, ranks),
-            "sweep": _sweep(first, settings, min(SHOWN, max(ranks))),
+            "sweep": _over_h(first, settings, min(SHOWN, max(ranks))),
         },
         figures={
             "figure_7_6a": _figure(network, numbers, ranks),
             "figure_7_6b": _pictures(network, first, min(SHOWN, max(ranks)), numbers),
         },
         tensors={
-            "directions": first.shared(min(2 * SHOWN, max(ranks))).view(-1, *first.known.shape[1:])
+            "directions": first.shared(min(2 * SHOWN, max(ranks))).view(
+                -1, *first.train.images.shape[1:]
+            )
         },
-        notes=[*notes(found), *_notes(found, numbers, settings, (middle, last))],
+        notes=[*notes(studies), *_notes(first, numbers, settings, (middle, last))],
     )
 
 
 def ranks_of(settings: Settings, d: int, images: int) -> list[int]:
-    """The ranks i at which rho_i is ascending, as far as there are so many directions."""
+    """The ranks i at which rho_i is measured, ascending, as far as there are so many directions."""
     most = min(images * min(settings.leading, d - 1), d)
     wanted = {dimension_of(i, d) for i in (*GRID, settings.middle, settings.last)} | {1, 2}
     return sorted(i for i in wanted if i <= most)
@@ -117,16 +125,32 @@ def _nearest(ranks: Sequence[int], wanted: int) -> int:
 
 
 def relative_curvatures(
-    study: Study, points: Boundary, directions: Tensor, count: int, *, h: float | None = None
+    study: CurvatureStudy[Curvatures],
+    points: Boundary,
+    directions: Tensor,
+    count: int,
+    *,
+    h: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """rho_i(z) (n, K) for directions (K, d), and the signed u' PHP u / ||grad F|| (n, K) themselves.
+    """rho_i(z) for directions u_i, and the signed curvatures along them.
 
     Both numerator and denominator keep the length of the tangent part, as in Equation 7.3; for v
     uniform on the whole sphere it is nearly 1, and the curvatures along random tangent directions
     are taken, times (d - 1) / d.
+
+    Args:
+        study: the classifier.
+        points: n boundary points z.
+        directions: unit vectors u_i, (K, d).
+        count: number of random directions per point.
+        h: length over which curvature is measured; None: that of the study.
+
+    Returns:
+        rho_i(z), (n, K), and u_i' PHP u_i / ||grad F||, (n, K).
     """
-    vectors = directions.view(-1, *study.known.shape[1:])
+    vectors = directions.view(-1, *study.train.images.shape[1:])
     along = study.along(points, vectors, h=h).double()
+    # ||P u||^2 = ||u||^2 - (n'u)^2 of each direction at each point.
     flat, normals = directions.double(), points.normals.flatten(1).double()
     tangent = (flat.square().sum(dim=1) - (normals @ flat.T).square()).clamp_min(0)
     # Along the normal itself no curvature is found, and none counts: its tangent part is zero.
@@ -137,26 +161,24 @@ def relative_curvatures(
     return values.abs() / random[:, None], values
 
 
-def _measure(study: Study, ranks: Sequence[int], settings: Settings) -> dict[str, Tensor]:
-    """Name -> one value a held-out image."""
+def _measure(
+    study: CurvatureStudy[Settings], ranks: Sequence[int], settings: Settings
+) -> dict[str, Tensor]:
+    """Name -> one value per held-out image."""
     chosen = study.shared(max(ranks))[[rank - 1 for rank in ranks]]
-    rho, values = relative_curvatures(study, study.unseen_points(), chosen, settings.directions)
-    found = {f"rho {rank}": study.placed(rho[:, k]) for k, rank in enumerate(ranks)}
-    return found | {"negative 1": study.placed((values[:, 0] < 0).double())}
+    rho, values = relative_curvatures(study, study.test_points(), chosen, settings.directions)
+    placed = {f"rho {rank}": study.placed(rho[:, k]) for k, rank in enumerate(ranks)}
+    return placed | {"negative 1": study.placed((values[:, 0] < 0).double())}
 
 
-def _sweep(study: Study, settings: Settings, most: int) -> pd.DataFrame:
-    """The foremost shared directions made of a few images and measured at other ones, at each h."""
+def _over_h(study: CurvatureStudy[Settings], settings: Settings, most: int) -> pd.DataFrame:
+    """The foremost shared directions made of a few images and measured at others, at each h."""
     rows = []
-    points, known = (
-        study.unseen_points(settings.sweep_samples),
-        study.known_points(settings.sweep_samples),
-    )
-    for factor, h in study.heights.items():
-        count = min(most, len(known) * min(settings.leading, study.d - 1))
-        directions = study.shared(count, points=known, h=h)
+    points = study.test_points(settings.sweep_samples)
+    for factor, h in study.h_factors.items():
+        directions, _ = study.shared_at(h, most)
         rho, values = relative_curvatures(study, points, directions, settings.directions, h=h)
-        sets = {"u_1": (rho[:, :1], values[:, :1]), f"u_1 to u_{count}": (rho, values)}
+        sets = {"u_1": (rho[:, :1], values[:, :1]), f"u_1 to u_{len(directions)}": (rho, values)}
         for name, (relative, signed) in sets.items():
             row: dict[str, object] = {
                 "h_factor": factor,
@@ -199,10 +221,10 @@ def _figure(network: Network, numbers: Mapping[str, Estimate], ranks: Sequence[i
 
 
 def _pictures(
-    network: Network, study: Study, count: int, numbers: Mapping[str, Estimate]
+    network: Network, study: CurvatureStudy[Settings], count: int, numbers: Mapping[str, Estimate]
 ) -> Figure:
     """Figure 7.6b: the foremost directions, scaled to the same largest value."""
-    directions = study.shared(count).view(-1, *study.known.shape[1:])
+    directions = study.shared(count).view(-1, *study.train.images.shape[1:])
     known = {1: "rho_1", 2: "rho_2"} | {
         i: f"rho_{i}" for i in range(3, count + 1) if f"rho_{i}" in numbers
     }
@@ -218,16 +240,16 @@ def _pictures(
 
 
 def _notes(
-    found: Sequence[Study],
+    study: CurvatureStudy[Settings],
     numbers: Mapping[str, Estimate],
     settings: Settings,
     ranks: tuple[int, int],
 ) -> list[str]:
-    d, known = found[0].d, found[0].known_points()
+    d, known = study.d, study.train_points()
     return [
         f"The u_i are the leading singular vectors of the {settings.leading} principal directions "
         "of largest size of "
-        f"each of {len(known)} training images, found by {min(3 * settings.leading, d - 1)} "
+        f"each of {len(known)} training images, found by {study.products_each} "
         "products with each "
         "Hessian. The thesis does not say how many an image gives.",
         f"The thesis' ranks 100 and 1,000 of d = 3,072 are {ranks[0]} and {ranks[1]} of d = {d} "

@@ -15,14 +15,13 @@ from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, stack
 from pipeline.studies.curvature import (
-    Common,
-    Study,
-    dimension_of,
+    CurvatureStudy,
+    curvature_studies,
     named,
     notes,
-    studies,
-    unseen_images,
+    unseen_split,
 )
+from pipeline.studies.curvature_settings import SharedDirections, dimension_of
 from pipeline.tables import columns, sign_shares
 from robustness_geometry.attacks.protocol import labels_at
 from robustness_geometry.checks import check_count, check_positive, refuse
@@ -44,18 +43,21 @@ TITLES = {
 """What numbers call a kind of noise -> what the figure calls it."""
 
 SWEEP_IMAGES = 100
-"""Held-out images that noise is added to in the sweep over h."""
+"""Held-out images that noise is added to in the table over h."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure, beyond what :class:`Common` says.
+class Settings(SharedDirections):
+    """What to measure, beyond the settings of :class:`SharedDirections`.
+
+    The boundary points of the ``samples`` held-out images are described in the notes alone.
 
     Attributes:
-        dimension: m of S; None: 200 of d = 3,072, in proportion where d is smaller.
-        magnitudes: norms of the noise over the mean norm of an image, ascending.
-        noise_samples: held-out images that noise is added to.
-        draws: of the noise for each image and magnitude; the share that changes the label counts.
+        dimension: m of S, at least 1; None: 200 of d = 3,072, in proportion where d is smaller.
+        magnitudes: norms of the noise over the mean norm of an image, ascending, each above 0.
+        noise_samples: number of held-out images that noise is added to (all if there are fewer).
+        draws: number of draws of the noise for each image and magnitude; the share of them that
+            changes the label counts.
     """
 
     dimension: int | None = None
@@ -78,7 +80,7 @@ class Settings(Common):
 def subspace_noise(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Add noise of one norm inside S = span(u_1 ... u_m), orthogonal to it, and of all directions; count label changes.
+    """Measure how often noise inside and outside S = span(u_1 ... u_m) changes the label.
 
     Args:
         network: the trained classifiers.
@@ -90,25 +92,26 @@ def subspace_noise(
         ``changed_<kind>_<t>``, the share of held-out images whose label changes; over all t, by how
         much noise in S changes more than noise outside, at least; the mean excess of noise outside
         over isotropic noise; and the rank correlation of t with the share for S.
+
+    References:
+        Thesis, Section 7.4 and Figure 7.7. A. Fawzi, S.-M. Moosavi-Dezfooli et al., "Classification
+        regions of deep neural networks", arXiv:1705.09552.
     """
-    found = studies(network, data, settings, executor)
-    images = unseen_images(data, settings.noise_samples)
-    m = settings.dimension or dimension_of(200, found[0].d)
+    studies = curvature_studies(network, data, settings, executor)
+    images = unseen_split(data, settings.noise_samples).images
+    m = settings.dimension or dimension_of(200, studies[0].d)
     samples = stack(
-        executor.each(lambda study: _measure(study, study.shared(m), images, settings), found)
+        executor.each(lambda study: _measure(study, study.shared(m), images, settings), studies)
     )
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     return Findings(
         numbers=named(numbers, settings),
         tables={
             "figure_7_7": _table(numbers, settings),
-            "sweep": _sweep(found[0], m, images, settings),
+            "sweep": _over_h(studies[0], m, images, settings),
         },
         figures={"figure_7_7": _figure(network, numbers, settings, m)},
-        notes=[
-            *notes(found),
-            *_notes(found, settings, m, len(images), float(norms(images).mean())),
-        ],
+        notes=[*notes(studies), *_notes(studies[0], settings, m, images)],
     )
 
 
@@ -132,15 +135,15 @@ def changed_by_noise(
         basis: S, (m, d).
         other: a random subspace of as many dimensions, (m, d).
         sizes: norms of the noise, in pixel units.
-        draws: vectors for each image and norm.
+        draws: number of vectors for each image and norm.
         images: (n, C, H, W).
-        generator: one an image.
+        generator: one generator per image.
 
     Returns:
         (n, kinds, sizes) in float64, the kinds as in TITLES.
     """
     labels, basis, other = predict(model, images), basis.to(images), other.to(images)
-    found = torch.zeros(len(images), len(TITLES), len(sizes), dtype=torch.float64)
+    changed = torch.zeros(len(images), len(TITLES), len(sizes), dtype=torch.float64)
     for _ in range(draws):
         drawn = normal(images, generator).flatten(1)
         inside = drawn @ basis.T
@@ -149,12 +152,14 @@ def changed_by_noise(
             unit = (noise / noise.norm(dim=1, keepdim=True)).view_as(images)
             for t, size in enumerate(sizes):
                 after, finite = labels_at(model, images + size * unit)
-                found[:, k, t] += ((after != labels) & finite).double().cpu()
-    return found / draws
+                changed[:, k, t] += ((after != labels) & finite).double().cpu()
+    return changed / draws
 
 
-def _measure(study: Study, basis: Tensor, images: Images, settings: Settings) -> dict[str, Tensor]:
-    """Name -> one value an image."""
+def _measure(
+    study: CurvatureStudy[Settings], basis: Tensor, images: Images, settings: Settings
+) -> dict[str, Tensor]:
+    """Name -> one value per image."""
     other = random_subspace(study.d, len(basis), seeded("noise subspace", study.seed))
     sizes = tuple(t * float(norms(images).mean()) for t in settings.magnitudes)
     work = partial(changed_by_noise, study.model, basis, other, sizes, settings.draws)
@@ -184,6 +189,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
 
 
 def _gaps(shares: Sequence[Tensor]) -> Tensor:
+    """The first half of the shares less the second."""
     half = len(shares) // 2
     return torch.stack(list(shares[:half])) - torch.stack(list(shares[half:]))
 
@@ -196,21 +202,22 @@ def _mean_gap(*shares: Tensor) -> Tensor:
     return _gaps(shares).mean(dim=0)
 
 
-def _sweep(study: Study, m: int, images: Images, settings: Settings) -> pd.DataFrame:
-    """S made of a few images at each h: label changes, and the signs of the curvatures that it is made of."""
+def _over_h(
+    study: CurvatureStudy[Settings], m: int, images: Images, settings: Settings
+) -> pd.DataFrame:
+    """S made of a few images at each h: label changes, and the signs of the curvatures in it."""
     rows = []
     images, settings = images[:SWEEP_IMAGES], replace(settings, draws=1)
-    known = study.known_points(settings.sweep_samples)
-    count = min(m, len(known) * min(settings.leading, study.d - 1))
-    for factor, h in study.heights.items():
-        found = _measure(study, study.shared(count, points=known, h=h), images, settings)
-        row: dict[str, object] = {"h_factor": factor, "h": h, "m": count, "images": len(images)}
+    for factor, h in study.h_factors.items():
+        basis, leading = study.shared_at(h, m)
+        changed = _measure(study, basis, images, settings)
+        row: dict[str, object] = {"h_factor": factor, "h": h, "m": len(basis)}
+        row["images"] = len(images)
         for kind in ("S", "S_perp"):
             row |= {
-                f"changed_{kind}_{t:g}": float(found[f"{kind} {t}"].mean())
+                f"changed_{kind}_{t:g}": float(changed[f"{kind} {t}"].mean())
                 for t in settings.magnitudes
             }
-        leading = study.extremes(known, h=h).by_size(min(settings.leading, study.d - 1)).values
         rows.append(row | sign_shares(leading))
     return pd.DataFrame(rows)
 
@@ -252,12 +259,13 @@ def _figure(
 
 
 def _notes(
-    found: Sequence[Study], settings: Settings, m: int, images: int, size: float
+    study: CurvatureStudy[Settings], settings: Settings, m: int, images: Images
 ) -> list[str]:
+    size = float(norms(images).mean())
     return [
-        f"S: the first {m} shared directions u_i of {len(found[0].known_points())} training "
+        f"S: the first {m} shared directions u_i of {len(study.train_points())} training "
         "images, of "
-        f"d = {found[0].d} dimensions (the thesis: 200 of 3,072). Noise is added to {images} "
+        f"d = {study.d} dimensions (the thesis: 200 of 3,072). Noise is added to {len(images)} "
         "held-out images, "
         f"{settings.draws} times at each norm, without clipping; the mean norm of an image is "
         f"{size:.3g}.",

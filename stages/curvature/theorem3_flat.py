@@ -16,6 +16,7 @@ from pipeline.findings import Findings
 from pipeline.plots import Line, estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means
 from pipeline.studies.boundary import once
+from pipeline.studies.curvature import unit
 from pipeline.studies.synthetic import Affine
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count, refuse
@@ -23,7 +24,15 @@ from robustness_geometry.geometry import random_subspace, theorem3_radius
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network, predict
 
-__all__ = ["SECTION", "Settings", "binary_fooled", "flat_model", "linear_fooled", "theorem3_flat"]
+__all__ = [
+    "SECTION",
+    "Settings",
+    "binary_fooled",
+    "flat_model",
+    "linear_fooled",
+    "share_quantile",
+    "theorem3_flat",
+]
 
 SECTION = "Section 6.3, Theorem 3, Figure 6.1b"
 
@@ -36,15 +45,16 @@ class Settings:
     """The size of the simulation.
 
     Attributes:
-        dimension: d of the input space.
-        dimensions: the m of the subspaces that the normals lie near.
-        delta: share of the points that may stay unfooled.
-        xi: share of a normal's length that may lie outside the subspace.
-        classes: L of the linear classifiers.
-        points: points of each case.
-        vectors: random vectors of each case.
-        pairs: of a point and a direction, for the smallest norms.
-        resamples: of the bootstrap.
+        dimension: dimension d of the input space, at least 2.
+        dimensions: two or more dimensions m of the subspaces that the normals lie near, each from 2
+            to d - 1.
+        delta: share of the points that may stay unfooled, in (0, 1).
+        xi: share of a normal's length that may lie outside the subspace, in [0, 1).
+        classes: number L of classes of the linear classifier, from 2 to d.
+        points: number of points of each case, at least 2.
+        vectors: number of random vectors of each case.
+        pairs: number of pairs of a point and a direction, at least 2, for the smallest norms.
+        resamples: number of resamples of the bootstrap.
     """
 
     dimension: int = 300
@@ -79,7 +89,7 @@ class Settings:
 def theorem3_flat(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Draw flat boundaries whose unit normals lie near a subspace, and count whom v or -v fools.
+    """Draw flat boundaries with normals near a subspace; count the points that v or -v fools.
 
     The network and the data take no part: the boundaries are made up, so that the answers are
     known.
@@ -94,6 +104,10 @@ def theorem3_flat(
         The share fooled at the theorem's radius, less the 1 - delta that it promises, for the worst
         m; the slope of the smallest norm that suffices over m; rank and share of a linear
         classifier; and the two shares of Figure 6.1b.
+
+    References:
+        Thesis, Section 6.3, Theorem 3, Remark 1 and Figure 6.1b. S.-M. Moosavi-Dezfooli et al.,
+        "Analysis of universal adversarial perturbations", arXiv:1705.09554.
     """
     size, delta = {"points": settings.points, "vectors": settings.vectors}, settings.delta
     flat = partial(
@@ -104,11 +118,9 @@ def theorem3_flat(
     pairs = partial(
         norms_needed, settings.dimension, settings.dimensions, xi=settings.xi, pairs=settings.pairs
     )
-    fooled, lengths = (
-        once(flat, executor, "flat boundaries"),
-        once(pairs, executor, "norms at flat boundaries"),
-    )
-    quantile = partial(_quantile, 1 - delta)
+    fooled = once(flat, executor, "flat boundaries")
+    lengths = once(pairs, executor, "norms at flat boundaries")
+    quantile = partial(share_quantile, 1 - delta)
     needed = paired_bootstrap(
         lengths,
         {name: Statistic((name,), quantile) for name in lengths},
@@ -131,53 +143,57 @@ def theorem3_flat(
 def flat_model(
     dimension: int, m: int, xi: float, points: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Unit r (points, d) with ||P_S r|| = 1 - xi, and an orthonormal basis (m, d) of S, in float64."""
+    """Unit r (points, d) with ||P_S r|| = 1 - xi, and a basis (m, d) of S, in float64."""
     basis = random_subspace(dimension, m, generator, dtype=torch.float64)
-    inside = _unit(torch.randn(points, m, generator=generator, dtype=torch.float64)) @ basis
+    inside = unit(torch.randn(points, m, generator=generator, dtype=torch.float64)) @ basis
     drawn = torch.randn(points, dimension, generator=generator, dtype=torch.float64)
-    outside = _unit(drawn - drawn @ basis.T @ basis)
+    outside = unit(drawn - drawn @ basis.T @ basis)
     return (1 - xi) * inside + math.sqrt(1 - (1 - xi) ** 2) * outside, basis
 
 
 def flat_fooled(
     dimension: int, dimensions: Sequence[int], *, delta: float, xi: float, points: int, vectors: int
 ) -> dict[str, Tensor]:
-    """For each m, ``fooled m`` (points,): the share of random v of norm rho in S with |r'v| >= 1."""
-    found = {}
+    """For each m, ``fooled m`` (points,): the share of random v of norm rho in S with |r'v| >= 1.
+
+    A flat boundary is the plane r'z = 1 of a unit r, so that v or -v crosses it if |r'v| >= 1.
+    """
+    fooled = {}
     for m in dimensions:
         generator = seeded("theorem 3", dimension, m)
         r, basis = flat_model(dimension, m, xi, points, generator)
-        v = _unit(torch.randn(vectors, m, generator=generator, dtype=torch.float64)) @ basis
-        found[f"fooled {m}"] = (
-            (theorem3_radius(m, delta, xi) * (r @ v.T).abs() >= 1).double().mean(dim=1)
-        )
-    return found
+        v = unit(torch.randn(vectors, m, generator=generator, dtype=torch.float64)) @ basis
+        rho = theorem3_radius(m, delta, xi)
+        fooled[f"fooled {m}"] = (rho * (r @ v.T).abs() >= 1).double().mean(dim=1)
+    return fooled
 
 
 def norms_needed(
     dimension: int, dimensions: Sequence[int], *, xi: float, pairs: int
 ) -> dict[str, Tensor]:
-    """``norm m`` (pairs,): the norm at which a random direction of S fools a random point; ``norm d``: of the space."""
-    found = {}
+    """The norms at which random directions fool random points.
+
+    Returns:
+        ``norm m`` (pairs,) for directions of S, and ``norm d`` for directions of the whole space.
+    """
+    needed = {}
     for m in dimensions:
         generator = seeded("theorem 3, norms", dimension, m)
         r, basis = flat_model(dimension, m, xi, pairs, generator)
-        u = _unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis
-        found[f"norm {m}"] = 1 / (r * u).sum(dim=1).abs()
+        u = unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis
+        needed[f"norm {m}"] = 1 / (r * u).sum(dim=1).abs()
     generator = seeded("theorem 3, norms", dimension)
-    r, u = _unit(
-        torch.randn(2, pairs, dimension, generator=generator, dtype=torch.float64)
-    ).unbind()
-    return found | {"norm d": 1 / (r * u).sum(dim=1).abs()}
+    r, u = unit(torch.randn(2, pairs, dimension, generator=generator, dtype=torch.float64)).unbind()
+    return needed | {"norm d": 1 / (r * u).sum(dim=1).abs()}
 
 
 def linear_fooled(
     dimension: int, classes: int, *, delta: float, points: int, vectors: int
 ) -> dict[str, Tensor]:
-    """Remark 1 on a linear classifier: whom random v of norm sqrt(e (L - 1)) / delta in the normals' span fool.
+    """Remark 1 on a linear classifier: what random v in the span of the normals fool.
 
-    The classifier has no bias, so that each point can be scaled to lie at distance 1 from its
-    nearest boundary.
+    Their norm is sqrt(e (L - 1)) / delta. The classifier has no bias, so that each point can be
+    scaled to lie at distance 1 from its nearest boundary.
 
     Returns:
         ``fooled`` (points,): the share of the vectors of which v or -v changes the label; ``rank``
@@ -187,23 +203,24 @@ def linear_fooled(
     weight = torch.randn(classes, dimension, generator=generator, dtype=torch.float64)
     model = Affine(weight, torch.zeros(classes, dtype=torch.float64))
     x = torch.randn(points, dimension, generator=generator, dtype=torch.float64)
-    own = predict(model, x.view(points, 1, 1, -1))
-    differences = weight[None] - weight[own][:, None]
+    labels = predict(model, x.view(points, 1, 1, -1))
+    # Distances to the boundary with each class; that with the point's class itself counts as inf.
+    differences = weight[None] - weight[labels][:, None]
     sizes = differences.norm(dim=2)
     gaps = -(differences * x[:, None]).sum(dim=2) / sizes.clamp_min(1e-30)
-    nearest = gaps.scatter(1, own[:, None], math.inf).argmin(dim=1)
+    nearest = gaps.scatter(1, labels[:, None], math.inf).argmin(dim=1)
     rows = torch.arange(points)
     normals = differences[rows, nearest] / sizes[rows, nearest][:, None]
     x = x / gaps[rows, nearest][:, None]
     spectrum = torch.linalg.svdvals(normals)
     basis = torch.linalg.svd(differences[0], full_matrices=False).Vh[: classes - 1]
-    v = _unit(torch.randn(vectors, classes - 1, generator=generator, dtype=torch.float64)) @ basis
+    v = unit(torch.randn(vectors, classes - 1, generator=generator, dtype=torch.float64)) @ basis
     v = theorem3_radius(classes - 1, delta) * v
     sides = [
         torch.stack([predict(model, (x + sign * w).view(points, 1, 1, -1)) for sign in (1, -1)])
         for w in v
     ]
-    changed = [(labels != own).any(dim=0) for labels in sides]
+    changed = [(both != labels).any(dim=0) for both in sides]
     return {
         "fooled": torch.stack(changed).double().mean(dim=0),
         "rank": (spectrum > RANK * spectrum.max()).sum().double(),
@@ -211,7 +228,7 @@ def linear_fooled(
 
 
 def binary_fooled(dimension: int, points: int) -> dict[str, Tensor]:
-    """Figure 6.1b: whom v = t w fools on a binary linear classifier with balanced classes, t large.
+    """Figure 6.1b: what v = t w fools, t large, on a balanced binary linear classifier.
 
     Points come in pairs x, -x, so that the classes are balanced exactly.
 
@@ -225,10 +242,10 @@ def binary_fooled(dimension: int, points: int) -> dict[str, Tensor]:
     model = Affine(weight, torch.zeros(1, dtype=torch.float64))
     x = torch.cat([half, -half]).view(-1, 1, 1, dimension)
     v = (2 * half.norm(dim=1).max() * weight / weight.norm()).view(1, 1, 1, dimension)
-    own = predict(model, x)
-    ahead, behind = (predict(model, x + sign * v) != own for sign in (1, -1))
-    found = {"vector": ahead, "direction": ahead | behind}
-    return {name: changed.double().view(2, -1).mean(dim=0) for name, changed in found.items()}
+    labels = predict(model, x)
+    ahead, behind = (predict(model, x + sign * v) != labels for sign in (1, -1))
+    sets = {"vector": ahead, "direction": ahead | behind}
+    return {name: changed.double().view(2, -1).mean(dim=0) for name, changed in sets.items()}
 
 
 def _numbers(
@@ -265,7 +282,8 @@ def _worst(promised: float, *shares: Tensor) -> Tensor:
     return torch.stack(shares).amin(dim=0) - promised
 
 
-def _quantile(level: float, values: Tensor) -> Tensor:
+def share_quantile(level: float, values: Tensor) -> Tensor:
+    """The smallest of values (..., seeds, n) that a share ``level`` of them does not exceed."""
     flat = values.flatten(-2)
     return flat.kthvalue(math.ceil(level * flat.shape[-1]), dim=-1).values
 
@@ -273,13 +291,9 @@ def _quantile(level: float, values: Tensor) -> Tensor:
 def _slope(dimensions: Sequence[int], level: float, *values: Tensor) -> Tensor:
     """The least-squares slope of log norm over log m."""
     x = torch.tensor(dimensions, dtype=torch.float64).log()
-    y = torch.stack([_quantile(level, v) for v in values], dim=-1).log()
+    y = torch.stack([share_quantile(level, v) for v in values], dim=-1).log()
     x = x - x.mean()
     return (y * x).sum(dim=-1) / x.square().sum()
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 def _table(

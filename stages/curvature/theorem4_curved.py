@@ -1,4 +1,4 @@
-"""Theorem 4 on synthetic quadratic boundaries, and the planar picture behind it (Section 6.4, Figure 6.5)."""
+"""Theorem 4 on made-up quadratic boundaries, and its planar picture (Section 6.4, Figure 6.5)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from pipeline.findings import Findings
 from pipeline.plots import COLOURS, Line, axes_grid, estimate_line, line_figure, styled
 from pipeline.statistics import Estimate, Statistic, exactly, of_means
 from pipeline.studies.boundary import once
+from pipeline.studies.curvature import unit
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count, check_positive, refuse
 from robustness_geometry.geometry import (
@@ -26,6 +27,7 @@ from robustness_geometry.geometry import (
 )
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network
+from stages.curvature.theorem3_flat import share_quantile
 
 __all__ = [
     "SECTION",
@@ -39,13 +41,13 @@ __all__ = [
 SECTION = "Section 6.4, Theorem 4, Figure 6.5"
 
 BENT_BACK = 0.125
-"""How strongly, in units of kappa m, the boundary of the model bends away along one direction of S a point."""
+"""How strongly the boundary bends away along one direction of S per point, in units of kappa m."""
 
 ARC = 4.0
 """Radius of the arcs of Figure 6.5, in units of the distance to the boundary."""
 
 ANGLES = 40
-"""Directions of Figure 6.5, evenly spaced; those along which an arc is never reached are left out."""
+"""Directions of Figure 6.5, evenly spaced; those along which an arc is missed are left out."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ class Settings:
     """The size of the simulation.
 
     Attributes:
-        dimension: d of the input space.
-        dimensions: the m of the subspaces along which boundaries bend.
-        curvatures: the kappa of the quadratic model, in units of 1 / ||r||, ascending and below 1:
-            from there on a point would lie beyond its own boundary.
-        delta: share of the points that may stay unfooled.
-        points: points of each case.
-        vectors: random vectors of each case.
-        pairs: of a point and a direction, for the smallest norms.
-        resamples: of the bootstrap.
+        dimension: dimension d of the input space, at least 2.
+        dimensions: dimensions m of the subspaces along which boundaries bend, each from 2 to d - 1.
+        curvatures: two or more kappa of the quadratic model, in units of 1 / ||r||, ascending and
+            below 1: from there on a point would lie beyond its own boundary.
+        delta: share of the points that may stay unfooled, in (0, 1).
+        points: number of points of each case, at least 2.
+        vectors: number of random vectors of each case.
+        pairs: number of pairs of a point and a direction, at least 2, for the smallest norms.
+        resamples: number of resamples of the bootstrap.
     """
 
     dimension: int = 100
@@ -96,7 +98,7 @@ class Settings:
 def theorem4_curved(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Draw quadratic boundaries that bend along most directions of a subspace, and count whom v fools.
+    """Draw quadratic boundaries curved along most directions of S; count the points that v fools.
 
     The network and the data take no part: the boundaries are made up, so that the answers are
     known.
@@ -111,6 +113,10 @@ def theorem4_curved(
         The share fooled at the theorem's radius, less the 1 - delta - beta that it promises, in the
         worst case; how much radius and smallest norm rise from one curvature to the next, at most;
         and the differences of Figure 6.5.
+
+    References:
+        Thesis, Section 6.4, Theorem 4 and Figure 6.5. S.-M. Moosavi-Dezfooli et al., "Analysis of
+        universal adversarial perturbations", arXiv:1705.09554.
     """
     fooled = once(
         partial(
@@ -136,7 +142,7 @@ def theorem4_curved(
         executor,
         "norms at quadratic boundaries",
     )
-    quantile = partial(_quantile, 1 - settings.delta)
+    quantile = partial(share_quantile, 1 - settings.delta)
     statistics = {name: Statistic((name,), quantile) for name in lengths}
     needed = paired_bootstrap(lengths, statistics, resamples=settings.resamples)
     arcs = arc_distances()
@@ -157,38 +163,42 @@ def curved_fooled(
     points: int,
     vectors: int,
 ) -> dict[str, Tensor]:
-    """Quadratic boundaries with H / alpha = 3/2 kappa I - 1/8 kappa m w w', w a random unit vector of S, one a point.
+    """Quadratic boundaries with H / alpha = 3/2 kappa I - 1/8 kappa m w w'.
 
-    The boundary bends by kappa or more towards the point along all directions but those near w:
-    along a share beta of them the smallest eigenvalue of the Hessian on span(r, v) is below kappa.
+    w is a random unit vector of S, another one for each point. The boundary bends by kappa or more
+    towards the point along all directions but those near w: along a share beta of them the smallest
+    eigenvalue of the Hessian on span(r, v) is below kappa.
 
     Returns:
         For each m and kappa, ``fooled`` (points,), the share of random v of norm rho in S that
         cross the boundary, and ``below`` (points,), the share of the v along which the condition
         fails, whose mean is beta.
     """
-    found = {}
+    shares = {}
     for m in dimensions:
         for kappa in curvatures:
             generator = seeded("theorem 4", dimension, m, kappa)
             basis = random_subspace(dimension, m, generator, dtype=torch.float64)
-            r = _unit(torch.randn(points, dimension, generator=generator, dtype=torch.float64))
-            w = _unit(torch.randn(points, m, generator=generator, dtype=torch.float64)) @ basis
-            v = _unit(torch.randn(vectors, m, generator=generator, dtype=torch.float64)) @ basis
+            r = unit(torch.randn(points, dimension, generator=generator, dtype=torch.float64))
+            w = unit(torch.randn(points, m, generator=generator, dtype=torch.float64)) @ basis
+            v = unit(torch.randn(vectors, m, generator=generator, dtype=torch.float64)) @ basis
             hessian = 1.5 * kappa * torch.eye(dimension, dtype=torch.float64).expand(points, -1, -1)
             hessian = hessian - BENT_BACK * kappa * m * w[:, :, None] * w[:, None]
             rho = theorem4_radius(kappa, m, delta)
             crossed = torch.stack(
                 [crosses_quadratic((rho * each).expand_as(r), r, hessian) for each in v]
             )
-            found[f"fooled {m} {kappa}"] = crossed.double().mean(dim=0)
-            found[f"below {m} {kappa}"] = _fails(r, v, hessian, kappa).double().mean(dim=1)
-    return found
+            shares[f"fooled {m} {kappa}"] = crossed.double().mean(dim=0)
+            shares[f"below {m} {kappa}"] = _fails(r, v, hessian, kappa).double().mean(dim=1)
+    return shares
 
 
 def _fails(r: Tensor, v: Tensor, hessian: Tensor, kappa: float) -> Tensor:
-    """(points, vectors) whether the Hessian on span(r, v) has an eigenvalue below kappa."""
-    across = _unit(v[None] - (r @ v.T)[:, :, None] * r[:, None])
+    """(points, vectors) whether the Hessian on span(r, v) has an eigenvalue below kappa.
+
+    In the basis of r and the part of v across it, the Hessian is [[first, mixed], [mixed, second]].
+    """
+    across = unit(v[None] - (r @ v.T)[:, :, None] * r[:, None])
     first = torch.einsum("pi,pij,pj->p", r, hessian, r)[:, None]
     second = torch.einsum("pvi,pij,pvj->pv", across, hessian, across)
     mixed = torch.einsum("pi,pij,pvj->pv", r, hessian, across)
@@ -199,28 +209,32 @@ def _fails(r: Tensor, v: Tensor, hessian: Tensor, kappa: float) -> Tensor:
 def norms_needed(
     dimension: int, m: int, curvatures: Sequence[float], *, pairs: int
 ) -> dict[str, Tensor]:
-    """``norm kappa`` (pairs,): the smallest norm at which a random direction of S crosses, for H / alpha = kappa I.
+    """The smallest norms at which random directions of S cross, for H / alpha = kappa I.
 
-    It is the root t > 0 of kappa t^2 + (1 - 2 kappa) c t + kappa - 1 = 0 with c = r'v, the same
-    pairs for every kappa.
+    Such a norm is the root t > 0 of kappa t^2 + (1 - 2 kappa) c t + kappa - 1 = 0 with c = r'v.
+
+    Returns:
+        ``norm kappa`` (pairs,), of the same pairs for every kappa.
     """
     generator = seeded("theorem 4, norms", dimension, m)
     basis = random_subspace(dimension, m, generator, dtype=torch.float64)
-    r = _unit(torch.randn(pairs, dimension, generator=generator, dtype=torch.float64))
-    c = (r * (_unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis)).sum(
+    r = unit(torch.randn(pairs, dimension, generator=generator, dtype=torch.float64))
+    c = (r * (unit(torch.randn(pairs, m, generator=generator, dtype=torch.float64)) @ basis)).sum(
         dim=1
     )
-    found = {}
+    needed = {}
     for kappa in curvatures:
         half = (1 - 2 * kappa) * c
-        found[f"norm {kappa}"] = ((half.square() + 4 * kappa * (1 - kappa)).sqrt() - half) / (
+        needed[f"norm {kappa}"] = ((half.square() + 4 * kappa * (1 - kappa)).sqrt() - half) / (
             2 * kappa
         )
-    return found
+    return needed
 
 
 def arc_distances() -> dict[str, Tensor]:
-    """Figure 6.5: how far a boundary at distance 1 is along directions at an angle from its nearest point.
+    """Figure 6.5: how far a boundary at distance 1 is along directions at an angle.
+
+    The angle is to the direction of the boundary's nearest point.
 
     Returns:
         ``angle`` (k,) in radians, and the distances ``positive``, ``flat`` and ``negative`` (k,) to
@@ -278,16 +292,7 @@ def _margin(promised: float, *shares: Tensor) -> Tensor:
 
 
 def _rise(level: float, *values: Tensor) -> Tensor:
-    return torch.stack([_quantile(level, v) for v in values], dim=-1).diff(dim=-1).amax(dim=-1)
-
-
-def _quantile(level: float, values: Tensor) -> Tensor:
-    flat = values.flatten(-2)
-    return flat.kthvalue(math.ceil(level * flat.shape[-1]), dim=-1).values
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    return torch.stack([share_quantile(level, v) for v in values], dim=-1).diff(dim=-1).amax(dim=-1)
 
 
 def _table(fooled: Mapping[str, Tensor], settings: Settings) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Sections of the decision boundary along universal perturbations (Section 6.4.1, Figures 6.7 and 6.8)."""
+"""Sections of the boundary along universal perturbations (Section 6.4.1, Figures 6.7 and 6.8)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, histogram_figure, styled
 from pipeline.statistics import Estimate, Statistic, mean, median, stack
-from pipeline.studies.curvature import Study, WithUniversal, named, notes, studies, universal_case
+from pipeline.studies.curvature import CurvatureStudy, named, notes
+from pipeline.studies.curvature_fooling import fooling_studies
+from pipeline.studies.curvature_settings import MeanHessian, UniversalVectors
 from pipeline.studies.regions import draw_regions
-from pipeline.studies.universal import Case, made_of
+from pipeline.studies.universal import UniversalStudy, made_of
 from pipeline.tables import class_name, columns, sign_shares
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import Boundary, plane_sections, tangent_projection
@@ -32,18 +34,17 @@ REACH = 3.0
 
 
 @dataclass(frozen=True)
-class Settings(WithUniversal):
-    """What to measure, beyond what :class:`WithUniversal` says.
+class Settings(MeanHessian, UniversalVectors):
+    """What to measure; the notes alone name the ``fool_samples`` images.
 
     Attributes:
-        directions: random directions an image; the median size of its curvatures along them stands
-            for the image.
-        profile_samples: held-out images whose whole spectrum says how rare strongly bent directions
-            are.
-        full_dimension: the largest d for which it is computed.
-        pictures: images in the figures.
-        grid: points a side of each picture.
-        networks: those to measure; None takes all.
+        directions: number of random directions per image; the median size of its curvatures along
+            them stands for the image.
+        profile_samples: number of held-out images, at most ``samples``, whose whole spectrum says
+            how rare strongly bent directions are.
+        full_dimension: largest d for which the whole spectrum is computed.
+        pictures: number of images in the figures.
+        grid: number of points along each side of a picture, at least 2.
     """
 
     directions: int = 5
@@ -51,7 +52,6 @@ class Settings(WithUniversal):
     full_dimension: int = 4000
     pictures: int = 4
     grid: int = 100
-    networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +63,10 @@ class Settings(WithUniversal):
 def uap_sections(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure the curvature of the normal section along the universal perturbation and along random directions.
+    """Measure the curvature of normal sections along the universal perturbation.
+
+    It stands beside that along random directions and along both ends of the mean Hessian's
+    spectrum.
 
     Args:
         network: the trained classifiers.
@@ -75,15 +78,23 @@ def uap_sections(
         ``kappa_uap``, the median over images, ``kappa_random``, the median size along random
         directions, and the first less three times the second; the same of the most positive and
         most negative shared directions; ``share_flat`` of an image's principal curvatures.
+
+    References:
+        Thesis, Section 6.4.1 and Figures 6.7 and 6.8. S.-M. Moosavi-Dezfooli et al., "Analysis of
+        universal adversarial perturbations", arXiv:1705.09554.
     """
-    found = [
-        (study, universal_case(study, data, settings))
-        for study in studies(network, data, settings, executor)
-    ]
-    samples = stack(executor.each(lambda pair: _measure(*pair, settings), found))
+    pairs = fooling_studies(
+        network,
+        data,
+        settings,
+        executor,
+        images=settings.universal_samples,
+        orders=settings.universal_orders,
+    )
+    samples = stack(executor.each(lambda pair: _measure(*pair, settings), pairs))
     numbers = paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples)
-    first, case = found[0]
-    v = case.vector(2.0).perturbation
+    first, universal = pairs[0]
+    v = universal.vector(2.0).perturbation
     kappas = {name: samples[name][0] for name in ("uap", "random signed")}
     titles = {
         "uap": "along the universal perturbation",
@@ -91,7 +102,7 @@ def uap_sections(
     }
     return Findings(
         numbers=named(numbers, settings),
-        tables={"curvature": _table(numbers), "sweep": _sweep(first, v, settings)},
+        tables={"curvature": _table(numbers), "sweep": _over_h(first, v, settings)},
         figures={
             "figure_6_7": _pictures(first, v, data, network, settings),
             "curvature": histogram_figure(
@@ -100,19 +111,21 @@ def uap_sections(
                 title=f"Sections of the boundary, {network.name}",
             ),
         },
-        notes=[*notes([study for study, _ in found]), *_notes(found, numbers, settings)],
+        notes=[*notes([study for study, _ in pairs]), *_notes(pairs, numbers, settings)],
     )
 
 
-def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
-    """Name -> one value a held-out image, NaN for those without a point."""
-    points = study.unseen_points()
+def _measure(
+    study: CurvatureStudy[Settings], universal: UniversalStudy, settings: Settings
+) -> dict[str, Tensor]:
+    """Name -> one value per held-out image, NaN for those without a point."""
+    points = study.test_points()
     vectors = torch.cat(
-        [case.vector(2.0).perturbation, *(_end(study, negative) for negative in (False, True))]
+        [universal.vector(2.0).perturbation, *(_end(study, negative) for negative in (False, True))]
     )
     along = study.along(points, vectors)
     drawn = study.at_random(points, settings.directions)
-    found = {
+    values = {
         "uap": along[:, 0],
         "sc": along[:, 1],
         "negative": along[:, 2],
@@ -121,15 +134,15 @@ def _measure(study: Study, case: Case, settings: Settings) -> dict[str, Tensor]:
         "uap positive": (along[:, 0] > 0).double(),
         "random positive": (drawn > 0).double().mean(dim=1),
     }
-    placed = {name: study.placed(values) for name, values in found.items()}
+    placed = {name: study.placed(each) for name, each in values.items()}
     if study.d <= settings.full_dimension:
         placed["flat"] = study.placed(flat_share(profile(study, settings.profile_samples)))
     return placed
 
 
-def _end(study: Study, negative: bool) -> Tensor:
+def _end(study: CurvatureStudy[Settings], negative: bool) -> Tensor:
     """The eigenvector at one end of the mean Hessian's spectrum, (1, C, H, W)."""
-    return study.curved(1, negative=negative).view(1, *study.known.shape[1:])
+    return study.curved(1, negative=negative).view(1, *study.train.images.shape[1:])
 
 
 def _statistics(samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
@@ -160,10 +173,11 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     )
 
 
-def _sweep(study: Study, v: Tensor, settings: Settings) -> pd.DataFrame:
+def _over_h(study: CurvatureStudy[Settings], v: Tensor, settings: Settings) -> pd.DataFrame:
+    """Curvatures along the universal perturbation and along random directions, at each h."""
     rows = []
-    points = study.unseen_points(settings.sweep_samples)
-    for factor, h in study.heights.items():
+    points = study.test_points(settings.sweep_samples)
+    for factor, h in study.h_factors.items():
         sets = {
             "universal": study.along(points, v, h=h),
             "random": study.at_random(points, settings.directions, h=h),
@@ -181,12 +195,16 @@ def _sweep(study: Study, v: Tensor, settings: Settings) -> pd.DataFrame:
 
 
 def _pictures(
-    study: Study, v: Tensor, data: Dataset, network: Network, settings: Settings
+    study: CurvatureStudy[Settings],
+    v: Tensor,
+    data: Dataset,
+    network: Network,
+    settings: Settings,
 ) -> Figure:
-    """Figures 6.7 and 6.8: sections with the plane of r and the universal perturbation, and of r and a random one."""
-    points = study.near_unseen
+    """Figures 6.7 and 6.8: sections with the planes of r and the perturbation or random vectors."""
+    points = study.near_test
     rows = points.success.nonzero()[: settings.pictures, 0]
-    chosen, images = points.select(rows), study.unseen[rows]
+    chosen, images = points.select(rows), study.test.images[rows]
     drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(study.seed))
     return draw_sections(
         study.model,
@@ -209,16 +227,18 @@ def draw_sections(
     grid: int,
     title: str,
 ) -> Figure:
-    """Decision regions in the planes of the normal and a direction, through each image; one row a kind of direction.
+    """Decision regions in the planes of the normal and a direction, through each image.
+
+    There is one row per kind of direction.
 
     Args:
         model: the classifier.
         data: its data set, for the names of classes.
         images: (k, C, H, W).
-        points: their boundary points, all found.
-        directions: what to call it -> (k, C, H, W); only the tangent part counts.
-        grid: points a side.
-        title: of the figure.
+        points: their boundary points, none missing.
+        directions: name of a kind -> (k, C, H, W); only the tangent part counts.
+        grid: number of points along each side.
+        title: title of the figure.
     """
     like = next(model.parameters(), images)
     span = torch.linspace(-REACH, REACH, grid)
@@ -226,6 +246,7 @@ def draw_sections(
     wide, high = max(6.5, 2.9 * len(images) + 0.6), 3.2 * len(directions) + 0.4
     figure, axes = axes_grid(len(directions), len(images), width=wide, height=high)
     for row, (name, vectors) in zip(axes, directions.items(), strict=True):
+        # Both axes are in units of ||r||: the image is at 0, its boundary point at 1 upwards.
         tangent = tangent_projection(vectors[:, None].to(points.normals), points.normals)[:, 0]
         lengths = points.perturbations.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         across = lengths * tangent / tangent.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
@@ -256,11 +277,13 @@ def draw_sections(
 
 
 def _notes(
-    found: Sequence[tuple[Study, Case]], numbers: Mapping[str, Estimate], settings: Settings
+    pairs: Sequence[tuple[CurvatureStudy[Settings], UniversalStudy]],
+    numbers: Mapping[str, Estimate],
+    settings: Settings,
 ) -> list[str]:
     universal, random = numbers["kappa_uap"].value, numbers["kappa_random"].value
     lines = [
-        *made_of([case for _, case in found]),
+        *made_of([universal for _, universal in pairs]),
         "The section along v is that with the plane of the boundary's normal and v; kappa is "
         "divided by the "
         f"gradient's norm. Along the universal perturbation its median is {universal:.3g} "

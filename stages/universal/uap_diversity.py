@@ -1,4 +1,4 @@
-"""How different the universal perturbations of one network are (Section 4.3.1, Figure 4.5)."""
+"""Diversity of the universal perturbations of one network (Section 4.3.1, Figure 4.5)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,14 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.statistics import maximum, mean, minimum, stack
-from pipeline.studies.universal import Case, Common, cases, cosines, made_of, random_vectors
+from pipeline.studies.universal import (
+    UniversalStudy,
+    cosines,
+    made_of,
+    random_vectors,
+    universal_studies,
+)
+from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import norm_name, norm_sign
 from robustness_geometry.checks import check_count
 from robustness_geometry.types import Dataset, Network
@@ -29,8 +36,8 @@ SECTION = "Section 4.3.1, Figure 4.5"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure; ``orders`` vectors are compared."""
+class Settings(UniversalSettings):
+    """What to measure: the vectors of at least two ``orders`` are compared."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,7 +47,7 @@ class Settings(Common):
 def uap_diversity(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Make vectors from different shufflings of the same X and take their normalised inner products.
+    """Make vectors from different shufflings of X and take their normalised inner products.
 
     Args:
         network: the trained classifiers.
@@ -52,19 +59,24 @@ def uap_diversity(
         ``largest |cosine|`` and ``mean |cosine|`` over the pairs of a network's vectors, the same
         of random vectors, and the smallest and largest share of held-out images that one of the
         vectors fools.
+
+    References:
+        Thesis, Section 4.3.1 and Figure 4.5. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
-    found = cases(network, data, settings, executor)
+    studies = universal_studies(network, data, settings, executor)
     orders = range(settings.orders)
     made = executor.each(
-        lambda case: torch.cat([case.vector(settings.norm, k).perturbation for k in orders]), found
+        lambda study: torch.cat([study.vector(settings.norm, k).perturbation for k in orders]),
+        studies,
     )
     pairs = stack([_pairs(vectors, settings.norm) for vectors in made])
     statistics = {f"largest |{name}|": maximum(name) for name in pairs}
     statistics |= {f"mean |{name}|": mean(name) for name in pairs}
     numbers = paired_bootstrap(pairs, statistics, resamples=settings.resamples)
     fooled = [
-        case.fooled(case.unseen, vectors).mean(dim=0)
-        for case, vectors in zip(found, made, strict=True)
+        study.fooled(study.test.images, vectors).mean(dim=0)
+        for study, vectors in zip(studies, made, strict=True)
     ]
     spread = {"fool_val_smallest": minimum("fooled"), "fool_val_largest": maximum("fooled")}
     numbers |= paired_bootstrap(
@@ -72,29 +84,31 @@ def uap_diversity(
     )
     return Findings(
         numbers=measured(numbers),
-        tables={"figure_4_5": _table(found, made, fooled)},
-        figures={"figure_4_5": _figure(found[0], made[0], fooled[0], network, settings)},
+        tables={"figure_4_5": _table(studies, made, fooled)},
+        figures={"figure_4_5": _figure(studies[0], made[0], fooled[0], network, settings)},
         tensors={"vectors": torch.stack(made)},
-        notes=_notes(found, settings),
+        notes=_notes(studies, settings),
     )
 
 
 def _pairs(vectors: Tensor, norm: float) -> dict[str, Tensor]:
-    """Name -> (K (K - 1) / 2,) absolute cosines of the pairs of vectors, and of as many random ones."""
+    """Name -> (K (K - 1) / 2,) |cosine| of the pairs of vectors, and of as many random ones."""
     rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
     drawn = random_vectors(vectors.shape[1:], norm, 1.0, len(vectors))
     sets = {"cosine": vectors, "random cosine": drawn}
     return {name: cosines(shown)[rows, columns].abs() for name, shown in sets.items()}
 
 
-def _table(found: Sequence[Case], made: Sequence[Tensor], fooled: Sequence[Tensor]) -> pd.DataFrame:
-    """One row a pair of shufflings and training seed."""
+def _table(
+    studies: Sequence[UniversalStudy], made: Sequence[Tensor], fooled: Sequence[Tensor]
+) -> pd.DataFrame:
+    """One row per pair of shufflings and training seed."""
     rows: list[Mapping[str, float]] = []
-    for case, vectors, shares in zip(found, made, fooled, strict=True):
+    for study, vectors, shares in zip(studies, made, fooled, strict=True):
         inner = cosines(vectors)
         rows += [
             {
-                "seed": case.seed,
+                "seed": study.seed,
                 "first": i,
                 "second": j,
                 "cosine": float(inner[i, j]),
@@ -107,7 +121,7 @@ def _table(found: Sequence[Case], made: Sequence[Tensor], fooled: Sequence[Tenso
 
 
 def _figure(
-    case: Case, vectors: Tensor, shares: Tensor, network: Network, settings: Settings
+    study: UniversalStudy, vectors: Tensor, shares: Tensor, network: Network, settings: Settings
 ) -> Figure:
     """Figure 4.5: the vectors side by side."""
     panels: list[Panel | None] = [
@@ -116,21 +130,21 @@ def _figure(
     ]
     return image_grid(
         [panels],
-        title=f"Universal perturbations of {len(vectors)} orders of X ({norm_sign(settings.norm)}), {network.name}, "
-        f"seed {case.seed}",
+        title=f"Universal perturbations of {len(vectors)} orders of X "
+        f"({norm_sign(settings.norm)}), {network.name}, seed {study.seed}",
         column_titles=[f"order {k}" for k in range(len(vectors))],
     )
 
 
-def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
-    count = settings.orders * (settings.orders - 1) // 2
+def _notes(studies: Sequence[UniversalStudy], settings: Settings) -> list[str]:
+    count, d = settings.orders * (settings.orders - 1) // 2, studies[0].train.images[0].numel()
     return [
-        *made_of(found),
+        *made_of(studies),
         f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed, which "
         "differ by the order of X "
         f"alone: {count} pairs each; intervals are over pairs and training seeds. The thesis does "
         "not name the norm.",
-        f"The images have {found[0].images[0].numel()} dimensions, the thesis' 150,528; 'random "
+        f"The images have {d} dimensions, the thesis' 150,528; 'random "
         "cosine' is what "
         "vectors without anything in common have in so many.",
     ]

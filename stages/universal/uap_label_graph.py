@@ -1,4 +1,4 @@
-"""Where a universal perturbation sends the labels: a directed graph (Section 4.3.4, Figures 4.7 and 4.8)."""
+"""The graph of labels that a universal perturbation changes (Section 4.3.4, Figures 4.7, 4.8)."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Statistic
-from pipeline.studies.universal import Case, Common, cases, fooled_by, made_of
+from pipeline.studies.universal import UniversalStudy, fooled_by, made_of, universal_studies
+from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import class_name, norm_name
 from robustness_geometry.types import Dataset, Network
 
@@ -32,14 +33,14 @@ COLUMNS = 3
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure; the vector is the stage's for the attack's norm."""
+class Settings(UniversalSettings):
+    """What to measure: the first vector of the attack's norm."""
 
 
 def uap_label_graph(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Link each label to the commonest wrong one that its images get from the universal perturbation.
+    """Link each label to the commonest new one that its images get from the perturbation.
 
     Args:
         network: the trained classifiers.
@@ -48,12 +49,16 @@ def uap_label_graph(
         executor: runs Algorithm 4.
 
     Returns:
-        The smallest share, over the weak components, of a component's edges that lead to its most
-        wanted label; the share of labels that are anybody's target; components, edges, and the
-        share of fooled images that get the commonest new label.
+        The smallest share, over the weakly connected components, of a component's edges that lead
+        to its dominant label; the share of labels that an edge leads to; the number of components;
+        and the share of fooled images that get the commonest new label.
+
+    References:
+        Thesis, Section 4.3.4 and Figures 4.7 and 4.8. S.-M. Moosavi-Dezfooli et al., "Universal
+        adversarial perturbations", arXiv:1610.08401.
     """
-    found = cases(network, data, settings, executor)
-    moves = torch.stack(executor.each(lambda case: _moves(case, len(data.classes)), found))
+    studies = universal_studies(network, data, settings, executor)
+    moves = torch.stack(executor.each(lambda study: _moves(study, len(data.classes)), studies))
     statistics = {
         name: Statistic(("move",), _Mean(function, len(data.classes)))
         for name, function in MEASURES.items()
@@ -63,20 +68,21 @@ def uap_label_graph(
     return Findings(
         numbers=numbers,
         tables={
-            "edges": _edges(found, graphs, data),
-            "components": _components(found, graphs, data),
+            "edges": _edges(studies, graphs, data),
+            "components": _components(studies, graphs, data),
         },
         figures={
-            "figure_4_7": _whole(found, graphs, data, network),
-            "figure_4_8": _largest(found[0], graphs[0], data, network),
+            "figure_4_7": _whole(studies, graphs, data, network),
+            "figure_4_8": _largest(studies[0], graphs[0], data, network),
         },
-        notes=_notes(found, moves, settings),
+        notes=_notes(studies, moves, settings),
     )
 
 
-def _moves(case: Case, classes: int) -> Tensor:
+def _moves(study: UniversalStudy, classes: int) -> Tensor:
     """(n,) old label * classes + new label of each held-out image; NaN where the label stays."""
-    labels = case.labels(case.unseen, case.vector(case.settings.norm).perturbation)
+    v = study.vector(study.settings.norm).perturbation
+    labels = study.labels(study.test.images, v)
     moves = (labels[:, 0] * classes + labels[:, 1]).double()
     return moves.masked_fill(fooled_by(labels[:, 0], labels[:, 1]) == 0, math.nan)
 
@@ -84,15 +90,16 @@ def _moves(case: Case, classes: int) -> Tensor:
 def label_graph(moves: Tensor, classes: int) -> nx.DiGraph:
     """The graph with an edge i -> j where j is the commonest new label of the images of label i.
 
-    Labels without a fooled image have no edge out; isolated ones are left out. Of labels that are
-    as common, the first counts.
+    Labels without a fooled image have no edge out; isolated ones are left out. Of several equally
+    common labels, the first counts.
 
     Args:
         moves: (n,) i * classes + j of each image; NaN where the label stays.
         classes: number of labels.
 
     Returns:
-        Edges with ``images``, how many go from i to j, and ``share``, of the fooled images of i.
+        Edges with ``images``, the number that go from i to j, and ``share``, that number over the
+        fooled images of i.
     """
     counts = _counts(moves, classes)
     graph = nx.DiGraph()
@@ -103,17 +110,22 @@ def label_graph(moves: Tensor, classes: int) -> nx.DiGraph:
 
 
 def _ends(counts: Tensor) -> tuple[list[int], list[int]]:
+    """For each old label, the images that get its commonest new label, and that label."""
     most, target = counts.max(dim=1)
     return most.tolist(), target.tolist()
 
 
 def _counts(moves: Tensor, classes: int) -> Tensor:
+    """(classes, classes) the images of each old label (row) that get each new one (column)."""
     codes = moves[~moves.isnan()].long()
     return torch.bincount(codes, minlength=classes * classes).view(classes, classes)
 
 
 def smallest_in_share(graph: nx.DiGraph) -> float:
-    """The smallest, over the weak components, of largest in-degree over number of edges; NaN without edges."""
+    """The smallest, over the weak components, of largest in-degree over number of edges.
+
+    It is NaN without edges.
+    """
     shares = []
     for part in nx.weakly_connected_components(graph):
         inside = [degree for _, degree in graph.in_degree(part)]
@@ -126,6 +138,7 @@ def _component_share(moves: Tensor, classes: int) -> float:
 
 
 def _target_share(moves: Tensor, classes: int) -> float:
+    """The labels that are the commonest new label of another one, over all labels."""
     counts = _counts(moves, classes)
     moved = counts.sum(dim=1) > 0
     return len(counts.argmax(dim=1)[moved].unique()) / classes if bool(moved.any()) else math.nan
@@ -136,6 +149,7 @@ def _component_count(moves: Tensor, classes: int) -> float:
 
 
 def _dominance(moves: Tensor, classes: int) -> float:
+    """The share of fooled images that get the commonest new label of all."""
     counts = _counts(moves, classes)
     return float(counts.sum(dim=0).max() / counts.sum()) if bool(counts.any()) else math.nan
 
@@ -146,7 +160,7 @@ MEASURES = {
     "components": _component_count,
     "share_to_commonest_target": _dominance,
 }
-"""Number -> what it is of one training seed's moves."""
+"""Name of a number -> the function of one training seed's moves that gives it."""
 
 
 class _Mean:
@@ -174,44 +188,48 @@ def _dominant(graph: nx.DiGraph) -> int:
     return max(graph.nodes, key=lambda node: (graph.in_degree(node), -node))
 
 
-def _edges(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset) -> pd.DataFrame:
-    """One row an edge and training seed."""
+def _edges(
+    studies: Sequence[UniversalStudy], graphs: Sequence[nx.DiGraph], data: Dataset
+) -> pd.DataFrame:
+    """One row per edge and training seed."""
     return pd.DataFrame(
         {
-            "seed": case.seed,
+            "seed": study.seed,
             "label": class_name(data, i),
             "becomes": class_name(data, j),
             "images": edge["images"],
             "share_of_fooled": edge["share"],
         }
-        for case, graph in zip(found, graphs, strict=True)
+        for study, graph in zip(studies, graphs, strict=True)
         for i, j, edge in graph.edges(data=True)
     )
 
 
-def _components(found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset) -> pd.DataFrame:
-    """One row a weak component and training seed."""
+def _components(
+    studies: Sequence[UniversalStudy], graphs: Sequence[nx.DiGraph], data: Dataset
+) -> pd.DataFrame:
+    """One row per weak component and training seed."""
     return pd.DataFrame(
         {
-            "seed": case.seed,
+            "seed": study.seed,
             "component": number,
             "labels": len(part),
             "edges": part.number_of_edges(),
             "dominant": class_name(data, _dominant(part)),
             "edges_to_dominant": part.in_degree(_dominant(part)),
         }
-        for case, graph in zip(found, graphs, strict=True)
+        for study, graph in zip(studies, graphs, strict=True)
         for number, part in enumerate(_parts(graph))
     )
 
 
 def _whole(
-    found: Sequence[Case], graphs: Sequence[nx.DiGraph], data: Dataset, network: Network
+    studies: Sequence[UniversalStudy], graphs: Sequence[nx.DiGraph], data: Dataset, network: Network
 ) -> Figure:
     """Figure 4.7: every component, of every training seed."""
     panels = [
-        (case.seed, part)
-        for case, graph in zip(found, graphs, strict=True)
+        (study.seed, part)
+        for study, graph in zip(studies, graphs, strict=True)
         for part in _parts(graph)
     ]
     columns = min(max(len(panels), 1), COLUMNS)
@@ -236,8 +254,8 @@ def _whole(
     return figure
 
 
-def _largest(case: Case, graph: nx.DiGraph, data: Dataset, network: Network) -> Figure:
-    """Figure 4.8: the two largest components of the first training seed, with the shares of the edges."""
+def _largest(study: UniversalStudy, graph: nx.DiGraph, data: Dataset, network: Network) -> Figure:
+    """Figure 4.8: the two largest components of the first training seed, with shares."""
     parts = _parts(graph)[:2]
     figure, grid = axes_grid(1, max(len(parts), 1), width=6.0 * max(len(parts), 1), height=6.4)
     with styled():
@@ -246,7 +264,7 @@ def _largest(case: Case, graph: nx.DiGraph, data: Dataset, network: Network) -> 
         for axes, part in zip(grid.flat, parts, strict=False):
             _draw(axes, part, data, f"{len(part)} labels", shares=True)
         title = (
-            f"Largest component{'s' if len(parts) > 1 else ''}, {network.name}, seed {case.seed}"
+            f"Largest component{'s' if len(parts) > 1 else ''}, {network.name}, seed {study.seed}"
         )
         figure.suptitle(title, fontsize=12.5, fontweight="bold")
         figure.supxlabel("percentages: of the class's fooled images", fontsize=9.5)
@@ -313,7 +331,10 @@ def _draw(
 def _on_arc(
     start: tuple[float, float], stop: tuple[float, float], bend: float, t: float
 ) -> tuple[float, float]:
-    """The point at ``t`` in [0, 1] of matplotlib's arc3: a parabola whose control point lies beside the middle."""
+    """The point at ``t`` in [0, 1] of matplotlib's arc3.
+
+    The arc is a parabola whose control point lies beside the middle.
+    """
     across, up = stop[0] - start[0], stop[1] - start[1]
     control = (start[0] + across / 2 + bend * up, start[1] + up / 2 - bend * across)
     points = zip(start, control, stop, strict=True)
@@ -322,7 +343,10 @@ def _on_arc(
 
 
 def _rings(graph: nx.DiGraph) -> dict[int, tuple[float, float]]:
-    """Places: the dominant label in the middle, the others at their distance from it, each within its parent's arc."""
+    """Places: the dominant label in the middle, the others on rings at their distance from it.
+
+    A label gets a part of its parent's arc, in proportion to the leaves below it.
+    """
     tree = nx.bfs_tree(graph.to_undirected(), _dominant(graph))
     leaves = dict.fromkeys(tree, 0)
     for node in reversed(list(nx.topological_sort(tree))):
@@ -340,10 +364,10 @@ def _rings(graph: nx.DiGraph) -> dict[int, tuple[float, float]]:
     return places
 
 
-def _notes(found: Sequence[Case], moves: Tensor, settings: Settings) -> list[str]:
+def _notes(studies: Sequence[UniversalStudy], moves: Tensor, settings: Settings) -> list[str]:
     fooled = ", ".join(f"{int((~row.isnan()).sum())}" for row in moves)
     return [
-        *made_of(found),
+        *made_of(studies),
         f"The graph is of the classifier's labels without and with the {norm_name(settings.norm)} "
         "vector, on the "
         f"images that change theirs ({fooled} for the training seeds). An edge leads to the "

@@ -1,4 +1,4 @@
-"""Universal perturbations: the share of images that one vector fools (Table 4.1, Figures 4.3 and 4.4)."""
+"""The share of images that one universal perturbation fools (Table 4.1, Figures 4.3 and 4.4)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ from pipeline.statistics import (
 )
 from pipeline.studies.universal import (
     CLIP,
-    Case,
-    Common,
     Plan,
-    cases,
+    UniversalStudy,
     made_of,
     random_vectors,
     scaled,
+    universal_studies,
 )
+from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import class_name, columns, norm_name, norm_sign
 from robustness_geometry.attacks.universal import Universal
 from robustness_geometry.checks import check_count, check_positive
@@ -45,24 +45,24 @@ __all__ = ["SECTION", "Settings", "uap_main"]
 SECTION = "Section 4.2, Table 4.1, Figures 4.3 and 4.4"
 
 THESIS_SHARE = 0.04
-"""xi over the mean norm of an image in the thesis: 2,000 of 50,000, and 10 of 250 (Section 4.2, footnote 1)."""
+"""xi over the mean norm of an image: 2,000 of 50,000, and 10 of 250 (Section 4.2, footnote 1)."""
 
 FULL_SCALE = 255
 """Levels of a pixel in the thesis' units."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure.
+class Settings(UniversalSettings):
+    """What to measure, beyond the settings of :class:`UniversalSettings`.
 
     Attributes:
-        norms: p of the balls; the attack's own is measured as well.
-        factors: multiples of xi to which the vector is scaled for the curve of fooling over its
-            norm.
-        anew: multiples of xi for which a vector is made anew, on the same curve.
-        curve_samples: of the held-out images, those that the curve is over.
-        random_vectors: random vectors of norm xi to compare with.
-        shown: images in Figure 4.3.
+        norms: exponents p of the balls, 2 or inf; the attack's own is measured as well.
+        factors: multiples of xi, each above 0, to which the vector is scaled for the curve of
+            fooling over its norm.
+        anew: multiples of xi, each above 0, for which a vector is made anew, on the same curve.
+        curve_samples: number of held-out images that the curve is over.
+        random_vectors: number of random vectors of norm xi to compare with.
+        shown: number of images in Figure 4.3.
     """
 
     norms: tuple[float, ...] = (2.0, math.inf)
@@ -88,7 +88,7 @@ class Settings(Common):
 
 
 def uap_main(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
-    """Make one vector a norm with Algorithm 4 and count whom it fools.
+    """Make one vector per norm with Algorithm 4 and measure the share of images it fools.
 
     Args:
         network: the trained classifiers.
@@ -100,63 +100,67 @@ def uap_main(network: Network, data: Dataset, settings: Settings, executor: Exec
         For each norm: ``fool_X``, ``fool_val`` (without and with clipping x + v to [0, 1]) and
         their difference, ``fool_random``, ``xi`` and its share of an image's norm; the curve of
         fooling over the norm; the vectors.
+
+    References:
+        Thesis, Sections 4.1 and 4.2, Table 4.1, Figures 4.3 and 4.4. S.-M. Moosavi-Dezfooli et al.,
+        "Universal adversarial perturbations", arXiv:1610.08401.
     """
-    found = cases(network, data, settings, executor)
-    samples = stack(executor.each(lambda case: _measure(case, settings), found))
+    studies = universal_studies(network, data, settings, executor)
+    samples = stack(executor.each(lambda study: _measure(study, settings), studies))
     numbers = measured(
         paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     )
-    curves = {norm: _curve(found, norm, settings) for norm in settings.balls}
+    curves = {norm: _curve(studies, norm, settings) for norm in settings.balls}
     return Findings(
         numbers=numbers,
-        curves=_histories(found, settings),
+        curves=_histories(studies, settings),
         tables={
             "table_4_1": _table(numbers, settings),
-            "by_seed": _by_seed(found, settings),
+            "by_seed": _by_seed(studies, settings),
             "curve": pd.concat(
                 [_curve_table(norm, lines) for norm, lines in curves.items()], ignore_index=True
             ),
         },
         figures={
-            "figure_4_3": _examples(found[0], data, network, settings),
-            "figure_4_4": _vectors(found, network, settings),
+            "figure_4_3": _examples(studies[0], data, network, settings),
+            "figure_4_4": _vectors(studies, network, settings),
             **{
                 f"curve_{norm_name(norm)}": _curve_figure(norm, lines, network)
                 for norm, lines in curves.items()
             },
         },
         tensors={
-            f"v_{norm_name(p)}": torch.cat([_vector(case, p) for case in found])
+            f"v_{norm_name(p)}": torch.cat([_vector(study, p) for study in studies])
             for p in settings.balls
         },
-        notes=_notes(found, numbers, settings),
+        notes=_notes(studies, numbers, settings),
     )
 
 
-def _vector(case: Case, norm: float) -> Tensor:
-    return case.vector(norm).perturbation
+def _vector(study: UniversalStudy, norm: float) -> Tensor:
+    return study.vector(norm).perturbation
 
 
-def _measure(case: Case, settings: Settings) -> dict[str, Tensor]:
-    """Name -> one value an image of X (fool_X, noise) or of the held-out ones."""
-    found = {"noise": case.noise()}
+def _measure(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
+    """Name -> one value per image of X (``X``, ``noise``) or per held-out image (the others)."""
+    values = {"noise": study.noise()}
     for norm in settings.balls:
-        name, v, xi = norm_name(norm), _vector(case, norm), case.xi(norm)
-        sizes = norms(case.unseen, norm).double()
+        name, v, xi = norm_name(norm), _vector(study, norm), study.xi(norm)
+        sizes = norms(study.test.images, norm).double()
         noise = random_vectors(v.shape[1:], norm, xi, settings.random_vectors)
         small = scaled(v, norm, THESIS_SHARE * float(sizes.mean()))
-        unclipped = case.fooled(case.unseen, torch.cat([v, small, noise]))
-        found |= {
-            f"X {name}": case.fooled(case.images, v)[:, 0],
+        unclipped = study.fooled(study.test.images, torch.cat([v, small, noise]))
+        values |= {
+            f"X {name}": study.fooled(study.train.images, v)[:, 0],
             f"val {name}": unclipped[:, 0],
             f"small {name}": unclipped[:, 1],
             f"random {name}": unclipped[:, 2:].mean(dim=1),
-            f"clipped {name}": case.fooled(case.unseen, v, clip=CLIP)[:, 0],
+            f"clipped {name}": study.fooled(study.test.images, v, clip=CLIP)[:, 0],
             f"xi {name}": torch.full_like(sizes, xi),
             f"size {name}": sizes,
             f"size255 {name}": FULL_SCALE * sizes,
         }
-    return found
+    return values
 
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:
@@ -189,10 +193,10 @@ def _smallest(*values: Tensor) -> Tensor:
 
 
 def _curve(
-    found: Sequence[Case], norm: float, settings: Settings
+    studies: Sequence[UniversalStudy], norm: float, settings: Settings
 ) -> dict[str, tuple[list[float], list[Estimate]]]:
     """Curve -> its multiples of xi and the shares of held-out images fooled."""
-    shares = stack([_curve_shares(case, norm, settings) for case in found])
+    shares = stack([_curve_shares(study, norm, settings) for study in studies])
     estimates = paired_bootstrap(
         shares, {name: share(name) for name in shares}, resamples=settings.resamples
     )
@@ -205,13 +209,14 @@ def _curve(
     return lines
 
 
-def _curve_shares(case: Case, norm: float, settings: Settings) -> dict[str, Tensor]:
-    v, images = _vector(case, norm), case.unseen[: settings.curve_samples]
-    noise = random_vectors(v.shape[1:], norm, case.xi(norm), 1)
+def _curve_shares(study: UniversalStudy, norm: float, settings: Settings) -> dict[str, Tensor]:
+    """Name of a point of the curves -> one value per held-out image."""
+    v, images = _vector(study, norm), study.test.images[: settings.curve_samples]
+    noise = random_vectors(v.shape[1:], norm, study.xi(norm), 1)
     multiples = torch.cat([v * factor for factor in settings.factors])
     drawn = torch.cat([noise * factor for factor in settings.factors])
-    plans = [Plan(p, factor * case.xi(p)) for p in settings.balls for factor in settings.anew]
-    made = case.make(plans) if plans else []
+    plans = [Plan(p, factor * study.xi(p)) for p in settings.balls for factor in settings.anew]
+    made = study.make(plans) if plans else []
     at = settings.balls.index(norm) * len(settings.anew)
     anew = [each.perturbation for each in made[at : at + len(settings.anew)]]
     sets = {
@@ -219,25 +224,25 @@ def _curve_shares(case: Case, norm: float, settings: Settings) -> dict[str, Tens
         "scaled, clipped to [0, 1]": (multiples, settings.factors, CLIP),
         "random": (drawn, settings.factors, None),
     } | ({"made anew": (torch.cat(anew), settings.anew, None)} if anew else {})
-    found: dict[str, Tensor] = {}
+    shares: dict[str, Tensor] = {}
     for curve, (vectors, factors, clip) in sets.items():
-        fooled = case.fooled(images, vectors, clip=clip)
-        found |= {f"{curve} {factor}": fooled[:, k] for k, factor in enumerate(factors)}
-    return found
+        fooled = study.fooled(images, vectors, clip=clip)
+        shares |= {f"{curve} {factor}": fooled[:, k] for k, factor in enumerate(factors)}
+    return shares
 
 
-def _histories(found: Sequence[Case], settings: Settings) -> dict[str, Sequence[float]]:
+def _histories(studies: Sequence[UniversalStudy], settings: Settings) -> dict[str, Sequence[float]]:
     return {
-        f"fool_X_{norm_name(norm)} after each pass, seed {case.seed}": case.vector(
+        f"fool_X_{norm_name(norm)} after each pass, seed {study.seed}": study.vector(
             norm
         ).history.tolist()
         for norm in settings.balls
-        for case in found
+        for study in studies
     }
 
 
 def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
-    """Table 4.1 for one network, one row a norm."""
+    """Table 4.1 for one network, one row per norm."""
     rows = []
     for norm in settings.balls:
         name = norm_name(norm)
@@ -258,13 +263,13 @@ def _table(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _by_seed(found: Sequence[Case], settings: Settings) -> pd.DataFrame:
+def _by_seed(studies: Sequence[UniversalStudy], settings: Settings) -> pd.DataFrame:
     rows = []
-    for case in found:
+    for study in studies:
         for norm in settings.balls:
-            made = case.vector(norm)
-            fooled = case.fooled(case.unseen, made.perturbation).mean()
-            entry = {"seed": case.seed, "norm": norm_name(norm), "xi": case.xi(norm)}
+            made = study.vector(norm)
+            fooled = study.fooled(study.test.images, made.perturbation).mean()
+            entry = {"seed": study.seed, "norm": norm_name(norm), "xi": study.xi(norm)}
             size = float(norms(made.perturbation, norm))
             rows.append(entry | {"norm_of_v": size, "fool_val": float(fooled), **_course(made)})
     return pd.DataFrame(rows)
@@ -315,11 +320,11 @@ def _curve_figure(
     )
 
 
-def _examples(case: Case, data: Dataset, network: Network, settings: Settings) -> Figure:
-    """Figure 4.3: held-out images, and the same images with the vector of each norm, labelled by the classifier."""
-    images = case.unseen[: settings.shown]
-    vectors = torch.cat([_vector(case, norm) for norm in settings.balls])
-    labels, clipped = case.labels(images, vectors), case.labels(images, vectors, clip=CLIP)
+def _examples(study: UniversalStudy, data: Dataset, network: Network, settings: Settings) -> Figure:
+    """Figure 4.3: held-out images without and with each vector, as the classifier labels them."""
+    images = study.test.images[: settings.shown]
+    vectors = torch.cat([_vector(study, norm) for norm in settings.balls])
+    labels, clipped = study.labels(images, vectors), study.labels(images, vectors, clip=CLIP)
     rows: list[list[Panel | None]] = []
     for v, plain, shown in zip(
         [torch.zeros_like(vectors[0]), *vectors], labels.T, clipped.T, strict=True
@@ -337,12 +342,12 @@ def _examples(case: Case, data: Dataset, network: Network, settings: Settings) -
     )
 
 
-def _vectors(found: Sequence[Case], network: Network, settings: Settings) -> Figure:
-    """Figure 4.4: the vectors, one column a training seed."""
+def _vectors(studies: Sequence[UniversalStudy], network: Network, settings: Settings) -> Figure:
+    """Figure 4.4: the vectors, one column per training seed."""
     rows: list[list[Panel | None]] = [
         [
-            Panel(_vector(case, norm)[0], rf"$\xi$ = {case.xi(norm):.3g}", perturbation=True)
-            for case in found
+            Panel(_vector(study, norm)[0], rf"$\xi$ = {study.xi(norm):.3g}", perturbation=True)
+            for study in studies
         ]
         for norm in settings.balls
     ]
@@ -350,19 +355,21 @@ def _vectors(found: Sequence[Case], network: Network, settings: Settings) -> Fig
         rows,
         title=f"Universal perturbations,\n{network.name}",
         row_titles=[norm_sign(norm) for norm in settings.balls],
-        column_titles=[f"training seed {case.seed}" for case in found],
-        side=2.1 if len(found) > 1 else 4.2,
+        column_titles=[f"training seed {study.seed}" for study in studies],
+        side=2.1 if len(studies) > 1 else 4.2,
     )
 
 
-def _notes(found: Sequence[Case], numbers: Mapping[str, Estimate], settings: Settings) -> list[str]:
-    first = found[0]
+def _notes(
+    studies: Sequence[UniversalStudy], numbers: Mapping[str, Estimate], settings: Settings
+) -> list[str]:
+    first = studies[0]
     shares = [
         f"{numbers[f'xi_{norm_name(p)} / image_norm'].value:.2g} in {norm_name(p)}"
         for p in settings.balls
     ]
     return [
-        *made_of(found),
+        *made_of(studies),
         f"xi over the mean norm of an image: {', '.join(shares)}; in the thesis 0.04 in both. "
         "Where it is larger than "
         "there, the vector can be seen plainly; 'at_4%' is the same vector scaled to the thesis' "
@@ -370,7 +377,7 @@ def _notes(found: Sequence[Case], numbers: Mapping[str, Estimate], settings: Set
         "Algorithm 4 does not clip x + v; the numbers that end in _clipped do. Figure 4.3 shows "
         "clipped pictures, and "
         "where clipping changes the label both labels.",
-        f"The curve is over {min(settings.curve_samples, len(first.unseen))} held-out images: the "
+        f"The curve is over {min(settings.curve_samples, len(first.test))} held-out images: the "
         "vector made for xi, "
         "scaled, without and with clipping; squares are vectors made anew for their norm, which "
         "end at the fooling "

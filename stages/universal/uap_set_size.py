@@ -14,7 +14,14 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, mean, of_means, spearman, stack
-from pipeline.studies.universal import Case, Common, Plan, cases, made_of, random_vectors
+from pipeline.studies.universal import (
+    Plan,
+    UniversalStudy,
+    made_of,
+    random_vectors,
+    universal_studies,
+)
+from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import columns, norm_sign
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.types import Dataset, Network
@@ -25,14 +32,14 @@ SECTION = "Section 4.3.2, Figure 4.6"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure.
+class Settings(UniversalSettings):
+    """What to measure, beyond the settings of :class:`UniversalSettings`.
 
     Attributes:
-        sizes: numbers of images in X; half the number of classes (at least 2) and ``train_samples``
-            are added, larger ones than that are left out.
-        draws: choices of images for each size below the largest, as far as they do not overlap;
-            their fooling is averaged.
+        sizes: numbers of images in X, each at least 2; half the number of classes and
+            ``train_samples`` are added, larger ones than that are left out.
+        draws: number of choices of images for each size below the largest, as far as they do not
+            overlap; their fooling is averaged.
     """
 
     sizes: tuple[int, ...] = (500, 1000, 2000, 4000)
@@ -48,7 +55,7 @@ class Settings(Common):
 def uap_set_size(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Make vectors of the same radius from fewer and fewer images and count whom they fool among unseen ones.
+    """Make vectors of one radius from sets X of different sizes, and judge them on unseen images.
 
     Args:
         network: the trained classifiers.
@@ -59,10 +66,14 @@ def uap_set_size(
     Returns:
         ``fool_val_<size>``, ``fool_val_half`` for half as many images as classes, ``fool_random``
         and Spearman's correlation of size and fooling.
+
+    References:
+        Thesis, Section 4.3.2 and Figure 4.6. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
-    found = cases(network, data, settings, executor)
-    sizes = _sizes(settings, len(data.classes), len(found[0].images))
-    samples = stack(executor.each(lambda case: _measure(case, sizes, settings), found))
+    studies = universal_studies(network, data, settings, executor)
+    sizes = _sizes(settings, len(data.classes), len(studies[0].train))
+    samples = stack(executor.each(lambda study: _measure(study, sizes, settings), studies))
     statistics = {f"fool_val_{size}": mean(str(size)) for size in sizes} | {
         "fool_val_half": mean(str(_half(len(data.classes)))),
         "fool_random": mean("random"),
@@ -73,7 +84,7 @@ def uap_set_size(
         numbers=numbers,
         tables={"figure_4_6": _table(sizes, numbers)},
         figures={"figure_4_6": _figure(network, sizes, numbers, settings)},
-        notes=_notes(found, sizes, len(data.classes), settings),
+        notes=_notes(studies, sizes, len(data.classes), settings),
     )
 
 
@@ -90,34 +101,34 @@ def _sizes(settings: Settings, classes: int, largest: int) -> list[int]:
     )
 
 
-def _measure(case: Case, sizes: Sequence[int], settings: Settings) -> dict[str, Tensor]:
+def _measure(study: UniversalStudy, sizes: Sequence[int], settings: Settings) -> dict[str, Tensor]:
     """Size -> (n,) share of the draws whose vector fools each held-out image."""
-    xi = case.xi(settings.norm)
-    labels = case.labels(case.images, case.images[:0])[:, 0]
+    images, unseen = study.train.images, study.test.images
+    xi = study.xi(settings.norm)
+    labels = study.labels(images, images[:0])[:, 0]
     usable = [
         chosen
         for chosen in _choices(len(labels), sizes, settings.draws)
         if len(labels[chosen].unique()) > 1
     ]
-    made = case.make([Plan(settings.norm, xi, members=chosen) for chosen in usable])
-    found = {}
+    made = study.make([Plan(settings.norm, xi, members=chosen) for chosen in usable])
+    shares = {}
     for size in sizes[:-1]:
-        own = [
+        vectors = [
             v.perturbation for chosen, v in zip(usable, made, strict=True) if len(chosen) == size
         ]
-        found[str(size)] = case.fooled(case.unseen, torch.cat([case.images[:0], *own])).mean(
-            dim=1
-        )  # NaN for none
-    found[str(sizes[-1])] = case.fooled(case.unseen, case.vector(settings.norm).perturbation)[:, 0]
-    noise = random_vectors(case.images.shape[1:], settings.norm, xi, 2)
-    return found | {"random": case.fooled(case.unseen, noise).mean(dim=1)}
+        # The empty part keeps the shape where no choice is usable; the mean is then NaN.
+        shares[str(size)] = study.fooled(unseen, torch.cat([images[:0], *vectors])).mean(dim=1)
+    shares[str(sizes[-1])] = study.fooled(unseen, study.vector(settings.norm).perturbation)[:, 0]
+    noise = random_vectors(images.shape[1:], settings.norm, xi, 2)
+    return shares | {"random": study.fooled(unseen, noise).mean(dim=1)}
 
 
 def _choices(images: int, sizes: Sequence[int], draws: int) -> list[Tensor]:
-    """Indices into X: for each size but the largest, stretches of X that do not overlap, as many as there are.
+    """Indices into X: for each size but the largest, up to ``draws`` stretches of X.
 
-    X stands in a stratified order, so that a stretch holds the classes in nearly the same
-    proportions.
+    The stretches of a size do not overlap. X stands in a stratified order, so that each holds the
+    classes in nearly the same proportions.
     """
     starts = {
         size: [size * draw for draw in range(draws) if size * (draw + 1) <= images]
@@ -163,10 +174,10 @@ def _figure(
 
 
 def _notes(
-    found: Sequence[Case], sizes: Sequence[int], classes: int, settings: Settings
+    studies: Sequence[UniversalStudy], sizes: Sequence[int], classes: int, settings: Settings
 ) -> list[str]:
     return [
-        *made_of(found),
+        *made_of(studies),
         f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to "
         f"{settings.draws} choice(s) of "
         f"images, whose fooling is averaged. {_half(classes)} is half the number of classes, as "

@@ -1,7 +1,7 @@
-"""Universal perturbations from network to network (Section 4.3.3, Table 4.2)."""
+"""Transfer of universal perturbations between networks (Section 4.3.3, Table 4.2)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations, product
@@ -16,7 +16,15 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, of_means
-from pipeline.studies.universal import Case, Common, cases, made_of, random_vectors
+from pipeline.studies.universal import (
+    UniversalStudy,
+    across_networks,
+    check_one_shape,
+    made_of,
+    random_vectors,
+    universal_studies,
+)
+from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import columns, norm_name
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.types import Dataset, Network
@@ -27,12 +35,13 @@ SECTION = "Section 4.3.3, Table 4.2"
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure.
+class Settings(UniversalSettings):
+    """What to measure, beyond the settings of :class:`UniversalSettings`.
 
     Attributes:
-        ball: p of the vectors, 2 or inf; the diagonal of Table 4.2 is Table 4.1's for inf.
-        random_vectors: random vectors of each vector's norm to compare with.
+        ball: exponent p of the vectors' ball, 2 or inf; the diagonal of Table 4.2 is Table 4.1's
+            for inf.
+        random_vectors: number of random vectors of each vector's norm to compare with.
     """
 
     ball: float = math.inf
@@ -66,14 +75,17 @@ def uap_transfer(
 
     Raises:
         InputError: fewer than two networks, or images of different shapes.
+
+    References:
+        Thesis, Section 4.3.3 and Table 4.2. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
-    shapes = {name: each.shape for name, each in data.items()}
-    if len(networks) < 2 or len(set(shapes.values())) != 1:
-        refuse("network", str(shapes), "two or more networks that take images of one shape")
-    found = {
-        name: cases(network, data[name], settings, executor) for name, network in networks.items()
+    check_one_shape(networks, data)
+    studies = {
+        name: universal_studies(network, data[name], settings, executor)
+        for name, network in networks.items()
     }
-    samples = _samples(found, settings)
+    samples = across_networks(studies, partial(_measure, settings=settings), ("fool", "random"))
     numbers = measured(
         paired_bootstrap(
             samples, _statistics(list(networks), samples), resamples=settings.resamples
@@ -83,52 +95,44 @@ def uap_transfer(
         numbers=numbers,
         tables={
             "table_4_2": _matrix(list(networks), numbers),
-            "pairs": _pairs(found, numbers, settings),
+            "pairs": _pairs(studies, numbers, settings),
         },
         figures={"table_4_2": _figure(list(networks), numbers)},
-        notes=_notes(found, settings),
+        notes=_notes(studies, settings),
     )
 
 
-def _samples(found: Mapping[str, Sequence[Case]], settings: Settings) -> dict[str, Tensor]:
-    """``fool[s][t]`` and ``random[s][t]`` -> (seeds, n) of each image of t; NaN for a seed that one of them lacks."""
-    norm = settings.ball
-    seeds = sorted({case.seed for each in found.values() for case in each})
-    rows: dict[str, list[Tensor]] = {}
-    longest = max(len(case.unseen) for each in found.values() for case in each)
-    for (s, sources), (t, targets) in product(found.items(), repeat=2):
-        pairs = {a.seed: (a, b) for a in sources for b in targets if a.seed == b.seed}
-        for seed in seeds:
-            fooled = torch.full(
-                (longest, 1 + settings.random_vectors), math.nan, dtype=torch.float64
-            )
-            if seed in pairs:
-                source, target = pairs[seed]
-                v = source.vector(norm).perturbation
-                noise = random_vectors(v.shape[1:], norm, source.xi(norm), settings.random_vectors)
-                fooled[: len(target.unseen)] = target.fooled(target.unseen, torch.cat([v, noise]))
-            rows.setdefault(f"fool[{s}][{t}]", []).append(fooled[:, 0])
-            rows.setdefault(f"random[{s}][{t}]", []).append(fooled[:, 1:].mean(dim=1))
-    return {name: torch.stack(values) for name, values in rows.items()}
+def _measure(
+    source: UniversalStudy, target: UniversalStudy, *, settings: Settings
+) -> dict[str, Tensor]:
+    """Whether the source's vector, and which share of random ones, fools each of t's images."""
+    v = source.vector(settings.ball).perturbation
+    xi = source.xi(settings.ball)
+    noise = random_vectors(v.shape[1:], settings.ball, xi, settings.random_vectors)
+    fooled = target.fooled(target.test.images, torch.cat([v, noise]))
+    return {"fool": fooled[:, 0], "random": fooled[:, 1:].mean(dim=1)}
 
 
 def _statistics(names: Sequence[str], samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
     fool = [f"fool[{s}][{t}]" for s, t in product(names, repeat=2)]
     random = [f"random[{s}][{t}]" for s, t in product(names, repeat=2)]
     images = next(iter(samples.values())).shape[-1]
-    found = {name: of_means([name], _same) for name in (*fool, *random)}
+    statistics = {name: of_means([name], _same) for name in (*fool, *random)}
     for name, function in COMPARISONS.items():
-        found[name] = of_means(
+        # The functions see means alone; a share of none counts as half an image in denominators.
+        statistics[name] = of_means(
             [*fool, *random], partial(_compared, function, len(names), 0.5 / images)
         )
-    return found
+    return statistics
 
 
 def _same(value: Tensor) -> Tensor:
     return value
 
 
-def _compared(function, networks: int, floor: float, *means: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _compared(
+    function: Callable[[Tensor, Tensor], Tensor], networks: int, floor: float, *means: Tensor
+) -> Tensor:
     """``function`` of the matrices (..., networks, networks) of fooling and of random fooling."""
     fool, random = torch.stack(means, dim=-1).unflatten(-1, (2, networks, networks)).unbind(dim=-3)
     return function(fool, random.clamp_min(floor))
@@ -141,18 +145,22 @@ def _off(matrix: Tensor) -> Tensor:
 
 
 def _own_margin(fool: Tensor, random: Tensor) -> Tensor:
+    """By how much a vector fools the network that it was made for more often than another one."""
     return (fool.diagonal(dim1=-2, dim2=-1)[..., None] - _off(fool)).flatten(-2).amin(dim=-1)
 
 
 def _random_margin(fool: Tensor, random: Tensor) -> Tensor:
+    """By how much a vector fools another network more often than random vectors do."""
     return (_off(fool) - _off(random)).flatten(-2).amin(dim=-1)
 
 
 def _best_source(fool: Tensor, random: Tensor) -> Tensor:
+    """The share that the vector of the best source fools on the other network it fools least."""
     return _off(fool).amin(dim=-1).amax(dim=-1)
 
 
 def _over_random(fool: Tensor, random: Tensor) -> Tensor:
+    """The smallest share fooled on another network over the largest share of random vectors."""
     return _off(fool).flatten(-2).amin(dim=-1) / random.flatten(-2).amax(dim=-1)
 
 
@@ -162,25 +170,27 @@ COMPARISONS = {
     "fool[s][t], best source's smallest": _best_source,
     "smallest fool[s][t] / largest random": _over_random,
 }
-"""Number -> what it is of the two matrices; s and t are different networks."""
+"""Name of a number -> the function of the fooling and random matrices; s and t differ."""
 
 
 def _matrix(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    """Table 4.2: a row for the network that the vector comes from, a column for the one it meets."""
+    """Table 4.2: a row for the network that makes the vector, a column for the one it meets."""
     return pd.DataFrame(
         [{"from": s} | {t: numbers[f"fool[{s}][{t}]"].value for t in names} for s in names]
     )
 
 
 def _pairs(
-    found: Mapping[str, Sequence[Case]], numbers: Mapping[str, Estimate], settings: Settings
+    studies: Mapping[str, Sequence[UniversalStudy]],
+    numbers: Mapping[str, Estimate],
+    settings: Settings,
 ) -> pd.DataFrame:
     norm = settings.ball
     rows = []
-    for s, t in product(found, repeat=2):
+    for s, t in product(studies, repeat=2):
         fooled = numbers[f"fool[{s}][{t}]"]
         row: dict[str, object] = {"from": s, "to": t, "norm": norm_name(norm)}
-        row["xi"] = sum(case.xi(norm) for case in found[s]) / len(found[s])
+        row["xi"] = sum(study.xi(norm) for study in studies[s]) / len(studies[s])
         row |= columns("fool_val", fooled) | columns("fool_random", numbers[f"random[{s}][{t}]"])
         rows.append(row | {"images": fooled.n, "seeds": fooled.seeds})
     return pd.DataFrame(rows)
@@ -205,15 +215,15 @@ def _figure(names: Sequence[str], numbers: Mapping[str, Estimate]) -> Figure:
     return figure
 
 
-def _notes(found: Mapping[str, Sequence[Case]], settings: Settings) -> list[str]:
+def _notes(studies: Mapping[str, Sequence[UniversalStudy]], settings: Settings) -> list[str]:
     norm = settings.ball
     radii = [
-        f"{name} {sum(case.xi(norm) for case in each) / len(each):.3g}"
-        for name, each in found.items()
+        f"{name} {sum(study.xi(norm) for study in each) / len(each):.3g}"
+        for name, each in studies.items()
     ]
-    count = len(list(permutations(found, 2)))
+    count = len(list(permutations(studies, 2)))
     return [
-        *made_of([case for each in found.values() for case in each]),
+        *made_of([study for each in studies.values() for study in each]),
         f"{norm_name(norm)} vectors, each with the radius of the network that it was made for "
         "(mean over training "
         f"seeds: {', '.join(radii)}; in the thesis all have the same). Random vectors have the "

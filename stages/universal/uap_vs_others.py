@@ -1,4 +1,4 @@
-"""Universal perturbations beside other fixed directions, over a range of norms (Section 4.4, Figure 4.9)."""
+"""Universal perturbations beside other fixed directions (Section 4.4, Figure 4.9)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,14 @@ from pipeline.statistics import (
     spearman,
     stack,
 )
-from pipeline.studies.universal import Case, Common, cases, made_of, random_vectors, scaled
+from pipeline.studies.universal import (
+    UniversalStudy,
+    made_of,
+    random_vectors,
+    scaled,
+    universal_studies,
+)
+from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import columns
 from robustness_geometry.attacks import fgsm
 from robustness_geometry.checks import check_count, check_positive, refuse
@@ -46,17 +53,17 @@ TITLES = {
 """What numbers call a direction -> what the table and the figure call it."""
 
 MOST = 0.8
-"""The share of images that a vector has to fool to be called universal: the rate at which Algorithm 4 stops."""
+"""The share of images that a universal vector has to fool: the rate at which Algorithm 4 stops."""
 
 
 @dataclass(frozen=True)
-class Settings(Common):
-    """What to measure; the norm is l_2, as in the thesis.
+class Settings(UniversalSettings):
+    """What to measure, in l_2 as in the thesis, beyond :class:`UniversalSettings`.
 
     Attributes:
         factors: norms of the scaled directions as multiples of xi, ascending, 1 among them.
-        directions: random vectors, and images of X whose own perturbations are taken; their fooling
-            is averaged.
+        directions: number of random vectors, and of images of X whose own perturbations are taken;
+            their fooling is averaged.
     """
 
     factors: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -76,7 +83,7 @@ class Settings(Common):
 def uap_vs_others(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Scale each direction to a range of l_2 norms and count whom it fools.
+    """Scale each direction to a range of l_2 norms and measure the share of images it fools.
 
     Args:
         network: the trained classifiers.
@@ -88,9 +95,13 @@ def uap_vs_others(
         ``fool_<direction>`` at xi, their ratios to the universal vector's, Spearman's correlation
         of its norm and fooling, the norm that random noise needs and its ratio to the norm at which
         the vector fools 80%.
+
+    References:
+        Thesis, Section 4.4 and Figure 4.9. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
+        perturbations", arXiv:1610.08401.
     """
-    found = cases(network, data, settings, executor)
-    samples = stack(executor.each(lambda case: _measure(case, settings), found))
+    studies = universal_studies(network, data, settings, executor)
+    samples = stack(executor.each(lambda study: _measure(study, settings), studies))
     numbers = measured(
         paired_bootstrap(samples, _statistics(settings, samples), resamples=settings.resamples)
     )
@@ -100,50 +111,53 @@ def uap_vs_others(
         numbers=numbers,
         tables={"figure_4_9": _table(curves, settings, numbers)},
         figures={"figure_4_9": _figure(network, curves, settings, numbers)},
-        notes=_notes(found, settings),
+        notes=_notes(studies, settings),
     )
 
 
-def _measure(case: Case, settings: Settings) -> dict[str, Tensor]:
-    """Name -> one value a held-out image (the share of the directions of a kind that fool it), or one of X."""
-    xi = case.xi(2.0)
-    noise = case.noise()
+def _measure(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
+    """Name -> one value per held-out image, the share of a kind's directions that fool it.
+
+    ``noise`` and ``noise 255`` have one value per image of X.
+    """
+    xi = study.xi(2.0)
+    noise = study.noise()
     ratio = float(noise.nanquantile(0.5)) / xi
-    found = {
+    values = {
         "noise": noise,
         "noise 255": 255 * noise,
-        "over xi": torch.full((len(case.unseen),), ratio),
+        "over xi": torch.full((len(study.test),), ratio),
     }
-    for name, directions in _directions(case, settings).items():
+    for name, directions in _directions(study, settings).items():
         vectors = [
             scaled(v[None], 2.0, factor * xi) for factor in settings.factors for v in directions
         ]
-        fooled = case.fooled(case.unseen, torch.cat(vectors)).unflatten(
+        fooled = study.fooled(study.test.images, torch.cat(vectors)).unflatten(
             1, (len(settings.factors), len(directions))
         )
-        found |= {
+        values |= {
             f"{name} at {factor}": fooled[:, k].mean(dim=1)
             for k, factor in enumerate(settings.factors)
         }
-    return found
+    return values
 
 
-def _directions(case: Case, settings: Settings) -> dict[str, Tensor]:
+def _directions(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
     """Kind -> vectors (K, C, H, W) of any norm."""
-    minimal = case.deepfool()
+    minimal = study.deepfool()
     usable = minimal.success.nonzero()[:, 0]
-    order = torch.randperm(len(usable), generator=seeded("single images", case.seed))
+    order = torch.randperm(len(usable), generator=seeded("single images", study.seed))
     picked = usable[order[: settings.directions]]
-    step = case.executor.cached(
-        partial(judged, partial(fgsm, eps=1.0), case.model), case.images[picked]
+    step = study.executor.cached(
+        partial(judged, partial(fgsm, eps=1.0), study.model), study.train.images[picked]
     ).value
     return {
-        "uap": case.vector(2.0).perturbation,
-        "random": random_vectors(case.images.shape[1:], 2.0, 1.0, settings.directions),
+        "uap": study.vector(2.0).perturbation,
+        "random": random_vectors(study.train.images.shape[1:], 2.0, 1.0, settings.directions),
         "adversarial_df": minimal.perturbations[picked],
         "adversarial_fgs": step.perturbations,
         "sum_adversarial": minimal.perturbations[usable].sum(dim=0, keepdim=True),
-        "mean_image": case.images.mean(dim=0, keepdim=True),
+        "mean_image": study.train.images.mean(dim=0, keepdim=True),
     }
 
 
@@ -237,10 +251,10 @@ def _figure(
     return figure
 
 
-def _notes(found: Sequence[Case], settings: Settings) -> list[str]:
-    failed = sum(int((~case.deepfool().success).sum()) for case in found)
+def _notes(studies: Sequence[UniversalStudy], settings: Settings) -> list[str]:
+    failed = sum(int((~study.deepfool().success).sum()) for study in studies)
     return [
-        *made_of(found),
+        *made_of(studies),
         f"Directions: {settings.directions} random ones, DeepFool's and FGSM's of "
         f"{settings.directions} images of X "
         "(the thesis: one), the sum of DeepFool's over X, the mean of X, and the vector made for "

@@ -1,4 +1,4 @@
-"""Classifiers whose boundaries have known curvatures, images before them, and an executor with a temporary folder."""
+"""Classifiers whose boundaries have known curvatures, images before them, and an executor."""
 
 import math
 from types import SimpleNamespace
@@ -18,18 +18,18 @@ SCALE = 3.0
 
 
 def axes(seed: int = 0) -> torch.Tensor:
-    """An orthonormal basis (d, d) that no pixel belongs to: the normal, the curved directions, then flat ones."""
+    """An orthonormal basis (d, d) off the pixels: the normal, the curved directions, flat ones."""
     drawn = torch.randn(D, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.linalg.qr(drawn).Q.T.contiguous()
 
 
 class Bent(nn.Module):
-    """f = scale (t (1 + t / 2 + s_5 / 2) + sum_i curved_i s_i^2 / 2), with s the coordinates about the centre, t = s_0.
+    """f = scale (t (1 + t / 2 + s_5 / 2) + sum_i curved_i s_i^2 / 2), with t = s_0.
 
-    Where s_1 ... s_4 are 0, the boundary is t = 0, the normal is the first axis, ||grad f|| = scale
-    (1 + s_5 / 2), and the principal curvatures of the region f < 0 are curved_i / (1 + s_5 / 2) and
-    zeros. The square of t and its product with s_5 are what a projector that is not normalised
-    leaves in the Hessian.
+    The s are the coordinates about the centre. Where s_1 ... s_4 are 0, the boundary is t = 0, the
+    normal is the first axis, ||grad f|| = scale (1 + s_5 / 2), and the principal curvatures of the
+    region f < 0 are curved_i / (1 + s_5 / 2) and zeros. The square of t and its product with s_5
+    are what a projector that is not normalised leaves in the Hessian.
     """
 
     def __init__(self, curved=CURVED, *, seed: int = 0, scale: float = SCALE, order=None) -> None:
@@ -62,7 +62,7 @@ class Ball(nn.Module):
 
 
 class Affine(nn.Module):
-    """w'(x - centre) of these weights (outputs, d); without a slope where the first pixel is above ``edge``."""
+    """w'(x - centre) of weights (outputs, d); without a slope where the first pixel is high."""
 
     def __init__(self, weights, edge: float = math.inf) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Affine(nn.Module):
 
 
 def before(count: int, seed: int) -> Split:
-    """Images before the boundary of Bent, at distances from 0.15 to 0.2 and with s_1 ... s_4 of 0."""
+    """Images before the boundary of Bent, at distances from 0.15 to 0.2, s_1 ... s_4 being 0."""
     s = (
         torch.rand(count, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         - 0.5

@@ -1,4 +1,4 @@
-"""Curvatures along S_c, along universal perturbations, and in all directions, of boundaries where they are known."""
+"""Curvatures along S_c, universal perturbations and all directions, of known boundaries."""
 
 from functools import partial
 
@@ -11,15 +11,8 @@ from stages.curvature import principal_curvatures as all_of_them
 from stages.curvature import sc_average_curvature as average
 from stages.curvature import uap_sections as sections
 
-SMALL = {
-    "train_samples": 6,
-    "samples": 8,
-    "products": 16,
-    "leading": 2,
-    "sweep": (3.0,),
-    "sweep_samples": 3,
-    "resamples": 30,
-}
+CURVED = {"samples": 8, "sweep": (3.0,), "sweep_samples": 3, "resamples": 30}
+MEAN = {**CURVED, "train_samples": 6, "products": 16}
 FOOLING = {"universal_samples": 6, "universal_orders": 1, "fool_samples": 8}
 
 
@@ -35,12 +28,12 @@ def slopes(bent, data):
 
 @pytest.fixture(scope="module")
 def averaged(bent, data, executor):
-    settings = average.Settings(**SMALL, dimensions=(1, 2, 4), small=2, directions=60)
+    settings = average.Settings(**MEAN, dimensions=(1, 2, 4), small=2, directions=60)
     return average.sc_average_curvature(bent.network(bent.model()), data, settings, executor)
 
 
 def test_equation_6_4_along_s_c_and_its_control(bent, averaged, looked_at):
-    """E v'Hv over random unit v is the mean of the eigenvalues of the subspace; it is not divided by the gradient."""
+    """E v'Hv over random unit v is the subspace's mean eigenvalue, not divided by the gradient."""
     numbers = averaged.numbers
     for m in (1, 2):
         assert numbers[f"kappa_S_{m}"].value == pytest.approx(2 * bent.scale, rel=1e-4)
@@ -72,7 +65,7 @@ def test_the_sweep_divides_by_the_gradients_norm(slopes, averaged):
 def test_sections_along_the_universal_perturbation(bent, data, slopes, executor, looked_at):
     for axis, kappa in ((1, 2.0), (3, -2.5)):
         settings = sections.Settings(
-            **SMALL,
+            **MEAN,
             **FOOLING,
             universal=partial(bent.maker, norm=2.0, radius=0.5, axis=axis),
             directions=40,
@@ -100,7 +93,7 @@ def test_sections_along_the_universal_perturbation(bent, data, slopes, executor,
 def test_a_perturbation_along_the_only_normal_has_no_section(bent, executor, looked_at):
     """That of a plane: no curvature is found, and none is made up."""
     settings = sections.Settings(
-        **SMALL,
+        **MEAN,
         **FOOLING,
         universal=partial(bent.maker, norm=2.0, radius=0.5, axis=0),
         profile_samples=3,
@@ -118,7 +111,7 @@ def test_a_perturbation_along_the_only_normal_has_no_section(bent, executor, loo
 @pytest.fixture(scope="module")
 def profiled(bent, data, executor):
     settings = all_of_them.Settings(
-        **{**SMALL, "leading": 4}, profile_samples=8, directions=60, draws=400
+        **{**CURVED, "leading": 4}, profile_samples=8, directions=60, draws=400
     )
     return all_of_them.principal_curvatures(bent.network(bent.model()), data, settings, executor)
 
@@ -157,7 +150,7 @@ def test_the_sweep_has_signs_at_each_h(profiled):
 
 def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes, executor):
     settings = all_of_them.Settings(
-        **{**SMALL, "leading": 4}, profile_samples=5, full_dimension=15, directions=60
+        **{**CURVED, "leading": 4}, profile_samples=5, full_dimension=15, directions=60
     )
     found = all_of_them.principal_curvatures(bent.network(bent.model()), data, settings, executor)
     assert found.numbers["largest"].value == pytest.approx(
@@ -171,15 +164,16 @@ def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes
 
 
 def test_rows_of_two_seeds_belong_to_the_same_images(bent, executor):
-    """The second network has no boundary for some images; the others' curvatures stay where their images are."""
+    """The second network has no boundary for some images; the others stay at their places."""
     data = bent.dataset(10, 12, draw=bent.around)
     network = bent.network(bent.affine(bent.axes()[:1]), bent.affine(bent.axes()[:1], edge=0.6))
-    settings = all_of_them.Settings(**{**SMALL, "samples": 12}, profile_samples=12, directions=2)
+    settings = all_of_them.Settings(
+        **{**CURVED, "samples": 12}, leading=2, profile_samples=12, directions=2
+    )
     lost = held_out(data, 12).images[:, 0, 0, 0] > 0.6
     assert 0 < int(lost.sum()) < 12
-    for study, missing in zip(
-        all_of_them.studies(network, data, settings, executor), (lost & False, lost), strict=True
-    ):
+    studies = all_of_them.curvature_studies(network, data, settings, executor)
+    for study, missing in zip(studies, (lost & False, lost), strict=True):
         full = all_of_them.profile(study, 12)
         rows = all_of_them._quantities(study, settings, full)
         for name in ("direct", "largest", "mean", "excess", "rank 0"):
@@ -187,7 +181,7 @@ def test_rows_of_two_seeds_belong_to_the_same_images(bent, executor):
 
 
 def test_equation_7_4_has_the_constant_one_over_d():
-    """The ellipsoid x^2 + 4 y^2 + z^2 / 4 = 1 at (1, 0, 0): 1.4167, where 1 / (d - 1) would give 2.125."""
+    """The ellipsoid x^2 + 4 y^2 + z^2 / 4 = 1 at (1, 0, 0): 1.4167; of 1 / (d - 1), 2.125."""
     mean, error = all_of_them.drawn_mean(
         torch.tensor([[4.0, 0.25]], dtype=torch.float64), 100_000, 0
     )

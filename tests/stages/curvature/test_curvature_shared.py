@@ -1,6 +1,7 @@
-"""What the experiments share: boundary points with known geometry, S_c, its control, S_f, u_i, placing by image."""
+"""Studies and settings: boundary points with known geometry, S_c, its control, S_f and u_i."""
 
 import math
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -9,16 +10,21 @@ import torch
 from pipeline.evaluation import held_out
 from pipeline.statistics import exactly, spread_margin
 from pipeline.studies.curvature import (
-    Common,
-    Study,
-    WithUniversal,
-    dimension_of,
+    CurvatureStudy,
+    curvature_studies,
     named,
-    noise_norm,
-    studies,
-    universal_case,
-    unseen_images,
-    within,
+    unseen_split,
+)
+from pipeline.studies.curvature_fooling import noise_norm, universal_of, within
+from pipeline.studies.curvature_settings import (
+    Curvatures,
+    CurvatureSettings,
+    MeanHessian,
+    RandomVectors,
+    SharedDirections,
+    UniversalVectors,
+    check_products,
+    dimension_of,
 )
 from pipeline.tables import sign_shares
 from robustness_geometry.checks import InputError
@@ -27,21 +33,27 @@ from robustness_geometry.geometry import principal_angles
 SMALL = {"train_samples": 8, "samples": 10, "products": 16, "leading": 2}
 
 
+@dataclass(frozen=True)
+class Everything(MeanHessian, SharedDirections, UniversalVectors, RandomVectors):
+    """All settings that an experiment may have."""
+
+
 @pytest.fixture
-def study(bent, executor) -> Study:
-    return studies(bent.network(bent.model()), bent.dataset(), Common(**SMALL), executor)[0]
+def study(bent, executor) -> CurvatureStudy[Everything]:
+    settings = Everything(**SMALL)
+    return curvature_studies(bent.network(bent.model()), bent.dataset(), settings, executor)[0]
 
 
 def test_boundary_points_are_where_they_should_be(bent, study):
-    points = study.unseen_points()
-    normal, distances = bent.axes()[0], -(study.unseen.flatten(1) - 0.5) @ bent.axes()[0]
+    points = study.test_points()
+    normal, distances = bent.axes()[0], -(study.test.images.flatten(1) - 0.5) @ bent.axes()[0]
     assert len(points) == 10
     torch.testing.assert_close(points.normals.flatten(1), normal.expand(10, -1), rtol=0, atol=1e-6)
     torch.testing.assert_close(
         points.perturbations.flatten(1) @ normal, distances, rtol=0, atol=1e-6
     )
     assert points.angles.max() < 0.01
-    assert len(study.unseen_points(3)) == len(study.known_points(3)) == 3
+    assert len(study.test_points(3)) == len(study.train_points(3)) == 3
 
 
 @pytest.mark.parametrize("negative", [False, True])
@@ -61,18 +73,18 @@ def test_seen_from_the_other_side_the_signs_turn(bent, executor):
     """The same boundary for images of the region outside the ball, and inside."""
     data = bent.dataset(draw=bent.around)
     for radius, sign in ((3.0, 1), (0.5, -1)):  # images inside, and outside
-        settings = Common(**SMALL)
-        one = studies(bent.network(bent.ball(radius)), data, settings, executor)[0]
-        values = one.at_random(one.unseen_points(), 3)
+        settings = Everything(**SMALL)
+        one = curvature_studies(bent.network(bent.ball(radius)), data, settings, executor)[0]
+        values = one.at_random(one.test_points(), 3)
         torch.testing.assert_close(
             values, torch.full_like(values, sign / radius), rtol=1e-4, atol=0
         )
-        ends = one.extremes(one.unseen_points()).values
+        ends = one.extremes(one.test_points()).values
         torch.testing.assert_close(ends, torch.full_like(ends, sign / radius), rtol=1e-4, atol=0)
 
 
 def test_curvatures_along_directions_with_and_without_the_gradients_norm(bent, study):
-    points, rows = study.unseen_points(), bent.axes().view(-1, *bent.shape)
+    points, rows = study.test_points(), bent.axes().view(-1, *bent.shape)
     slopes = bent.slopes(held_out(bent.dataset(), 10))
     along = study.along(points, rows[1:5])
     torch.testing.assert_close(
@@ -93,7 +105,7 @@ def test_curvatures_along_directions_with_and_without_the_gradients_norm(bent, s
 
 
 def test_directions_inside_a_subspace_are_drawn_for_each_image(bent, study):
-    values = study.inside(study.unseen_points(), bent.axes()[[1, 3]], 200, normalised=False)
+    values = study.inside(study.test_points(), bent.axes()[[1, 3]], 200, normalised=False)
     torch.testing.assert_close(
         values.mean(), torch.tensor(-0.25 * bent.scale).double(), rtol=0, atol=0.15 * bent.scale
     )
@@ -104,7 +116,7 @@ def test_s_f_of_one_normal_has_one_dimension(bent, study):
     basis = study.normal_basis(5)
     assert basis.shape[1] == bent.d
     assert abs(float(basis[0].double() @ bent.axes()[0])) == pytest.approx(1, abs=1e-4)
-    r = study.known_points().perturbations.flatten(1)
+    r = study.train_points().perturbations.flatten(1)
     assert torch.linalg.svdvals(r)[1] < 0.02 * torch.linalg.svdvals(r)[0]
 
 
@@ -115,9 +127,9 @@ def test_u_i_go_by_size_and_so_take_the_negative_directions(bent, study):
 def test_values_take_the_place_of_their_image(bent, executor):
     model = bent.affine(bent.axes()[:1], edge=0.6)
     data = bent.dataset(draw=bent.around, train=20, test=20)
-    study = studies(bent.network(model), data, Common(**SMALL), executor)[0]
-    success = study.near_unseen.success
-    assert torch.equal(success, study.unseen[:, 0, 0, 0] <= 0.6)
+    study = curvature_studies(bent.network(model), data, Everything(**SMALL), executor)[0]
+    success = study.near_test.success
+    assert torch.equal(success, study.test.images[:, 0, 0, 0] <= 0.6)
     assert 1 < int(success.sum()) < 10
     placed = study.placed(torch.arange(1.0, 3.0))
     assert placed[success][:2].tolist() == [1, 2]
@@ -126,40 +138,47 @@ def test_values_take_the_place_of_their_image(bent, executor):
 
 
 def test_images_that_nothing_fools_are_refused(bent, executor):
-    study = studies(bent.network(bent.ball(1e6)), bent.dataset(), Common(**SMALL), executor)[0]
+    study = curvature_studies(
+        bent.network(bent.ball(1e6)), bent.dataset(), Everything(**SMALL), executor
+    )[0]
     with pytest.raises(
         InputError, match=r"samples must be .*; got '?10 images without a boundary point"
     ):
-        study.unseen_points()
+        study.test_points()
 
 
 def test_without_training_images_half_of_the_others_make_the_subspaces(bent, executor):
     data = bent.dataset(train=0, test=10)
-    study = studies(bent.network(bent.model()), data, Common(**SMALL), executor)[0]
-    case = universal_case(study, data, WithUniversal(**SMALL))
-    assert len(study.known) == len(study.unseen) == len(unseen_images(data, 9)) == 5
-    assert torch.equal(case.unseen, study.unseen)
-    together = torch.cat([study.known, study.unseen]).flatten(1)
+    study = curvature_studies(bent.network(bent.model()), data, Everything(**SMALL), executor)[0]
+    universal = universal_of(study, data, 10_000)
+    assert len(study.train) == len(study.test) == len(unseen_split(data, 9)) == 5
+    assert torch.equal(universal.test.images, study.test.images)
+    together = torch.cat([study.train.images, study.test.images]).flatten(1)
     assert len(together.unique(dim=0)) == 10
 
 
 def test_the_norm_that_noise_needs(bent, study):
-    settings = WithUniversal(**SMALL, universal=partial(bent.maker))
-    radius = noise_norm(universal_case(study, bent.dataset(), settings), 0.2)
-    distances = -(study.known.flatten(1) - 0.5) @ bent.axes()[0]
+    settings = Everything(**SMALL, universal=partial(bent.maker))
+    radius = noise_norm(
+        universal_of(replace(study, settings=settings), bent.dataset(), 10_000), 0.2
+    )
+    distances = -(study.train.images.flatten(1) - 0.5) @ bent.axes()[0]
     # DeepFool goes a tenth too far here, and 2% beyond.
     assert radius == pytest.approx(0.2 * 4 * 1.12 * float(distances.quantile(0.5)), rel=0.05)
 
 
 def test_too_few_products_are_refused_before_they_are_made(bent, executor):
-    settings = Common(**{**SMALL, "products": 7})
-    study = studies(bent.network(bent.model()), bent.dataset(), settings, executor)[0]
-    study.check_curved(3)
+    settings = Everything(**{**SMALL, "products": 7})
+    study = curvature_studies(bent.network(bent.model()), bent.dataset(), settings, executor)[0]
+    check_products(7, 3, study.d)
+    assert study.curved(3).shape == (3, bent.d)
     with pytest.raises(
         InputError, match=r"products must be at least twice the dimension 4.*; got 7"
     ):
         study.curved(4)
-    whole = studies(bent.network(bent.model()), bent.dataset(), Common(**SMALL), executor)[0]
+    whole = curvature_studies(
+        bent.network(bent.model()), bent.dataset(), Everything(**SMALL), executor
+    )[0]
     assert whole.curved(12).shape == (12, bent.d)  # of all d products nothing is left out
     with pytest.raises(InputError, match="products must be"):
         whole.curved(17)
@@ -167,10 +186,38 @@ def test_too_few_products_are_refused_before_they_are_made(bent, executor):
 
 def test_the_sweep_is_over_multiples_of_h(bent, study):
     assert study.h == pytest.approx(0.0195 * 4)
-    assert study.heights == {
+    assert study.h_factors == {
         factor: pytest.approx(factor * 0.078) for factor in (0.1, 0.3, 1.0, 3.0)
     }
-    assert study.swept(3.0).values[0, 0] == pytest.approx(2 * bent.scale, rel=1e-4)
+    assert study.ends_at(3.0).values[0, 0] == pytest.approx(2 * bent.scale, rel=1e-4)
+
+
+def test_subspaces_at_other_h_are_made_of_few_images_and_products(bent, study):
+    curved = study.curved_at(3.0, 2)
+    assert list(curved) == ["sc", "negative"]
+    assert principal_angles(curved["sc"].double(), bent.axes()[1:3]).angles.max() < 1e-3
+    assert principal_angles(curved["negative"].double(), bent.axes()[3:5]).angles.max() < 1e-3
+    assert len(study.curved_at(3.0, 12)["sc"]) == bent.d // 2
+    basis, leading = study.shared_at(3 * study.h, 1)
+    assert (basis.shape, leading.shape) == ((1, bent.d), (8, 2))
+    assert bool((leading < 0).all())
+
+
+def test_a_study_has_the_images_that_its_settings_name(bent, executor):
+    network, data = bent.network(bent.model(), bent.model()), bent.dataset()
+    scope = executor.scope("somewhere")
+    none = curvature_studies(network, data, CurvatureSettings(), scope)
+    assert [(study.seed, len(study.train), len(study.test)) for study in none] == [
+        (0, 0, 0),
+        (1, 0, 0),
+    ]
+    assert none[1].d == bent.d
+    assert (none[1].executor._experiment, none[1].executor._seed) == ("somewhere", 1)
+    (unseen, _) = curvature_studies(network, data, Curvatures(samples=3), scope)
+    assert (len(unseen.train), len(unseen.test)) == (0, 3)
+    held = held_out(data, 3)
+    assert torch.equal(unseen.test.images, held.images)
+    assert torch.equal(unseen.test.labels, held.labels)
 
 
 def test_random_vectors_of_a_subspace(bent):
@@ -202,7 +249,7 @@ def test_small_helpers():
         "share_negative": 0.25,
         "points": 2,
     }
-    assert list(named({"a": exactly(1.0)}, Common(output="softmax"))) == ["a (softmax)"]
+    assert list(named({"a": exactly(1.0)}, Curvatures(output="softmax"))) == ["a (softmax)"]
 
 
 @pytest.mark.parametrize(
@@ -226,4 +273,4 @@ def test_small_helpers():
 )
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=key):
-        WithUniversal(**options)
+        Everything(**options)

@@ -106,7 +106,7 @@ def test_a_shorter_radius_or_a_turned_curvature_breaks_theorem_4(monkeypatch):
 
 
 def test_at_curvature_one_half_a_vector_fools_from_norm_one_on():
-    """In the form without the factor 1/2 the boundary is then the sphere around the point through its boundary."""
+    """Without the factor 1/2 the boundary is then the sphere around x through its nearest point."""
     found = curved.norms_needed(20, 6, (0.1, 0.5), pairs=300)
     torch.testing.assert_close(found["norm 0.5"], torch.ones(300, dtype=torch.float64))
     generator = seeded("theorem 4, norms", 20, 6)

@@ -10,26 +10,23 @@ from stages.curvature import sc_fooling as sc
 from stages.curvature import sc_top_direction as top
 from stages.curvature import sf_fooling as sf
 
-SMALL = {
+MEAN = {
     "train_samples": 8,
     "samples": 6,
     "products": 16,
-    "leading": 2,
     "sweep": (3.0,),
     "sweep_samples": 3,
-    "universal_samples": 8,
-    "universal_orders": 1,
-    "fool_samples": 10,
-    "vectors": 40,
-    "resamples": 30,
 }
+FOOLING = {"fool_samples": 10, "vectors": 40, "resamples": 30}
+VECTORS = {**FOOLING, "universal_samples": 8, "universal_orders": 1}
 RADIUS = 0.56
 
 
 @pytest.fixture(scope="module")
 def compared(bent, executor):
     settings = sc.Settings(
-        **{**SMALL, "sweep": (0.3, 3.0)},
+        **{**MEAN, "sweep": (0.3, 3.0)},
+        **FOOLING,
         dimensions=(1, 2),
         small=2,
         noise_share=0.7,
@@ -41,7 +38,7 @@ def compared(bent, executor):
 
 
 def test_vectors_of_s_c_fool_and_those_of_the_negative_control_do_not(compared, looked_at):
-    """F grows by r^2 along S_c, and the images are at most 0.2 before the boundary; along the control it falls."""
+    """F grows by r^2 along S_c, up to 0.2 before the boundary; along the control it falls."""
     values = {name: estimate.value for name, estimate in compared.numbers.items()}
     for m in (1, 2):
         assert values[f"fool_sc_{m}"] == 1
@@ -79,7 +76,11 @@ def test_only_pairs_of_the_same_images_are_compared(compared):
 
 def test_too_large_a_subspace_is_refused(bent, executor):
     settings = sc.Settings(
-        **{**SMALL, "products": 6}, dimensions=(1, 5), small=1, universal=partial(bent.maker)
+        **{**MEAN, "products": 6},
+        **FOOLING,
+        dimensions=(1, 5),
+        small=1,
+        universal=partial(bent.maker),
     )
     with pytest.raises(
         InputError, match=r"products must be at least twice the dimension 5.*; got 6"
@@ -89,7 +90,7 @@ def test_too_large_a_subspace_is_refused(bent, executor):
 
 def test_the_top_direction_fools_with_both_signs(bent, executor, looked_at):
     maker = partial(bent.maker, norm=2.0, radius=RADIUS, axis=2)
-    settings = top.Settings(**SMALL, universal=maker, dimension=1)
+    settings = top.Settings(**MEAN, **VECTORS, universal=maker, dimension=1)
     found = top.sc_top_direction(bent.network(bent.model()), bent.dataset(), settings, executor)
     values = {name: estimate.value for name, estimate in found.numbers.items()}
     assert values["fool_top"] == values["fool_top_best"] == values["fool_uap"] == 1
@@ -107,7 +108,7 @@ def test_the_top_direction_fools_with_both_signs(bent, executor, looked_at):
 def test_of_a_direction_with_a_sign_half_of_both_counts(bent, executor):
     """Across a plane one sign fools all the images before it and the other none."""
     maker = partial(bent.maker, norm=2.0, radius=RADIUS, axis=0)
-    settings = top.Settings(**SMALL, universal=maker, dimension=1)
+    settings = top.Settings(**MEAN, **VECTORS, universal=maker, dimension=1)
     plane = bent.affine(bent.axes()[:1])
     found = top.sc_top_direction(bent.network(plane), bent.dataset(), settings, executor)
     values = {name: estimate.value for name, estimate in found.numbers.items()}
@@ -118,19 +119,20 @@ def test_of_a_direction_with_a_sign_half_of_both_counts(bent, executor):
 
 def test_the_sweep_takes_both_signs_of_one_direction(bent, executor):
     """Random vectors of one dimension are the same one half of the time."""
-    settings = top.Settings(**SMALL, universal=partial(bent.maker, norm=2.0, radius=RADIUS, axis=0))
+    maker = partial(bent.maker, norm=2.0, radius=RADIUS, axis=0)
+    settings = top.Settings(**MEAN, **VECTORS, universal=maker)
     plane = bent.network(bent.affine(bent.axes()[:1]))
-    study = top.studies(plane, bent.dataset(), settings, executor)[0]
-    case = top.universal_case(study, bent.dataset(), settings)
-    assert top.sweep(study, case, 1, 5, 5.0)["fooled"].tolist() == [0.5] * 2
+    (pair,) = top.fooling_studies(plane, bent.dataset(), settings, executor, images=8, orders=1)
+    assert top.fooling_over_h(*pair, 1, 5, 5.0)["fooled"].tolist() == [0.5] * 2
 
 
 def test_vectors_of_s_f_fool_one_side_of_a_plane(bent, executor, looked_at):
-    """Each image is fooled by one sign of the only normal, and as many images wait on either side."""
+    """One sign of the only normal fools each image, and as many images wait on either side."""
     data = bent.dataset(40, 60, draw=bent.around)
     maker = partial(bent.maker, norm=2.0, radius=3.0, axis=0)
     settings = sf.Settings(
-        **{**SMALL, "fool_samples": 60, "samples": 60},
+        **{**VECTORS, "fool_samples": 60},
+        train_samples=8,
         normal_samples=40,
         dimension=1,
         dimensions=(1, 3),
@@ -150,7 +152,7 @@ def test_vectors_of_s_f_fool_one_side_of_a_plane(bent, executor, looked_at):
 
 
 class Halves(torch.nn.Module):
-    """Two planes: across the first axis for images beyond the centre along the second, else across the third."""
+    """The plane across the first axis where the second coordinate is above 0, else the third."""
 
     def __init__(self, rows):
         super().__init__()
@@ -163,7 +165,7 @@ class Halves(torch.nn.Module):
 
 
 def test_s_f_comes_from_training_images_alone(bent, executor):
-    """The normals of the images that judge are orthogonal to those of the others, so that no vector of S_f fools."""
+    """The normals of the images that judge are orthogonal to S_f, so that its vectors fool none."""
     data = bent.dataset(40, 20, draw=bent.around)
     for split, side in ((data.train, 1), (data.test, -1)):
         second = (split.images.flatten(1) - 0.5) @ bent.axes()[1]
@@ -172,7 +174,12 @@ def test_s_f_comes_from_training_images_alone(bent, executor):
         )
     maker = partial(bent.maker, norm=2.0, radius=3.0, axis=2)
     settings = sf.Settings(
-        **SMALL, normal_samples=40, dimension=1, dimensions=(1,), universal=maker
+        **VECTORS,
+        train_samples=8,
+        normal_samples=40,
+        dimension=1,
+        dimensions=(1,),
+        universal=maker,
     )
     found = sf.sf_fooling(bent.network(Halves(bent.axes())), data, settings, executor)
     assert found.numbers["fool_sf"].value == 0

@@ -1,4 +1,4 @@
-"""The shared directions u_i, noise inside them, what lies in them, and the S_c of several networks."""
+"""The shared directions u_i, noise and other vectors in them, and the S_c of several networks."""
 
 import math
 from functools import partial
@@ -15,15 +15,15 @@ from stages.curvature import sc_transfer as transfer
 from stages.curvature import shared_directions as shared
 from stages.curvature import subspace_noise as noise
 
-SMALL = {
+CURVED = {
     "train_samples": 6,
     "samples": 8,
-    "products": 16,
-    "leading": 2,
     "sweep": (3.0,),
     "sweep_samples": 3,
     "resamples": 30,
 }
+SHARED = {**CURVED, "leading": 2}
+MEAN = {**CURVED, "products": 16}
 TURNED = (2.5, 2.5, -2.0, -2.0)
 
 
@@ -45,7 +45,7 @@ def test_rho_is_the_curvature_over_that_of_random_directions(
     bent, data, executor, monkeypatch, looked_at
 ):
     monkeypatch.setattr(shared, "GRID", (1,))
-    settings = shared.Settings(**SMALL, middle=2, last=3, directions=300)
+    settings = shared.Settings(**SHARED, middle=2, last=3, directions=300)
     network = bent.network(bent.model())
     found = shared.shared_directions(network, data, settings, executor)
     numbers = found.numbers
@@ -66,12 +66,13 @@ def test_rho_is_the_curvature_over_that_of_random_directions(
 
 
 def test_the_length_of_the_tangent_part_counts(bent, data, executor):
-    (study,) = shared.studies(bent.network(bent.model()), data, shared.Settings(**SMALL), executor)
+    settings = shared.Settings(**SHARED)
+    (study,) = shared.curvature_studies(bent.network(bent.model()), data, settings, executor)
     rows, slopes = bent.axes(), bent.slopes(held_out(data, 8))
     asked = torch.stack(
         [rows[1], (rows[0] + rows[1]) / math.sqrt(2), rows[0], (rows[1] + rows[3]) / math.sqrt(2)]
     )
-    rho, values = shared.relative_curvatures(study, study.unseen_points(), asked, 50)
+    rho, values = shared.relative_curvatures(study, study.test_points(), asked, 50)
     expected = torch.tensor([2.0, 1.0, 0.0, -0.25]).double() / slopes[:, None]
     torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(
@@ -98,7 +99,7 @@ def test_ranks_are_in_proportion_to_the_dimension():
 
 
 def test_noise_in_the_normal_and_outside_it(bent):
-    """Along the normal of a plane noise of that norm fools one half of the time; orthogonal to it never."""
+    """Noise along the normal of a plane fools half of the time; orthogonal to it never."""
     model, images = bent.affine(bent.axes()[:1]), bent.dataset(2, 200, draw=bent.around).test.images
     distances = ((images.flatten(1) - 0.5) @ bent.axes()[0]).abs()
     size = float(distances.quantile(0.5))
@@ -124,9 +125,9 @@ def test_noise_in_the_normal_and_outside_it(bent):
 
 @pytest.mark.parametrize(("curved", "inside"), [(TURNED, 1.0), ((2.0, 2.0, -2.5, -2.5), 0.0)])
 def test_noise_inside_the_shared_directions(bent, data, executor, looked_at, curved, inside):
-    """Noise of 0.6 along directions of curvature 2.5 leads out, along those of -2.5 it never does."""
+    """Noise of 0.6 along directions of curvature 2.5 leads out, along those of -2.5 never."""
     settings = noise.Settings(
-        **SMALL, dimension=2, magnitudes=(0.01, 0.3), noise_samples=8, draws=10
+        **SHARED, dimension=2, magnitudes=(0.01, 0.3), noise_samples=8, draws=10
     )
     found = noise.subspace_noise(bent.network(bent.model(curved)), data, settings, executor)
     numbers = found.numbers
@@ -151,7 +152,7 @@ def test_noise_inside_the_shared_directions(bent, data, executor, looked_at, cur
 def test_what_lies_in_the_shared_directions(bent, executor, looked_at):
     """u_1 and u_2 are curved, where neither r nor differences of the images have a part."""
     data = bent.dataset(6, 60)
-    settings = shares.Settings(**{**SMALL, "samples": 60}, dimension=2)
+    settings = shares.Settings(**{**SHARED, "samples": 60}, dimension=2)
     found = shares.projection_share(bent.network(bent.model()), data, settings, executor)
     numbers = found.numbers
     ideal = math.exp(
@@ -191,14 +192,14 @@ def test_image_gradients():
 
 @pytest.fixture(scope="module")
 def transferred(bent, data, executor):
-    """The first two networks bend alike; the third one bends along directions in which they are flat."""
+    """The first two networks bend alike; the third one along directions in which they are flat."""
     order = [0, 8, 9, 10, 11, 5, 6, 7, 1, 2, 3, 4, 12, 13, 14, 15]
     networks = {
         "a": bent.network(bent.model(), bent.model(scale=2.0), name="a"),
         "b": bent.network(bent.model(scale=0.5), name="b"),
         "c": bent.network(bent.model(order=order), name="c"),
     }
-    settings = transfer.Settings(**SMALL, dimension=2, small=2, directions=30, pictures=1, grid=12)
+    settings = transfer.Settings(**MEAN, dimension=2, small=2, directions=30, pictures=1, grid=12)
     return transfer.sc_transfer(networks, dict.fromkeys(networks, data), settings, executor)
 
 
@@ -233,7 +234,7 @@ def test_sections_of_one_network_along_the_s_c_of_another(bent, data, transferre
 
 
 def test_intervals_of_angles_draw_the_seeds_of_both_networks(bent):
-    """Four pairs of two and two seeds are not four independent cases: one network's second seed decides two of them."""
+    """Four pairs of two and two seeds are not four independent cases: one seed decides two."""
     rows = bent.axes()
 
     class Fixed:
@@ -255,10 +256,10 @@ def test_intervals_of_angles_draw_the_seeds_of_both_networks(bent):
 def test_one_network_or_different_shapes_are_refused(bent, data, executor):
     with pytest.raises(InputError, match="network must be"):
         transfer.sc_transfer(
-            {"a": bent.network(bent.model())}, {"a": data}, transfer.Settings(**SMALL), executor
+            {"a": bent.network(bent.model())}, {"a": data}, transfer.Settings(**MEAN), executor
         )
     two = dict.fromkeys(("a", "b"), bent.network(bent.model()))
-    settings = transfer.Settings(**{**SMALL, "products": 3}, dimension=5, small=1)
+    settings = transfer.Settings(**{**MEAN, "products": 3}, dimension=5, small=1)
     with pytest.raises(
         InputError, match=r"products must be at least twice the dimension 5.*; got 3"
     ):
@@ -289,10 +290,9 @@ def smooth(seed: int) -> torch.nn.Module:
 def test_retraining_on_vectors_of_s_c(bent, executor, looked_at):
     data = bent.dataset(40, 20, draw=bent.around)
     settings = diversity.Settings(
-        **SMALL,
+        **MEAN,
         universal=partial(universal_perturbation, norm=2, radius=None, passes=1),
         universal_samples=8,
-        universal_orders=1,
         fool_samples=16,
         vectors=3,
         small=2,
@@ -318,10 +318,9 @@ def test_retraining_on_vectors_of_s_c(bent, executor, looked_at):
 
 def test_without_training_images_vectors_are_compared_only(bent, executor):
     settings = diversity.Settings(
-        **SMALL,
+        **MEAN,
         universal=partial(bent.maker),
         universal_samples=4,
-        universal_orders=1,
         fool_samples=6,
         vectors=3,
         small=2,

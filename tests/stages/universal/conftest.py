@@ -1,4 +1,4 @@
-"""Small data sets and classifiers with closed forms, and an executor with a temporary work folder."""
+"""Small data sets, classifiers with closed forms, and an executor with a temporary folder."""
 
 import math
 from functools import partial
@@ -16,7 +16,7 @@ SHAPE = (1, 6, 6)
 
 
 def affine(outputs: int, seed: int = 0) -> nn.Module:
-    """x -> W x + b in float64 whose boundaries pass near the centre of the cube; one output: its sign decides."""
+    """x -> W x + b in float64 with boundaries near the centre; of one output, its sign."""
     generator = torch.Generator().manual_seed(seed)
     layer = nn.Linear(math.prod(SHAPE), outputs).double()
     with torch.no_grad():

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from robustness_geometry.checks import InputError
-from stages.universal.uap_defence import Settings, smallest_multiples, uap_defence
+from stages.experiments import Experiment
+from stages.universal.uap_defence import SECTION, Settings, smallest_multiples, uap_defence
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,6 @@ def found(small, executor):
     settings = Settings(
         attack=small.attack,
         train_samples=24,
-        orders=2,
         samples=30,
         resamples=60,
         pool=2,
@@ -66,13 +66,16 @@ def test_the_table_the_figure_and_the_notes(found, looked_at):
 
 def test_without_training_images_there_is_nothing_to_tune_on(small, executor):
     data = small.dataset(3)
+    bare = replace(data, train=data.train.first(0))
     with pytest.raises(InputError, match="without training images"):
-        uap_defence(
-            small.network({0: small.affine(3)}),
-            replace(data, train=data.train.first(0)),
-            Settings(),
-            executor,
-        )
+        Settings().check(bare)
+    experiment = Experiment("uap_defence", SECTION, uap_defence, Settings(), named=True)
+    with pytest.raises(InputError, match="without training images"):
+        experiment.check("small", bare)
+    network = small.network({0: small.affine(3)})
+    found = experiment.measure({"small": network}, {"small": bare}, executor)
+    assert not found.numbers
+    assert found.notes == ["Not measured on small: made up has no training images."]
 
 
 @pytest.mark.parametrize(
@@ -93,9 +96,9 @@ def test_settings_out_of_range_are_refused(options, key):
 
 
 def test_a_network_that_the_suite_spares_is_named(small, executor):
-    network = small.network({0: small.affine(3)}, "spared")
-    found = uap_defence(
-        network, small.dataset(3), Settings(attack=small.attack, networks=("other",)), executor
-    )
+    network, data = small.network({0: small.affine(3)}, "spared"), small.dataset(3)
+    settings = Settings(attack=small.attack)
+    experiment = Experiment("uap_defence", SECTION, uap_defence, settings, networks=("other",))
+    found = experiment.measure({"spared": network}, {"spared": data}, executor)
     assert not found.numbers
     assert found.notes == ["Not measured on spared: this suite takes other."]

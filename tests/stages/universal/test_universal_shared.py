@@ -9,20 +9,31 @@ from torch import nn
 
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.statistics import of_means, share_ratio, spearman, stack
-from pipeline.studies.universal import Common, Plan, case, random_vectors, scaled, xi_of
+from pipeline.studies.universal import (
+    Plan,
+    across_networks,
+    random_vectors,
+    scaled,
+    universal_study,
+    xi_of,
+)
+from pipeline.studies.universal_settings import MakingSettings, UniversalSettings
 from robustness_geometry.attacks.universal import universal_perturbation
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
+from stages.universal.uap_defence import Settings
 
 
 @pytest.fixture(scope="module")
 def settings(small):
-    return Common(attack=small.attack, train_samples=40, orders=2, samples=30, resamples=50)
+    return UniversalSettings(
+        attack=small.attack, train_samples=40, orders=2, samples=30, resamples=50
+    )
 
 
 @pytest.fixture(scope="module")
 def binary(small, settings, executor):
-    return case(small.affine(1), 0, small.dataset(2), settings, executor)
+    return universal_study(small.affine(1), 0, small.dataset(2), settings, executor)
 
 
 def test_xi_is_the_thesis_2000_and_10():
@@ -41,7 +52,7 @@ def test_xi_is_refused_where_it_is_not_known():
 def test_the_noise_norm_of_an_affine_classifier_is_its_distance(binary):
     layer = binary.model[1]
     with torch.no_grad():
-        gaps = binary.model(binary.images)[:, 0].abs()
+        gaps = binary.model(binary.train.images)[:, 0].abs()
     exact = 1.02 * 6 * gaps / layer.weight.detach().norm()
     torch.testing.assert_close(binary.noise(), exact, rtol=1e-6, atol=0)
     assert binary.xi(2.0) == pytest.approx(0.1 * float(exact.quantile(0.5)), rel=1e-6)
@@ -56,8 +67,8 @@ def test_a_radius_of_ones_own_holds_for_its_norm_alone(small, binary):
 
 
 def test_options_spelled_out_or_not_give_the_same_vectors_key():
-    plain = Common(attack=partial(universal_perturbation, radius=None))
-    spelled = Common(
+    plain = UniversalSettings(attack=partial(universal_perturbation, radius=None))
+    spelled = UniversalSettings(
         attack=partial(
             universal_perturbation, norm="inf", radius=None, passes=10, batch_size=1, steps=10
         )
@@ -70,7 +81,7 @@ def test_vectors_are_made_together_and_lie_in_their_balls(binary):
     for norm in (2.0, math.inf):
         made = binary.vector(norm)
         assert float(norms(made.perturbation, norm)) <= binary.xi(norm) * (1 + 1e-6)
-        assert float(binary.fooled(binary.images, made.perturbation).mean()) == pytest.approx(
+        assert float(binary.fooled(binary.train.images, made.perturbation).mean()) == pytest.approx(
             made.fooling_rate
         )
     first, second = binary.vector(2.0, 0).perturbation, binary.vector(2.0, 1).perturbation
@@ -92,30 +103,81 @@ def test_a_mini_batch_variant_runs_one_vector_after_another(small, binary):
 
 def test_labels_that_are_not_finite_fool_nobody(binary):
     vectors = torch.stack(
-        [torch.full(binary.images.shape[1:], value).double() for value in (0.0, math.inf)]
+        [torch.full(binary.train.images.shape[1:], value).double() for value in (0.0, math.inf)]
     )
-    labels = binary.labels(binary.unseen, vectors)
+    labels = binary.labels(binary.test.images, vectors)
     assert labels.shape == (30, 3)
     assert (labels[:, 0] == labels[:, 1]).all()
     assert (labels[:, 2] == -1).all()
-    assert binary.fooled(binary.unseen, vectors).sum() == 0
+    assert binary.fooled(binary.test.images, vectors).sum() == 0
 
 
 def test_clipping_undoes_what_leaves_the_cube(binary):
     towards = binary.model[1].weight.detach().view(1, 1, 6, 6)
-    assert binary.fooled(binary.unseen, 100 * towards).mean() > 0.3
+    assert binary.fooled(binary.test.images, 100 * towards).mean() > 0.3
     far = 100 * torch.ones_like(towards)
-    same = binary.labels(binary.unseen, far, clip=(0.0, 1.0))[:, 1].unique()
+    same = binary.labels(binary.test.images, far, clip=(0.0, 1.0))[:, 1].unique()
     assert len(same) == 1
 
 
 def test_without_training_images_the_held_out_ones_are_halved(small, settings, executor):
     data = small.dataset(2)
     bare = replace(data, train=data.train.first(0))
-    found = case(small.affine(1), 0, bare, settings, executor)
-    assert (len(found.images), len(found.unseen), found.held_out) == (24, 24, True)
-    both = torch.cat([found.images, found.unseen]).flatten(1)
+    found = universal_study(small.affine(1), 0, bare, settings, executor)
+    assert (len(found.train), len(found.test), found.held_out) == (24, 24, True)
+    both = torch.cat([found.train.images, found.test.images]).flatten(1)
     assert len(both.unique(dim=0)) == 48
+    for part in (found.train, found.test):  # each image has kept its label
+        for image, label in zip(part.images, part.labels, strict=True):
+            at = int((data.test.images == image).flatten(1).all(dim=1).nonzero())
+            assert int(data.test.labels[at]) == int(label)
+
+
+def test_a_study_is_of_its_training_seed(small, settings, executor):
+    data = small.dataset(2)
+    study = universal_study(small.affine(1), 3, data, settings, executor.scope("somewhere"))
+    assert (study.seed, len(study.train), len(study.test)) == (3, 40, 30)
+    assert (study.executor._experiment, study.executor._seed) == ("somewhere", 3)
+
+
+def test_without_shufflings_a_vector_is_the_same_as_among_others(binary):
+    few = {name: getattr(binary.settings, name) for name in ("attack", "train_samples", "samples")}
+    alone = replace(binary, settings=MakingSettings(**few, resamples=50))
+    for norm in (2.0, math.inf):
+        torch.testing.assert_close(
+            alone.vector(norm).perturbation, binary.vector(norm).perturbation
+        )
+
+
+def test_what_is_measured_across_networks_meets_by_seed_and_image(small, settings, executor):
+    short = replace(settings, samples=20)
+    data, model = small.dataset(2), small.affine(1)
+    studies = {
+        "a": [universal_study(model, seed, data, settings, executor) for seed in (0, 1)],
+        "b": [universal_study(model, 1, data, short, executor)],
+    }
+
+    def seeds(source, target):
+        assert source.seed == target.seed
+        return {"sum": torch.full((len(target.test),), float(source.seed + target.seed))}
+
+    met = across_networks(studies, seeds, ("sum",))
+    assert set(met) == {"sum[a][a]", "sum[a][b]", "sum[b][a]", "sum[b][b]"}
+    assert all(values.shape == (2, 30) for values in met.values())
+    assert met["sum[a][a]"].unique().tolist() == [0, 2]
+    assert bool(met["sum[a][b]"][0].isnan().all())
+    assert bool(met["sum[b][a]"][1].eq(2).all())
+    assert (met["sum[a][b]"][1].isnan()).tolist() == [False] * 20 + [True] * 10
+
+
+def test_images_that_carry_a_vector_are_drawn_by_their_share(small):
+    retraining = Settings(share=0.25, tune_samples=20)
+    carries, which = retraining.draw(4000, 3, torch.Generator().manual_seed(0))
+    assert float(carries.double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert which.unique().tolist() == [0, 1, 2]
+    tune = retraining.images(small.dataset(2))
+    assert len(tune) == 20
+    assert tune.labels.double().mean() == 0.5
 
 
 def test_random_vectors_have_their_norm():
@@ -170,13 +232,13 @@ def test_a_share_of_none_counts_as_half_an_image():
 )
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=f"{key} must be"):
-        Common(**options)
+        UniversalSettings(**options)
 
 
 def test_a_constant_classifier_has_no_xi(small, settings, executor):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double().eval()
     with torch.no_grad():
         flat[1].weight.zero_()
-    found = case(flat, 0, small.dataset(2), settings, executor)
+    found = universal_study(flat, 0, small.dataset(2), settings, executor)
     with pytest.raises(InputError, match="fools no image"):
         found.vector(2.0)
