@@ -82,7 +82,10 @@ class Machine:
     @property
     def key(self) -> tuple[object, ...]:
         """What results depend on."""
-        return (self._precision, self._threads, self._tf32, self._deterministic, self.device)
+        on_cpu = self.device.type == "cpu"  # sums differ in their last bits with the instructions
+        instructions = torch.backends.cpu.get_cpu_capability() if on_cpu else ""
+        settings = (self._precision, self._threads, self._tf32, self._deterministic)
+        return (*settings, self.device, instructions)
 
     def processes(self, workers: int | None) -> int:
         """The number of processes that share the work of this one.

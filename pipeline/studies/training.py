@@ -75,7 +75,8 @@ def training(
     fingerprint = Fingerprint()
     device = next(model.parameters()).device
     mixed = torch.is_autocast_enabled(device.type)
-    machine = (device, mixed, torch.get_num_threads(), str(torch.__version__))
+    instructions = torch.backends.cpu.get_cpu_capability()
+    machine = (device, mixed, torch.get_num_threads(), instructions, str(torch.__version__))
     key = fingerprint.of((train, model, data, recipe, objective, seed, test, machine), "training")
     source = Sources().digest(fingerprint.modules)
     result = train(
