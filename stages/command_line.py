@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -14,47 +16,82 @@ from omegaconf.errors import OmegaConfBaseException
 from robustness_geometry.checks import InputError
 from robustness_geometry.training import TrainingDiverged
 from stages.config import Config, read
+from stages.mistakes import explained
+from stages.overrides import prepared, with_origins
 
 __all__ = ["command_line"]
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
+Check = Callable[[Config, DictConfig, Sequence[str]], None]
+"""Called with the checked configuration, the raw one, and the overrides of the command line."""
 
-def command_line(stage: str, run: Callable[[Config], None]) -> None:
-    """Call ``run`` with the checked configuration; a configuration or data error is one line and exit code 2."""
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra then raises its errors instead of printing them and exiting with 1
-    )
-    sys.argv[1:] = _named(stage, sys.argv[1:])
-    name = (
-        stage if (CONF / f"{stage}.yaml").exists() else "config"
-    )  # some stages compose a configuration of their own
+
+def command_line(stage: str, run: Callable[[Config], None], check: Check | None = None) -> None:
+    """Call ``run`` with the checked configuration.
+
+    A configuration or data error is one line and exit code 2.
+
+    Args:
+        stage: the name of the stage.
+        run: what the stage does.
+        check: refuses, before that, what the stage cannot use.
+    """
+    # Hydra then raises its errors instead of printing them and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = _with_name(stage, prepared(sys.argv[1:]))
+    # Some stages compose a configuration of their own.
+    name = stage if (CONF / f"{stage}.yaml").exists() else "config"
+    running = False
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)  # type: ignore[untyped-decorator]
     def application(raw: DictConfig) -> None:
+        nonlocal running
+        running = True
         try:  # here, as Hydra prints lines of its own about an exception that leaves a job
-            run(read(raw))
+            config = read(raw)
+            if check is not None:
+                check(config, raw, list(HydraConfig.get().overrides.task))
+            run(config)
         except InputError as error:
-            _stop(stage, error, 2)
+            _stop(stage, with_origins(str(error), stage, raw), 2)
         except TrainingDiverged as error:
-            _stop(stage, error, 1)
+            _stop(stage, str(error), 1)
 
     try:
         application()
+    except InputError as error:
+        _stop(stage, str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        _stop(stage, error, 2)
+        if running:
+            _stop(stage, str(error), 2)
+        _stop(stage, _explained(error, name), 2)
+    except OSError as error:
+        if running:
+            raise
+        _stop(stage, f"the folder of this run cannot be made, see hydra.run.dir: {error}", 2)
 
 
-def _named(stage: str, arguments: list[str]) -> list[str]:
-    """The command line with the job's name beside the other overrides, which argparse wants in one place."""
+def _explained(error: Exception, name: str) -> str:
+    given = get_args_parser().parse_args(sys.argv[1:])
+    folder, name = given.config_dir or str(CONF), given.config_name or name
+    where = str(Path(folder).resolve())
+    return explained(error, given.overrides, where, name, multirun=given.multirun)
+
+
+def _with_name(stage: str, arguments: Sequence[str]) -> list[str]:
+    """The command line with the job's name.
+
+    It stands beside the other overrides, which argparse wants in one place.
+    """
     where = next(
         (i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments)
     )
     return [*arguments[:where], f"hydra.job.name={stage}", *arguments[where:]]
 
 
-def _stop(stage: str, error: Exception, code: int) -> NoReturn:
-    """Print the error as one line and leave with ``code``."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    print(f"{stage}: {' '.join(lines) or type(error).__name__}", file=sys.stderr)
+def _stop(stage: str, text: str, code: int) -> NoReturn:
+    """Print an error as one line and leave with ``code``."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    print(f"{stage}: {' '.join(lines) or 'stopped by an error without a text'}", file=sys.stderr)
     sys.exit(code)

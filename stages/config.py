@@ -2,12 +2,13 @@
 
 import dataclasses
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -20,6 +21,7 @@ from pipeline.tracking import Settings as TrackingSettings
 from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.models import load_weights
 from robustness_geometry.training import Recipe
+from stages.refusals import unknown_key
 
 __all__ = [
     "OPEN",
@@ -34,12 +36,24 @@ __all__ = [
     "typed",
 ]
 
+# What it says of a name that cannot be imported stands in the exception as well.
+logging.getLogger("hydra.utils").addFilter(lambda record: False)
+
 RANDOM = "random"
 FACTORY = ("channels", "size", "classes", "mean", "std")
-"""What a model's factory is given from the data set, never from the configuration."""
+"""Options of a model's factory that come from the data set, never from the configuration."""
 
 OPEN = ("radius",)
 """Options of an attack that an experiment fills in where the configuration says null."""
+
+_SPOKEN: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
+"""What messages call a type."""
 
 
 @dataclass
@@ -91,7 +105,7 @@ class NetworkConfig:
 
 @dataclass
 class Config:
-    """All that a stage may be given; base.yaml says what each key means."""
+    """Everything that a stage can be given; base.yaml says what each key means."""
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -120,14 +134,10 @@ class Config:
     training: dict[str, Any] | None = None
 
     def named(self) -> list[Any]:
-        """What ``network`` names: one network of the suite, or a list of them for a stage across networks."""
-        return (
-            list(self.network)
-            if isinstance(self.network, list)
-            else [self.network]
-            if self.network
-            else []
-        )
+        """The networks of the suite that ``network`` names: none, one, or a list of them."""
+        if isinstance(self.network, list):
+            return list(self.network)
+        return [self.network] if self.network else []
 
 
 def read(raw: DictConfig) -> Config:
@@ -171,7 +181,7 @@ def check_network(network: NetworkConfig, key: str) -> None:
 
 
 def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
-    """The function that makes the model of a leaf, with its weights where ``checkpoint`` names some.
+    """The function that makes the model of a leaf, with the weights that ``checkpoint`` names.
 
     Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's
     .mat), or ``random``, which asks for untrained weights by name.
@@ -196,7 +206,10 @@ def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any)
 
 
 def recipe(network: NetworkConfig, key: str) -> Recipe | None:
-    """The network's training recipe; None where ``training=pretrained`` or the model brings its own weights."""
+    """The network's training recipe.
+
+    It is None with ``training=pretrained``, and for a model that brings its own weights.
+    """
     given = network.model.get("checkpoint") or network.model.get("weights")
     if network.training.get("pretrained"):
         if not given:
@@ -210,7 +223,7 @@ def recipe(network: NetworkConfig, key: str) -> Recipe | None:
 
 
 def typed(schema: type, values: Mapping[str, Any], key: str) -> Any:
-    """An instance of the dataclass ``schema`` made of ``values``, which are checked for unknown keys and types."""
+    """An instance of the dataclass ``schema`` with ``values``, whose keys and types are checked."""
     return _merge(schema, values, key)
 
 
@@ -253,9 +266,9 @@ def _target(leaf: Mapping[str, Any], key: str) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = get_object(name)
     except Exception as error:
-        raise InputError(
-            f"{key}._target_={name}: allowed is an importable name ({_line(error)})"
-        ) from error
+        why = " ".join(str(error).split())
+        wanted = f"the dotted name of something that can be imported ({why})"
+        refuse(f"{key}._target_", name, wanted)
     return function
 
 
@@ -304,7 +317,10 @@ def _same(value: Any) -> Any:
 
 
 def _plain(annotation: Any) -> Any:
-    """The annotation as OmegaConf reads it; None for what a configuration cannot express (tensors, generators)."""
+    """The annotation as OmegaConf reads it.
+
+    It is None for what a configuration cannot express, such as tensors and generators.
+    """
     if annotation in (int, float, str, bool, Any):
         return annotation
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -330,22 +346,36 @@ def _merge(schema: type, values: Mapping[str, Any] | DictConfig, key: str) -> An
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise InputError(_explain(error, schema, key)) from error
+        _explain(error, schema, key)
 
 
-def _explain(error: OmegaConfBaseException, schema: type, key: str) -> str:
+def _explain(error: OmegaConfBaseException, schema: type, key: str) -> NoReturn:
     name = str(error.full_key or error.key or "")
     full = f"{key}.{name}" if key and name else key or name
-    what = _line(error)
-    if "not in" in what:
-        names = [f.name for f in dataclasses.fields(schema)] if "." not in name else []
-        hint = "one of " + ", ".join(names) if names else "a key of the schema"
-        return f"{full}: unknown key: allowed is {hint}"
-    return (
-        f"{full}={error.value!r}: {what}"
-        if getattr(error, "value", None) is not None
-        else f"{full}: {what}"
-    )
+    there = error.object_type if dataclasses.is_dataclass(error.object_type) else schema
+    kinds = {entry.name: entry.type for entry in dataclasses.fields(there)}
+    if "not in" in _line(error):
+        unknown_key(full, kinds)
+    kind = kinds.get(name.rpartition(".")[2])
+    if getattr(error, "value", None) is not None and kind is not None:
+        refuse(full, error.value, _spoken(kind))
+    raise InputError(f"{full}: {_line(error)}") from error
+
+
+def _spoken(annotation: Any) -> str:
+    """A type as a message names it: ``int | None`` is "a whole number or null"."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        parts = [part for part in inner if not (part is int and float in inner)]
+        return " or ".join(dict.fromkeys(map(_spoken, parts)))
+    if origin is list:
+        return f"a list, each item {_spoken(inner[0])}"
+    if origin is dict:
+        return "a mapping of keys to values"
+    if dataclasses.is_dataclass(annotation):
+        names = ", ".join(entry.name for entry in dataclasses.fields(annotation))
+        return f"a mapping with the keys {names}"
+    return _SPOKEN.get(annotation, str(annotation))
 
 
 def _line(error: BaseException) -> str:

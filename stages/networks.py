@@ -1,4 +1,4 @@
-"""The network that a stage runs on: its data, its model, and where the weights come from."""
+"""The network that a stage runs on: its data, its model, and the origin of its weights."""
 
 import inspect
 import json
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
@@ -30,7 +31,7 @@ from stages.experiments import Experiment
 __all__ = ["ALL", "Candidate", "candidate", "candidates"]
 
 ALL = "all"
-"""What results and runs call several networks together."""
+"""The name that results and runs give to several networks together."""
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCATION = ("root", "download")
@@ -56,12 +57,12 @@ class Candidate:
     recipe: Recipe | None
 
     def probe(self, experiments: list[Experiment], *, described: bool = False) -> None:
-        """Hold, before any work, that model, data and attacks fit together.
+        """Check, before any work, that model, data and attacks fit together.
 
         Args:
-            experiments: to be run.
-            described: the network is no suite's, so that there has to be something to measure on
-                it.
+            experiments: the experiments to run.
+            described: the command line describes the network, which belongs to no suite, so that
+                at least one experiment has to measure something on it.
 
         Raises:
             InputError: the model cannot take the images, its logits are not finite, an attack's
@@ -84,19 +85,25 @@ class Candidate:
             check_training_images(self.data.name, len(self.data.train))
         for experiment in experiments:
             experiment.check(self.name, self.data)
-            for field, attack in experiment.attacks().items():
-                known = inspect.signature(attack).parameters
-                left = {
-                    name: 1 for name in OPEN if name in known and attack.keywords.get(name) is None
-                }
-                try:
-                    attack(model, self.data.test.images[:0], **left)
-                except InputError as error:
-                    if error.key != "images":  # what works on a whole set takes no empty one
-                        raise InputError(f"{field}.{error}") from error
+            for key, attack in experiment.attacks().items():
+                self._try(key, attack, model)
+
+    def _try(self, key: str, attack: "partial[Any]", model: nn.Module) -> None:
+        """Call an attack without images, so that it checks its options."""
+        known = inspect.signature(attack).parameters
+        left = {name: 1 for name in OPEN if name in known and attack.keywords.get(name) is None}
+        try:
+            attack(model, self.data.test.images[:0], **left)
+        except InputError as error:
+            # An attack on a whole set of images refuses an empty set, after its options.
+            if error.key != "images":
+                raise InputError(f"{key}.{error}", f"{key}.{error.key}") from error
 
     def network(self, stage: str, config: Config, executor: Executor) -> Network:
-        """The network with its weights: its own, those of the suite's train stage, or newly trained ones."""
+        """The network with its weights.
+
+        They are its own, those of the suite's train stage, or newly trained ones.
+        """
         if self.recipe is None:
             models = {config.seeds[0]: build(self.factory, self.data, config.seeds[0])}
             return Network(
@@ -109,10 +116,8 @@ class Candidate:
         absent = [seed for seed, model in stored.items() if model is None]
         if absent:
             warm_up()
-        found = executor.each(
-            partial(trained, self.factory, self.data, self.recipe, executor=executor), absent
-        )
-        made = dict(zip(absent, found, strict=True))
+        train = partial(trained, self.factory, self.data, self.recipe, executor=executor)
+        made = dict(zip(absent, executor.each(train, absent), strict=True))
         models = {
             seed: executor.to_device(model or made[seed][0]) for seed, model in stored.items()
         }
@@ -127,7 +132,7 @@ class Candidate:
             )
 
     def _stored(self, seed: int, suite: str) -> nn.Module | None:
-        """The weights that the suite's train stage wrote for the same model, data, recipe and seed."""
+        """The model with the weights that the train stage wrote for the same recipe and seed."""
         for path in sorted(
             (ROOT / "results" / suite / "train").glob(f"*/tensors/seed{seed}.safetensors")
         ):
@@ -149,7 +154,9 @@ class Candidate:
 
 
 def candidate(config: Config) -> Candidate:
-    """The network that the configuration names: one of the suite's, or the model and data set of a direct run.
+    """The network that the configuration names.
+
+    It is one of the suite, or the model and data set of the command line.
 
     Raises:
         InputError: nothing is named, or a part of it cannot be had.
@@ -188,17 +195,18 @@ def candidates(config: Config) -> tuple[list[Candidate], list[str]]:
         names = ", ".join(each.name for each in found)
         refuse("network", names, "two or more networks of the suite that take images of one shape")
     others = [each.name for each in found if each.data.shape != shape]
-    note = f"Left out, as their images are not of shape {'x'.join(map(str, shape))}: {', '.join(others)}."
+    size = "x".join(map(str, shape))
+    note = f"Left out, as their images are not of shape {size}: {', '.join(others)}."
     return [each for each in found if each.data.shape == shape], [note] if others else []
 
 
 def _named(config: Config) -> tuple[str, NetworkConfig, str]:
     if config.network is not None:
         if not isinstance(config.network, str):
-            refuse("network", config.network, "one name: this stage measures one network")
+            refuse("network", config.network, "one name, as this stage measures one network")
         return config.network, config.networks[config.network], f"networks.{config.network}."
     if config.model is None or config.dataset is None:
-        refuse("network", "null", "one of " + ", ".join(config.networks))
+        refuse("network", None, "one of " + ", ".join(config.networks))
     _check_recipe()
     spec = NetworkConfig(config.dataset, config.model, config.training or {})
     return _choice("dataset") + "_" + _choice("model"), spec, ""

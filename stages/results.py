@@ -4,9 +4,9 @@ import json
 import math
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,40 @@ from safetensors.torch import save_file
 
 from pipeline.findings import Findings
 from pipeline.statistics import Estimate
+from robustness_geometry.checks import refuse
 
-__all__ = ["FOLDERS", "figure_files", "write_results"]
+__all__ = ["FOLDERS", "LIST", "check_folder", "figure_files", "write_results"]
 
 FOLDERS = ("tables", "figures", "tensors")
+FILES = ("timings.json", "metrics.json")
+
+LIST = ".files.json"
+"""Names the files of a folder that runs wrote: a run removes and replaces no others."""
+
+Share = Callable[[int, Callable[[int], None]], None]
+"""Calls a function with every index below a number."""
+
+
+def check_folder(folder: Path) -> None:
+    """Check, before any work, that results can be written to ``folder``.
+
+    Raises:
+        InputError: it is a file, lies below one, cannot be written to, or has files of another
+            origin where the results belong.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".writing-"):
+            pass
+    except OSError as error:
+        why = f"{there}: {error.strerror}"
+        refuse("output", str(folder), f"a folder that can be written to ({why})")
+    for part in FOLDERS:
+        if (folder / part).exists() and not (folder / part).is_dir():
+            refuse("output", str(folder), f"a folder in which {part} is no file")
+    for part in FILES:
+        if (folder / part).exists() and part not in _written_before(folder):
+            refuse("output", str(folder), f"a folder without a {part} of another program")
 
 
 def write_results(
@@ -26,43 +56,97 @@ def write_results(
     header: Mapping[str, Any],
     findings: Mapping[str, Findings],
     sections: Mapping[str, str],
-    share: Callable[[int, Callable[[int], None]], None] | None = None,
+    share: Share | None = None,
+    weights: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write the results of a stage on one network; the metrics come last, so their presence means all is there.
+    """Write the results of a stage on one network.
+
+    The metrics come last, so that their presence means that everything is there. Of what lies in
+    the folder, only files that an earlier run wrote are removed or replaced; a tensor file of an
+    earlier run stays until it is replaced.
 
     Args:
-        folder: ``results/<suite>/<stage>/<network>`` or a run's own folder; files in it are
-            replaced.
-        header: what stands at the top of ``metrics.json``: network, data set and seeds.
+        folder: ``results/<suite>/<stage>/<network>``, or a run's own folder.
+        header: the entries at the top of ``metrics.json``: network, data set and seeds.
         findings: experiment -> its results.
         sections: experiment -> where it stands in the thesis.
-        share: calls a function with every index below a number, such as an executor's ``share``,
-            which draws figures in several processes; None does it here.
+        share: draws figures in several processes, such as an executor's ``share``; None draws
+            them here.
+        weights: writes the networks' weights to a folder; None if there are none to be kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         fresh = Path(name)
         for part in FOLDERS:
             (fresh / part).mkdir()
-        if (kept := folder / "tensors").is_dir():
-            shutil.copytree(kept, fresh / "tensors", dirs_exist_ok=True)
         for experiment, found in findings.items():
             _write_experiment(fresh, experiment, found)
-        _draw(
-            [
-                (f, path)
-                for name, found in findings.items()
-                for f, path in _pictures(fresh, name, found)
-            ],
-            share,
-        )
+        if weights is not None:
+            weights(fresh / "tensors")
+        pictures = [
+            picture for name, found in findings.items() for picture in _pictures(fresh, name, found)
+        ]
+        _draw(pictures, share)
         _write_json(fresh / "timings.json", _timings(findings))
         _write_json(fresh / "metrics.json", {**header, "experiments": _metrics(findings, sections)})
-        for part in FOLDERS:
-            shutil.rmtree(folder / part, ignore_errors=True)
-            (fresh / part).replace(folder / part)
-        for part in ("timings.json", "metrics.json"):
-            (fresh / part).replace(folder / part)
+        _move(fresh, folder)
+
+
+def _move(fresh: Path, folder: Path) -> None:
+    """Put the files of ``fresh`` into ``folder``, in the place of those of earlier runs."""
+    before = _written_before(folder)
+    paths = [path.relative_to(fresh) for part in FOLDERS for path in (fresh / part).rglob("*")]
+    new = [*sorted(path.as_posix() for path in paths if (fresh / path).is_file()), *FILES]
+    kept = {name for name in before if name.startswith("tensors/") and (folder / name).exists()}
+    _write_json(folder / LIST, {"files": sorted({*before, *new})})
+    for name in before - kept - set(new):
+        (folder / name).unlink(missing_ok=True)
+    for part in FOLDERS:
+        (folder / part).mkdir(exist_ok=True)
+    for name in new:
+        if (folder / name).exists() and name not in before:
+            _set_aside(folder / name)
+        (fresh / name).replace(folder / name)
+    _write_json(folder / LIST, {"files": sorted({*kept, *new})})
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file that no run wrote, and whose name a run needs."""
+    beside = (path.with_name(f"{path.name}.before{index or ''}") for index in count())
+    path.rename(next(each for each in beside if not each.exists()))
+
+
+def _written_before(folder: Path) -> set[str]:
+    """The files in ``folder`` that runs wrote, as paths below it.
+
+    A folder of a fresh checkout has no list; the names then follow from its metrics.
+    """
+    try:
+        files = json.loads((folder / LIST).read_text(encoding="utf-8"))["files"]
+        return {name for name in files if _is_below(name)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _written_by_its_metrics(folder)
+
+
+def _is_below(name: str) -> bool:
+    parts = Path(name).parts
+    return name in FILES or (parts[0] in FOLDERS and ".." not in parts)
+
+
+def _written_by_its_metrics(folder: Path) -> set[str]:
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        experiments = [str(name) for name in metrics["experiments"] if metrics["network"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    patterns = [
+        *(f"tables/{name}_*.csv" for name in experiments),
+        *(f"figures/{name}_*.png" for name in experiments),
+        *(f"tensors/{name}.safetensors" for name in experiments),
+        *(["tensors/seed*.safetensors"] if "train_classifiers" in experiments else []),
+    ]
+    paths = [path for pattern in patterns for path in folder.glob(pattern)]
+    return {*FILES, *(path.relative_to(folder).as_posix() for path in paths)}
 
 
 def _write_experiment(folder: Path, experiment: str, found: Findings) -> None:
@@ -91,10 +175,7 @@ def _pictures(folder: Path, experiment: str, found: Findings) -> list[tuple[Figu
     return [(figure, paths[name]) for name, figure in found.figures.items()]
 
 
-def _draw(
-    pictures: Sequence[tuple[Figure, Path]],
-    share: Callable[[int, Callable[[int], None]], None] | None,
-) -> None:
+def _draw(pictures: Sequence[tuple[Figure, Path]], share: Share | None) -> None:
     """Write every figure to its file, which is whole or not there."""
 
     def draw(index: int) -> None:
@@ -108,9 +189,9 @@ def _draw(
     if share is not None:
         share(len(pictures), draw)
     for index, (_, path) in enumerate(pictures):
-        if (
-            not path.exists()
-        ):  # not shared out, or what another process failed at: the error is met here
+        # What is not there yet was not shared out, or another process failed at it. In the second
+        # case the error is raised again here.
+        if not path.exists():
             draw(index)
 
 

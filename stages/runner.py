@@ -1,4 +1,4 @@
-"""Runs a stage: reads the configuration, prepares the network, calls the experiments, writes and logs the results."""
+"""Runs a stage: prepares the network, calls the experiments, writes and logs the results."""
 
 import gc
 import sys
@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from pipeline import tracking
 from pipeline.executor import Executor
@@ -24,7 +25,8 @@ from stages.command_line import command_line
 from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
 from stages.networks import ALL, Candidate, candidate, candidates
-from stages.results import figure_files, write_results
+from stages.overrides import check_used
+from stages.results import check_folder, figure_files, write_results
 from stages.tuning import tuned
 
 __all__ = ["main", "run_stage"]
@@ -36,18 +38,23 @@ WAIT = 600
 
 def main(stage: str) -> None:
     """The command line of ``python -m stages.<stage>``, for single runs and multiruns."""
-    command_line(stage, partial(run_stage, stage))
+    command_line(stage, partial(run_stage, stage), partial(_check, stage))
+
+
+def _check(stage: str, config: Config, raw: DictConfig, overrides: Sequence[str]) -> None:
+    check_used(stage, tuned(config), raw, overrides)
 
 
 def run_stage(stage: str, config: Config) -> None:
     """Run the chosen experiments of ``stage``: on one network, or on several together."""
     config = tuned(config)
     experiments = select(stage, config)
+    folder = output_folder(config)
+    check_folder(folder)
     chosen, notes = candidates(config) if stage in ACROSS else ([candidate(config)], [])
     for each in chosen:
         each.probe(experiments, described=config.network is None and stage not in ACROSS)
     executor = Executor(**config.executor, alive=_parent_watch())
-    folder = output_folder(config)
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
         gc.enable()  # the libraries are there
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
@@ -55,15 +62,17 @@ def run_stage(stage: str, config: Config) -> None:
         findings = {e.name: _measured(e, networks, data, executor) for e in experiments}
         if config.network is None and stage not in ACROSS:
             notes = [*notes, f"Budget {config.budget.name}: {config.budget.description}."]
-        for found in findings.values():
-            found.notes.extend(notes)
+        for measured in findings.values():
+            measured.notes.extend(notes)
         if not executor.is_global_zero:
             return
         sections = {e.name: e.section for e in experiments}
-        write_results(folder, _header(stage, networks, data), findings, sections, executor.share)
-        if stage == "train":
-            chosen[0].save(networks[chosen[0].name], folder / "tensors")
+        weights = partial(chosen[0].save, networks[chosen[0].name]) if stage == "train" else None
+        header = _header(stage, networks, data)
+        write_results(folder, header, findings, sections, share=executor.share, weights=weights)
         _log(run, networks, data, findings, sections, folder)
+        if dvc_ancestor() is None:
+            print(f"{stage}: the results are in {_shown(folder)}")
 
 
 def _measured(
@@ -72,16 +81,22 @@ def _measured(
     data: Mapping[str, Dataset],
     executor: Executor,
 ) -> Findings:
-    """What the experiment finds; how long it took is said where there is someone to read it."""
+    """The experiment's findings, and a progress line that says how long it took."""
     began = time.monotonic()
-    found = experiment.measure(networks, data, executor)
+    findings = experiment.measure(networks, data, executor)
     executor.say(f"{experiment.name}: {time.monotonic() - began:.0f} s")
-    return found
+    return findings
 
 
 def output_folder(config: Config) -> Path:
     """Where results go: ``output``, else the folder that Hydra made for the run."""
     return Path(config.output) if config.output else Path(HydraConfig.get().runtime.output_dir)
+
+
+def _shown(folder: Path) -> Path:
+    """The folder as seen from where the command was given."""
+    whole, here = folder.resolve(), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def _name(stage: str, names: Sequence[str]) -> str:
@@ -91,7 +106,7 @@ def _name(stage: str, names: Sequence[str]) -> str:
 def _header(
     stage: str, networks: Mapping[str, Network], data: Mapping[str, Dataset]
 ) -> dict[str, Any]:
-    """What stands at the top of ``metrics.json``."""
+    """The entries at the top of ``metrics.json``."""
     header = {
         "network": _name(stage, list(networks)),
         "dataset": ", ".join(dict.fromkeys(each.name for each in data.values())),
@@ -154,7 +169,10 @@ def _tracked(
 
 @contextmanager
 def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
-    """Hold the lock of a results folder, so that an orphan of a killed run cannot write beside a new one."""
+    """Hold the lock of a results folder while this run may write into it.
+
+    An orphan of a killed run then cannot write beside a new run.
+    """
     if not executor.is_global_zero:
         yield
         return
@@ -168,9 +186,8 @@ def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
         try:
             lock.acquire(timeout=WAIT)
         except Timeout:
-            refuse(
-                "output", folder, f"a folder that no other run writes (waited {WAIT} s for {path})"
-            )
+            wanted = f"a folder that no other run writes to (waited {WAIT} s for {path})"
+            refuse("output", str(folder), wanted)
     try:
         yield
     finally:

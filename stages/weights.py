@@ -1,4 +1,7 @@
-"""Export the embedded suite's weights (first training seed) as those that come with the library: `make weights`."""
+"""Export the weights of the embedded suite as those that come with the library.
+
+They are those of the first training seed; `make weights` runs this module.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Write ``robustness_geometry/models/weights/<network>.safetensors`` from ``results/embedded/train/``."""
+    """Write the package's weight files from the results of the stage train."""
     config = read(DictConfig(OmegaConf.load(ROOT / "params.yaml")))
     for name, network in config.networks.items():
         data = ready(network.dataset, f"networks.{name}.dataset")()

@@ -1,6 +1,6 @@
 """Command line of the stage: `python -m stages.finetune`."""
 
-from stages.runner import main
+from stages.start import main
 
 if __name__ == "__main__":
     main("finetune")

@@ -1,41 +1,8 @@
-"""Command line of the stage: `python -m stages.report` sets what was measured beside what the thesis printed."""
+"""Command line of the stage: `python -m stages.report` writes the report of a suite."""
 
-from dataclasses import asdict
-from pathlib import Path
+from stages.start import helped
 
-from pipeline import tracking
-from pipeline.report import provenance, write_report
-from stages.command_line import command_line
-from stages.config import Config, typed
+if __name__ == "__main__" and not helped("report"):
+    from stages.report.writing import main  # here, as it imports libraries that take seconds
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def write(config: Config) -> None:
-    """Write the suite's page and verdicts from the results that are there, and log both."""
-    suite = config.suite
-    settings = typed(tracking.Settings, config.tracking, "tracking")
-    with tracking.stage_run(
-        settings,
-        stage="report",
-        network="all",
-        suite=suite.name,
-        parameters={"suite": suite.name, "networks": list(config.networks)},
-        tags={},
-    ) as run:
-        page = write_report(
-            suite.name,
-            ROOT / "results",
-            ROOT / "reports",
-            networks={name: asdict(network) for name, network in config.networks.items()},
-            counterparts=suite.counterparts,
-            provenance={"Training seeds": ", ".join(map(str, config.seeds)), **provenance(ROOT)},
-            description=suite.description,
-        )
-        run.log_file(page)
-        run.log_file(ROOT / "results" / suite.name / "claims.json")
-    print(f"report: {page.relative_to(ROOT)}")
-
-
-if __name__ == "__main__":
-    command_line("report", write)
+    main()

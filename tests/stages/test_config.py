@@ -87,7 +87,7 @@ def test_a_radius_of_null_is_left_to_the_experiment():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("+sedes=[0]", ["sedes", "unknown key"]),
+        ("+sedes=[0]", ["sedes is no key", "did you mean seeds?"]),
         ("seeds=[]", ["seeds"]),
         ("seeds=[0,0]", ["seeds"]),
         ("seeds=three", ["seeds", "three"]),
@@ -95,9 +95,9 @@ def test_a_radius_of_null_is_left_to_the_experiment():
         ("network=[mnist5k_lenet,lenet5000]", ["network", "lenet5000", "mnist5k_lenet"]),
         ("network=3", ["network", "3", "mnist5k_lenet"]),
         ("executor.threads=two", ["executor.threads", "two"]),
-        ("+executor.thread=2", ["executor.thread", "threads"]),
+        ("+executor.thread=2", ["executor.thread is no key", "did you mean executor.threads?"]),
         ("tracking.enabled=perhaps", ["tracking.enabled", "perhaps"]),
-        ("+tracking.url=x", ["tracking.url", "uri"]),
+        ("+tracking.url=x", ["tracking.url is no key", "did you mean tracking.uri?"]),
         ("suite.counterparts.LeNet=other", ["suite.counterparts.LeNet", "other"]),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_bad_key_or_value_is_named(root, override, words):
     ("stage", "override", "words"),
     [
         ("attack", "attack.steps=many", ["attack.steps", "many"]),
-        ("attack", "+attack.step=3", ["attack.step", "unknown key", "steps"]),
+        ("attack", "+attack.step=3", ["attack.step is no key", "did you mean attack.steps?"]),
         (
             "attack",
             "attack._target_=robustness_geometry.attacks.deepfoul",
@@ -143,15 +143,15 @@ def test_a_bad_setting_of_a_stage_is_named(root, stage, override, words):
         ("networks.mnist5k_lenet.training.epochs=0", ["epochs", "0"]),
         (
             "+networks.mnist5k_lenet.training.rate=1",
-            ["networks.mnist5k_lenet.training.rate", "unknown key"],
+            ["networks.mnist5k_lenet.training.rate", "is no key"],
         ),
         (
             "+networks.mnist5k_lenet.model.width=3",
-            ["networks.mnist5k_lenet.model.width", "unknown key"],
+            ["networks.mnist5k_lenet.model.width", "is no key"],
         ),
         (
             "+networks.mnist5k_lenet.dataset.rot=3",
-            ["networks.mnist5k_lenet.dataset.rot", "unknown key"],
+            ["networks.mnist5k_lenet.dataset.rot", "is no key"],
         ),
     ],
 )
@@ -180,9 +180,13 @@ def test_every_preset_names_experiments_of_the_stage_that_it_says(root):
     for path in (root / "conf" / "experiment").glob("*.yaml"):
         text = path.read_text()
         (stage,) = {run_by[name] for name in yaml.safe_load(text)["experiments"]}
-        assert f"python -m stages.{stage} experiment={path.stem} " in text
+        assert f"python -m stages.{stage} experiment={path.stem}\n" in text
 
 
-def test_every_model_has_a_recipe_of_its_name(root):
-    models = {path.stem for path in (root / "conf" / "model").glob("*.yaml")}
-    assert models <= {path.stem for path in (root / "conf" / "training").glob("*.yaml")}
+def test_every_model_is_composed_with_the_recipe_of_its_name(root):
+    for model in (root / "conf" / "model").glob("*.yaml"):
+        config = composed(root, f"model={model.stem}", name="config")
+        recipe = root / "conf" / "training" / model.name
+        own = yaml.safe_load(recipe.read_text()) if recipe.exists() else {}
+        own.pop("defaults", None)
+        assert own.items() <= dict(config.get("training") or {}).items()

@@ -1,4 +1,4 @@
-"""A network and pictures that are not ours, without training images, through every chapter that trains nothing."""
+"""A network and pictures of somebody else through every chapter that trains nothing."""
 
 import json
 import sys
@@ -15,6 +15,7 @@ from stages.runner import main
 
 SMALL = [
     "suite=smoke",
+    "budget=smoke",
     "executor.threads=1",
     "executor.workers=1",
     "executor.progress=false",

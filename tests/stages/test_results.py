@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from pipeline.findings import Findings
 from pipeline.statistics import Estimate
-from stages.results import figure_files, write_results
+from robustness_geometry.checks import InputError
+from stages.results import LIST, check_folder, figure_files, write_results
 
 
 def findings(value):
@@ -50,6 +51,7 @@ def test_layout_and_nan_as_null(tmp_path):
     )
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     assert names == [
+        ".files.json",
         "figures/attack_l2_rho_eps.png",
         "metrics.json",
         "tables/attack_l2_main.csv",
@@ -100,3 +102,83 @@ def test_figures_drawn_by_others_are_the_same_and_a_lost_one_is_drawn_here(tmp_p
     for path in files.values():
         assert path.read_bytes() == (tmp_path / "shared" / "figures" / path.name).read_bytes()
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_run_replaces_and_removes_only_files_of_runs(tmp_path):
+    write_results(tmp_path, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"})
+    theirs = ["notes.txt", "tables/mine.csv", "figures/attack_l2_mine.png", "tensors/mine.bin"]
+    for name in theirs:
+        (tmp_path / name).write_text(name)
+    write_results(tmp_path, HEADER, {"attack_linf": findings(0.3)}, {"attack_linf": "Table 3.2"})
+    assert [(tmp_path / name).read_text() for name in theirs] == theirs
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
+        "attack_linf_main.csv",
+        "mine.csv",
+    ]
+    assert not (tmp_path / "figures" / "attack_l2_rho_eps.png").exists()
+    # Tensors of earlier runs stay: they may be weights that other stages read.
+    assert sorted(path.name for path in (tmp_path / "tensors").glob("*.safetensors")) == [
+        "attack_l2.safetensors",
+        "attack_linf.safetensors",
+    ]
+
+
+def test_a_file_that_no_run_wrote_gives_way_and_is_kept(tmp_path):
+    (tmp_path / "tables").mkdir()
+    for text in ("first", "second"):
+        (tmp_path / "tables" / "attack_l2_main.csv").write_text(text)
+        (tmp_path / LIST).unlink(missing_ok=True)
+        (tmp_path / "metrics.json").unlink(missing_ok=True)
+        write_results(tmp_path, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"})
+        assert (tmp_path / "tables" / "attack_l2_main.csv").read_text() == "a\n1\n"
+    kept = {path.name: path.read_text() for path in (tmp_path / "tables").glob("*.before*")}
+    assert kept == {"attack_l2_main.csv.before": "first", "attack_l2_main.csv.before1": "second"}
+
+
+def test_results_of_a_checkout_have_no_list_and_are_replaced(tmp_path):
+    write_results(tmp_path, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"})
+    (tmp_path / LIST).unlink()
+    check_folder(tmp_path)
+    write_results(tmp_path, HEADER, {"attack_linf": findings(0.3)}, {"attack_linf": "Table 3.2"})
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["attack_linf_main.csv"]
+
+
+def test_a_list_cannot_name_files_elsewhere(tmp_path):
+    (tmp_path / "kept.txt").write_text("kept")
+    folder = tmp_path / "results"
+    write_results(folder, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"})
+    (folder / LIST).write_text('{"files": ["../kept.txt", "tables/../../kept.txt", "other.txt"]}')
+    (folder / "other.txt").write_text("kept")
+    write_results(folder, HEADER, {"attack_l2": findings(0.2)}, {"attack_l2": "Table 3.1"})
+    assert (tmp_path / "kept.txt").exists()
+    assert (folder / "other.txt").exists()
+
+
+def test_weights_are_written_beside_the_tensors(tmp_path):
+    def weights(folder):
+        (folder / "seed0.safetensors").write_bytes(b"weights")
+
+    write_results(tmp_path, HEADER, {"t": findings(0.2)}, {"t": "Table 3.1"}, weights=weights)
+    assert (tmp_path / "tensors" / "seed0.safetensors").read_bytes() == b"weights"
+    assert "tensors/seed0.safetensors" in json.loads((tmp_path / LIST).read_text())["files"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "file/below/more"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match=r"output must be a folder that can be written to .*; got"):
+        check_folder(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "timings.json", "tables"])
+def test_a_folder_of_another_program_is_refused(tmp_path, name):
+    check_folder(tmp_path)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=rf"output must be a folder .*{name}"):
+        check_folder(tmp_path)
+
+
+def test_a_check_leaves_nothing_behind(tmp_path):
+    check_folder(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,44 @@
+"""Writes the report from the results that are there, and logs it."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import tracking
+from pipeline.report import provenance, write_report
+from stages.command_line import command_line
+from stages.config import Config, typed
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def write(config: Config) -> None:
+    """Write the suite's page and verdicts from the results that are there, and log both."""
+    suite = config.suite
+    settings = typed(tracking.Settings, config.tracking, "tracking")
+    with tracking.stage_run(
+        settings,
+        stage="report",
+        network="all",
+        suite=suite.name,
+        parameters={"suite": suite.name, "networks": list(config.networks)},
+        tags={},
+    ) as run:
+        page = write_report(
+            suite.name,
+            ROOT / "results",
+            ROOT / "reports",
+            networks={name: asdict(network) for name, network in config.networks.items()},
+            counterparts=suite.counterparts,
+            provenance={"Training seeds": ", ".join(map(str, config.seeds)), **provenance(ROOT)},
+            description=suite.description,
+        )
+        run.log_file(page)
+        run.log_file(ROOT / "results" / suite.name / "claims.json")
+    print(f"report: {page.relative_to(ROOT)}")
+
+
+def main() -> None:
+    """The command line of ``python -m stages.report``."""
+    command_line("report", write)
