@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from stages.experiments import ACROSS, STAGES
 from stages.graph import graph
+from stages.names import ACROSS, STAGES
 from stages.options import Option, block, modules, own_options
 
 __all__ = ["main"]
@@ -99,7 +99,7 @@ def _block(name: str, options: Sequence[Option], indent: int) -> list[str]:
     space = " " * (indent + 2)
     lines = ["", f"{' ' * indent}{name}:" if options else f"{' ' * indent}{name}: {{}}"]
     for option in options:
-        meaning = option.meaning.replace("``", "`").replace("None", "null")
+        meaning = option.meaning.replace("``", "`")
         lines += wrap(meaning, 100, initial_indent=f"{space}# ", subsequent_indent=f"{space}# ")
         lines.append(f"{space}{option.name}: {_flow(option.default)}")
     return lines

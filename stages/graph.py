@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from pipeline.keys import Sources
-from stages.experiments import ACROSS, STAGES, experiments_of
+from stages.names import ACROSS, STAGES, experiments_of
 
 __all__ = ["LISTED", "graph"]
 

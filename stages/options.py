@@ -2,23 +2,23 @@
 
 import importlib
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import robustness_geometry.attacks as attacks
-from stages.experiments import experiments_of
+from stages.names import experiments_of
+from stages.source import Module
 
 __all__ = ["GROUPED", "Option", "block", "meanings", "modules", "own_options", "plain"]
 
+ROOT = Path(__file__).resolve().parent.parent
+
 GROUPED = ("attack", "boundary_attack", "universal", "training")
 """Options that a configuration group fills, whatever the default of the class."""
-
-_SECTION = r"^Attributes:\n((?:[ ]+.*\n?|\n)+)"
-_ENTRY = r"^    (\w+): ((?:.|\n(?!    \w+: ))+)"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def own_options(module: ModuleType, shared: Mapping[str, Option]) -> list[Option
         shared: the block of its stage; a field of the same name and default belongs to that.
     """
     own = inspect.get_annotations(module.Settings)
-    options = [_option(entry, module.Settings) for entry in _fields(module) if entry.name in own]
+    options = [_option(entry, module) for entry in _fields(module) if entry.name in own]
     return [o for o in options if o.name not in shared or shared[o.name].default != o.default]
 
 
@@ -60,18 +60,15 @@ def block(stage: str) -> dict[str, Option]:
         own = inspect.get_annotations(module.Settings)
         for entry in _fields(module):
             if entry.name not in own:
-                shared.setdefault(entry.name, _option(entry, module.Settings))
+                shared.setdefault(entry.name, _option(entry, module))
     return shared
 
 
-def meanings(settings: type) -> dict[str, str]:
-    """Field -> its meaning, from the ``Attributes:`` of a class and of those that it extends."""
-    known: dict[str, str] = {}
-    for owner in reversed(settings.__mro__):
-        section = re.search(_SECTION, inspect.cleandoc(owner.__doc__ or ""), flags=re.MULTILINE)
-        entries = re.findall(_ENTRY, section[1], flags=re.MULTILINE) if section else []
-        known |= {name: " ".join(meaning.split()) for name, meaning in entries}
-    return known
+@cache
+def meanings(module: ModuleType) -> dict[str, str]:
+    """Field of an experiment's settings -> its meaning, as ``--help`` shows it."""
+    options = Module.read(ROOT, module.__name__).options("Settings")
+    return {option.name: option.meaning for option in options}
 
 
 def plain(value: Any) -> Any:
@@ -95,8 +92,8 @@ def _fields(module: ModuleType) -> Iterator[Field[Any]]:
             yield entry
 
 
-def _option(entry: Field[Any], settings: type) -> Option:
-    return Option(entry.name, plain(_default(entry)), meanings(settings).get(entry.name, ""))
+def _option(entry: Field[Any], module: ModuleType) -> Option:
+    return Option(entry.name, plain(_default(entry)), meanings(module).get(entry.name, ""))
 
 
 def _default(entry: Field[Any]) -> Any:

@@ -19,6 +19,7 @@ from pipeline import tracking
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.processes import dvc_ancestor
+from pipeline.storage import refuse_full_disk
 from robustness_geometry.checks import refuse
 from robustness_geometry.types import Dataset, Network
 from stages.command_line import command_line
@@ -69,7 +70,8 @@ def run_stage(stage: str, config: Config) -> None:
         sections = {e.name: e.section for e in experiments}
         weights = partial(chosen[0].save, networks[chosen[0].name]) if stage == "train" else None
         header = _header(stage, networks, data)
-        write_results(folder, header, findings, sections, share=executor.share, weights=weights)
+        with refuse_full_disk(folder):
+            write_results(folder, header, findings, sections, share=executor.share, weights=weights)
         _log(run, networks, data, findings, sections, folder)
         if dvc_ancestor() is None:
             print(f"{stage}: the results are in {_shown(folder)}")

@@ -10,7 +10,7 @@ import yaml
 
 from robustness_geometry.checks import refuse
 from stages.config import Config
-from stages.experiments import STAGES
+from stages.names import STAGES
 
 __all__ = ["tuned"]
 

@@ -7,7 +7,9 @@ import yaml
 
 def test_every_file_and_preset_of_the_table_exists(root):
     text = (root / "README.md").read_text()
-    for path in re.findall(r"`((?:stages|pipeline|conf|robustness_geometry|benchmarks)/[\w/.-]+)`", text):
+    for path in re.findall(
+        r"`((?:stages|pipeline|conf|robustness_geometry|benchmarks)/[\w/.-]+)`", text
+    ):
         assert (root / path).exists(), path
     for stage, preset in re.findall(r"python -m stages\.(\w+) experiment=(\w+)", text):
         config = yaml.safe_load((root / "conf" / "experiment" / f"{preset}.yaml").read_text())

@@ -12,7 +12,7 @@ COUNT, SEARCHES = 3, 8
 
 
 def scipy_norm(model, image, target):
-    """The norm of the smallest r that minimises c ||r||^2 + J(x + r, t) in the box for some c and reaches t."""
+    """The norm of the smallest minimiser r of c ||r||^2 + J(x + r, t) in the box that reaches t."""
     origin = image.double().numpy().ravel()
 
     def objective(point, constant):

@@ -1,4 +1,4 @@
-"""Experiments across networks: the runner with one that is made up here, and the report that reads what it left."""
+"""Experiments across networks: the runner with a made-up one, and the report of its results."""
 
 import importlib
 import json
@@ -39,11 +39,13 @@ def toy_transfer(networks, data, settings, executor):
     for a, one in networks.items():
         images = data[a].test.images[: settings.samples]
         for b, other in networks.items():
-            same = executor.map(functools.partial(predict, one.model), images).value == predict(other.model, images)
+            mine = executor.map(functools.partial(predict, one.model), images).value
+            same = mine == predict(other.model, images)
             share = float(same.double().mean())
             numbers[f"agree[{a}][{b}]"] = Estimate(share, share, share, n=len(images))
     tensors = {"shared": torch.tensor([data[a] is data[b] for a in data for b in data])}
-    return Findings(numbers=numbers, tensors=tensors, notes=[f"radius {settings.attack.keywords.get('radius')}"])
+    radius = settings.attack.keywords.get("radius")
+    return Findings(numbers=numbers, tensors=tensors, notes=[f"radius {radius}"])
 '''
 
 SMALL = [
@@ -63,7 +65,7 @@ SMALL = [
 
 @pytest.fixture
 def invoke(tmp_path, monkeypatch, capsys):
-    """Run the stage universal_transfer with the experiment above; returns exit code, stderr and the folder."""
+    """Run universal_transfer with the experiment above; returns exit code, stderr and folder."""
     (tmp_path / "toys").mkdir()
     (tmp_path / "toys" / "toy_transfer.py").write_text(EXPERIMENT)
     package = importlib.import_module("stages.universal")

@@ -33,7 +33,7 @@ def test_a_difference_is_named(monkeypatch, capsys):
 @pytest.mark.parametrize(("stage", "name"), EXPERIMENTS)
 def test_every_option_has_a_meaning(stage, name):
     settings = modules(stage)[name].Settings
-    known = meanings(settings)
+    known = meanings(modules(stage)[name])
     missing = [f.name for f in dataclasses.fields(settings) if not known.get(f.name, "").strip()]
     assert missing == []
 

@@ -276,7 +276,10 @@ class Fragile(nn.Module):
 def test_divergence_names_epoch_step_and_loss_and_keeps_the_last_good_checkpoint(tmp_path):
     torch.manual_seed(0)
     recipe = Recipe(epochs=4, batch_size=16)  # four steps an epoch
-    message = r"training diverged in epoch 3, step 2: loss nan; the state after epoch 2 is kept in .*\.pt$"
+    message = (
+        r"training diverged in epoch 3, step 2: loss nan; "
+        r"the state after epoch 2 is kept in .*\.pt$"
+    )
     with pytest.raises(TrainingDiverged, match=message):
         train(Fragile(9), split(64), recipe, checkpoint=tmp_path / "one")
     (kept,) = tmp_path.iterdir()
