@@ -23,14 +23,15 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.findings import Estimate, Findings
-from robustness_geometry.types import Attack, predict
+from pipeline.studies.universal_settings import Maker
+from robustness_geometry.types import predict
 
 SECTION = "Table 4.2"
 
 
 @dataclass(frozen=True)
 class Settings:
-    attack: Attack
+    attack: Maker
     samples: int = 20
 
 
@@ -152,14 +153,14 @@ def test_an_experiment_across_networks_gets_those_of_one_shape(invoke, photos):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["network=[mnist5k_lenet]"], ["network=mnist5k_lenet", "two or more networks"]),
+        (["network=[mnist5k_lenet]"], ["network must be", "mnist5k_lenet", "two or more networks"]),
         (["network=[mnist5k_lenet,mnist5k_lenet]"], ["two or more networks"]),
-        (["network=[mnist5k_lenet,lenet5000]"], ["network=lenet5000", "mnist5k_fc500_150_10"]),
+        (["network=[mnist5k_lenet,lenet5000]"], ["network must be", "lenet5000", "mnist5k_fc500_150_10"]),
         (["model=nin"], ["model"]),
         (["attack.radius=-1"], ["attack.radius", "-1"]),
         (["attack.norm=3"], ["attack.norm", "3"]),
         (["settings.toy_transfer.sample=3"], ["toy_transfer"]),
-        (["experiments=[uap_main]"], ["uap_main", "toy_transfer"]),
+        (["experiments=[uap_main]"], ["uap_main", "python -m stages.universal"]),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else v,
 )
