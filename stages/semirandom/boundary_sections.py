@@ -309,6 +309,7 @@ def _notes(samples: Mapping[str, Tensor], settings: Settings, d: int, limit: flo
     lost = int(along.isnan().sum())
     open_ = int(samples[f"bend {settings.widths[0]:g}"].isnan().sum()) - lost
     h = default_h(d) if settings.h is None else settings.h
+    others = ", ".join(f"{width:g}" for width in settings.widths[1:])
     return [
         f"{along.shape[1]} held-out images, one random direction each; no boundary point was found "
         f"in {lost} of {along.numel()} cases, and no crossing somewhere on the section in {open_}: "
@@ -316,7 +317,7 @@ def _notes(samples: Mapping[str, Tensor], settings: Settings, d: int, limit: flo
         f"The most curved direction is looked for in a Krylov space of {settings.steps} "
         "dimensions: the largest curvature is at least what stands here.",
         f"Sections are {settings.widths[0]:g} ||r*|| wide on either side (and "
-        f"{settings.widths[1:]} for comparison); curvatures by gradients are over h = {h:.3g} "
+        f"({others}) for comparison); curvatures by gradients are over h = {h:.3g} "
         "pixel units, so that the two measures differ where the boundary bends at smaller scales.",
         f"Corollary 1 asks for kappa ||r*|| <= {limit:.3g} at m = d / 1,000 and delta = "
         f"{settings.delta:g} (the thesis names no delta); d / 1,000 is {d / 1000:.3g} here, zeta_2 "

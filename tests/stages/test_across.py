@@ -155,7 +155,10 @@ def test_an_experiment_across_networks_gets_those_of_one_shape(invoke, photos):
     [
         (["network=[mnist5k_lenet]"], ["network must be", "mnist5k_lenet", "two or more networks"]),
         (["network=[mnist5k_lenet,mnist5k_lenet]"], ["two or more networks"]),
-        (["network=[mnist5k_lenet,lenet5000]"], ["network must be", "lenet5000", "mnist5k_fc500_150_10"]),
+        (
+            ["network=[mnist5k_lenet,lenet5000]"],
+            ["network must be", "lenet5000", "mnist5k_fc500_150_10"],
+        ),
         (["model=nin"], ["model"]),
         (["attack.radius=-1"], ["attack.radius", "-1"]),
         (["attack.norm=3"], ["attack.norm", "3"]),
