@@ -79,15 +79,10 @@ def plain(value: Any) -> Any:
         options = {key: plain(option) for key, option in value.keywords.items()}
         return {"_target_": f"{package}.{name}", **options}
     if isinstance(value, tuple | list):
-        return [_whole(plain(part)) for part in value]
+        return [plain(part) for part in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     return dict(value) if isinstance(value, dict) else value
-
-
-def _whole(value: Any) -> Any:
-    """1 for 1.0, as a reader would write it in a list."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fields(module: ModuleType) -> Iterator[Field[Any]]:
