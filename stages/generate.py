@@ -15,7 +15,7 @@ import yaml
 
 from stages.graph import graph
 from stages.names import ACROSS, STAGES
-from stages.options import Option, block, modules, own_options
+from stages.options import Option, block, modules, own_options, shared_options
 
 __all__ = ["main"]
 
@@ -89,8 +89,13 @@ def defaults() -> str:
     for stage in (*STAGES, *ACROSS):
         shared = block(stage)
         for name, module in modules(stage).items():
-            options = own_options(module, shared)
-            lines += ["", f"  # {module.SECTION}", *_block(name, options, 2)[1:]]
+            own = own_options(module, shared)
+            lines += ["", f"  # {module.SECTION}", *_block(name, own, 2)[1:]]
+            named = {option.name for option in own}
+            common = [each for each in shared_options(module) if each not in named]
+            if common and not own:
+                lines[-1] = lines[-1].removesuffix(" {}")
+            lines += [f"    {each}: ${{{stage}.{each}}}" for each in common]
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,16 @@ import robustness_geometry.attacks as attacks
 from stages.names import experiments_of
 from stages.source import Module
 
-__all__ = ["GROUPED", "Option", "block", "meanings", "modules", "own_options", "plain"]
+__all__ = [
+    "GROUPED",
+    "Option",
+    "block",
+    "meanings",
+    "modules",
+    "own_options",
+    "plain",
+    "shared_options",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,6 +71,11 @@ def block(stage: str) -> dict[str, Option]:
             if entry.name not in own:
                 shared.setdefault(entry.name, _option(entry, module))
     return shared
+
+
+def shared_options(module: ModuleType) -> list[str]:
+    """The names of all options of an experiment, its own or its stage's, in order."""
+    return [entry.name for entry in _fields(module)]
 
 
 @cache

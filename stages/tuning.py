@@ -10,7 +10,7 @@ import yaml
 
 from robustness_geometry.checks import refuse
 from stages.config import Config
-from stages.names import STAGES
+from stages.names import STAGES, experiments_of
 
 __all__ = ["tuned"]
 
@@ -29,15 +29,33 @@ def tuned(config: Config) -> Config:
         return config
     where = f"networks.{config.network}.tuned"
     own = config.networks[config.network].tuned
-    blocks: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
+    settings = config.settings
     for block, values in own.items():
         if block not in (*STAGES, "settings"):
             refuse(where, block, "settings of stages: " + ", ".join((*STAGES, "settings")))
         given = getattr(config, block)
         for path, value in _leaves(values):
             _check_unchanged(config, (block, *path), value, f"{where}.{'.'.join((block, *path))}")
-        blocks[block] = _merged(given, values)
-    return replace(config, **blocks)
+        if block != "settings":
+            changed[block] = _merged(given, values)
+            settings = _without(settings, block, {name: given.get(name) for name in values})
+    return replace(config, **changed, settings=_merged(settings, own.get("settings", {})))
+
+
+def _without(
+    settings: Mapping[str, Mapping[str, Any]], stage: str, values: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The settings of experiments without those that only repeat values of their stage's block."""
+    mine = experiments_of(stage)
+    return {
+        name: {
+            key: value
+            for key, value in own.items()
+            if name not in mine or key not in values or value != values[key]
+        }
+        for name, own in settings.items()
+    }
 
 
 def _check_unchanged(config: Config, path: tuple[str, ...], value: Any, where: str) -> None:

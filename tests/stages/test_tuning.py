@@ -60,3 +60,10 @@ def test_an_unknown_block_is_refused(composed):
     config = composed("base", "network=mnist5k_lenet", "+networks.mnist5k_lenet.tuned.cuer.h=1")
     with pytest.raises(InputError, match=r"mnist5k_lenet\.tuned.*cuer"):
         tuned(config)
+
+
+def test_a_setting_of_one_experiment_stands_above_the_tuned_block(composed):
+    plain = tuned(composed("base", "network=mnist5k_lenet"))
+    assert "h" not in plain.settings["cure_visual"]  # that of the block, which the network tunes
+    own = composed("base", "network=mnist5k_lenet", "settings.cure_visual.h=7")
+    assert tuned(own).settings["cure_visual"]["h"] == 7
