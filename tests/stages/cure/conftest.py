@@ -135,4 +135,4 @@ def nothing_new(executor, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
-    return lambda: monkeypatch.setattr(type(executor), "_timed", refuse)
+    return lambda: monkeypatch.setattr("pipeline.devices.Machine.timed", refuse)

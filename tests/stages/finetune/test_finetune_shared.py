@@ -62,7 +62,7 @@ def test_each_set_and_each_fine_tuning_is_made_once(network, data, executor, mon
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(type(executor), "_timed", refuse)
+    monkeypatch.setattr("pipeline.devices.Machine.timed", refuse)
     second = studies(network, data, settings, executor.scope("advft_error"), samples=10)[0]
     again = second.tuned("deepfool")
     for one, other in zip(tuned, again, strict=True):
