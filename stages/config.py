@@ -21,6 +21,7 @@ from pipeline.tracking import Settings as TrackingSettings
 from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.models import load_weights
 from robustness_geometry.training import Recipe
+from stages.links import without_links
 from stages.refusals import unknown_key
 
 __all__ = [
@@ -146,6 +147,7 @@ def read(raw: DictConfig) -> Config:
     Raises:
         InputError: a key is unknown, a value has the wrong type, or a name is not in the suite.
     """
+    raw = without_links(raw)
     OmegaConf.set_struct(raw, False)
     config: Config = _merge(Config, raw, "")
     config.executor = dataclasses.asdict(_schema_object(Executor, config.executor, "executor"))

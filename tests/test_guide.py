@@ -120,7 +120,7 @@ def test_the_contract_tests_take_the_new_attack(applied):
         "contrast",
         "-q",
     )
-    assert re.search(r"\d+ passed", shown)
+    assert shown.count(".") > 10  # a dot for each that passed
 
 
 @pytest.mark.parametrize("stage", STAGES)
