@@ -317,7 +317,7 @@ def spearman(abscissae: Sequence[float], *ordinates: Tensor) -> Tensor:
         ordinates: k tensors (...), the values at each of them.
 
     Returns:
-        (...) correlations.
+        (...) correlations in float64, NaN where all values of a row are equal.
     """
     x = _ranks(torch.tensor(abscissae, dtype=torch.float64))
     y = _ranks(torch.stack(ordinates, dim=-1).double())
@@ -327,8 +327,8 @@ def spearman(abscissae: Sequence[float], *ordinates: Tensor) -> Tensor:
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks along the last dimension, ties at their mean."""
-    lower = (values[..., None, :] < values[..., :, None]).sum(dim=-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(dim=-1)
+    lower = (values[..., None, :] < values[..., :, None]).double().sum(dim=-1)
+    equal = (values[..., None, :] == values[..., :, None]).double().sum(dim=-1)
     return lower + (equal + 1) / 2
 
 

@@ -1,9 +1,10 @@
 """The boundary near held-out images (Chapter 5): settings, nearest points, semi-random attacks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ class BoundarySettings:
     boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
     samples: int = 1000
     resamples: int = 2000
+
+    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {"boundary_attack": {"norm": "", "clip": ""}}
+    """Attack -> its options that the experiments set themselves, whatever is given."""
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)

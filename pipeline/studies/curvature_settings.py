@@ -1,8 +1,9 @@
 """Settings of the experiments on flat and curved boundaries, in parts that they compose."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 from pipeline.studies.universal_settings import Checked, Maker
 from robustness_geometry.attacks import deepfool
@@ -44,6 +45,9 @@ class CurvatureSettings(Checked):
 
     boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
     resamples: int = 2000
+
+    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {"boundary_attack": {"norm": "", "clip": ""}}
+    """Attack -> its options that the experiments set themselves, whatever is given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,9 @@
 """Pairs of points of one decision region and the paths that join them (Section 7.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +68,9 @@ class PathSettings:
     depth: int = 12
     safety: float | None = None
     resamples: int = 2000
+
+    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {"boundary_attack": {"norm": ""}}
+    """Attack -> its options that the experiments set themselves, whatever is given."""
 
     def __post_init__(self) -> None:
         check_count("pairs", self.pairs)

@@ -22,6 +22,7 @@ from pipeline.statistics import (
     median,
     median_difference,
     ratio_of_means,
+    spearman,
     stack,
 )
 from pipeline.studies.attacking import deepfool_of, run
@@ -289,10 +290,7 @@ def _spearman(full: Tensor, *every: Tensor) -> Tensor:
         band.nanmean((-2, -1)) / full.masked_fill(band.isnan(), math.nan).nanmean((-2, -1))
         for band in every
     ]
-    ranks = torch.stack(betas, dim=-1).nan_to_num(nan=math.inf).argsort(-1).argsort(-1).double()
-    count = len(every)
-    distance = (ranks - torch.arange(count, dtype=torch.float64)).square().sum(-1)
-    return 1 - 6 * distance / (count * (count**2 - 1))
+    return spearman(range(len(every)), *(beta.nan_to_num(nan=math.inf) for beta in betas))
 
 
 def _table(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -21,7 +20,7 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.statistics import Estimate, Statistic, mean, of_means, share
+from pipeline.statistics import Estimate, Statistic, mean, of_means, share, spearman
 from pipeline.studies.cure import CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
@@ -152,20 +151,9 @@ def _statistics(count: int) -> dict[str, Statistic]:
         names = tuple(f"{name} {epoch}" for epoch in range(count))
         single = share if name == "adversarial" else mean
         numbers |= {f"{name}_{epoch}": single(each) for epoch, each in enumerate(names)}
-        correlation = of_means(names, _spearman_with_epoch)
+        correlation = of_means(names, partial(spearman, range(count)))
         numbers[f"spearman_{name}"] = replace(correlation, joint=True)
     return numbers
-
-
-def _spearman_with_epoch(*means: Tensor) -> Tensor:
-    """The rank correlation of values, one per epoch, with the epoch; ties share their mean rank."""
-    values = torch.stack(means, dim=-1)
-    above = (values[..., None] > values[..., None, :]).double()
-    equal = (values[..., None] == values[..., None, :]).double()
-    ranks = (above + equal / 2).sum(dim=-1)
-    epochs = torch.arange(values.shape[-1], dtype=torch.float64)
-    a, b = ranks - ranks.mean(dim=-1, keepdim=True), epochs - epochs.mean()
-    return (a * b).sum(dim=-1) / (a.square().sum(dim=-1) * b.square().sum()).sqrt()
 
 
 def _curve(numbers: Mapping[str, Estimate], name: str, count: int) -> Sequence[Estimate]:

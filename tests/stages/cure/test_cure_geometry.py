@@ -29,7 +29,7 @@ from stages.cure.advft_attacks import _statistics, advft_attacks, beyond
 from stages.cure.advft_sections import Settings as Sections
 from stages.cure.advft_sections import advft_sections, bends
 from stages.cure.cure_evolution import Settings as Evolution
-from stages.cure.cure_evolution import _spearman_with_epoch, cure_evolution, curvature_norms
+from stages.cure.cure_evolution import cure_evolution, curvature_norms
 from stages.cure.gradient_alignment import Settings as Alignment
 from stages.cure.gradient_alignment import gradient_alignment
 from stages.cure.loss_hessian_profile import Settings as Profile
@@ -355,14 +355,6 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
     assert found.tables["figure_8_10"]["epoch"].tolist() == [0, 1, 2, 3, 4] * 3
     assert found.numbers["hz_0"].seeds == 1
     assert looked_at(found) == ["figure_8_10"]
-
-
-@pytest.mark.parametrize(
-    "values", [(3.0, 2.0, 1.0), (1.0, 5.0, 2.0, 9.0), (4.0, 4.0, 1.0, 7.0, 7.0)]
-)
-def test_the_rank_correlation_is_scipys(values):
-    found = float(_spearman_with_epoch(*(torch.tensor([v], dtype=torch.float64) for v in values)))
-    assert found == pytest.approx(spearmanr(range(len(values)), values).statistic)
 
 
 def test_networks_that_are_left_out_cost_nothing(network, data, executor, nothing_new):

@@ -199,7 +199,16 @@ def test_spearman_is_scipys_with_ties():
         torch.tensor([[0.0, 0.0, 0.3, 0.2, 0.9], [5.0, 4.0, 3.0, 2.0, 1.0]]),
     )
     wanted = [spearmanr(x, row).statistic for row in y.tolist()]
-    assert spearman(x, *y.T).tolist() == pytest.approx(wanted)
+    assert spearman(x, *y.T).tolist() == pytest.approx(wanted, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    "values", [(3.0, 2.0, 1.0), (1.0, 5.0, 2.0, 9.0), (4.0, 4.0, 1.0, 7.0, 7.0), range(13)]
+)
+def test_a_rank_correlation_is_scipys_in_double_precision(values):
+    found = spearman(range(len(values)), *torch.tensor(values, dtype=torch.float32))
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(spearmanr(range(len(values)), values).statistic, abs=1e-15)
 
 
 def test_functions_of_means_take_each_quantity_over_its_own_images():
