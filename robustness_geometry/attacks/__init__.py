@@ -11,6 +11,7 @@ from robustness_geometry.attacks.random_noise import random_noise
 from robustness_geometry.attacks.spsa import spsa
 from robustness_geometry.attacks.universal import Universal, universal_perturbation
 from robustness_geometry.attacks.universal_files import load_universal, save_universal
+from robustness_geometry.attacks.universal_gradient import universal_gradient
 
 __all__ = [
     "SmallestEps",
@@ -27,5 +28,6 @@ __all__ = [
     "random_noise",
     "save_universal",
     "spsa",
+    "universal_gradient",
     "universal_perturbation",
 ]

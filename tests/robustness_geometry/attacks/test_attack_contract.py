@@ -43,7 +43,8 @@ ATTACKS = {
 CONTRACTS_OF_THEIR_OWN = {
     "autoattack",  # its images share random numbers
     "fgsm_smallest_eps",  # one eps, and
-    "universal_perturbation",  # one vector, for all images
+    "universal_gradient",  # one vector, for all images, as
+    "universal_perturbation",
 }
 
 
