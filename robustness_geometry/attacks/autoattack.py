@@ -91,8 +91,7 @@ def autoattack(
     radius, p = check_positive("eps", eps), number("norm", norm)
     if p not in (2, math.inf):
         refuse("norm", norm, "2 or inf")
-    check_input(model, images, clip=BOX, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=BOX, labels=labels)
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels)

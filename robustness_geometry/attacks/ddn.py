@@ -92,8 +92,7 @@ def ddn(
     radius = check_positive("init_norm", init_norm)
     if first < SMALLEST_ALPHA:
         refuse("alpha", alpha, f"a number >= {SMALLEST_ALPHA}")
-    check_input(model, images, clip=box, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels)

@@ -157,8 +157,9 @@ def deepfool(
         clip=check_clip(clip),
     )
     _check_combination(options, targets, subspace)
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     project = projection_onto(subspace, images)
     if not len(images):
         return nothing(images)

@@ -62,7 +62,7 @@ def fooled(
         [True, False]
     """
     box = check_clip(clip)
-    check_input(model, images, clip=box, labels=labels)
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if perturbation.shape != (1, *images.shape[1:]):
         refuse(
             "perturbation.shape",

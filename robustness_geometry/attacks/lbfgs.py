@@ -112,8 +112,9 @@ def lbfgs(
     )
     if targets is not None and candidates != 1:
         refuse("candidates", candidates, "1 with targets")
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     if not len(images):
         return nothing(images)
     parts = []

@@ -95,8 +95,7 @@ def random_noise(
     p, box = check_norm("norm", norm), check_clip(clip)
     check_count("directions", directions)
     largest = None if max_norm is None else check_positive("max_norm", max_norm)
-    check_input(model, images, clip=box, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         return nothing(images)
     if largest is None:

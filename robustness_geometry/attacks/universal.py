@@ -141,6 +141,8 @@ def universal_perturbation(
         >>> bool(0 <= share <= 1)
         True
     """
+    box = check_clip(clip)
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     p, size = check_ball(norm, radius, math.prod(images.shape[1:]))
     options = Options(
         norm=p,
@@ -152,11 +154,9 @@ def universal_perturbation(
         overshoot=check_positive("overshoot", overshoot, zero=True),
         candidates=None if candidates is None else check_count("candidates", candidates, minimum=2),
         prune=check_prune(prune),
-        clip=check_clip(clip),
+        clip=box,
         look_ahead=check_count("look_ahead", look_ahead),
     )
-    check_input(model, images, clip=options.clip, labels=labels)
-    images = images.detach()
     labels = labels_to_change(model, images, labels)
     if len(labels.unique()) < 2:
         refuse(

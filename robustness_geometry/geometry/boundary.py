@@ -161,12 +161,9 @@ def boundary_points(
     """
     check_count("bisections", bisections)
     check_count("refinements", refinements, minimum=0)
-    parallel, allowed = (
-        check_positive("angle", angle, zero=True),
-        allowed_distance(images, tolerance),
-    )
-    check_input(model, images, labels=labels, targets=targets)
-    images = images.detach()
+    parallel = check_positive("angle", angle, zero=True)
+    model, images, labels, targets = check_input(model, images, labels=labels, targets=targets)
+    allowed = allowed_distance(images, tolerance)
     if not len(images):
         return _nothing(images)
     own = clean_labels(model, images, labels, targets)

@@ -125,7 +125,7 @@ def _along(
     # u = P v / ||P v|| and u^T H u / ||grad F||.
     tangent = surface.project(vectors)
     before, after = vectors.flatten(2).norm(dim=2), tangent.flatten(2).norm(dim=2)
-    unit = tangent / after[..., None, None, None]
+    unit = tangent / after.view(*after.shape, *[1] * (tangent.ndim - 2))
     values = (unit * surface.products(unit)).flatten(2).sum(dim=2)
     values = values / surface.sizes[:, None] if normalised else values
     values = values if rescaled else values * (after / before).square()

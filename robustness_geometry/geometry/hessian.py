@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import Number
+from robustness_geometry.attacks.protocol import Number, per_image
 from robustness_geometry.checks import check_positive
 from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
 from robustness_geometry.norms import norms
@@ -72,7 +72,7 @@ class Stencil:
             part = torch.arange(start, stop, device=points.device)
             rows, first = part // count, start // count
             if first == (stop - 1) // count:  # one image: views instead of copies
-                place = points[first].expand(stop - start, -1, -1, -1)
+                place = points[first].expand(stop - start, *points.shape[1:])
                 some = vectors[first, start - first * count : stop - first * count]
             else:
                 place, some = points[rows], vectors[rows, part % count]
@@ -82,7 +82,7 @@ class Stencil:
 
     def _difference(self, margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
         # H v = ||v|| (grad F(z + h v / ||v||) - grad F(z - h v / ||v||)) / (2 h).
-        lengths = norms(vectors)[:, None, None, None]
+        lengths = per_image(norms(vectors), vectors)
         scale = self.h / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
         around = points.new_empty(2, *vectors.shape)
         for side, sign in zip(around, (1, -1), strict=True):

@@ -4,7 +4,7 @@ Sections 8.2 and 8.3.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import linearise
-from robustness_geometry.attacks.protocol import Number, as_logits, check_input
+from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
 from robustness_geometry.checks import check_choice, check_positive
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import Directions, passes_at_once
@@ -74,9 +74,10 @@ class _Loss:
     def checked(
         cls, model: Classifier, images: Images, labels: Labels, h: Number | None, scheme: str
     ) -> "_Loss":
-        length = default_h(images.shape[1:].numel()) if h is None else check_positive("h", h)
         check_choice("scheme", scheme, SCHEMES)
-        check_input(model, images, labels=labels)
+        given = check_input(model, images, labels=labels)
+        model, images, labels, _ = cast(tuple[Classifier, Images, Labels, None], given)
+        length = default_h(images.shape[1:].numel()) if h is None else check_positive("h", h)
         if len(images):
             with torch.no_grad():
                 as_logits(model(images), labels)
@@ -96,7 +97,7 @@ class _Loss:
 
     def products(self, points: Images, here: Images, vectors: Images, rows: Tensor) -> Images:
         """H v for one vector a point, whose gradients ``here`` are known."""
-        lengths = norms(vectors)[:, None, None, None]
+        lengths = per_image(norms(vectors), vectors)
         steps = self.h * vectors / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
         if self.scheme == "forward":
             return (self.at(points + steps, rows)[1] - here) * (lengths / self.h)

@@ -42,12 +42,12 @@ def convex_mixtures(
         >>> mixed.shape, round(mixed.sum().item(), 3)
         (torch.Size([1, 1, 1, 3]), 1.0)
     """
-    if images.shape[1] < 1:
-        refuse("images.shape", tuple(images.shape), "(N, k, C, H, W) with k >= 1")
+    if images.ndim < 3 or images.shape[1] < 1:
+        refuse("images.shape", tuple(images.shape), "(N, k, ...) with k >= 1")
     drawn = uniform(images.new_empty(images.shape[:2], dtype=torch.float64), generator)
     weights = -torch.log1p(-drawn)  # exponential: normalised, they are uniform on the simplex
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(images)
-    return torch.einsum("nk,nkchw->nchw", weights, images)
+    return torch.einsum("nk,nk...->n...", weights, images)
 
 
 def stays_in_region(
@@ -83,7 +83,7 @@ def stays_in_region(
         tensor([True])
     """
     mixed = convex_mixtures(images, generator)
-    check_input(model, mixed, labels=labels)
+    model, mixed, labels, _ = check_input(model, mixed, labels=labels)
     if not len(mixed):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
     found, finite = labels_at(model, mixed)

@@ -182,13 +182,13 @@ def find_paths(
         refuse("spacing", spacing, "a share in (0, 1]")
     if starts.shape != ends.shape:
         refuse("ends.shape", tuple(ends.shape), f"that of starts, {tuple(starts.shape)}")
-    check_input(model, starts, labels=labels)
-    check_input(model, ends)
+    model, starts, labels, _ = check_input(model, starts, labels=labels, key="starts")
+    model, ends, *_ = check_input(model, ends, key="ends")
     if not len(starts):
         return []
     region = clean_labels(model, starts, labels)
     _check_labels(model, starts, ends, region)
-    return _Search(model, starts.detach(), ends.detach(), region, attack, options).run()
+    return _Search(model, starts, ends, region, attack, options).run()
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def class_curvatures(
     check_count("directions", directions)
     if candidates is not None:
         check_count("candidates", candidates, minimum=2)
-    check_input(model, images, labels=labels)
+    model, images, labels, _ = check_input(model, images, labels=labels)
     measured = []
     for rows in torch.arange(len(images), device=images.device).split(BATCH):
         own = None if labels is None else labels[rows]
@@ -227,7 +227,7 @@ def _batch(
 def _unit_vectors(images: Images, count: int, generator: Generators) -> Directions:
     """Uniform on the unit sphere, (n, count, C, H, W)."""
     drawn = normal(images.new_empty(len(images), count, *images.shape[1:]), generator)
-    return drawn / norms(drawn.flatten(0, 1)).view(*drawn.shape[:2], 1, 1, 1)
+    return drawn / norms(drawn.flatten(0, 1)).view(*drawn.shape[:2], *[1] * (drawn.ndim - 2))
 
 
 def _measured(

@@ -5,6 +5,7 @@ Sections 5.6, 5.7 and 7.3.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -107,7 +108,7 @@ def plane_sections(
         tensor([[[0, 0],
                  [0, 1]]])
     """
-    check_input(model, origins, labels=labels)
+    model, origins, labels, _ = check_input(model, origins, labels=labels, key="origins")
     own = _predicted(model, origins) if labels is None else labels
     rows, columns = y.to(origins), x.to(origins)
     size = len(rows) * len(columns)
@@ -169,6 +170,7 @@ def stitched_section(
                 [1, 1, 1, 1, 1, 1]]), tensor([0., 2., 3.]))
     """
     check_count("len(anchors)", len(anchors), minimum=2)
+    model, anchors, *_ = check_input(model, anchors, key="anchors")
     steps = anchors[1:] - anchors[:-1]
     lengths = norms(steps)
     if not bool((lengths > 0).all()):
@@ -255,7 +257,8 @@ def boundary_heights(
         >>> [round(value, 3) for value in heights[0].tolist()]
         [0.0, -0.4]
     """
-    check_input(model, origins, labels=labels, targets=targets)
+    given = check_input(model, origins, labels=labels, targets=targets, key="origins")
+    model, origins, labels, targets = cast(tuple[Classifier, Images, Labels, Labels], given)
     images = torch.arange(len(origins), device=origins.device).repeat_interleave(offsets.shape[1])
     steps, farthest = offsets.flatten().to(origins), reach.to(origins)[images]
 

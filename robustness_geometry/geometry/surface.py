@@ -1,5 +1,6 @@
 """The decision boundary at given points, with what every curvature there needs."""
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -170,8 +171,8 @@ class SpreadAxes:
     """
 
     def __init__(self, points: Images) -> None:
-        channels, height, width = points.shape[1:]
-        sides = (channels * height, width)
+        *others, width = points.shape[1:]
+        sides = (math.prod(others), width)
         self._factors = [
             dct_band((1, side, 1), 0, side, dtype=torch.float64).to(points) for side in sides
         ]

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from robustness_geometry.attacks.fgsm import unit_ascent
+from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.checks import (
     NOTHING,
-    Described,
     check_choice,
     check_count,
     check_images,
+    check_labels,
     check_model,
     check_positive,
     refuse,
@@ -169,12 +170,7 @@ def cure_penalty(
     check_images(images, limits=None)
     if not len(images):
         refuse("images", NOTHING, "at least one image")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        refuse(
-            "labels",
-            Described(f"{labels.dtype} {tuple(labels.shape)}"),
-            f"whole numbers (int64) of shape ({len(images)},)",
-        )
+    labels = check_labels(labels, len(images), device=images.device)
     changes, _ = _changes(model, images, labels, length, direction)
     return changes.mean()
 
@@ -204,7 +200,7 @@ def _unit(gradients: Images, direction: str) -> Images:
     if direction == "gradient":
         return unit_ascent(gradients, 2.0)
     signs = unit_ascent(gradients, math.inf)
-    return signs / norms(signs).clamp_min(1).view(-1, 1, 1, 1)
+    return signs / per_image(norms(signs).clamp_min(1), signs)
 
 
 def _has_one_mode(model: nn.Module) -> bool:
