@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from os import PathLike, fspath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 __all__ = [
     "NOTHING",
     "Described",
+    "GivenLabels",
     "InputError",
     "check_choice",
     "check_classes",
@@ -219,6 +220,10 @@ def _counts_to_255(images: Tensor, low: float, high: float) -> bool:
     if images.ndim != 4 or not 1 <= images.shape[1] <= 4 or min(images.shape[2:]) < 2:
         return False
     return high > 2 and high - 1 > 8 * max(0.0, -low)
+
+
+GivenLabels: TypeAlias = Any
+"""Labels as functions take them: whatever :func:`check_labels` reads, or None where it may be."""
 
 
 def check_labels(

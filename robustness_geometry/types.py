@@ -25,7 +25,7 @@ __all__ = [
     "predict",
 ]
 
-Images: TypeAlias = Float[Tensor, "batch channels height width"]
+Images: TypeAlias = Float[Tensor, "batch ..."]
 Labels: TypeAlias = Int[Tensor, " batch"]
 Logits: TypeAlias = Float[Tensor, "batch classes"]
 Mask: TypeAlias = Bool[Tensor, " batch"]

@@ -18,9 +18,9 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import norms
-from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
+from robustness_geometry.types import Classifier, Images, PerImage, Perturbed
 
 __all__ = ["ddn"]
 
@@ -40,7 +40,7 @@ def ddn(
     init_norm: Number = 1.0,
     alpha: Number = 1.0,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> Perturbed:
     """Find a perturbation of small l_2 norm by gradient steps on a sphere of changing radius.
 

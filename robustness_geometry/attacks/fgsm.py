@@ -22,6 +22,7 @@ from robustness_geometry.attacks.protocol import (
 )
 from robustness_geometry.checks import (
     NOTHING,
+    GivenLabels,
     check_count,
     check_norm,
     check_positive,
@@ -65,7 +66,7 @@ def fgsm(
     eps: Number,
     norm: Number = math.inf,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> Perturbed:
     """One step of length ``eps`` up the cross-entropy J at the label.
 
@@ -138,7 +139,7 @@ def fgsm_smallest_eps(
     eps_max: Number | None = None,
     grid: int = 64,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> SmallestEps:
     """The smallest eps, one for all images, at which FGSM misclassifies a share ``rate`` of them.
 

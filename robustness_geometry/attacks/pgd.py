@@ -20,7 +20,14 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    check_count,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.norms import norms, project
 from robustness_geometry.randomness import Generators, normal, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
@@ -58,8 +65,8 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     clip: Bounds | None = (0.0, 1.0),
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Climb the cross-entropy J inside the ball of radius ``eps``, by steps of fixed length.

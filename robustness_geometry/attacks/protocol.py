@@ -4,13 +4,14 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from robustness_geometry.checks import (
     Described,
+    GivenLabels,
     InputError,
     check_classes,
     check_images,
@@ -75,8 +76,8 @@ def check_input(
     images: Images,
     *,
     clip: Clip = None,
-    labels: Any = None,
-    targets: Any = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     key: str = "images",
 ) -> tuple[Classifier, Images, Labels | None, Labels | None]:
     """Check that model, images, labels and targets can be used, and return them ready for use.

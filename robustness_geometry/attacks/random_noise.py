@@ -18,7 +18,7 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import check_count, check_norm, check_positive
+from robustness_geometry.checks import GivenLabels, check_count, check_norm, check_positive
 from robustness_geometry.norms import norms
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage, Perturbed
@@ -44,7 +44,7 @@ def random_noise(
     two_sided: bool = False,
     max_norm: Number | None = None,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Noise along a random direction, scaled to the smallest norm at which the label changes.

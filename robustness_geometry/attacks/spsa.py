@@ -19,7 +19,7 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import Generators, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed, class_logits
@@ -57,8 +57,8 @@ def spsa(
     delta: Number = 0.01,
     learning_rate: Number = 0.01,
     clip: Bounds | None = (0.0, 1.0),
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Descend the margin loss in the ball of radius ``eps`` without gradients.

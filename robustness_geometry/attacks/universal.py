@@ -17,7 +17,14 @@ from robustness_geometry.attacks.protocol import (
     check_clip,
     check_input,
 )
-from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    check_count,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels, Perturbed
@@ -75,7 +82,7 @@ def universal_perturbation(
     candidates: int | None = None,
     prune: Number | None = None,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     look_ahead: int = 128,
     generator: torch.Generator | None = None,
 ) -> Universal:

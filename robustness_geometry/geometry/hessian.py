@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number, per_image
-from robustness_geometry.checks import check_positive
+from robustness_geometry.checks import GivenLabels, check_positive
 from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
 from robustness_geometry.norms import norms
-from robustness_geometry.types import Classifier, Images, Labels
+from robustness_geometry.types import Classifier, Images
 
 __all__ = ["Stencil", "default_h", "hessian_vector_products"]
 
@@ -109,10 +109,10 @@ def _twice(margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Ima
 def hessian_vector_products(
     model: Classifier,
     points: Images,
-    vectors: Directions | Float[Tensor, "count channels height width"],
+    vectors: Directions | Float[Tensor, "count ..."],
     *,
-    labels: Labels,
-    targets: Labels,
+    labels: GivenLabels,
+    targets: GivenLabels,
     h: Number | None = None,
     exact: bool = False,
     output: str = "logits",

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import linearise
 from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
-from robustness_geometry.checks import check_choice, check_positive
+from robustness_geometry.checks import GivenLabels, check_choice, check_positive
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import Directions, passes_at_once
 from robustness_geometry.norms import norms
@@ -23,7 +23,7 @@ __all__ = ["LossCurvature", "loss_curvature", "loss_gradients", "loss_hessian_pr
 
 SCHEMES = ("forward", "central")
 
-Vectors: TypeAlias = Float[Tensor, "count channels height width"]
+Vectors: TypeAlias = Float[Tensor, "count ..."]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Loss:
 
     @classmethod
     def checked(
-        cls, model: Classifier, images: Images, labels: Labels, h: Number | None, scheme: str
+        cls, model: Classifier, images: Images, labels: GivenLabels, h: Number | None, scheme: str
     ) -> "_Loss":
         check_choice("scheme", scheme, SCHEMES)
         given = check_input(model, images, labels=labels)
@@ -106,7 +106,9 @@ class _Loss:
         return (ahead - behind) * (lengths / (2 * self.h))
 
 
-def loss_gradients(model: Classifier, images: Images, labels: Labels) -> tuple[PerImage, Images]:
+def loss_gradients(
+    model: Classifier, images: Images, labels: GivenLabels
+) -> tuple[PerImage, Images]:
     """The cross-entropy l(x) of each image and its gradient per pixel unit.
 
     Args:
@@ -135,7 +137,7 @@ def loss_gradients(model: Classifier, images: Images, labels: Labels) -> tuple[P
 def loss_hessian_products(
     model: Classifier,
     images: Images,
-    labels: Labels,
+    labels: GivenLabels,
     vectors: Directions,
     *,
     h: Number | None = None,
@@ -190,7 +192,7 @@ def loss_hessian_products(
 def loss_curvature(
     model: Classifier,
     images: Images,
-    labels: Labels,
+    labels: GivenLabels,
     *,
     h: Number | None = None,
     scheme: str = "forward",

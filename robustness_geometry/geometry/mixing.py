@@ -4,16 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import check_input, labels_at
-from robustness_geometry.checks import refuse
+from robustness_geometry.attacks.protocol import check_input
+from robustness_geometry.checks import GivenLabels, check_classes, refuse
 from robustness_geometry.randomness import Generators, uniform
-from robustness_geometry.types import Classifier, Images, Labels, Mask
+from robustness_geometry.types import Classifier, Images, Mask, class_logits
 
 __all__ = ["convex_mixtures", "stays_in_region"]
 
 
 def convex_mixtures(
-    images: Float[Tensor, "batch mixed channels height width"], generator: Generators = None
+    images: Float[Tensor, "batch mixed ..."], generator: Generators = None
 ) -> Images:
     """Random convex combinations sum_i w_i x_i, one per group of k points.
 
@@ -52,8 +52,8 @@ def convex_mixtures(
 
 def stays_in_region(
     model: Classifier,
-    images: Float[Tensor, "batch mixed channels height width"],
-    labels: Labels,
+    images: Float[Tensor, "batch mixed ..."],
+    labels: GivenLabels,
     generator: Generators = None,
 ) -> Mask:
     """Whether a random convex combination of each group of k points has the group's label.
@@ -86,5 +86,7 @@ def stays_in_region(
     model, mixed, labels, _ = check_input(model, mixed, labels=labels)
     if not len(mixed):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
-    found, finite = labels_at(model, mixed)
-    return finite & (found == labels)
+    with torch.no_grad():
+        logits = class_logits(model(mixed))
+    check_classes(labels, logits.shape[1])
+    return torch.isfinite(logits).all(dim=1) & (logits.argmax(dim=1) == labels)

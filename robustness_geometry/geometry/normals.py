@@ -12,6 +12,7 @@ from robustness_geometry.attacks.gradients import linearise
 from robustness_geometry.attacks.protocol import as_logits, check_input, per_image
 from robustness_geometry.checks import (
     Described,
+    GivenLabels,
     check_choice,
     check_classes,
     check_count,
@@ -24,7 +25,7 @@ __all__ = ["OUTPUTS", "Directions", "Margin", "normals", "passes_at_once", "tang
 
 OUTPUTS = ("logits", "softmax")
 
-Directions: TypeAlias = Float[Tensor, "batch count channels height width"]
+Directions: TypeAlias = Float[Tensor, "batch count ..."]
 """Several vectors of the image space for each image."""
 
 CACHED, HELD = 1 << 17, 1 << 23
@@ -60,8 +61,8 @@ class Margin:
         cls,
         model: Classifier,
         points: Images,
-        labels: Labels,
-        targets: Labels,
+        labels: GivenLabels,
+        targets: GivenLabels,
         output: str = "logits",
     ) -> "Margin":
         """The margin of these classes, after a check that it can be used at ``points``.
@@ -114,7 +115,12 @@ class Margin:
 
 
 def normals(
-    model: Classifier, points: Images, labels: Labels, targets: Labels, *, output: str = "logits"
+    model: Classifier,
+    points: Images,
+    labels: GivenLabels,
+    targets: GivenLabels,
+    *,
+    output: str = "logits",
 ) -> Images:
     """The unit normals n = grad F / ||grad F|| of the boundaries F = f_target - f_label = 0.
 

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import Pull, linearise
 from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
-from robustness_geometry.checks import check_choice, check_count, check_positive
+from robustness_geometry.checks import GivenLabels, check_choice, check_count, check_positive
 from robustness_geometry.geometry.forward import rows_at_once
 from robustness_geometry.geometry.normals import OUTPUTS, Directions
 from robustness_geometry.norms import norms
@@ -73,7 +73,7 @@ def class_curvatures(
     outputs: Sequence[str] = OUTPUTS,
     directions: int = 10,
     candidates: int | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     rivals: Int[Tensor, "batch chosen"] | None = None,
     generator: Generators = None,
 ) -> tuple[ClassCurvatures, ...]:

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number
-from robustness_geometry.checks import NOTHING, Described, check_choice, refuse
+from robustness_geometry.checks import NOTHING, Described, GivenLabels, check_choice, refuse
 from robustness_geometry.geometry.boundary import Boundary, allowed_distance
 from robustness_geometry.geometry.hessian import Stencil
 from robustness_geometry.geometry.normals import Directions, Margin, normals_of, tangent_projection
 from robustness_geometry.geometry.subspaces import dct_band
 from robustness_geometry.randomness import seeded
-from robustness_geometry.types import Classifier, Images, Labels, PerImage
+from robustness_geometry.types import Classifier, Images, PerImage
 
 __all__ = ["CurvatureOptions", "SpreadAxes", "Surface", "axes_of"]
 
@@ -77,8 +77,8 @@ class Surface:
         cls,
         model: Classifier,
         points: Boundary | Images,
-        labels: Labels | None,
-        targets: Labels | None,
+        labels: GivenLabels,
+        targets: GivenLabels,
         *,
         h: Number | None = None,
         exact: bool = False,
@@ -200,8 +200,8 @@ def axes_of(basis: str, points: Images) -> SpreadAxes | None:
 
 
 def _unpacked(
-    points: Boundary | Images, labels: Labels | None, targets: Labels | None
-) -> tuple[Images, Labels, Labels]:
+    points: Boundary | Images, labels: GivenLabels, targets: GivenLabels
+) -> tuple[Images, GivenLabels, GivenLabels]:
     """The images, labels and targets of a Boundary, or of bare images given with both.
 
     Raises:

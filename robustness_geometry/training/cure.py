@@ -10,6 +10,7 @@ from robustness_geometry.attacks.fgsm import unit_ascent
 from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.checks import (
     NOTHING,
+    GivenLabels,
     check_choice,
     check_count,
     check_images,
@@ -23,7 +24,7 @@ from robustness_geometry.norms import norms
 from robustness_geometry.training.objectives import CrossEntropy, Loss, Step, evaluating
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.training.second_order import SecondOrder
-from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
+from robustness_geometry.types import Classifier, Images, PerImage, class_logits
 
 __all__ = ["Cure", "cure_penalty"]
 
@@ -125,7 +126,12 @@ class Cure(CrossEntropy):
 
 
 def cure_penalty(
-    model: Classifier, images: Images, labels: Labels, *, h: float | str, direction: str = "sign"
+    model: Classifier,
+    images: Images,
+    labels: GivenLabels,
+    *,
+    h: float | str,
+    direction: str = "sign",
 ) -> Tensor:
     """CURE's regulariser, the batch mean of ||grad l(x + h z) - grad l(x)||_2^2.
 
@@ -170,7 +176,9 @@ def cure_penalty(
     check_images(images, limits=None)
     if not len(images):
         refuse("images", NOTHING, "at least one image")
-    labels = check_labels(labels, len(images), device=images.device)
+    with torch.no_grad():
+        classes = class_logits(model(images[:1])).shape[1]
+    labels = check_labels(labels, len(images), classes=classes, device=images.device)
     changes, _ = _changes(model, images, labels, length, direction)
     return changes.mean()
 
