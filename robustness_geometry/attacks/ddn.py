@@ -115,7 +115,7 @@ def ddn(
             SMALLEST_ALPHA + (first - SMALLEST_ALPHA) * (1 + math.cos(math.pi * step / steps)) / 2
         )
         moved = moved + length * unit_ascent(pull(loss_weights(logits, labels)), 2.0)
-        radii = (radii * torch.where(fooled, 1 - change, 1 + change)).clamp_max(largest)
+        radii = (radii * torch.where(fooled, 1 - change, 1 + change).to(radii)).clamp_max(largest)
         moved = confine(images, _scaled(moved, radii), box)
     return judge(model, images, best, labels, torch.full_like(labels, steps))
 

@@ -20,6 +20,7 @@ from robustness_geometry.checks import (
     check_model,
     refuse,
 )
+from robustness_geometry.norms import HALF
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -41,6 +42,7 @@ __all__ = [
     "attack_name",
     "check_clip",
     "check_input",
+    "check_precise",
     "clean_labels",
     "confine",
     "is_reached",
@@ -159,6 +161,26 @@ def matched(model: Classifier, images: Images) -> Classifier:
             return model
         model = model.model
     return Matched(model, images)
+
+
+def check_precise(model: Classifier, images: Images) -> None:
+    """Check that nothing is in half precision, in which differences of gradients are rounding.
+
+    Args:
+        model: a classifier as :func:`check_input` returned it, or any other.
+        images: the images or points.
+
+    Raises:
+        InputError: images or weights of float16 or bfloat16, or an autocast to them.
+    """
+    why = "for curvatures, which are differences of gradients"
+    if images.dtype in HALF:
+        refuse("images", Described(str(images.dtype)), f"float32 or float64 {why}")
+    halves = [each.dtype for each in model.parameters() if each.dtype in HALF]
+    if halves:
+        refuse("model", Described(f"weights of {halves[0]}"), f"a float32 or float64 network {why}")
+    if torch.is_autocast_enabled(images.device.type):
+        refuse("torch.autocast", Described("autocast"), f"off {why}")
 
 
 def as_logits(raw: Tensor, *given: Labels | None) -> Logits:

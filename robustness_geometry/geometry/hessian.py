@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import Number, per_image
+from robustness_geometry.attacks.protocol import Number, check_precise, per_image
 from robustness_geometry.checks import GivenLabels, check_positive
 from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
 from robustness_geometry.norms import norms
@@ -58,6 +58,7 @@ class Stencil:
         exact: bool = False,
         at_once: int | None = None,
     ) -> None:
+        check_precise(model, points)
         self.h = default_h(points.shape[1:].numel()) if h is None else check_positive("h", h)
         self.exact = exact
         self.pairs = passes_at_once(points, at_once, model) // 2

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import linearise
-from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
+from robustness_geometry.attacks.protocol import (
+    Number,
+    as_logits,
+    check_input,
+    check_precise,
+    per_image,
+)
 from robustness_geometry.checks import GivenLabels, check_choice, check_positive
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import Directions, passes_at_once
@@ -181,6 +187,7 @@ def loss_hessian_products(
         [0.04, 0.0]
     """
     loss = _Loss.checked(model, images, labels, h, scheme)
+    check_precise(model, images)
     images = images.detach()
     _, here = _here(loss, images)
     count = vectors.shape[1]
@@ -231,6 +238,7 @@ def loss_curvature(
         [0.54, 0.54]
     """
     loss = _Loss.checked(model, images, labels, h, scheme)
+    check_precise(model, images)
     images = images.detach()
     losses, gradients = _here(loss, images)
     d = images.shape[1:].numel()

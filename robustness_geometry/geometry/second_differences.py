@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import Pull, linearise
-from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
+from robustness_geometry.attacks.protocol import (
+    Number,
+    as_logits,
+    check_input,
+    check_precise,
+    per_image,
+)
 from robustness_geometry.checks import GivenLabels, check_choice, check_count, check_positive
 from robustness_geometry.geometry.forward import rows_at_once
 from robustness_geometry.geometry.normals import OUTPUTS, Directions
@@ -126,6 +132,7 @@ def class_curvatures(
     if candidates is not None:
         check_count("candidates", candidates, minimum=2)
     model, images, labels, _ = check_input(model, images, labels=labels)
+    check_precise(model, images)
     measured = []
     for rows in torch.arange(len(images), device=images.device).split(BATCH):
         own = None if labels is None else labels[rows]

@@ -34,7 +34,7 @@ def points(shape=(D,), dtype=torch.float32, count=N):
 
 
 def own(model, images):
-    return model(images).argmax(1)
+    return model(images.to(next(model.parameters()))).argmax(1)
 
 
 def boundary(model, images):
@@ -339,3 +339,106 @@ def test_points_beside_images_are_taken_without_a_clip():
     assert geometry.boundary_points(model, 1.9 * images).points.shape == images.shape
     inside = attacks.fgsm(model, 255 * images, eps=8, clip=(0, 255))
     assert bool((inside.adversarial(255 * images) <= 255.001).all())
+
+
+TYPES = [
+    (torch.float32, torch.float64),
+    (torch.float64, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float32, torch.float16),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+    (torch.bfloat16, torch.float32),
+]
+SECOND = {"class_curvatures", "loss_curvature", "cure_penalty"}
+"""Functions of second derivatives, which half precision cannot give."""
+
+
+class To(nn.Module):
+    """A network whose logits have another type than its images."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.network, self.dtype = mlp(), dtype
+        self.eval()
+
+    def forward(self, images):
+        return self.network(images.float()).to(self.dtype)
+
+
+class Mixed(nn.Module):
+    """A network that works in mixed precision by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = mlp()
+        self.eval()
+
+    def forward(self, images):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.network(images)
+
+
+def types_of(result):
+    if isinstance(result, Tensor):
+        return {result.dtype} if result.is_floating_point() else set()
+    if is_dataclass(result):
+        return set().union(*(types_of(getattr(result, f.name)) for f in fields(result)))
+    if isinstance(result, list | tuple):
+        return set().union(*map(types_of, result))
+    return set()
+
+
+FIRST = sorted(set(WITH_LABELS) - SECOND - {"loss_gradients", "find_paths"})
+
+
+@pytest.mark.parametrize("types", TYPES, ids=str)
+@pytest.mark.parametrize("name", FIRST)
+def test_results_keep_the_type_of_the_images(name, types):
+    images, weights = types
+    result = call(name, mlp(weights), points((1, 2, 4), images))
+    assert types_of(result) <= {images, torch.float64}
+
+
+@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("network", [To(torch.float64), To(torch.bfloat16), Mixed()], ids=str)
+def test_logits_of_another_type_are_taken(name, network):
+    images = points((1, 2, 4))
+    assert types_of(call(name, network, images)) <= {images.dtype, torch.float64}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_under_autocast_only_the_network_has_less_precision(name):
+    images = points((1, 2, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = call(name, mlp(), images)
+    assert types_of(found) <= {torch.float32, torch.float64}
+    inside = call(name, Mixed(), images)
+    assert same(tensors(found), tensors(inside))
+
+
+@pytest.mark.parametrize("network", [To(torch.float64), Mixed()], ids=["float64", "bfloat16"])
+def test_a_linear_network_of_any_type_has_the_distances_of_the_exact_one(network):
+    network.network = nn.Sequential(nn.Flatten(), nn.Linear(D, CLASSES)).eval()
+    images = points((1, 2, 4))
+    exact = attacks.deepfool(network.network, images).perturbations.flatten(1).norm(dim=1)
+    found = attacks.deepfool(network, images)
+    assert bool(found.success.all())
+    torch.testing.assert_close(found.perturbations.flatten(1).norm(dim=1), exact, rtol=0.1, atol=0)
+
+
+CURVATURES = [name for name in ANY_SHAPE if "curvature" in name or "hessian" in name]
+
+
+@pytest.mark.parametrize("name", CURVATURES)
+def test_curvatures_in_half_precision_are_refused(name):
+    images = points((1, 2, 4))
+    with pytest.raises(InputError, match=r"^images must be .*float64.*; got torch.bfloat16"):
+        call(name, mlp(torch.bfloat16), images.bfloat16())
+    with pytest.raises(InputError, match=r"^model must be .*; got weights of torch.float16"):
+        call(name, mlp(torch.float16), images)
+    with (
+        pytest.raises(InputError, match=r"^torch.autocast must be off for curvatures"),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        call(name, mlp(), images)
