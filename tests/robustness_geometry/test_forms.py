@@ -47,7 +47,7 @@ def at_boundary(function):
 
 
 def pair(model, images):
-    order = model(images).argsort(1, descending=True)
+    order = model(images.to(next(model.parameters()))).argsort(1, descending=True)
     return {"labels": order[:, 0], "targets": order[:, 1]}
 
 
