@@ -1,5 +1,6 @@
 """Grids of images, perturbations and perturbed images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ def _common_limit(perturbations: Sequence[Tensor]) -> float:
 
 
 def _scale_text(rows: Sequence[Sequence[Panel | None]], scale: float) -> str:
-    channels = next(p.image.shape[0] for row in rows for p in row if p and p.perturbation)
+    channels = next(_picture(p.image).shape[0] for row in rows for p in row if p and p.perturbation)
     if channels == 1:
         return (
             f"perturbations: blue {-scale:.3g}, white 0, red {scale:.3g} (pixels run from 0 to 1)"
@@ -108,8 +109,20 @@ def _scale_text(rows: Sequence[Sequence[Panel | None]], scale: float) -> str:
     )
 
 
+def _picture(image: Tensor) -> Tensor:
+    """``image`` as (C, H, W); the values of another kind of input in rows of about equal length."""
+    if image.ndim == 3 and image.shape[0] in (1, 3):
+        return image
+    if image.ndim == 2:
+        return image[None]
+    width = math.ceil(image.numel() ** 0.5)
+    rows = torch.zeros(math.ceil(image.numel() / width) * width, dtype=image.dtype)
+    rows[: image.numel()] = image.flatten()
+    return rows.view(1, -1, width)
+
+
 def _show(axes: Axes, panel: Panel, scale: float) -> None:
-    image = panel.image.detach().cpu().double()
+    image = _picture(panel.image.detach().cpu().double())
     if panel.perturbation and image.shape[0] == 1:
         axes.imshow(
             image[0].numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import Number, as_logits
+from robustness_geometry.attacks.protocol import Number, as_logits, check_input
 from robustness_geometry.checks import NOTHING, check_choice, check_positive, refuse
 from robustness_geometry.geometry import ClassCurvatures, class_curvatures, normal_curvatures
 from robustness_geometry.randomness import Generators, normal
@@ -220,6 +220,9 @@ def confidence(model: Classifier, images: Images) -> Confidence:
         >>> round(float(found.scores), 3), int(found.runner_up)
         (0.156, 2)
     """
+    model, images, *_ = check_input(model, images)
+    if not len(images):
+        return Confidence(images.new_zeros(0, dtype=torch.float64), images.new_zeros(0).long())
     with torch.no_grad():
         logits = as_logits(model(images)).double()
     first, second = logits.topk(2, dim=1).indices.unbind(dim=1)

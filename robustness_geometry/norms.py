@@ -10,8 +10,11 @@ from torch import Tensor
 from robustness_geometry.checks import refuse
 from robustness_geometry.types import PerImage
 
-__all__ = ["dual", "hyperplane_step", "norms", "project", "relative_norms"]
+__all__ = ["HALF", "dual", "hyperplane_step", "norms", "project", "relative_norms"]
 
+
+HALF = (torch.float16, torch.bfloat16)
+"""Types in which sums lose too many digits."""
 
 Vectors: TypeAlias = Float[Tensor, "batch ..."]
 """One vector of any shape for each entry of the first dimension."""
@@ -25,7 +28,7 @@ def norms(vectors: Vectors, p: int | float = 2.0) -> PerImage:
         p: exponent, 1 <= p <= inf.
 
     Returns:
-        (N,) norms.
+        (N,) norms, of the type of ``vectors``; those of half precision are computed in float32.
 
     Example:
         >>> import torch
@@ -34,6 +37,8 @@ def norms(vectors: Vectors, p: int | float = 2.0) -> PerImage:
         [7.0, 2.0]
     """
     flat = vectors.flatten(1)
+    if flat.dtype in HALF:
+        return norms(flat.float(), p).to(flat.dtype)
     if p in (1, 2, math.inf):
         return torch.linalg.vector_norm(flat, ord=p, dim=1)
     # Large powers of small numbers would vanish: the largest entry is taken out first.

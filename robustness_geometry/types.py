@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from robustness_geometry.checks import Described, refuse
+
 __all__ = [
     "Attack",
     "Classifier",
@@ -22,10 +24,11 @@ __all__ = [
     "Split",
     "Steps",
     "class_logits",
+    "picture_shape",
     "predict",
 ]
 
-Images: TypeAlias = Float[Tensor, "batch channels height width"]
+Images: TypeAlias = Float[Tensor, "batch ..."]
 Labels: TypeAlias = Int[Tensor, " batch"]
 Logits: TypeAlias = Float[Tensor, "batch classes"]
 Mask: TypeAlias = Bool[Tensor, " batch"]
@@ -103,10 +106,14 @@ class Dataset:
     source: str = ""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.test.images.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image: channels, height and width, or that of another kind of input."""
+        return tuple(self.test.images.shape[1:])
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its images are pictures, (C, H, W) with one or three channels."""
+        return len(self.shape) == 3 and self.shape[0] in (1, 3) and min(self.shape[1:]) > 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,18 @@ class Network:
     def model(self) -> Classifier:
         """The classifier of the first training seed."""
         return self.models[min(self.models)]
+
+
+def picture_shape(data: Dataset) -> tuple[int, int, int]:
+    """Channels, height and width of the pictures of a data set.
+
+    Raises:
+        InputError: its images are no pictures.
+    """
+    if not data.has_pictures:
+        refuse("dataset", Described(f"{data.name} with inputs {data.shape}"), "one of pictures")
+    channels, height, width = data.shape
+    return channels, height, width
 
 
 def class_logits(logits: Tensor) -> Tensor:

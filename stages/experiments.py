@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from robustness_geometry.checks import InputError, refuse
+from robustness_geometry.checks import Described, InputError, refuse
 from robustness_geometry.types import Dataset, Network
 from stages.config import Config, check_values, ready
 from stages.kinds import check_attack, kind_of
@@ -63,7 +63,8 @@ class Experiment:
             note = f"Not measured on {network.name}: this suite takes {taken}."
             return Findings(notes=[note])
         if self.lacks(images):
-            note = f"Not measured on {network.name}: {images.name} has no training images."
+            what = "no pictures" if self._needs_pictures(images) else "no training images"
+            note = f"Not measured on {network.name}: {images.name} has {what}."
             return Findings(notes=[note])
         return self._findings(network, images, executor.scope(self.name, network=network.name))
 
@@ -79,8 +80,12 @@ class Experiment:
         return self.networks is not None and network not in self.networks
 
     def lacks(self, data: Dataset) -> bool:
-        """Whether it trains networks, and the data have nothing to train them on."""
-        return getattr(self.settings, "trains", False) and len(data.train) == 0
+        """Whether it needs training images or pictures, and the data have none."""
+        trains = getattr(self.settings, "trains", False) and len(data.train) == 0
+        return trains or self._needs_pictures(data)
+
+    def _needs_pictures(self, data: Dataset) -> bool:
+        return getattr(self.settings, "pictures", False) and not data.has_pictures
 
     def check(self, network: str, data: Dataset) -> None:
         """Check, before any work, that the data allow what the settings ask for.
@@ -90,6 +95,9 @@ class Experiment:
                 its settings can mend.
         """
         left_out = self.leaves_out(network) or (self.lacks(data) and not self.named)
+        if self.named and not self.leaves_out(network) and self._needs_pictures(data):
+            shown = f"{data.name} with inputs {data.shape}"
+            refuse("dataset", Described(shown), f"a data set of pictures for {self.name}")
         if hasattr(self.settings, "check") and not left_out:
             try:
                 self.settings.check(data)

@@ -33,6 +33,9 @@ from stages.tuning import tuned
 __all__ = ["main", "run_stage"]
 
 ROOT = Path(__file__).resolve().parent.parent
+MIXED = ("attack", "finetune", "train", "universal", "universal_transfer")
+"""Stages that can run in mixed precision; the others measure differences of gradients."""
+
 WAIT = 600
 """Seconds to wait for another run that writes the same results."""
 
@@ -49,6 +52,7 @@ def _check(stage: str, config: Config, raw: DictConfig, overrides: Sequence[str]
 def run_stage(stage: str, config: Config) -> None:
     """Run the chosen experiments of ``stage``: on one network, or on several together."""
     config = tuned(config)
+    _check_precision(stage, config.executor["precision"])
     experiments = select(stage, config)
     folder = output_folder(config)
     check_folder(folder)
@@ -75,6 +79,12 @@ def run_stage(stage: str, config: Config) -> None:
         _log(run, networks, data, findings, sections, folder)
         if dvc_ancestor() is None:
             print(f"{stage}: the results are in {_shown(folder)}")
+
+
+def _check_precision(stage: str, precision: str) -> None:
+    """Refuse half precision where the stage measures differences of gradients."""
+    if precision in ("bf16-mixed", "16-mixed") and stage not in MIXED:
+        refuse("executor.precision", precision, f"32-true or 64-true in the stage {stage}")
 
 
 def _measured(

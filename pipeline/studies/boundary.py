@@ -71,8 +71,7 @@ def in_own_subspace(
         images: (N, C, H, W).
         generator: one generator per image.
     """
-    channels, height, width = images.shape[1:]
-    subspaces = RandomSubspaces((channels, height, width), m, generator, seed=seed, like=images[:0])
+    subspaces = RandomSubspaces(images.shape[1:], m, generator, seed=seed, like=images[:0])
     return judged(deepfool_of(attack, norm=2.0, clip=None, subspace=subspaces), model, images)
 
 

@@ -256,7 +256,9 @@ def moved(images: Images, attacked: Perturbed, scale: float = 1.0) -> Images:
     The caller leaves the latter out of what it counts.
     """
     return torch.where(
-        attacked.success.view(-1, 1, 1, 1), images + scale * attacked.perturbations, images
+        attacked.success.view(-1, *[1] * (images.ndim - 1)),
+        images + scale * attacked.perturbations,
+        images,
     )
 
 
@@ -304,7 +306,7 @@ def boundary_curvature(
     # ``outward`` passed off as an attack's result: only the crossing is looked for anew.
     ready = Perturbed(outward, own, own, torch.ones_like(own).bool(), torch.zeros_like(own))
     found = boundary_points(model, images, attack=lambda *_: ready, refinements=0)
-    points = torch.where(found.success.view(-1, 1, 1, 1), found.points, images)
+    points = torch.where(found.success.view(-1, *[1] * (images.ndim - 1)), found.points, images)
     # A failed image needs some other class to be looked at; its value is dropped.
     rivals = torch.where(found.success, found.targets, (found.labels == 0).long())
     curved = class_curvatures(

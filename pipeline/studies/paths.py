@@ -204,7 +204,7 @@ def connect(
 
     return JoinedPairs(
         starts=starts,
-        ends=ends.masked_fill(~reached.view(-1, 1, 1, 1), torch.nan),
+        ends=ends.masked_fill(~reached.view(-1, *[1] * (ends.ndim - 1)), torch.nan),
         reached=reached,
         found=filled(zero, [path.found for path in paths]).bool(),
         straight=filled(zero, [path.straight for path in paths]).bool(),
@@ -256,7 +256,7 @@ def endpoints(
     if scenario == 3:
         drawn = torch.randn(count, *images.shape[1:], generator=generator, dtype=images.dtype)
         size = norms(images).median()
-        return images[first], size * drawn / norms(drawn).view(-1, 1, 1, 1), labels
+        return images[first], size * drawn / norms(drawn).view(-1, *[1] * (drawn.ndim - 1)), labels
     partners = first.clone()
     for row, index in enumerate(first.tolist()):
         same = found == found[index]

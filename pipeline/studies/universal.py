@@ -261,7 +261,7 @@ def random_vectors(shape: Sequence[int], norm: float, radius: float, count: int)
     drawn = normal(torch.empty(count, *shape), seeded("random vectors", norm, count))
     if math.isinf(norm):
         return torch.where(drawn >= 0, radius, -radius)
-    return drawn * (radius / norms(drawn, norm)).view(-1, 1, 1, 1)
+    return drawn * (radius / norms(drawn, norm)).view(-1, *[1] * (drawn.ndim - 1))
 
 
 def fooled_by(labels: Tensor, other: Tensor) -> Tensor:

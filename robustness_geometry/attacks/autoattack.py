@@ -20,11 +20,11 @@ from robustness_geometry.attacks.protocol import (
     labels_at,
     nothing,
 )
-from robustness_geometry.checks import check_positive, number, refuse
+from robustness_geometry.checks import GivenLabels, check_positive, number, refuse
 from robustness_geometry.extras import require
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import Generators, seeded
-from robustness_geometry.types import Classifier, Images, Labels, Logits, Perturbed, class_logits
+from robustness_geometry.types import Classifier, Images, Logits, Perturbed, class_logits
 
 __all__ = ["autoattack"]
 
@@ -44,7 +44,7 @@ def autoattack(
     *,
     eps: Number,
     norm: Number = math.inf,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """AutoAttack's standard ensemble inside the ball of radius ``eps`` and the box [0, 1].
@@ -91,8 +91,7 @@ def autoattack(
     radius, p = check_positive("eps", eps), number("norm", norm)
     if p not in (2, math.inf):
         refuse("norm", norm, "2 or inf")
-    check_input(model, images, clip=BOX, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=BOX, labels=labels)
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels)

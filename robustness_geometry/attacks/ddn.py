@@ -18,9 +18,9 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import norms
-from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
+from robustness_geometry.types import Classifier, Images, PerImage, Perturbed
 
 __all__ = ["ddn"]
 
@@ -40,7 +40,7 @@ def ddn(
     init_norm: Number = 1.0,
     alpha: Number = 1.0,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> Perturbed:
     """Find a perturbation of small l_2 norm by gradient steps on a sphere of changing radius.
 
@@ -92,8 +92,7 @@ def ddn(
     radius = check_positive("init_norm", init_norm)
     if first < SMALLEST_ALPHA:
         refuse("alpha", alpha, f"a number >= {SMALLEST_ALPHA}")
-    check_input(model, images, clip=box, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels)
@@ -116,7 +115,7 @@ def ddn(
             SMALLEST_ALPHA + (first - SMALLEST_ALPHA) * (1 + math.cos(math.pi * step / steps)) / 2
         )
         moved = moved + length * unit_ascent(pull(loss_weights(logits, labels)), 2.0)
-        radii = (radii * torch.where(fooled, 1 - change, 1 + change)).clamp_max(largest)
+        radii = (radii * torch.where(fooled, 1 - change, 1 + change).to(radii)).clamp_max(largest)
         moved = confine(images, _scaled(moved, radii), box)
     return judge(model, images, best, labels, torch.full_like(labels, steps))
 

@@ -26,7 +26,14 @@ from robustness_geometry.attacks.protocol import (
     per_image,
 )
 from robustness_geometry.attacks.subspaces import Projection, Subspace, projection_onto
-from robustness_geometry.checks import check_choice, check_count, check_norm, check_positive, refuse
+from robustness_geometry.checks import (
+    GivenLabels,
+    check_choice,
+    check_count,
+    check_norm,
+    check_positive,
+    refuse,
+)
 from robustness_geometry.norms import dual, hyperplane_step, norms
 from robustness_geometry.types import (
     Classifier,
@@ -60,8 +67,8 @@ def deepfool(
     prune: Number | None = None,
     variant: str = "clean",
     clip: Bounds | None = None,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     subspace: Subspace | None = None,
 ) -> Perturbed:
     """Move each image to its nearest linearised decision boundary until its label changes.
@@ -157,8 +164,9 @@ def deepfool(
         clip=check_clip(clip),
     )
     _check_combination(options, targets, subspace)
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     project = projection_onto(subspace, images)
     if not len(images):
         return nothing(images)

@@ -18,9 +18,11 @@ from robustness_geometry.attacks.protocol import (
     judge,
     labels_at,
     nothing,
+    per_image,
 )
 from robustness_geometry.checks import (
     NOTHING,
+    GivenLabels,
     check_count,
     check_norm,
     check_positive,
@@ -64,7 +66,7 @@ def fgsm(
     eps: Number,
     norm: Number = math.inf,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> Perturbed:
     """One step of length ``eps`` up the cross-entropy J at the label.
 
@@ -102,8 +104,7 @@ def fgsm(
         True
     """
     length, p, box = check_positive("eps", eps), check_norm("norm", norm), check_clip(clip)
-    check_input(model, images, clip=box, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         return nothing(images)
     labels, directions = steepest(model, images, labels, p)
@@ -126,7 +127,7 @@ def unit_ascent(gradients: Images, norm: float) -> Images:
     sizes = norms(gradients, dual(norm))
     steps = hyperplane_step(sizes, gradients, norm)
     usable = torch.isfinite(sizes) & (sizes > 0)
-    return torch.where(usable.view(-1, 1, 1, 1), steps, 0.0)
+    return torch.where(per_image(usable, steps), steps, 0.0)
 
 
 def fgsm_smallest_eps(
@@ -138,7 +139,7 @@ def fgsm_smallest_eps(
     eps_max: Number | None = None,
     grid: int = 64,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> SmallestEps:
     """The smallest eps, one for all images, at which FGSM misclassifies a share ``rate`` of them.
 
@@ -178,7 +179,7 @@ def fgsm_smallest_eps(
         refuse("rate", rate, "a number in (0, 1]")
     largest = None if eps_max is None else check_positive("eps_max", eps_max)
     check_count("grid", grid, minimum=2)
-    check_input(model, images, clip=box, labels=labels)
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         refuse("images", NOTHING, "at least one image")
     if largest is None:
@@ -186,7 +187,7 @@ def fgsm_smallest_eps(
     points = torch.logspace(
         math.log10(largest / 1024), math.log10(largest), grid, dtype=torch.float64
     ).tolist()
-    share = _share_fooled(model, images.detach(), labels, p, box)
+    share = _share_fooled(model, images, labels, p, box)
     return _search(share, wanted, [0.0, *points])
 
 

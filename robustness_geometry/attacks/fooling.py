@@ -13,7 +13,7 @@ from robustness_geometry.attacks.protocol import (
     is_reached,
     labels_at,
 )
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import GivenLabels, refuse
 from robustness_geometry.types import Classifier, Images, Labels, Mask
 
 __all__ = ["fooled", "fooled_by", "labels_to_change"]
@@ -27,7 +27,7 @@ def fooled(
     images: Images,
     perturbation: Tensor,
     *,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     clip: Bounds | None = None,
 ) -> Mask:
     """Which images change their label when one vector is added to all of them.
@@ -62,7 +62,7 @@ def fooled(
         [True, False]
     """
     box = check_clip(clip)
-    check_input(model, images, clip=box, labels=labels)
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if perturbation.shape != (1, *images.shape[1:]):
         refuse(
             "perturbation.shape",

@@ -67,7 +67,7 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
 
 def difference_gradients(
     pull: Pull, classes: int, plus: Int[Tensor, "batch pairs"], minus: Int[Tensor, "batch pairs"]
-) -> Float[Tensor, "batch pairs channels height width"]:
+) -> Float[Tensor, "batch pairs ..."]:
     """The gradients of f_plus - f_minus for several pairs of classes per image.
 
     Each pair takes one backward pass. On CPUs, passes one after another are as fast as batched
@@ -90,7 +90,7 @@ def difference_gradients(
 
 def class_gradients(
     model: Classifier, images: Images, classes: Int[Tensor, "batch chosen"]
-) -> tuple[Logits, Float[Tensor, "batch chosen channels height width"]]:
+) -> tuple[Logits, Float[Tensor, "batch chosen ..."]]:
     """The logits and the gradients of chosen logits with respect to the image.
 
     Args:

@@ -21,7 +21,7 @@ from robustness_geometry.attacks.protocol import (
     per_image,
 )
 from robustness_geometry.attacks.quasi_newton import minimise
-from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.checks import GivenLabels, check_count, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage, Perturbed
 
@@ -55,8 +55,8 @@ def lbfgs(
     constants: int = 10,
     steps: int = 20,
     clip: Bounds | None = (0.0, 1.0),
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
 ) -> Perturbed:
     """Minimise the norm of r plus c times the loss at a target label t, for the smallest c.
 
@@ -112,8 +112,9 @@ def lbfgs(
     )
     if targets is not None and candidates != 1:
         refuse("candidates", candidates, "1 with targets")
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     if not len(images):
         return nothing(images)
     parts = []

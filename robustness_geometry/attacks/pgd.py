@@ -18,8 +18,16 @@ from robustness_geometry.attacks.protocol import (
     confine,
     judge,
     nothing,
+    per_image,
 )
-from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    check_count,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.norms import norms, project
 from robustness_geometry.randomness import Generators, normal, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
@@ -31,7 +39,7 @@ __all__ = ["pgd"]
 class Options:
     """The checked options of :func:`pgd`.
 
-    ``eps`` and ``step_size`` are (N, 1, 1, 1) where each image has its own.
+    ``eps`` and ``step_size`` are (N, 1, ...) where each image has its own.
     """
 
     eps: float | Tensor
@@ -57,8 +65,8 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     clip: Bounds | None = (0.0, 1.0),
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Climb the cross-entropy J inside the ball of radius ``eps``, by steps of fixed length.
@@ -104,10 +112,11 @@ def pgd(
         >>> bool((result.perturbations.abs() <= 0.1 + 1e-6).all())
         True
     """
-    options = _options(eps, norm, steps, step_size, clip, len(images))
+    options = _options(eps, norm, steps, step_size, clip, images)
     check_count("restarts", restarts)
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels, targets)
@@ -143,9 +152,9 @@ def _options(
     steps: int,
     step_size: Number | None,
     clip: Bounds | None,
-    count: int,
+    images: Images,
 ) -> Options:
-    radius, p = _radius(eps, count), number("norm", norm)
+    radius, p = _radius(eps, images), number("norm", norm)
     if p not in (2, math.inf):
         refuse("norm", norm, "2 or inf")
     check_count("steps", steps)
@@ -153,7 +162,8 @@ def _options(
     return Options(radius, p, steps, length, check_clip(clip))
 
 
-def _radius(eps: Number | Tensor, count: int) -> float | Tensor:
+def _radius(eps: Number | Tensor, images: Images) -> float | Tensor:
+    count = len(images)
     if not isinstance(eps, Tensor):
         return check_positive("eps", eps)
     if eps.shape != (count,) or not bool((torch.isfinite(eps) & (eps > 0)).all()):
@@ -162,7 +172,7 @@ def _radius(eps: Number | Tensor, count: int) -> float | Tensor:
             Described(f"a tensor {tuple(eps.shape)}"),
             f"{count} finite numbers > 0, one per image",
         )
-    return eps.view(-1, 1, 1, 1)
+    return per_image(eps.to(images), images)
 
 
 def _random_start(images: Images, options: Options, generator: Generators) -> Images:
@@ -171,8 +181,9 @@ def _random_start(images: Images, options: Options, generator: Generators) -> Im
         return options.eps * uniform(images, generator, -1.0, 1.0)
     directions = normal(images, generator)
     # The radius of a uniform point of a d-dimensional ball is distributed as U^(1/d).
-    radii = options.eps * uniform(images[:, :1, :1, :1], generator) ** (1 / images[0].numel())
-    scaled: Tensor = radii / norms(directions).view(-1, 1, 1, 1) * directions
+    shares = per_image(uniform(images.flatten(1)[:, 0], generator), images)
+    radii = options.eps * shares ** (1 / images[0].numel())
+    scaled: Tensor = radii / per_image(norms(directions), images) * directions
     return scaled
 
 

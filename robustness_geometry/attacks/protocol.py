@@ -7,9 +7,20 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustness_geometry.checks import Described, check_images, check_logits, check_model, refuse
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    InputError,
+    check_classes,
+    check_images,
+    check_labels,
+    check_logits,
+    check_model,
+    refuse,
+)
+from robustness_geometry.norms import HALF
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -25,16 +36,19 @@ from robustness_geometry.types import (
 __all__ = [
     "Bounds",
     "Clip",
+    "Matched",
     "Number",
     "as_logits",
     "attack_name",
     "check_clip",
     "check_input",
+    "check_precise",
     "clean_labels",
     "confine",
     "is_reached",
     "judge",
     "labels_at",
+    "matched",
     "nothing",
     "per_image",
     "takes_generator",
@@ -64,27 +78,109 @@ def check_input(
     images: Images,
     *,
     clip: Clip = None,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
-) -> None:
-    """Check that model, images, labels and targets can be attacked.
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
+    key: str = "images",
+) -> tuple[Classifier, Images, Labels | None, Labels | None]:
+    """Check that model, images, labels and targets can be used, and return them ready for use.
 
     Args:
         model: the classifier, which must be in evaluation mode.
-        images: the images, which must lie within ``clip``, if given.
+        images: the images, (N, ...), which must lie within ``clip``, if given.
         clip: lowest and highest pixel value, or None.
-        labels: (N,) whole numbers, or None.
-        targets: (N,) whole numbers, or None.
+        labels: N whole numbers in any form that :func:`robustness_geometry.checks.check_labels`
+            takes, or None.
+        targets: likewise.
+        key: the name of the images in messages.
+
+    Returns:
+        The classifier as a :class:`Matched`, the images without a graph, and labels and targets as
+        tensors (N,) of int64 on the images' device, or None.
+
+    Raises:
+        InputError: something that cannot be used, or a model on another device than the images.
     """
     check_model(model)
-    check_images(images, limits=clip)
-    for key, value in (("labels", labels), ("targets", targets)):
-        if value is not None and (value.dtype != torch.int64 or value.shape != images.shape[:1]):
-            refuse(
-                key,
-                Described(f"{value.dtype} {tuple(value.shape)}"),
-                f"whole numbers (int64) of shape ({len(images)},)",
-            )
+    check_images(images, key=key, limits=clip)
+    home = next((each.device for each in model.parameters()), images.device)
+    if home != images.device:
+        refuse(
+            key,
+            Described(f"a tensor on {images.device}"),
+            f'on the device of the model: {key}.to("{home}")',
+        )
+    return (
+        matched(model, images),
+        images.detach(),
+        None if labels is None else check_labels(labels, len(images), device=images.device),
+        None
+        if targets is None
+        else check_labels(targets, len(images), key="targets", device=images.device),
+    )
+
+
+class Matched(nn.Module):
+    """A classifier for images of one type: it gets them in its own type and answers in theirs.
+
+    So float32 images can be given to a network of float64 or bfloat16 weights, one that works in
+    mixed precision, or one whose output has another type. Under ``torch.autocast`` alone, nothing
+    else than the network runs in the lower precision.
+
+    Args:
+        model: the classifier.
+        images: images of the type.
+
+    Raises:
+        InputError: when called with images that the classifier cannot take.
+    """
+
+    def __init__(self, model: Classifier, images: Images) -> None:
+        super().__init__()
+        self.model, self.dtype = model, images.dtype
+        found = {each.dtype for each in model.parameters() if each.is_floating_point()}
+        self.own = found.pop() if len(found) == 1 else images.dtype
+        self.training = False
+
+    def forward(self, images: Images) -> Tensor:
+        """The logits of the classifier, in the type of the images."""
+        try:
+            raw = self.model(images if self.own == images.dtype else images.to(self.own))
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            shown = Described(f"{images.dtype} {tuple(images.shape)}")
+            refuse("images", shown, f"a batch (N, ...) that the network takes; it says: {why}")
+        return raw.to(images.dtype) if isinstance(raw, Tensor) else raw
+
+
+def matched(model: Classifier, images: Images) -> Classifier:
+    """``model`` as a :class:`Matched` for the type of ``images``."""
+    while isinstance(model, Matched):
+        if model.dtype == images.dtype:
+            return model
+        model = model.model
+    return Matched(model, images)
+
+
+def check_precise(model: Classifier, images: Images) -> None:
+    """Check that nothing is in half precision, in which differences of gradients are rounding.
+
+    Args:
+        model: a classifier as :func:`check_input` returned it, or any other.
+        images: the images or points.
+
+    Raises:
+        InputError: images or weights of float16 or bfloat16, or an autocast to them.
+    """
+    why = "for curvatures, which are differences of gradients"
+    if images.dtype in HALF:
+        refuse("images", Described(str(images.dtype)), f"float32 or float64 {why}")
+    halves = [each.dtype for each in model.parameters() if each.dtype in HALF]
+    if halves:
+        refuse("model", Described(f"weights of {halves[0]}"), f"a float32 or float64 network {why}")
+    if torch.is_autocast_enabled(images.device.type):
+        refuse("torch.autocast", Described("autocast"), f"off {why}")
 
 
 def as_logits(raw: Tensor, *given: Labels | None) -> Logits:
@@ -92,20 +188,16 @@ def as_logits(raw: Tensor, *given: Labels | None) -> Logits:
 
     Args:
         raw: (N, classes), or (N, 1).
-        given: labels (N,) that were handed to the attack.
+        given: labels (N,) and targets (N,) that were handed to the attack.
 
     Raises:
         InputError: logits of a wrong shape or not finite, or a given label that is no class.
     """
     check_logits(raw, len(raw))
     logits = class_logits(raw)
-    for labels in given:
-        if labels is not None and not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
-            refuse(
-                "labels",
-                labels.unique().tolist()[:5],
-                f"whole numbers from 0 to {logits.shape[1] - 1}",
-            )
+    for key, labels in zip(("labels", "targets"), given, strict=False):
+        if labels is not None:
+            check_classes(labels, logits.shape[1], key=key)
     return logits
 
 

@@ -18,7 +18,7 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import check_count, check_norm, check_positive
+from robustness_geometry.checks import GivenLabels, check_count, check_norm, check_positive
 from robustness_geometry.norms import norms
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage, Perturbed
@@ -44,7 +44,7 @@ def random_noise(
     two_sided: bool = False,
     max_norm: Number | None = None,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Noise along a random direction, scaled to the smallest norm at which the label changes.
@@ -95,8 +95,7 @@ def random_noise(
     p, box = check_norm("norm", norm), check_clip(clip)
     check_count("directions", directions)
     largest = None if max_norm is None else check_positive("max_norm", max_norm)
-    check_input(model, images, clip=box, labels=labels)
-    images = images.detach()
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         return nothing(images)
     if largest is None:

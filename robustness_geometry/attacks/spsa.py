@@ -19,7 +19,7 @@ from robustness_geometry.attacks.protocol import (
     nothing,
     per_image,
 )
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import Generators, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed, class_logits
@@ -57,8 +57,8 @@ def spsa(
     delta: Number = 0.01,
     learning_rate: Number = 0.01,
     clip: Bounds | None = (0.0, 1.0),
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Descend the margin loss in the ball of radius ``eps`` without gradients.
@@ -109,8 +109,9 @@ def spsa(
         True
     """
     options = _options(eps, norm, steps, directions, delta, learning_rate, clip)
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels, targets)
@@ -216,5 +217,5 @@ def _slopes(
         wanted = None if targets is None else targets.repeat_interleave(2 * count)
         margins = margin_loss(model, both, own, targets=wanted).view(len(points), 2, count)
         change = (margins[:, 0] - margins[:, 1]) / (2 * options.delta)
-        total += (change.view(len(points), count, 1, 1, 1) * part).sum(dim=1)
+        total += (change.view(len(points), count, *[1] * (points.ndim - 1)) * part).sum(dim=1)
     return total / options.directions

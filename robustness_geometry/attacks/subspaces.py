@@ -63,6 +63,24 @@ def projection_onto(subspace: Subspace | None, images: Images) -> Projection:
     """
     if subspace is None:
         return lambda vectors, _: vectors
+    with _full_precision(images):
+        project = _projection(subspace, images)
+
+    def in_full_precision(vectors: Tensor, indices: Tensor) -> Tensor:
+        with _full_precision(vectors):
+            return project(vectors, indices)
+
+    return in_full_precision
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """No mixed precision on the device of ``tensor``: only the network may work in it."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _projection(
+    subspace: Tensor | Callable[[Tensor], Tensor] | OwnSubspaces, images: Images
+) -> Projection:
     if isinstance(subspace, OwnSubspaces) and not isinstance(subspace, Tensor):
         return _own(subspace, images)
     if not isinstance(subspace, Tensor):

@@ -17,7 +17,14 @@ from robustness_geometry.attacks.protocol import (
     check_clip,
     check_input,
 )
-from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    check_count,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.norms import project
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels, Perturbed
@@ -75,7 +82,7 @@ def universal_perturbation(
     candidates: int | None = None,
     prune: Number | None = None,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     look_ahead: int = 128,
     generator: torch.Generator | None = None,
 ) -> Universal:
@@ -141,6 +148,8 @@ def universal_perturbation(
         >>> bool(0 <= share <= 1)
         True
     """
+    box = check_clip(clip)
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     p, size = check_ball(norm, radius, math.prod(images.shape[1:]))
     options = Options(
         norm=p,
@@ -152,11 +161,9 @@ def universal_perturbation(
         overshoot=check_positive("overshoot", overshoot, zero=True),
         candidates=None if candidates is None else check_count("candidates", candidates, minimum=2),
         prune=check_prune(prune),
-        clip=check_clip(clip),
+        clip=box,
         look_ahead=check_count("look_ahead", look_ahead),
     )
-    check_input(model, images, clip=options.clip, labels=labels)
-    images = images.detach()
     labels = labels_to_change(model, images, labels)
     if len(labels.unique()) < 2:
         refuse(

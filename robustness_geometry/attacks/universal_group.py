@@ -118,8 +118,7 @@ def universal_perturbations(
         clip=check_clip(clip),
         look_ahead=check_count("look_ahead", look_ahead),
     )
-    check_input(model, images, clip=options.clip)
-    images = images.detach()
+    model, images, *_ = check_input(model, images, clip=options.clip)
     labels = clean_labels(model, images, None) if len(images) else torch.zeros(0, dtype=torch.int64)
     courses = [_Course(images, labels, each, options) for each in wanted]
     if courses:

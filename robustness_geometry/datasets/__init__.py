@@ -4,6 +4,7 @@ Pixels are in [0, 1]. To add a data set, write a module here (see :mod:`.assembl
 function below, and add ``conf/dataset/<name>.yaml``.
 """
 
+from robustness_geometry.datasets.arrays import arrays
 from robustness_geometry.datasets.cifar10 import cifar10
 from robustness_geometry.datasets.fashion_mnist import fashion_mnist
 from robustness_geometry.datasets.image_folder import image_folder
@@ -14,6 +15,7 @@ from robustness_geometry.datasets.sample import sample_digits
 from robustness_geometry.datasets.svhn import svhn
 
 __all__ = [
+    "arrays",
     "cifar10",
     "fashion_mnist",
     "image_folder",

@@ -13,7 +13,14 @@ from torch import Tensor
 from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.gradients import difference_gradients, linearise
 from robustness_geometry.attacks.protocol import Number, check_input, clean_labels, per_image
-from robustness_geometry.checks import Described, check_count, check_positive, number, refuse
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    check_count,
+    check_positive,
+    number,
+    refuse,
+)
 from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import passes_at_once
@@ -108,8 +115,8 @@ def boundary_points(
     images: Images,
     *,
     attack: Attack | None = None,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     bisections: int = 60,
     refinements: int = 20,
     angle: Number = 0.01,
@@ -161,12 +168,9 @@ def boundary_points(
     """
     check_count("bisections", bisections)
     check_count("refinements", refinements, minimum=0)
-    parallel, allowed = (
-        check_positive("angle", angle, zero=True),
-        allowed_distance(images, tolerance),
-    )
-    check_input(model, images, labels=labels, targets=targets)
-    images = images.detach()
+    parallel = check_positive("angle", angle, zero=True)
+    model, images, labels, targets = check_input(model, images, labels=labels, targets=targets)
+    allowed = allowed_distance(images, tolerance)
     if not len(images):
         return _nothing(images)
     own = clean_labels(model, images, labels, targets)

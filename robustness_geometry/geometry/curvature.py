@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.checks import check_choice, check_count
+from robustness_geometry.checks import GivenLabels, check_choice, check_count
 from robustness_geometry.geometry.boundary import Boundary
 from robustness_geometry.geometry.normals import Directions
 from robustness_geometry.geometry.surface import CurvatureOptions, SpreadAxes, Surface, axes_of
 from robustness_geometry.randomness import Generators, normal
-from robustness_geometry.types import Classifier, Images, Labels, PerImage
+from robustness_geometry.types import Classifier, Images, PerImage
 
 __all__ = [
     "Curvatures",
@@ -65,10 +65,10 @@ class MeanCurvature:
 def normal_curvatures(
     model: Classifier,
     points: Boundary | Images,
-    vectors: Directions | Float[Tensor, "count channels height width"],
+    vectors: Directions | Float[Tensor, "count ..."],
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     normalised: bool = True,
     rescaled: bool = True,
     **options: Unpack[CurvatureOptions],
@@ -125,7 +125,7 @@ def _along(
     # u = P v / ||P v|| and u^T H u / ||grad F||.
     tangent = surface.project(vectors)
     before, after = vectors.flatten(2).norm(dim=2), tangent.flatten(2).norm(dim=2)
-    unit = tangent / after[..., None, None, None]
+    unit = tangent / after.view(*after.shape, *[1] * (tangent.ndim - 2))
     values = (unit * surface.products(unit)).flatten(2).sum(dim=2)
     values = values / surface.sizes[:, None] if normalised else values
     values = values if rescaled else values * (after / before).square()
@@ -138,8 +138,8 @@ def mean_curvature(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     samples: int = 10,
     over: str = "tangent",
     generator: Generators = None,
@@ -200,8 +200,8 @@ def principal_curvatures(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     directions: bool = False,
     basis: str = "spread",
     **options: Unpack[CurvatureOptions],
@@ -290,8 +290,8 @@ def mean_hessian(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     projected: bool = True,
     normalised: bool = False,
     basis: str = "spread",

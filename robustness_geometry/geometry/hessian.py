@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import Number
-from robustness_geometry.checks import check_positive
+from robustness_geometry.attacks.protocol import Number, check_precise, per_image
+from robustness_geometry.checks import GivenLabels, check_positive
 from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
 from robustness_geometry.norms import norms
-from robustness_geometry.types import Classifier, Images, Labels
+from robustness_geometry.types import Classifier, Images
 
 __all__ = ["Stencil", "default_h", "hessian_vector_products"]
 
@@ -58,6 +58,7 @@ class Stencil:
         exact: bool = False,
         at_once: int | None = None,
     ) -> None:
+        check_precise(model, points)
         self.h = default_h(points.shape[1:].numel()) if h is None else check_positive("h", h)
         self.exact = exact
         self.pairs = passes_at_once(points, at_once, model) // 2
@@ -72,7 +73,7 @@ class Stencil:
             part = torch.arange(start, stop, device=points.device)
             rows, first = part // count, start // count
             if first == (stop - 1) // count:  # one image: views instead of copies
-                place = points[first].expand(stop - start, -1, -1, -1)
+                place = points[first].expand(stop - start, *points.shape[1:])
                 some = vectors[first, start - first * count : stop - first * count]
             else:
                 place, some = points[rows], vectors[rows, part % count]
@@ -82,7 +83,7 @@ class Stencil:
 
     def _difference(self, margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
         # H v = ||v|| (grad F(z + h v / ||v||) - grad F(z - h v / ||v||)) / (2 h).
-        lengths = norms(vectors)[:, None, None, None]
+        lengths = per_image(norms(vectors), vectors)
         scale = self.h / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
         around = points.new_empty(2, *vectors.shape)
         for side, sign in zip(around, (1, -1), strict=True):
@@ -109,10 +110,10 @@ def _twice(margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Ima
 def hessian_vector_products(
     model: Classifier,
     points: Images,
-    vectors: Directions | Float[Tensor, "count channels height width"],
+    vectors: Directions | Float[Tensor, "count ..."],
     *,
-    labels: Labels,
-    targets: Labels,
+    labels: GivenLabels,
+    targets: GivenLabels,
     h: Number | None = None,
     exact: bool = False,
     output: str = "logits",

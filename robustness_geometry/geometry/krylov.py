@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.checks import GivenLabels, check_count, refuse
 from robustness_geometry.geometry.boundary import Boundary
 from robustness_geometry.geometry.leading import hessian_operator
 from robustness_geometry.geometry.surface import CurvatureOptions, Surface
 from robustness_geometry.randomness import Generators, normal, seeded
-from robustness_geometry.types import Classifier, Images, Labels
+from robustness_geometry.types import Classifier, Images
 
 __all__ = ["RitzPairs", "extreme_curvatures", "mean_hessian_ends", "ritz_pairs"]
 
@@ -142,8 +142,8 @@ def extreme_curvatures(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     steps: int = 30,
     generator: Generators = None,
     **options: Unpack[CurvatureOptions],
@@ -203,8 +203,8 @@ def mean_hessian_ends(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     steps: int,
     normalised: bool = False,
     generator: torch.Generator | None = None,

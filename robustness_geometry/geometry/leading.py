@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustness_geometry.checks import check_choice, check_count, refuse
+from robustness_geometry.checks import GivenLabels, check_choice, check_count, refuse
 from robustness_geometry.geometry.boundary import Boundary
 from robustness_geometry.geometry.curvature import Curvatures
 from robustness_geometry.geometry.surface import CurvatureOptions, Surface
 from robustness_geometry.randomness import Generators, normal
-from robustness_geometry.types import Classifier, Images, Labels
+from robustness_geometry.types import Classifier, Images
 
 __all__ = ["SymmetricOperator", "extreme_eigenpairs", "hessian_operator", "leading_curvatures"]
 
@@ -43,8 +43,8 @@ def hessian_operator(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     projected: bool = True,
     normalised: bool = False,
     **options: Unpack[CurvatureOptions],
@@ -116,8 +116,8 @@ def leading_curvatures(
     model: Classifier,
     points: Boundary | Images,
     *,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     count: int = 10,
     which: str = "largest",
     directions: bool = False,

@@ -4,7 +4,7 @@ Sections 8.2 and 8.3.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import linearise
-from robustness_geometry.attacks.protocol import Number, as_logits, check_input
-from robustness_geometry.checks import check_choice, check_positive
+from robustness_geometry.attacks.protocol import (
+    Number,
+    as_logits,
+    check_input,
+    check_precise,
+    per_image,
+)
+from robustness_geometry.checks import GivenLabels, check_choice, check_positive
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import Directions, passes_at_once
 from robustness_geometry.norms import norms
@@ -23,7 +29,7 @@ __all__ = ["LossCurvature", "loss_curvature", "loss_gradients", "loss_hessian_pr
 
 SCHEMES = ("forward", "central")
 
-Vectors: TypeAlias = Float[Tensor, "count channels height width"]
+Vectors: TypeAlias = Float[Tensor, "count ..."]
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,12 @@ class _Loss:
 
     @classmethod
     def checked(
-        cls, model: Classifier, images: Images, labels: Labels, h: Number | None, scheme: str
+        cls, model: Classifier, images: Images, labels: GivenLabels, h: Number | None, scheme: str
     ) -> "_Loss":
-        length = default_h(images.shape[1:].numel()) if h is None else check_positive("h", h)
         check_choice("scheme", scheme, SCHEMES)
-        check_input(model, images, labels=labels)
+        given = check_input(model, images, labels=labels)
+        model, images, labels, _ = cast(tuple[Classifier, Images, Labels, None], given)
+        length = default_h(images.shape[1:].numel()) if h is None else check_positive("h", h)
         if len(images):
             with torch.no_grad():
                 as_logits(model(images), labels)
@@ -96,7 +103,7 @@ class _Loss:
 
     def products(self, points: Images, here: Images, vectors: Images, rows: Tensor) -> Images:
         """H v for one vector a point, whose gradients ``here`` are known."""
-        lengths = norms(vectors)[:, None, None, None]
+        lengths = per_image(norms(vectors), vectors)
         steps = self.h * vectors / lengths.clamp_min(torch.finfo(vectors.dtype).tiny)
         if self.scheme == "forward":
             return (self.at(points + steps, rows)[1] - here) * (lengths / self.h)
@@ -105,7 +112,9 @@ class _Loss:
         return (ahead - behind) * (lengths / (2 * self.h))
 
 
-def loss_gradients(model: Classifier, images: Images, labels: Labels) -> tuple[PerImage, Images]:
+def loss_gradients(
+    model: Classifier, images: Images, labels: GivenLabels
+) -> tuple[PerImage, Images]:
     """The cross-entropy l(x) of each image and its gradient per pixel unit.
 
     Args:
@@ -134,7 +143,7 @@ def loss_gradients(model: Classifier, images: Images, labels: Labels) -> tuple[P
 def loss_hessian_products(
     model: Classifier,
     images: Images,
-    labels: Labels,
+    labels: GivenLabels,
     vectors: Directions,
     *,
     h: Number | None = None,
@@ -178,6 +187,7 @@ def loss_hessian_products(
         [0.04, 0.0]
     """
     loss = _Loss.checked(model, images, labels, h, scheme)
+    check_precise(model, images)
     images = images.detach()
     _, here = _here(loss, images)
     count = vectors.shape[1]
@@ -189,7 +199,7 @@ def loss_hessian_products(
 def loss_curvature(
     model: Classifier,
     images: Images,
-    labels: Labels,
+    labels: GivenLabels,
     *,
     h: Number | None = None,
     scheme: str = "forward",
@@ -228,6 +238,7 @@ def loss_curvature(
         [0.54, 0.54]
     """
     loss = _Loss.checked(model, images, labels, h, scheme)
+    check_precise(model, images)
     images = images.detach()
     losses, gradients = _here(loss, images)
     d = images.shape[1:].numel()

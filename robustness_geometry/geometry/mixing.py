@@ -4,16 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustness_geometry.attacks.protocol import check_input, labels_at
-from robustness_geometry.checks import refuse
+from robustness_geometry.attacks.protocol import check_input
+from robustness_geometry.checks import GivenLabels, check_classes, refuse
 from robustness_geometry.randomness import Generators, uniform
-from robustness_geometry.types import Classifier, Images, Labels, Mask
+from robustness_geometry.types import Classifier, Images, Mask, class_logits
 
 __all__ = ["convex_mixtures", "stays_in_region"]
 
 
 def convex_mixtures(
-    images: Float[Tensor, "batch mixed channels height width"], generator: Generators = None
+    images: Float[Tensor, "batch mixed ..."], generator: Generators = None
 ) -> Images:
     """Random convex combinations sum_i w_i x_i, one per group of k points.
 
@@ -42,18 +42,18 @@ def convex_mixtures(
         >>> mixed.shape, round(mixed.sum().item(), 3)
         (torch.Size([1, 1, 1, 3]), 1.0)
     """
-    if images.shape[1] < 1:
-        refuse("images.shape", tuple(images.shape), "(N, k, C, H, W) with k >= 1")
+    if images.ndim < 3 or images.shape[1] < 1:
+        refuse("images.shape", tuple(images.shape), "(N, k, ...) with k >= 1")
     drawn = uniform(images.new_empty(images.shape[:2], dtype=torch.float64), generator)
     weights = -torch.log1p(-drawn)  # exponential: normalised, they are uniform on the simplex
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(images)
-    return torch.einsum("nk,nkchw->nchw", weights, images)
+    return torch.einsum("nk,nk...->n...", weights, images)
 
 
 def stays_in_region(
     model: Classifier,
-    images: Float[Tensor, "batch mixed channels height width"],
-    labels: Labels,
+    images: Float[Tensor, "batch mixed ..."],
+    labels: GivenLabels,
     generator: Generators = None,
 ) -> Mask:
     """Whether a random convex combination of each group of k points has the group's label.
@@ -83,8 +83,10 @@ def stays_in_region(
         tensor([True])
     """
     mixed = convex_mixtures(images, generator)
-    check_input(model, mixed, labels=labels)
+    model, mixed, labels, _ = check_input(model, mixed, labels=labels)
     if not len(mixed):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
-    found, finite = labels_at(model, mixed)
-    return finite & (found == labels)
+    with torch.no_grad():
+        logits = class_logits(model(mixed))
+    check_classes(labels, logits.shape[1])
+    return torch.isfinite(logits).all(dim=1) & (logits.argmax(dim=1) == labels)

@@ -1,7 +1,7 @@
 """F = f_target - f_label near a decision boundary: its gradients, normals and tangent spaces."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -9,8 +9,15 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import linearise
-from robustness_geometry.attacks.protocol import as_logits, check_input
-from robustness_geometry.checks import Described, check_choice, check_count, refuse
+from robustness_geometry.attacks.protocol import as_logits, check_input, per_image
+from robustness_geometry.checks import (
+    Described,
+    GivenLabels,
+    check_choice,
+    check_classes,
+    check_count,
+    refuse,
+)
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
@@ -18,7 +25,7 @@ __all__ = ["OUTPUTS", "Directions", "Margin", "normals", "passes_at_once", "tang
 
 OUTPUTS = ("logits", "softmax")
 
-Directions: TypeAlias = Float[Tensor, "batch count channels height width"]
+Directions: TypeAlias = Float[Tensor, "batch count ..."]
 """Several vectors of the image space for each image."""
 
 CACHED, HELD = 1 << 17, 1 << 23
@@ -54,8 +61,8 @@ class Margin:
         cls,
         model: Classifier,
         points: Images,
-        labels: Labels,
-        targets: Labels,
+        labels: GivenLabels,
+        targets: GivenLabels,
         output: str = "logits",
     ) -> "Margin":
         """The margin of these classes, after a check that it can be used at ``points``.
@@ -65,7 +72,8 @@ class Margin:
                 equals its label.
         """
         check_choice("output", output, OUTPUTS)
-        check_input(model, points, labels=labels, targets=targets)
+        given = check_input(model, points, labels=labels, targets=targets)
+        model, points, labels, targets = cast(tuple[Classifier, Images, Labels, Labels], given)
         same = (labels == targets).nonzero()[:, 0].tolist()
         if same:
             refuse(
@@ -77,10 +85,7 @@ class Margin:
             with torch.no_grad():
                 classes = as_logits(model(points[:1])).shape[1]
             for key, value in (("labels", labels), ("targets", targets)):
-                if int(value.min()) < 0 or int(value.max()) >= classes:
-                    refuse(
-                        key, value.unique().tolist()[:5], f"whole numbers from 0 to {classes - 1}"
-                    )
+                check_classes(value, classes, key=key)
         return cls(model, labels, targets, output)
 
     def gradients(self, points: Images, rows: Tensor) -> tuple[PerImage, Images]:
@@ -110,7 +115,12 @@ class Margin:
 
 
 def normals(
-    model: Classifier, points: Images, labels: Labels, targets: Labels, *, output: str = "logits"
+    model: Classifier,
+    points: Images,
+    labels: GivenLabels,
+    targets: GivenLabels,
+    *,
+    output: str = "logits",
 ) -> Images:
     """The unit normals n = grad F / ||grad F|| of the boundaries F = f_target - f_label = 0.
 
@@ -178,7 +188,7 @@ def normals_of(
             ),
             "a classifier with a finite, non-zero gradient of f_target - f_label",
         )
-    return gradients / sizes[:, None, None, None], sizes, values / sizes
+    return gradients / per_image(sizes, gradients), sizes, values / sizes
 
 
 def tangent_projection(vectors: Directions, unit_normals: Images) -> Directions:

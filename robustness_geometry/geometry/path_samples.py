@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.geometry.forward import leads, rows_at_once
 from robustness_geometry.types import Classifier, Labels
 
@@ -93,8 +94,9 @@ class Grid:
             rows_at_once(owners.device)
         ):
             own = owners[part]
-            share = (places[part] / self.pieces[own]).to(self.segments.starts).view(-1, 1, 1, 1)
-            points = torch.lerp(self.segments.starts[own], self.segments.ends[own], share)
+            starts = self.segments.starts[own]
+            share = per_image((places[part] / self.pieces[own]).to(starts), starts)
+            points = torch.lerp(starts, self.segments.ends[own], share)
             lead, label = leads(self.model, points, self.labels[own])
             self.bad[own[label != self.labels[own]]] = True
             found.append(lead)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.attacks.protocol import Number, check_input, clean_labels
-from robustness_geometry.checks import Described, check_count, check_positive, refuse
+from robustness_geometry.checks import Described, GivenLabels, check_count, check_positive, refuse
 from robustness_geometry.geometry.forward import leads, rows_at_once
 from robustness_geometry.geometry.path_samples import Grid, Segments
 from robustness_geometry.norms import norms
@@ -44,7 +44,7 @@ class Path:
         (True, True, 1.0, 2)
     """
 
-    anchors: Float[Tensor, "points channels height width"]
+    anchors: Float[Tensor, "points ..."]
     found: bool
     straight: bool
     failure: str
@@ -57,7 +57,7 @@ class Path:
         return deviation(self.anchors)
 
 
-def deviation(anchors: Float[Tensor, "points channels height width"]) -> float:
+def deviation(anchors: Float[Tensor, "points ..."]) -> float:
     """How much longer a path is than the straight line between its ends (Section 7.3).
 
     D(p) = sum_i ||p_i - p_(i+1)|| / ||p_0 - p_(n+1)||, and 1 for ends that coincide.
@@ -83,8 +83,8 @@ def deviation(anchors: Float[Tensor, "points channels height width"]) -> float:
 
 def find_path(
     model: Classifier,
-    start: Float[Tensor, "channels height width"],
-    end: Float[Tensor, "channels height width"],
+    start: Float[Tensor, "..."],
+    end: Float[Tensor, "..."],
     **options: object,
 ) -> Path:
     """A path between two points of one region (Algorithm 5).
@@ -121,7 +121,7 @@ def find_paths(
     starts: Images,
     ends: Images,
     *,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     attack: Projection = deepfool,
     spacing: Number = 1e-4,
     depth: int = 12,
@@ -182,13 +182,13 @@ def find_paths(
         refuse("spacing", spacing, "a share in (0, 1]")
     if starts.shape != ends.shape:
         refuse("ends.shape", tuple(ends.shape), f"that of starts, {tuple(starts.shape)}")
-    check_input(model, starts, labels=labels)
-    check_input(model, ends)
+    model, starts, labels, _ = check_input(model, starts, labels=labels)
+    model, ends, *_ = check_input(model, ends)
     if not len(starts):
         return []
     region = clean_labels(model, starts, labels)
     _check_labels(model, starts, ends, region)
-    return _Search(model, starts.detach(), ends.detach(), region, attack, options).run()
+    return _Search(model, starts, ends, region, attack, options).run()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.checks import Described, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.randomness import Generators, normal
@@ -61,10 +62,9 @@ def random_directions(
         refuse("normals", Described("a normal of length 0"), "vectors with a direction")
     unit = _unit(normals)
     for _ in range(2):  # once more, against what rounding leaves of the normal
-        along = (drawn * unit).flatten(1).sum(dim=1).view(-1, 1, 1, 1)
-        drawn = drawn - along * unit
+        drawn = drawn - per_image((drawn * unit).flatten(1).sum(dim=1), drawn) * unit
     return _unit(drawn)
 
 
 def _unit(vectors: Images) -> Images:
-    return vectors / norms(vectors).view(-1, 1, 1, 1)
+    return vectors / per_image(norms(vectors), vectors)

@@ -73,7 +73,7 @@ class RandomSubspaces:
     It is a ``subspace`` of :func:`robustness_geometry.attacks.deepfool`.
 
     Args:
-        shape: channels, height and width of the images.
+        shape: shape of an image, such as channels, height and width.
         m: 1 <= m <= d.
         generators: one CPU generator per image.
         seed: seed of the frame S.
@@ -98,14 +98,14 @@ class RandomSubspaces:
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: Sequence[int],
         m: int,
         generators: Sequence[torch.Generator],
         *,
         seed: int = 0,
         like: Tensor | None = None,
     ) -> None:
-        d = math.prod(shape)
+        d, shape = math.prod(shape), _three(shape)
         if not 1 <= m <= d:
             refuse("m", m, f"a whole number from 1 to d = {d}")
         like = torch.empty(0) if like is None else like
@@ -145,6 +145,12 @@ class RandomSubspaces:
             torch.empty_like(rows).scatter_(1, self._orders[index].expand_as(rows), rows)
             * self._signs[index]
         )
+
+
+def _three(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The shape of three axes that counts as ``shape``: (d,) is (1, 1, d)."""
+    *others, height, width = (1, 1, *shape)
+    return math.prod(others), height, width
 
 
 class _DenseFrame:

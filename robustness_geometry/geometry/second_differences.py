@@ -14,8 +14,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.gradients import Pull, linearise
-from robustness_geometry.attacks.protocol import Number, as_logits, check_input, per_image
-from robustness_geometry.checks import check_choice, check_count, check_positive
+from robustness_geometry.attacks.protocol import (
+    Number,
+    as_logits,
+    check_input,
+    check_precise,
+    per_image,
+)
+from robustness_geometry.checks import GivenLabels, check_choice, check_count, check_positive
 from robustness_geometry.geometry.forward import rows_at_once
 from robustness_geometry.geometry.normals import OUTPUTS, Directions
 from robustness_geometry.norms import norms
@@ -73,7 +79,7 @@ def class_curvatures(
     outputs: Sequence[str] = OUTPUTS,
     directions: int = 10,
     candidates: int | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     rivals: Int[Tensor, "batch chosen"] | None = None,
     generator: Generators = None,
 ) -> tuple[ClassCurvatures, ...]:
@@ -125,7 +131,8 @@ def class_curvatures(
     check_count("directions", directions)
     if candidates is not None:
         check_count("candidates", candidates, minimum=2)
-    check_input(model, images, labels=labels)
+    model, images, labels, _ = check_input(model, images, labels=labels)
+    check_precise(model, images)
     measured = []
     for rows in torch.arange(len(images), device=images.device).split(BATCH):
         own = None if labels is None else labels[rows]
@@ -227,7 +234,7 @@ def _batch(
 def _unit_vectors(images: Images, count: int, generator: Generators) -> Directions:
     """Uniform on the unit sphere, (n, count, C, H, W)."""
     drawn = normal(images.new_empty(len(images), count, *images.shape[1:]), generator)
-    return drawn / norms(drawn.flatten(0, 1)).view(*drawn.shape[:2], 1, 1, 1)
+    return drawn / norms(drawn.flatten(0, 1)).view(*drawn.shape[:2], *[1] * (drawn.ndim - 2))
 
 
 def _measured(

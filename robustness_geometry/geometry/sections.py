@@ -5,13 +5,14 @@ Sections 5.6, 5.7 and 7.3.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import check_input, per_image
-from robustness_geometry.checks import Described, check_count, refuse
+from robustness_geometry.checks import Described, GivenLabels, check_classes, check_count, refuse
 from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.forward import leads, rows_at_once
 from robustness_geometry.norms import norms
@@ -77,7 +78,7 @@ def plane_sections(
     x: Float[Tensor, " x"],
     y: Float[Tensor, " y"],
     *,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
 ) -> Section:
     """The decision regions in the planes origin + x across + y upward.
 
@@ -107,8 +108,9 @@ def plane_sections(
         tensor([[[0, 0],
                  [0, 1]]])
     """
-    check_input(model, origins, labels=labels)
+    model, origins, labels, _ = check_input(model, origins, labels=labels, key="origins")
     own = _predicted(model, origins) if labels is None else labels
+    _check_classes(model, origins, labels=labels)
     rows, columns = y.to(origins), x.to(origins)
     size = len(rows) * len(columns)
 
@@ -128,8 +130,8 @@ def plane_sections(
 
 def stitched_section(
     model: Classifier,
-    anchors: Float[Tensor, "points channels height width"],
-    upward: Float[Tensor, "channels height width"],
+    anchors: Float[Tensor, "points ..."],
+    upward: Float[Tensor, "..."],
     y: Float[Tensor, " y"],
     *,
     columns: int = 300,
@@ -169,6 +171,7 @@ def stitched_section(
                 [1, 1, 1, 1, 1, 1]]), tensor([0., 2., 3.]))
     """
     check_count("len(anchors)", len(anchors), minimum=2)
+    model, anchors, *_ = check_input(model, anchors, key="anchors")
     steps = anchors[1:] - anchors[:-1]
     lengths = norms(steps)
     if not bool((lengths > 0).all()):
@@ -213,8 +216,8 @@ def boundary_heights(
     tangents: Images,
     offsets: Float[Tensor, "batch offsets"],
     *,
-    labels: Labels,
-    targets: Labels,
+    labels: GivenLabels,
+    targets: GivenLabels,
     reach: PerImage,
 ) -> Float[Tensor, "batch offsets"]:
     """The curve in which the boundary of two classes cuts a normal section.
@@ -255,7 +258,9 @@ def boundary_heights(
         >>> [round(value, 3) for value in heights[0].tolist()]
         [0.0, -0.4]
     """
-    check_input(model, origins, labels=labels, targets=targets)
+    given = check_input(model, origins, labels=labels, targets=targets, key="origins")
+    model, origins, labels, targets = cast(tuple[Classifier, Images, Labels, Labels], given)
+    _check_classes(model, origins, labels=labels, targets=targets)
     images = torch.arange(len(origins), device=origins.device).repeat_interleave(offsets.shape[1])
     steps, farthest = offsets.flatten().to(origins), reach.to(origins)[images]
 
@@ -357,6 +362,16 @@ def planar_curvature(
     _, slope, bend = torch.linalg.lstsq(design, values[..., None]).solution[..., 0].unbind(dim=1)
     curvature = -2 * bend / (1 + slope.square()) ** 1.5 / scale[:, 0]
     return torch.where(enough, curvature, torch.nan).to(heights.dtype)
+
+
+def _check_classes(model: Classifier, points: Images, **given: Labels | None) -> None:
+    """Check that given labels are classes of ``model``."""
+    if len(points) and any(labels is not None for labels in given.values()):
+        with torch.no_grad():
+            classes = class_logits(model(points[:1])).shape[1]
+        for key, labels in given.items():
+            if labels is not None:
+                check_classes(labels, classes, key=key)
 
 
 def _predicted(model: Classifier, points: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The decision boundary at given points, with what every curvature there needs."""
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -8,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number
-from robustness_geometry.checks import NOTHING, Described, check_choice, refuse
+from robustness_geometry.checks import NOTHING, Described, GivenLabels, check_choice, refuse
 from robustness_geometry.geometry.boundary import Boundary, allowed_distance
 from robustness_geometry.geometry.hessian import Stencil
 from robustness_geometry.geometry.normals import Directions, Margin, normals_of, tangent_projection
 from robustness_geometry.geometry.subspaces import dct_band
 from robustness_geometry.randomness import seeded
-from robustness_geometry.types import Classifier, Images, Labels, PerImage
+from robustness_geometry.types import Classifier, Images, PerImage
 
 __all__ = ["CurvatureOptions", "SpreadAxes", "Surface", "axes_of"]
 
@@ -76,8 +77,8 @@ class Surface:
         cls,
         model: Classifier,
         points: Boundary | Images,
-        labels: Labels | None,
-        targets: Labels | None,
+        labels: GivenLabels,
+        targets: GivenLabels,
         *,
         h: Number | None = None,
         exact: bool = False,
@@ -170,8 +171,8 @@ class SpreadAxes:
     """
 
     def __init__(self, points: Images) -> None:
-        channels, height, width = points.shape[1:]
-        sides = (channels * height, width)
+        *others, width = points.shape[1:]
+        sides = (math.prod(others), width)
         self._factors = [
             dct_band((1, side, 1), 0, side, dtype=torch.float64).to(points) for side in sides
         ]
@@ -199,8 +200,8 @@ def axes_of(basis: str, points: Images) -> SpreadAxes | None:
 
 
 def _unpacked(
-    points: Boundary | Images, labels: Labels | None, targets: Labels | None
-) -> tuple[Images, Labels, Labels]:
+    points: Boundary | Images, labels: GivenLabels, targets: GivenLabels
+) -> tuple[Images, GivenLabels, GivenLabels]:
     """The images, labels and targets of a Boundary, or of bare images given with both.
 
     Raises:

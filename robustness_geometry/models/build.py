@@ -70,12 +70,12 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
         torch.Size([10, 10])
     """
     check_count("seed", seed, minimum=0)
-    channels, height, width = dataset.shape
+    channels, *size = dataset.shape
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = factory(
             channels=channels,
-            size=(height, width),
+            size=tuple(size),
             classes=len(dataset.classes),
             mean=dataset.mean,
             std=dataset.std,

@@ -1,5 +1,6 @@
 """The fully connected network of Chapter 3's digits."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -49,7 +50,7 @@ def fc500_150_10(
     """
     for units in hidden:
         check_count("model.hidden", units)
-    widths = [channels * size[0] * size[1], *hidden]
+    widths = [channels * math.prod(size), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]

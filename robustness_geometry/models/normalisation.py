@@ -52,8 +52,11 @@ class Normalise(nn.Module):
         self.mean, self.std = mean.to(self.mean), std.to(self.std)
 
     def forward(self, images: Images) -> Images:
-        """Normalise images (N, C, H, W)."""
-        return (images - self.mean) / self.std
+        """Normalise images (N, C, H, W), or other inputs (N, C, ...)."""
+        if images.ndim == 4:
+            return (images - self.mean) / self.std
+        shape = (1, -1, *[1] * (images.ndim - 2))
+        return (images - self.mean.view(shape)) / self.std.view(shape)
 
 
 class Normalised(nn.Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import Described, refuse
 
 __all__ = ["check_size", "pooled", "window"]
 
@@ -48,6 +48,10 @@ def check_size(model: str, size: tuple[int, int], *rules: Side) -> tuple[int, in
         >>> check_size("lenet", (28, 32), window(5), window(2, 2))
         (12, 14)
     """
+    if len(size) != 2:
+        refuse(
+            "dataset", Described(f"inputs of {len(size) + 1} dimensions"), f"pictures for {model}"
+        )
     smallest = next(side for side in range(1, 1000) if _left(side, rules) >= 1)
     if min(size) < smallest:
         refuse(

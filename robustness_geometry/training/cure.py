@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from robustness_geometry.attacks.fgsm import unit_ascent
+from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.checks import (
     NOTHING,
-    Described,
+    GivenLabels,
     check_choice,
     check_count,
     check_images,
+    check_labels,
     check_model,
     check_positive,
     refuse,
@@ -22,7 +24,7 @@ from robustness_geometry.norms import norms
 from robustness_geometry.training.objectives import CrossEntropy, Loss, Step, evaluating
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.training.second_order import SecondOrder
-from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
+from robustness_geometry.types import Classifier, Images, PerImage, class_logits
 
 __all__ = ["Cure", "cure_penalty"]
 
@@ -124,7 +126,12 @@ class Cure(CrossEntropy):
 
 
 def cure_penalty(
-    model: Classifier, images: Images, labels: Labels, *, h: float | str, direction: str = "sign"
+    model: Classifier,
+    images: Images,
+    labels: GivenLabels,
+    *,
+    h: float | str,
+    direction: str = "sign",
 ) -> Tensor:
     """CURE's regulariser, the batch mean of ||grad l(x + h z) - grad l(x)||_2^2.
 
@@ -169,12 +176,9 @@ def cure_penalty(
     check_images(images, limits=None)
     if not len(images):
         refuse("images", NOTHING, "at least one image")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        refuse(
-            "labels",
-            Described(f"{labels.dtype} {tuple(labels.shape)}"),
-            f"whole numbers (int64) of shape ({len(images)},)",
-        )
+    with torch.no_grad():
+        classes = class_logits(model(images[:1])).shape[1]
+    labels = check_labels(labels, len(images), classes=classes, device=images.device)
     changes, _ = _changes(model, images, labels, length, direction)
     return changes.mean()
 
@@ -204,7 +208,7 @@ def _unit(gradients: Images, direction: str) -> Images:
     if direction == "gradient":
         return unit_ascent(gradients, 2.0)
     signs = unit_ascent(gradients, math.inf)
-    return signs / norms(signs).clamp_min(1).view(-1, 1, 1, 1)
+    return signs / per_image(norms(signs).clamp_min(1), signs)
 
 
 def _has_one_mode(model: nn.Module) -> bool:

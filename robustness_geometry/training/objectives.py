@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robustness_geometry.attacks.protocol import takes_generator
+from robustness_geometry.attacks.protocol import per_image, takes_generator
 from robustness_geometry.checks import check_choice
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.types import Attack, class_logits
@@ -144,7 +144,7 @@ class Adversarial(CrossEntropy):
             options["labels"] = labels
         perturbations = self.attack(model, images, **options).perturbations
         finite = torch.isfinite(perturbations).flatten(1).all(dim=1)
-        return images + torch.where(finite.view(-1, 1, 1, 1), perturbations, 0.0)
+        return images + torch.where(per_image(finite, images), perturbations, 0.0)
 
 
 @contextmanager

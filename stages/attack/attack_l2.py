@@ -186,7 +186,7 @@ def _measure(
 
 def _quantities(seed: SeedResults, images: Images, data: Dataset) -> dict[str, Tensor]:
     """Name -> (n,) per-image values; NaN where a method failed or was not run on the image."""
-    centred = images - torch.tensor(data.mean)[:, None, None]
+    centred = images - torch.tensor(data.mean).view(-1, *[1] * (images.ndim - 2))
     found: dict[str, Tensor] = {}
     for method in METHODS:
         mapped = seed.results.get(method)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -38,7 +39,15 @@ from robustness_geometry.geometry import (
     random_subspace,
 )
 from robustness_geometry.norms import norms, relative_norms
-from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network, Perturbed
+from robustness_geometry.types import (
+    Attack,
+    Classifier,
+    Dataset,
+    Images,
+    Network,
+    Perturbed,
+    picture_shape,
+)
 
 __all__ = ["SECTION", "Settings", "dct_bands", "in_random_subspace"]
 
@@ -76,6 +85,7 @@ class Settings:
     steps: int = 20
     block: int | None = None
     resamples: int = 2000
+    pictures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("samples", "random_samples", "steps", "resamples"):
@@ -85,7 +95,7 @@ class Settings:
 
     def bands(self, data: Dataset) -> "Bands":
         """The bands of the data's images."""
-        return Bands(data.shape, self.block or block_side(*data.shape[1:]))
+        return Bands(picture_shape(data), self.block or block_side(*data.shape[1:]))
 
     def check(self, data: Dataset) -> None:
         """Check that there are three bands.

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib as mpl
 import numpy as np
@@ -26,7 +27,7 @@ from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import orthonormalise
 from robustness_geometry.norms import norms, relative_norms
 from robustness_geometry.randomness import seeded
-from robustness_geometry.types import Attack, Dataset, Network, Perturbed
+from robustness_geometry.types import Attack, Dataset, Network, Perturbed, picture_shape
 
 __all__ = ["SECTION", "Settings", "watermark", "word_images"]
 
@@ -59,6 +60,7 @@ class Settings:
     samples: int = 100
     words: tuple[str, ...] = ("NIPS", "SPAIN", "2016")
     resamples: int = 2000
+    pictures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
@@ -102,7 +104,7 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
         of classifiers: from adversarial to random noise", NIPS 2016, arXiv:1608.08967.
     """
     images = held_out(data, settings.samples).images
-    spans = _spans(data.shape, settings.words)
+    spans = _spans(picture_shape(data), settings.words)
     found = [
         {
             suffix: _attacked(executor.for_seed(seed), settings, model, images, span)
@@ -116,7 +118,7 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     return Findings(
         numbers=numbers,
-        tables={"watermark": _table(spans, data.shape, numbers)},
+        tables={"watermark": _table(spans, picture_shape(data), numbers)},
         figures={
             "figure_3_12": _figure(data, images, found[0]),
             "words": _word_figure(next(reversed(spans.values()))),

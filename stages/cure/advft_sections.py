@@ -252,7 +252,7 @@ def _sections(study: CureStudy[Settings], name: str, rows: Tensor, reach: Tensor
     weight = next(model.parameters())
     placed, own = study.test.images[rows].to(weight), study.test.labels[rows].to(weight.device)
     r = boundary_points(model, placed).perturbations
-    across = r / norms(r).view(-1, 1, 1, 1)
+    across = r / norms(r).view(-1, *[1] * (r.ndim - 1))
     upward = random_directions(placed, seeded("sections"), normals=across)
     sections = []
     for index, half in enumerate(reach):

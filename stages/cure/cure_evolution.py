@@ -128,7 +128,7 @@ def curvature_norms(
     vectors = normal(images.new_empty(len(images), draws, *images.shape[1:]), generator)
     products = loss_hessian_products(model, images, labels, vectors, h=h)
     signs = loss_gradients(model, images, labels)[1].sign()
-    unit = signs / norms(signs).clamp_min(1)[:, None, None, None]
+    unit = signs / norms(signs).clamp_min(1).view(-1, *[1] * (signs.ndim - 1))
     along = loss_hessian_products(model, images, labels, unit[:, None], h=h)
     return {
         "frobenius": products.flatten(2).square().sum(dim=2).mean(dim=1).sqrt(),

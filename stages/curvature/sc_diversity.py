@@ -219,7 +219,9 @@ def _tuned(
     tune = settings.images(data)
     generator = seeded("S_c retraining", study.seed)
     carries, which = settings.draw(len(tune), len(pool), generator)
-    perturbed = tune.images + carries.to(tune.images).view(-1, 1, 1, 1) * pool[which]
+    perturbed = (
+        tune.images + carries.to(tune.images).view(-1, *[1] * (tune.images.ndim - 1)) * pool[which]
+    )
     carrying = Split(perturbed, tune.labels)
     model = fine_tuned(study.model, carrying, recipe, study.seed, study.executor)[-1]
     return replace(study, model=model)

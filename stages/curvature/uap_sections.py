@@ -248,8 +248,10 @@ def draw_sections(
     for row, (name, vectors) in zip(axes, directions.items(), strict=True):
         # Both axes are in units of ||r||: the image is at 0, its boundary point at 1 upwards.
         tangent = tangent_projection(vectors[:, None].to(points.normals), points.normals)[:, 0]
-        lengths = points.perturbations.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        across = lengths * tangent / tangent.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        lengths = points.perturbations.flatten(1).norm(dim=1).view(-1, *[1] * (tangent.ndim - 1))
+        across = (
+            lengths * tangent / tangent.flatten(1).norm(dim=1).view(-1, *[1] * (tangent.ndim - 1))
+        )
         origins, first, second = (part.to(like) for part in (images, across, points.perturbations))
         own = points.labels.to(like.device)
         section = plane_sections(

@@ -178,7 +178,8 @@ def _tuned(
         multiples = study.executor.map(search, tune.images, which).value.float()
     # An image that no multiple up to the cap fools carries nothing, although it was drawn.
     beyond = drawn & ~multiples.isfinite()
-    scale = torch.where(drawn & ~beyond, multiples, 0.0).view(-1, 1, 1, 1)
+    scale = torch.where(drawn & ~beyond, multiples, 0.0)
+    scale = scale.view(-1, *[1] * (pool.ndim - 1))
     images = tune.images + scale.nan_to_num(posinf=0.0) * pool[which]
     carrying = Split(images, tune.labels)
     model = fine_tuned(study.model, carrying, recipe, study.seed, study.executor)[-1]

@@ -50,7 +50,7 @@ def test_groups_that_cannot_be_mixed_are_refused():
     with pytest.raises(InputError, match="images must be"):
         stays_in_region(Ring().eval(), torch.full((1, 2, 1, 1, 2), torch.nan), torch.tensor([1]))
     with pytest.raises(InputError, match="labels must be"):
-        stays_in_region(Ring().eval(), torch.zeros(1, 2, 1, 1, 2), torch.tensor([1.0]).int())
+        stays_in_region(Ring().eval(), torch.zeros(1, 2, 1, 1, 2), torch.tensor([1.0]))
     with pytest.raises(InputError, match=r"images.shape"):
         convex_mixtures(torch.zeros(2, 0, 1, 2, 2))
 
