@@ -28,6 +28,7 @@ from robustness_geometry.attacks.protocol import (
 from robustness_geometry.attacks.subspaces import Projection, Subspace, projection_onto
 from robustness_geometry.checks import check_choice, check_count, check_norm, check_positive, refuse
 from robustness_geometry.norms import dual, hyperplane_step, norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Classifier,
     Images,
@@ -379,7 +380,7 @@ class Search:
         on_sum = self.options.variant == "thesis"
         offset = self._offset(now, overshot=False) if on_sum else self.perturbations[now]
         with torch.no_grad():
-            logits = class_logits(self.model(self.images[now] + offset))
+            logits = class_logits(logits_at(self.model, self.images[now] + offset))
         self.found[now] = logits.argmax(dim=1)
         self.success[now] |= (
             self._is_on_boundary(now, logits) if on_sum else self._is_reached(now, logits)

@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from robustness_geometry.attacks.convolutions import FastInputGradients
 from robustness_geometry.checks import check_logits
+from robustness_geometry.outputs import differentiate, logits_at, refuse_output_layer
 from robustness_geometry.types import Classifier, Images, Labels, Logits, class_logits
 
 __all__ = ["Pull", "class_gradients", "difference_gradients", "linearise", "loss_weights"]
@@ -34,7 +35,8 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
         times.
 
     Raises:
-        InputError: the model does not return (N, classes).
+        InputError: the model does not return (N, classes), its outputs are probabilities, or
+            (raised by ``pull``) no gradient reaches the images.
 
     Example:
         >>> import torch
@@ -48,19 +50,14 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
     """
     with torch.enable_grad(), FastInputGradients():
         leaf = points.detach().requires_grad_()
-        raw = model(leaf)
+        raw = logits_at(model, leaf)
         if raw.ndim != 2 or len(raw) != len(points):
             check_logits(raw, len(points))
+        refuse_output_layer(raw)
         logits = class_logits(raw)
 
     def pull(weights: Tensor) -> Tensor:
-        if not logits.requires_grad:  # a model that does not depend on its input
-            return torch.zeros_like(points)
-        weights = weights.to(logits)
-        (gradient,) = torch.autograd.grad(
-            logits, leaf, weights, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return gradient
+        return differentiate(model, logits, leaf, weights.to(logits), retain_graph=True)
 
     return logits.detach(), pull
 

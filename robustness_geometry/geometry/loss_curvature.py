@@ -17,6 +17,7 @@ from robustness_geometry.checks import check_choice, check_positive
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import Directions, passes_at_once
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage
 
 __all__ = ["LossCurvature", "loss_curvature", "loss_gradients", "loss_hessian_products"]
@@ -79,7 +80,7 @@ class _Loss:
         check_input(model, images, labels=labels)
         if len(images):
             with torch.no_grad():
-                as_logits(model(images), labels)
+                as_logits(logits_at(model, images), labels)
         return cls(model, labels, length, scheme)
 
     def at(self, points: Images, rows: Tensor) -> tuple[PerImage, Images]:

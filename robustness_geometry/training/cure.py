@@ -19,6 +19,7 @@ from robustness_geometry.checks import (
 )
 from robustness_geometry.models.normalisation import Normalise, Normalised
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.training.objectives import CrossEntropy, Loss, Step, evaluating
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.training.second_order import SecondOrder
@@ -194,7 +195,7 @@ def _gradients(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Images
     """The gradient of each image's own cross-entropy (the batch is summed), and the logits."""
     leaf = points.detach().requires_grad_()
     with SecondOrder() as mode:
-        logits = class_logits(model(leaf))
+        logits = class_logits(logits_at(model, leaf))
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     return mode.gradient(loss, leaf), logits
 

@@ -19,6 +19,7 @@ from robustness_geometry.checks import (
     check_logits,
     refuse,
 )
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import seeded
 from robustness_geometry.training.checkpoints import Checkpoint, origin_of
 from robustness_geometry.training.objectives import CrossEntropy, Step
@@ -388,7 +389,7 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if len(images) != len(labels):
         refuse("len(labels)", len(labels), f"{len(images)}, one label per training image")
     with torch.no_grad():
-        logits = class_logits(model(images[:1]))
+        logits = class_logits(logits_at(model, images[:1]))
     check_logits(logits, 1)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
