@@ -15,6 +15,7 @@ __all__ = [
     "check_lost_gradient",
     "differentiate",
     "logits_at",
+    "refuse_change",
     "refuse_lost_gradient",
     "refuse_output_layer",
     "refuse_probabilities",
@@ -54,6 +55,7 @@ def logits_at(model: nn.Module, images: Tensor) -> Tensor:
         >>> logits_at(Both(), torch.ones(1, 1, 1, 2))
         tensor([[1., 1.]])
     """
+    version = -1 if images.is_inference() else images._version
     try:
         with uncompiled():
             output = model(images)
@@ -62,6 +64,8 @@ def logits_at(model: nn.Module, images: Tensor) -> Tensor:
             raise
         _refuse_batch(error)
     except RuntimeError as error:
+        if "a leaf Variable that requires grad" in str(error):
+            refuse_change()
         if "Inference tensors cannot be saved" not in str(error):
             raise
         refuse(
@@ -69,7 +73,18 @@ def logits_at(model: nn.Module, images: Tensor) -> Tensor:
             Described("weights or images made under torch.inference_mode()"),
             "a network of ordinary tensors, made outside torch.inference_mode()",
         )
+    if version != -1 and images._version != version:
+        refuse_change()
     return output if isinstance(output, Tensor) else unwrapped(output)
+
+
+def refuse_change() -> NoReturn:
+    """Refuse a network that writes into the images that it is given."""
+    refuse(
+        "model",
+        Described("a network that changes its images in place"),
+        "a network that leaves its images as they are (x = x - mean instead of x.sub_(mean))",
+    )
 
 
 def uncompiled() -> AbstractContextManager[object]:

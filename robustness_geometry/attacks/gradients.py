@@ -1,12 +1,14 @@
 """Logits and their gradients with respect to the image, without touching the model's parameters."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.utils.checkpoint import CheckpointError
 
 from robustness_geometry.attacks.convolutions import FastInputGradients
 from robustness_geometry.checks import check_logits
@@ -48,18 +50,30 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
         >>> torch.equal(gradient.flatten(), weight[0] - weight[1])
         True
     """
-    with torch.enable_grad(), FastInputGradients():
-        leaf = points.detach().requires_grad_()
+    logits, leaf = _forward(model, points, FastInputGradients())
+
+    def pull(weights: Tensor) -> Tensor:
+        nonlocal logits, leaf
+        try:
+            return differentiate(model, logits, leaf, weights.to(logits), retain_graph=True)
+        except CheckpointError:  # activations that are computed again are not as the fast ones
+            logits, leaf = _forward(model, points, nullcontext())
+            return differentiate(model, logits, leaf, weights.to(logits), retain_graph=True)
+
+    return logits.detach(), pull
+
+
+def _forward(
+    model: Classifier, points: Images, mode: AbstractContextManager[object]
+) -> tuple[Logits, Images]:
+    """The logits with their graph, and the images that it starts from."""
+    with torch.enable_grad(), mode:
+        leaf = (points.clone() if points.is_inference() else points).detach().requires_grad_()
         raw = logits_at(model, leaf)
         if raw.ndim != 2 or len(raw) != len(points):
             check_logits(raw, len(points))
         refuse_output_layer(raw)
-        logits = class_logits(raw)
-
-    def pull(weights: Tensor) -> Tensor:
-        return differentiate(model, logits, leaf, weights.to(logits), retain_graph=True)
-
-    return logits.detach(), pull
+        return class_logits(raw), leaf
 
 
 def difference_gradients(
