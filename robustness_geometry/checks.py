@@ -200,7 +200,7 @@ def check_model(model: nn.Module) -> None:
         # An exported program keeps the mode in which it was exported, whatever its flag says.
         if "eval" in vars(module):
             exported.append(f"{name}." if name else "")
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # type: ignore[misc]:
             refuse(
                 "model",
                 Described(f"no weights yet at layer {name or type(model).__name__!r}"),

@@ -92,7 +92,7 @@ def uncompiled() -> AbstractContextManager[object]:
     # Importing the compiler takes seconds; where nobody has, nothing is compiled.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call]
+    return torch.compiler.set_stance("force_eager")
 
 
 def unwrapped(output: object) -> Tensor:
@@ -117,12 +117,11 @@ def unwrapped(output: object) -> Tensor:
         return named
     found = [part for part in _parts(output) if isinstance(part, Tensor) and part.ndim == 2]
     if len(found) != 1:
-        several = f" ({len(found)} tensors could be the logits)" if found else ""
-        kind = type(output).__name__
+        several = f", as {len(found)} of its tensors could be the logits" if found else ""
         refuse(
             "model.output",
-            Described(kind + several) if several else kind,
-            f"a tensor of logits (N, classes), or hold one that is called {NAMED}",
+            type(output).__name__,
+            f"a tensor of logits (N, classes), or hold one that is called {NAMED}{several}",
         )
     return found[0]
 

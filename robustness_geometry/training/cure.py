@@ -19,7 +19,7 @@ from robustness_geometry.checks import (
 )
 from robustness_geometry.models.normalisation import Normalise, Normalised
 from robustness_geometry.norms import norms
-from robustness_geometry.outputs import logits_at
+from robustness_geometry.outputs import check_lost_gradient, logits_at, refuse_output_layer
 from robustness_geometry.training.objectives import CrossEntropy, Loss, Step, evaluating
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.training.second_order import SecondOrder
@@ -196,6 +196,9 @@ def _gradients(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Images
     leaf = points.detach().requires_grad_()
     with SecondOrder() as mode:
         logits = class_logits(logits_at(model, leaf))
+        refuse_output_layer(logits)
+        if not logits.requires_grad:
+            check_lost_gradient(model, leaf, logits)
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     return mode.gradient(loss, leaf), logits
 
