@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 from os import PathLike, fspath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -200,7 +200,7 @@ def check_model(model: nn.Module) -> None:
         # An exported program keeps the mode in which it was exported, whatever its flag says.
         if "eval" in vars(module):
             exported.append(f"{name}." if name else "")
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # type: ignore[misc]:
+        if isinstance(module, LazyModuleMixin) and _is_empty(module):
             refuse(
                 "model",
                 Described(f"no weights yet at layer {name or type(model).__name__!r}"),
@@ -212,6 +212,10 @@ def check_model(model: nn.Module) -> None:
                 Described(f"training mode at layer {name or type(model).__name__!r}"),
                 "in evaluation mode (call model.eval())",
             )
+
+
+def _is_empty(layer: Any) -> bool:
+    return bool(layer.has_uninitialized_params())
 
 
 def _refuse_kind(model: object) -> NoReturn:

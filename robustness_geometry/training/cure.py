@@ -195,10 +195,11 @@ def _gradients(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Images
     """The gradient of each image's own cross-entropy (the batch is summed), and the logits."""
     leaf = points.detach().requires_grad_()
     with SecondOrder() as mode:
-        logits = class_logits(logits_at(model, leaf))
-        refuse_output_layer(logits)
-        if not logits.requires_grad:
-            check_lost_gradient(model, leaf, logits)
+        raw = logits_at(model, leaf)
+        refuse_output_layer(raw)
+        if not raw.requires_grad:
+            check_lost_gradient(model, leaf, raw)
+        logits = class_logits(raw)
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     return mode.gradient(loss, leaf), logits
 
