@@ -20,6 +20,7 @@ __all__ = [
     "refuse_output_layer",
     "refuse_probabilities",
     "uncompiled",
+    "unlocked",
     "unwrapped",
 ]
 
@@ -93,6 +94,26 @@ def uncompiled() -> AbstractContextManager[object]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+def unlocked(network: nn.Module) -> nn.Module:
+    """The network in a form that can be put in evaluation mode, copied and moved, in place.
+
+    That of ``torch.compile`` is the network that was compiled. The module of an exported program,
+    which keeps the mode that it was exported in, lets ``eval`` and ``train`` pass without effect.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.outputs import unlocked
+        >>> network = torch.nn.Flatten()
+        >>> unlocked(torch.compile(network)) is network
+        True
+    """
+    network = getattr(network, "_orig_mod", network)
+    for layer in network.modules():
+        for name in ("eval", "train"):
+            vars(layer).pop(name, None)
+    return network
 
 
 def unwrapped(output: object) -> Tensor:
