@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustness_geometry.checks import check_choice, check_count, refuse
+from robustness_geometry.memory import channels_last
 
 __all__ = ["Machine", "launch"]
 
@@ -110,13 +111,15 @@ class Machine:
         double = self._precision == "64-true" and tensor.is_floating_point()
         return tensor.to(self.device, torch.float64 if double else None)
 
-    def place_model(self, model: nn.Module) -> nn.Module:
+    def place_model(self, model: nn.Module, images: Tensor | None = None) -> nn.Module:
         """``model`` moved to the device, in place, and in ``64-true`` to float64.
 
         On a CPU its weights, and with them the activations, get their channels last, which is
-        faster there.
+        faster there, unless the network fails on the first of ``images`` then.
         """
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and images is not None:
+            model = channels_last(model, images)
+        elif self.device.type == "cpu":
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device, torch.float64 if self._precision == "64-true" else None)
 

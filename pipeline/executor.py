@@ -128,13 +128,13 @@ class Executor:
         """Whether this process is the one that logs and writes results."""
         return self._machine.is_first
 
-    def to_device(self, model: nn.Module) -> nn.Module:
+    def to_device(self, model: nn.Module, images: Tensor | None = None) -> nn.Module:
         """Move ``model`` to the device, in place, and in ``64-true`` to float64, and return it.
 
         On a CPU its weights, and with them the activations, get their channels last, which is
-        faster there.
+        faster there, unless the network fails on the first of ``images`` then.
         """
-        return self._machine.place_model(model)
+        return self._machine.place_model(model, images)
 
     def scope(self, experiment: str, *, network: str = "", seed: int | None = None) -> "Executor":
         """The same executor for one experiment.

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import pickle
+import re
 import sys
 import sysconfig
 import types
@@ -154,7 +155,7 @@ class Fingerprint:
         owner = type(layer)
         for base in owner.__mro__[:-1]:
             self.modules.add(base.__module__)
-        attributes = {k: v for k, v in vars(layer).items() if k not in _TORCH_FIELDS}
+        attributes = _attributes(layer)
         hooks = [*layer._forward_pre_hooks.values(), *layer._forward_hooks.values()]
         parts = [_digest(k, self._held(v, f"{where}.{k}")) for k, v in sorted(attributes.items())]
         parts.extend(_digest("hook", self._held(hook, f"{where} hook")) for hook in hooks)
@@ -180,6 +181,25 @@ class Fingerprint:
                     f"{where}: {type(value).__name__} has no fingerprint; let the layer hold "
                     "tensors, numbers, strings or functions of a module"
                 ) from None
+
+
+def _attributes(layer: nn.Module) -> dict[str, object]:
+    """What a layer holds beside weights, buffers and layers.
+
+    For a program that was scripted, traced or exported this is its code, with its constants.
+    """
+    if isinstance(layer, torch.jit.ScriptModule):
+        if not hasattr(layer, "forward"):
+            return {}
+        code, constants = layer.code_with_constants
+        return {"code": re.sub(r"___torch_mangle_\d+\.", "", code), **constants.const_mapping}
+    own = {name: value for name, value in vars(layer).items() if name not in _TORCH_FIELDS}
+    if isinstance(layer, torch.fx.GraphModule):
+        tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        return {"code": layer.code, **tensors}
+    if type(layer).__name__ in ("GuardsFn", "OptimizedModule"):  # what checks or compiles a network
+        return {}
+    return own
 
 
 def _code(code: types.CodeType) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 __all__ = [
     "NOTHING",
@@ -314,14 +315,48 @@ def check_training_images(name: str, count: int, *, instead: str = "") -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Check that every layer of ``model`` is in evaluation mode."""
+    """Check that ``model`` is a module and every layer of it is in evaluation mode.
+
+    Raises:
+        InputError: it is no module, a layer is in training mode, or one has no weights yet.
+    """
+    if not isinstance(model, nn.Module):
+        _refuse_kind(model)
+    exported: list[str] = []
     for name, module in model.named_modules():
-        if module.training:
+        # An exported program keeps the mode in which it was exported, whatever its flag says.
+        if "eval" in vars(module):
+            exported.append(f"{name}." if name else "")
+        if isinstance(module, LazyModuleMixin) and _is_empty(module):
+            refuse(
+                "model",
+                Described(f"no weights yet at layer {name or type(model).__name__!r}"),
+                "initialised (call it once on images before)",
+            )
+        if getattr(module, "training", False) and not f"{name}.".startswith(tuple(exported)):
             refuse(
                 "model",
                 Described(f"training mode at layer {name or type(model).__name__!r}"),
                 "in evaluation mode (call model.eval())",
             )
+
+
+def _is_empty(layer: Any) -> bool:
+    return bool(layer.has_uninitialized_params())
+
+
+def _refuse_kind(model: object) -> NoReturn:
+    program = hasattr(model, "module") and not isinstance(model, type)
+    advice = (
+        "the module that its method module() returns"
+        if program
+        else "a function is wrapped in a class whose forward calls it"
+    )
+    refuse(
+        "model",
+        Described(f"an object of type {type(model).__name__}"),
+        f"a torch.nn.Module ({advice})",
+    )
 
 
 def check_logits(logits: Tensor, batch: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustness_geometry.attacks.protocol import Number, as_logits, check_input
 from robustness_geometry.checks import NOTHING, check_choice, check_positive, refuse
 from robustness_geometry.geometry import ClassCurvatures, class_curvatures, normal_curvatures
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage
 
@@ -224,7 +225,7 @@ def confidence(model: Classifier, images: Images) -> Confidence:
     if not len(images):
         return Confidence(images.new_zeros(0, dtype=torch.float64), images.new_zeros(0).long())
     with torch.no_grad():
-        logits = as_logits(model(images)).double()
+        logits = as_logits(logits_at(model, images)).double()
     first, second = logits.topk(2, dim=1).indices.unbind(dim=1)
     others = logits.softmax(dim=1).scatter(1, first[:, None], 0.0)
     return Confidence(others.sum(dim=1), second)

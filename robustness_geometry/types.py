@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from robustness_geometry.checks import Described, refuse
+from robustness_geometry.outputs import logits_at, unwrapped
 
 __all__ = [
     "Attack",
@@ -155,8 +156,11 @@ def picture_shape(data: Dataset) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def class_logits(logits: Tensor) -> Tensor:
+def class_logits(output: object) -> Tensor:
     """Logits with one column per class: (N, 1), whose sign decides, becomes (0, f).
+
+    Args:
+        output: what a network returns, as :func:`robustness_geometry.outputs.unwrapped` reads it.
 
     Example:
         >>> import torch
@@ -164,6 +168,7 @@ def class_logits(logits: Tensor) -> Tensor:
         >>> class_logits(torch.tensor([[2.5], [-1.0]])).tolist()
         [[0.0, 2.5], [0.0, -1.0]]
     """
+    logits = unwrapped(output)
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
@@ -178,5 +183,5 @@ def predict(model: Classifier, images: Images) -> Labels:
         [1]
     """
     with torch.no_grad():
-        labels: Tensor = class_logits(model(images)).argmax(dim=1)
+        labels: Tensor = class_logits(logits_at(model, images)).argmax(dim=1)
     return labels

@@ -18,8 +18,9 @@ from torch import nn
 
 from pipeline.executor import Executor
 from pipeline.tracking import Settings as TrackingSettings
-from robustness_geometry.checks import InputError, refuse
-from robustness_geometry.models import load_weights
+from robustness_geometry.checks import InputError, check_choice, refuse
+from robustness_geometry.models import LogProbabilities, load_weights
+from robustness_geometry.models.probabilities import OUTPUTS
 from robustness_geometry.training import Recipe
 from stages.links import without_links
 from stages.refusals import unknown_key
@@ -186,8 +187,16 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     """The function that makes the model of a leaf, with the weights that ``checkpoint`` names.
 
     Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's
-    .mat), or ``random``, which asks for untrained weights by name.
+    .mat), or ``random``, which asks for untrained weights by name. It also takes ``output``:
+    ``logits``, or ``probabilities`` for a network whose outputs need a logarithm.
     """
+    output = check_choice(f"{key}.output", leaf.get("output", OUTPUTS[0]), OUTPUTS)
+    leaf = {name: value for name, value in leaf.items() if name != "output"}
+    made = _bare(leaf, key)
+    return made if output == OUTPUTS[0] else partial(_with_logarithm, made)
+
+
+def _bare(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     checkpoint = leaf.get("checkpoint")
     own = "checkpoint" in inspect.signature(_target(leaf, key)).parameters
     if own and checkpoint != RANDOM:
@@ -199,6 +208,10 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     )
     made = ready(bare, key, supplied=FACTORY)
     return made if checkpoint in (None, RANDOM) else partial(_with_weights, made, checkpoint)
+
+
+def _with_logarithm(make: Callable[..., nn.Module], **shape: Any) -> nn.Module:
+    return LogProbabilities(make(**shape))
 
 
 def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any) -> nn.Module:

@@ -17,12 +17,17 @@ from pipeline.studies.training import trained
 from robustness_geometry.checks import (
     InputError,
     check_images,
-    check_logits,
-    check_model,
     check_training_images,
     refuse,
 )
-from robustness_geometry.models import build, load_weights, read_metadata, save_weights
+from robustness_geometry.classifiers import check_classifier
+from robustness_geometry.models import (
+    architectures,
+    build,
+    load_weights,
+    read_metadata,
+    save_weights,
+)
 from robustness_geometry.training import Recipe, warm_up
 from robustness_geometry.types import Dataset, Network
 from stages.config import OPEN, Config, NetworkConfig, check_network, factory, ready, recipe
@@ -56,7 +61,7 @@ class Candidate:
     factory: Callable[..., nn.Module]
     recipe: Recipe | None
 
-    def probe(self, experiments: list[Experiment], *, described: bool = False) -> None:
+    def probe(self, experiments: list[Experiment], *, described: bool = False) -> list[str]:
         """Check, before any work, that model, data and attacks fit together.
 
         Args:
@@ -64,9 +69,12 @@ class Candidate:
             described: the command line describes the network, which belongs to no suite, so that
                 at least one experiment has to measure something on it.
 
+        Returns:
+            Notes on what limits measurements on a network that is none of this project's.
+
         Raises:
-            InputError: the model cannot take the images, its logits are not finite, an attack's
-                option is wrong, or nothing can be measured on these data.
+            InputError: the model cannot take the images, numbers measured on it would mean
+                nothing, an attack's option is wrong, or nothing can be measured on these data.
         """
         check_images(self.data.test.images, key="dataset.images")
         if len(self.data.test) == 0:
@@ -79,14 +87,23 @@ class Candidate:
             instead = ", or a model with a checkpoint or weights"
             check_training_images(self.data.name, len(self.data.train), instead=instead)
         model = build(self.factory, self.data, 0)
-        check_model(model)
-        check_logits(model(self.data.test.images[:2]).detach(), min(2, len(self.data.test)))
+        notes = self._checked(model, trained=self.recipe is None)
         if described and all(experiment.lacks(self.data) for experiment in experiments):
             check_training_images(self.data.name, len(self.data.train))
         for experiment in experiments:
             experiment.check(self.name, self.data)
             for key, attack in experiment.attacks().items():
                 self._try(key, attack, model)
+        return notes
+
+    def _checked(self, model: nn.Module, *, trained: bool) -> list[str]:
+        """Check that measurements on the model mean something, and note what limits them."""
+        package, _, name = str(self.spec.model.get("_target_")).rpartition(".")
+        own = package == "robustness_geometry.models" and name in architectures()
+        report = check_classifier(
+            model, self.data.test.images, classes=self.data.classes, trained=trained
+        )
+        return [] if own else list(report.notes)
 
     def _try(self, key: str, attack: "partial[Any]", model: nn.Module) -> None:
         """Call an attack without images, so that it checks its options."""
@@ -107,7 +124,9 @@ class Candidate:
         if self.recipe is None:
             models = {config.seeds[0]: build(self.factory, self.data, config.seeds[0])}
             return Network(
-                self.name, self.data.name, {s: executor.to_device(m) for s, m in models.items()}
+                self.name,
+                self.data.name,
+                {s: executor.to_device(m, self.data.test.images) for s, m in models.items()},
             )
         stored = {
             seed: None if stage == "train" else self._stored(seed, config.suite.name)
@@ -119,7 +138,8 @@ class Candidate:
         train = partial(trained, self.factory, self.data, self.recipe, executor=executor)
         made = dict(zip(absent, executor.each(train, absent), strict=True))
         models = {
-            seed: executor.to_device(model or made[seed][0]) for seed, model in stored.items()
+            seed: executor.to_device(model or made[seed][0], self.data.test.images)
+            for seed, model in stored.items()
         }
         history = {seed: curves for seed, (_, curves) in made.items()}
         return Network(self.name, self.data.name, models, asdict(self.recipe), history)

@@ -58,7 +58,8 @@ def run_stage(stage: str, config: Config) -> None:
     check_folder(folder)
     chosen, notes = candidates(config) if stage in ACROSS else ([candidate(config)], [])
     for each in chosen:
-        each.probe(experiments, described=config.network is None and stage not in ACROSS)
+        described = config.network is None and stage not in ACROSS
+        notes = [*notes, *each.probe(experiments, described=described)]
     executor = Executor(**config.executor, alive=_parent_watch())
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
         gc.enable()  # the libraries are there

@@ -37,7 +37,7 @@ def trained(
     Raises:
         TrainingDiverged: the loss or a weight became NaN or infinite.
     """
-    model = executor.to_device(build(factory, data, seed))
+    model = executor.to_device(build(factory, data, seed), data.test.images)
     folder = str(executor.work / "checkpoints")
     work = partial(training, model, data.train, recipe, seed, folder, test=data.test)
     result = executor.shared_task(work, name=f"training on {data.name}, seed {seed}").value

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Clip
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, Logits, Mask, class_logits
 
 __all__ = ["FIRST", "LookAhead", "keeps_label", "moved"]
@@ -29,7 +30,7 @@ def moved(images: Images, vectors: Tensor, clip: Clip) -> Images:
 def keeps_label(model: Classifier, points: Images, labels: Labels) -> tuple[Mask, Logits]:
     """Whether ``model`` gives ``labels`` (N,) to ``points`` by finite logits, and the logits."""
     with torch.no_grad():
-        logits = class_logits(model(points))
+        logits = class_logits(logits_at(model, points))
     return torch.isfinite(logits).all(dim=1) & (logits.argmax(dim=1) == labels), logits
 
 

@@ -23,6 +23,7 @@ from robustness_geometry.attacks.protocol import (
 from robustness_geometry.checks import GivenLabels, check_positive, number, refuse
 from robustness_geometry.extras import require
 from robustness_geometry.norms import project
+from robustness_geometry.outputs import logits_at, uncompiled
 from robustness_geometry.randomness import Generators, seeded
 from robustness_geometry.types import Classifier, Images, Logits, Perturbed, class_logits
 
@@ -122,7 +123,12 @@ class _Network:
         self.tensors = {name: tensor.detach() for name, tensor in named}
 
     def __call__(self, points: Tensor) -> Logits:
-        logits = torch.func.functional_call(self.model, self.tensors, (points.to(self.dtype),))
+        points = points.to(self.dtype)
+        if any(isinstance(layer, torch.jit.ScriptModule) for layer in self.model.modules()):
+            logits = logits_at(self.model, points)  # whose weights cannot be replaced
+        else:
+            with uncompiled():
+                logits = torch.func.functional_call(self.model, self.tensors, (points,))
         return class_logits(logits).float().clone()  # a copy: Square writes into the logits
 
 

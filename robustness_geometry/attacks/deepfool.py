@@ -35,6 +35,7 @@ from robustness_geometry.checks import (
     refuse,
 )
 from robustness_geometry.norms import dual, hyperplane_step, norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Classifier,
     Images,
@@ -387,7 +388,7 @@ class Search:
         on_sum = self.options.variant == "thesis"
         offset = self._offset(now, overshot=False) if on_sum else self.perturbations[now]
         with torch.no_grad():
-            logits = class_logits(self.model(self.images[now] + offset))
+            logits = class_logits(logits_at(self.model, self.images[now] + offset))
         self.found[now] = logits.argmax(dim=1)
         self.success[now] |= (
             self._is_on_boundary(now, logits) if on_sum else self._is_reached(now, logits)

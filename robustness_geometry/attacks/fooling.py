@@ -14,6 +14,7 @@ from robustness_geometry.attacks.protocol import (
     labels_at,
 )
 from robustness_geometry.checks import GivenLabels, refuse
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, Mask
 
 __all__ = ["fooled", "fooled_by", "labels_to_change"]
@@ -79,7 +80,9 @@ def labels_to_change(model: Classifier, images: Images, labels: Labels | None) -
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         with torch.no_grad():
-            logits = as_logits(model(images[part]), None if labels is None else labels[part])
+            logits = as_logits(
+                logits_at(model, images[part]), None if labels is None else labels[part]
+            )
         own.append(logits.argmax(dim=1))
     if labels is not None:
         return labels

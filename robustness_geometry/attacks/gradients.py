@@ -1,15 +1,18 @@
 """Logits and their gradients with respect to the image, without touching the model's parameters."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.utils.checkpoint import CheckpointError
 
 from robustness_geometry.attacks.convolutions import FastInputGradients
 from robustness_geometry.checks import check_logits
+from robustness_geometry.outputs import differentiate, logits_at, refuse_output_layer
 from robustness_geometry.types import Classifier, Images, Labels, Logits, class_logits
 
 __all__ = ["Pull", "class_gradients", "difference_gradients", "linearise", "loss_weights"]
@@ -34,7 +37,8 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
         times.
 
     Raises:
-        InputError: the model does not return (N, classes).
+        InputError: the model does not return (N, classes), its outputs are probabilities, or
+            (raised by ``pull``) no gradient reaches the images.
 
     Example:
         >>> import torch
@@ -46,23 +50,30 @@ def linearise(model: Classifier, points: Images) -> tuple[Logits, Pull]:
         >>> torch.equal(gradient.flatten(), weight[0] - weight[1])
         True
     """
-    with torch.enable_grad(), FastInputGradients():
-        leaf = points.detach().requires_grad_()
-        raw = model(leaf)
-        if raw.ndim != 2 or len(raw) != len(points):
-            check_logits(raw, len(points))
-        logits = class_logits(raw)
+    logits, leaf = _forward(model, points, FastInputGradients())
 
     def pull(weights: Tensor) -> Tensor:
-        if not logits.requires_grad:  # a model that does not depend on its input
-            return torch.zeros_like(points)
-        weights = weights.to(logits)
-        (gradient,) = torch.autograd.grad(
-            logits, leaf, weights, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return gradient
+        nonlocal logits, leaf
+        try:
+            return differentiate(model, logits, leaf, weights.to(logits), retain_graph=True)
+        except CheckpointError:  # activations that are computed again are not as the fast ones
+            logits, leaf = _forward(model, points, nullcontext())
+            return differentiate(model, logits, leaf, weights.to(logits), retain_graph=True)
 
     return logits.detach(), pull
+
+
+def _forward(
+    model: Classifier, points: Images, mode: AbstractContextManager[object]
+) -> tuple[Logits, Images]:
+    """The logits with their graph, and the images that it starts from."""
+    with torch.enable_grad(), mode:
+        leaf = (points.clone() if points.is_inference() else points).detach().requires_grad_()
+        raw = logits_at(model, leaf)
+        if raw.ndim != 2 or len(raw) != len(points):
+            check_logits(raw, len(points))
+        refuse_output_layer(raw)
+        return class_logits(raw), leaf
 
 
 def difference_gradients(

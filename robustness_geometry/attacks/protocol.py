@@ -21,6 +21,7 @@ from robustness_geometry.checks import (
     refuse,
 )
 from robustness_geometry.norms import HALF
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -206,7 +207,7 @@ def clean_labels(
 ) -> Labels:
     """The labels under attack: ``labels``, or the classifier's own; the logits must be finite."""
     with torch.no_grad():
-        logits = as_logits(model(images), labels, *given)
+        logits = as_logits(logits_at(model, images), labels, *given)
     return logits.argmax(dim=1) if labels is None else labels
 
 
@@ -216,7 +217,7 @@ def labels_at(model: Classifier, points: Images) -> tuple[Labels, Mask]:
     Where they are not, the label means nothing.
     """
     with torch.no_grad():
-        logits = class_logits(model(points))
+        logits = class_logits(logits_at(model, points))
     return logits.argmax(dim=1), torch.isfinite(logits).all(dim=1)
 
 

@@ -21,6 +21,7 @@ from robustness_geometry.attacks.protocol import (
 )
 from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import Generators, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed, class_logits
 
@@ -136,7 +137,7 @@ def margin_loss(
     """
     goal = labels if targets is None else targets
     with torch.no_grad():
-        logits = class_logits(model(images))
+        logits = class_logits(logits_at(model, images))
     others = logits.masked_fill(one_hot(goal, logits.shape[1]).bool(), -torch.inf).amax(dim=1)
     margin: Tensor = logits.gather(1, goal[:, None])[:, 0] - others
     return margin if targets is None else -margin

@@ -25,6 +25,7 @@ from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import passes_at_once
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -261,7 +262,7 @@ class _Search:
     def _gaps(self, points: Images, rows: Tensor) -> tuple[PerImage, PerImage]:
         """F of the foremost class of the other side (k,), and bounds on its rounding error (k,)."""
         with torch.no_grad():
-            logits = class_logits(self.model(points))
+            logits = class_logits(logits_at(self.model, points))
         gaps = logits.gather(1, self._foremost(logits, rows)) - logits.gather(
             1, self.labels[rows, None]
         )

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
 __all__ = ["leads", "rows_at_once"]
@@ -24,7 +25,7 @@ def leads(model: Classifier, points: Images, labels: Labels) -> tuple[PerImage, 
         point whose logits are not finite has a lead of -inf and the label -1.
     """
     with torch.no_grad():
-        logits: Tensor = class_logits(model(points))
+        logits: Tensor = class_logits(logits_at(model, points))
     own = labels[:, None]
     lead = logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(dim=1)
     finite = torch.isfinite(logits).all(dim=1)

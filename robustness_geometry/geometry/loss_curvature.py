@@ -23,6 +23,7 @@ from robustness_geometry.checks import GivenLabels, check_choice, check_positive
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import Directions, passes_at_once
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage
 
 __all__ = ["LossCurvature", "loss_curvature", "loss_gradients", "loss_hessian_products"]
@@ -86,7 +87,7 @@ class _Loss:
         length = default_h(images.shape[1:].numel()) if h is None else check_positive("h", h)
         if len(images):
             with torch.no_grad():
-                as_logits(model(images), labels)
+                as_logits(logits_at(model, images), labels)
         return cls(model, labels, length, scheme)
 
     def at(self, points: Images, rows: Tensor) -> tuple[PerImage, Images]:

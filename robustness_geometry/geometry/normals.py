@@ -19,6 +19,7 @@ from robustness_geometry.checks import (
     refuse,
 )
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
 __all__ = ["OUTPUTS", "Directions", "Margin", "normals", "passes_at_once", "tangent_projection"]
@@ -83,7 +84,7 @@ class Margin:
             )
         if len(points):
             with torch.no_grad():
-                classes = as_logits(model(points[:1])).shape[1]
+                classes = as_logits(logits_at(model, points[:1])).shape[1]
             for key, value in (("labels", labels), ("targets", targets)):
                 check_classes(value, classes, key=key)
         return cls(model, labels, targets, output)
@@ -95,7 +96,7 @@ class Margin:
 
     def with_graph(self, points: Images, rows: Tensor) -> PerImage:
         """F (k,) as a function of ``points`` that autograd can differentiate more than once."""
-        return self._of(class_logits(self.model(points)), rows)
+        return self._of(class_logits(logits_at(self.model, points)), rows)
 
     def _of(self, logits: Tensor, rows: Tensor) -> Tensor:
         values = logits.softmax(dim=1) if self.output == "softmax" else logits

@@ -25,6 +25,7 @@ from robustness_geometry.checks import GivenLabels, check_choice, check_count, c
 from robustness_geometry.geometry.forward import rows_at_once
 from robustness_geometry.geometry.normals import OUTPUTS, Directions
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import (
     Classifier,
@@ -185,7 +186,7 @@ class _Batch:
         for some in vectors.split(size, dim=1):
             moved = torch.stack([self.points[:, None] + h * some, self.points[:, None] - h * some])
             with torch.no_grad():
-                logits = class_logits(self.model(moved.view(-1, *shape)))
+                logits = class_logits(logits_at(self.model, moved.view(-1, *shape)))
             parts.append(logits.double().view(2, n, some.shape[1], logits.shape[1]))
         return torch.cat(parts, dim=2)
 

@@ -16,6 +16,7 @@ from robustness_geometry.checks import Described, GivenLabels, check_classes, ch
 from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.forward import leads, rows_at_once
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
 __all__ = [
@@ -398,7 +399,7 @@ def _gaps(
     found = []
     for part in torch.arange(len(labels), device=labels.device).split(rows_at_once(labels.device)):
         with torch.no_grad():
-            logits = class_logits(model(points(part)[0]))
+            logits = class_logits(logits_at(model, points(part)[0]))
         values = (logits.gather(1, targets[part, None]) - logits.gather(1, labels[part, None]))[
             :, 0
         ]

@@ -14,6 +14,7 @@ from robustness_geometry.models.lenet_cifar import lenet_cifar
 from robustness_geometry.models.nin import nin
 from robustness_geometry.models.normalisation import Normalise, Normalised
 from robustness_geometry.models.pretrained import pretrained, restore
+from robustness_geometry.models.probabilities import LogProbabilities
 from robustness_geometry.models.resnet18 import resnet18
 from robustness_geometry.models.timm_model import timm_model
 from robustness_geometry.models.torchvision_model import torchvision_model
@@ -22,6 +23,7 @@ from robustness_geometry.models.wrn28_10 import wrn28_10
 
 __all__ = [
     "Factory",
+    "LogProbabilities",
     "Normalise",
     "Normalised",
     "architectures",

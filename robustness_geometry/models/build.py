@@ -4,12 +4,16 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from robustness_geometry.checks import InputError, check_count, check_logits, check_model, refuse
+from robustness_geometry.models.probabilities import LogProbabilities
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Dataset
 
 __all__ = ["Factory", "architectures", "build", "describe"]
@@ -80,6 +84,7 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
             mean=dataset.mean,
             std=dataset.std,
         )
+        _initialise(model, dataset)
         check_model(model)
         _try(model, dataset)
     return model
@@ -123,11 +128,20 @@ def describe(factory: Factory, dataset: Dataset) -> dict[str, str]:
     }
 
 
+def _initialise(model: nn.Module, dataset: Dataset) -> None:
+    """Let layers that take their size from the images (``nn.LazyLinear``) draw their weights."""
+    if any(isinstance(layer, LazyModuleMixin) for layer in model.modules()):
+        with suppress(RuntimeError, ValueError, TypeError), torch.no_grad():
+            model(torch.zeros(2, *dataset.shape))
+
+
 def _try(model: nn.Module, dataset: Dataset) -> None:
     """Check on a black image that the logits are finite, one per class (or one for two)."""
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, *dataset.shape))
+            if isinstance(model, LogProbabilities):
+                model.check(torch.zeros(1, *dataset.shape))
+            logits = logits_at(model, torch.zeros(1, *dataset.shape))
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
@@ -138,8 +152,6 @@ def _try(model: nn.Module, dataset: Dataset) -> None:
             dataset.name,
             f"images that the network takes; it fails on {shape}: {why}",
         )
-    if not isinstance(logits, torch.Tensor):
-        refuse("model.output", type(logits).__name__, "a tensor of logits")
     check_logits(logits, 1)
     given, classes = logits.shape[1], len(dataset.classes)
     if given != classes and not (given == 1 and classes <= 2):

@@ -9,6 +9,7 @@ from torch import nn
 from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.models.checkpoint import load_weights
 from robustness_geometry.models.normalisation import Normalised
+from robustness_geometry.outputs import unlocked
 
 __all__ = ["custom"]
 
@@ -91,4 +92,4 @@ def _make(target: str, args: dict[str, Any]) -> nn.Module:
     if not isinstance(network, nn.Module):
         made = type(network).__name__
         refuse("model.target", target, f"a name that makes a torch.nn.Module, not {made}")
-    return network
+    return unlocked(network)

@@ -21,6 +21,7 @@ from robustness_geometry.checks import (
 )
 from robustness_geometry.models.normalisation import Normalise, Normalised
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import check_lost_gradient, logits_at, refuse_output_layer
 from robustness_geometry.training.objectives import CrossEntropy, Loss, Step, evaluating
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.training.second_order import SecondOrder
@@ -198,7 +199,11 @@ def _gradients(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Images
     """The gradient of each image's own cross-entropy (the batch is summed), and the logits."""
     leaf = points.detach().requires_grad_()
     with SecondOrder() as mode:
-        logits = class_logits(model(leaf))
+        raw = logits_at(model, leaf)
+        refuse_output_layer(raw)
+        if not raw.requires_grad:
+            check_lost_gradient(model, leaf, raw)
+        logits = class_logits(raw)
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     return mode.gradient(loss, leaf), logits
 

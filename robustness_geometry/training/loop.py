@@ -19,6 +19,8 @@ from robustness_geometry.checks import (
     check_logits,
     refuse,
 )
+from robustness_geometry.memory import channels_last
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import seeded
 from robustness_geometry.training.checkpoints import Checkpoint, origin_of
 from robustness_geometry.training.objectives import CrossEntropy, Step
@@ -217,13 +219,12 @@ class _Run:
         checkpoint: Checkpoint | None,
         keep_states: bool,
     ) -> None:
-        # Channels last halves the time of a step of convolutions and batch norm on a CPU.
-        self.model = (
-            copy.deepcopy(model).requires_grad_(True).eval().to(memory_format=torch.channels_last)
-        )
-        weight = next(self.model.parameters())
+        weight = next(model.parameters())
         self.device = weight.device
         self.images, self.labels = data.images.to(weight), data.labels.to(self.device)
+        # Channels last halves the time of a step of convolutions and batch norm on a CPU.
+        copied = copy.deepcopy(model).requires_grad_(True).eval()
+        self.model = channels_last(copied, self.images)
         self.recipe, self.objective, self.order = recipe, objective, order
         self.checkpoint, self.keep_states = checkpoint, keep_states
         self.weights = list(self.model.parameters())
@@ -388,7 +389,7 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if len(images) != len(labels):
         refuse("len(labels)", len(labels), f"{len(images)}, one label per training image")
     with torch.no_grad():
-        logits = class_logits(model(images[:1]))
+        logits = class_logits(logits_at(model, images[:1]))
     check_logits(logits, 1)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:

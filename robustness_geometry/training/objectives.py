@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustness_geometry.attacks.protocol import per_image, takes_generator
 from robustness_geometry.checks import check_choice
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.types import Attack, class_logits
 
@@ -68,7 +69,7 @@ class CrossEntropy:
 
     def loss(self, step: Step) -> Loss:
         """The loss of one batch, with its graph."""
-        logits = class_logits(step.model(step.images))
+        logits = class_logits(logits_at(step.model, step.images))
         return Loss(nn.functional.cross_entropy(logits, step.labels), logits)
 
 
