@@ -4,23 +4,23 @@ Algorithms 1, 2 and 3 of the thesis. The loop is in ``deepfool``, one round of i
 ``Search.advance``, and the choice of the nearest boundary in ``hyperplanes.py``.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from robustness_geometry.attacks._deepfool_options import (
+    Options,
+    check_combination,
+    check_prune,
+)
 from robustness_geometry.attacks.gradients import Pull, linearise
 from robustness_geometry.attacks.hyperplanes import (
     AUTO,
-    SPREAD,
     Hyperplanes,
-    Prune,
+    first_spread,
     nearest_hyperplane,
 )
 from robustness_geometry.attacks.protocol import (
     Bounds,
-    Clip,
     Number,
     as_logits,
     check_clip,
@@ -32,14 +32,7 @@ from robustness_geometry.attacks.protocol import (
     per_image,
 )
 from robustness_geometry.attacks.subspaces import Projection, Subspace, projection_onto
-from robustness_geometry.checks import (
-    check_choice,
-    check_count,
-    check_norm,
-    check_positive,
-    number,
-    refuse,
-)
+from robustness_geometry.checks import check_choice, check_count, check_norm, check_positive
 from robustness_geometry.norms import dual, hyperplane_step, norms
 from robustness_geometry.types import (
     Classifier,
@@ -172,7 +165,7 @@ def deepfool(
         variant=check_choice("variant", variant, VARIANTS),
         clip=check_clip(clip),
     )
-    _check_combination(options, targets, subspace)
+    check_combination(options, targets, subspace)
     check_input(model, images, clip=options.clip, labels=labels, targets=targets)
     images = images.detach()
     project = projection_onto(subspace, images)
@@ -186,44 +179,6 @@ def deepfool(
     while len(waiting):
         waiting = torch.cat([search.advance(waiting[:batch]), waiting[batch:]])
     return search.result()
-
-
-@dataclass(frozen=True)
-class Options:
-    """The checked options of a search, as :func:`deepfool` explains them."""
-
-    norm: float
-    overshoot: float
-    steps: int
-    candidates: int | None
-    prune: Prune
-    variant: str
-    clip: Clip
-
-
-def check_prune(value: Number | None) -> Prune:
-    """Return DeepFool's option ``prune``: auto or a number of at least 1; None is infinity."""
-    if value == AUTO:
-        return AUTO
-    prune = math.inf if value is None else number("prune", value)
-    if not prune >= 1:
-        refuse("prune", value, "auto, None or a number >= 1")
-    return prune
-
-
-def _check_combination(options: Options, targets: Labels | None, subspace: Subspace | None) -> None:
-    if subspace is not None and options.norm != 2:
-        refuse("norm", options.norm, "2 with a subspace")
-    if subspace is not None and options.clip is not None:
-        refuse("clip", options.clip, "None with a subspace, which clipping would leave")
-    if options.prune not in (AUTO, math.inf) and subspace is not None:
-        refuse("prune", options.prune, "auto or None with a subspace")
-    if targets is not None and options.candidates is not None:
-        refuse(
-            "candidates",
-            options.candidates,
-            "None with targets, which name the only class to reach",
-        )
 
 
 class Search:
@@ -260,7 +215,7 @@ class Search:
         self.slack = images.new_zeros(len(images))
         self.rivals = self.steps.new_empty(len(images), 0)
         self.lengths = images.new_empty(len(images), 0)
-        self.spread = SPREAD
+        self.spread = first_spread(project, images)
 
     def advance(self, now: Tensor) -> Tensor:
         """Take the images ``now`` one step further and return those that need another one.

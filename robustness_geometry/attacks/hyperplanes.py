@@ -12,9 +12,10 @@ from torch import Tensor
 from robustness_geometry.attacks.gradients import Pull, difference_gradients
 from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.norms import dual, norms
+from robustness_geometry.randomness import normal
 from robustness_geometry.types import Images, Logits, PerImage
 
-__all__ = ["AUTO", "Hyperplanes", "Prune", "nearest_hyperplane"]
+__all__ = ["AUTO", "Hyperplanes", "Prune", "first_spread", "nearest_hyperplane"]
 
 Prune: TypeAlias = float | Literal["auto"]
 """Which boundaries are skipped, see :func:`nearest_hyperplane`."""
@@ -24,14 +25,23 @@ AUTO: Literal["auto"] = "auto"
 BLOCK = 10
 """Largest number of gradients per image that are in memory at once."""
 
+FEW = 4
+"""Gradients per image at once on a CPU, after the first BLOCK of them."""
+
 SPREAD = 0.25
 """How much the logarithms of one image's gradient lengths are first taken to vary.
 
 It is a standard deviation. On the packaged networks it is 0.13 to 0.21.
 """
 
-DRIFT = 0.1
+DRIFT = 0.3
 """How much the logarithm of one class's length is first taken to change in a step, likewise."""
+
+KEEP = 0.75
+"""Share of the images of a pass; once fewer than that still wait, the others leave the pass."""
+
+WIDE = 3.1
+"""Number of standard deviations up to the bound."""
 
 WEIGHT = 2
 """Number of lengths that the two values above count for, beside those that are seen."""
@@ -88,11 +98,10 @@ def nearest_hyperplane(
 
     - a number ``prune``: that many times the longest gradient of the image so far. With infinity
       every gradient is taken.
-    - ``auto``: c standard deviations above the mean of the logarithms of the lengths, where
-      c = max(3, 1 + sqrt(2 log K)) for K boundaries, as the largest of K normal variables lies near
-      sqrt(2 log K). The mean and the deviation are those of the image's own lengths, here and at
-      its last step, so that each length that is seen corrects the bound. A boundary whose length
-      was ``known`` at the last step has a closer bound, around that length.
+    - ``auto``: WIDE standard deviations above the mean of the logarithms of the lengths. The mean
+      and the deviation are those of the image's own lengths, here and at its last step, so that
+      each length that is seen corrects the bound. A boundary whose length was ``known`` at the last
+      step has a bound around that length.
 
     Args:
         logits: (N, classes) at the points.
@@ -113,10 +122,10 @@ def nearest_hyperplane(
     lengths = torch.full_like(gaps, torch.nan)
     known = lengths.clone() if known is None else known
     rows = torch.arange(len(gaps), device=gaps.device)
-    nearest = None
+    nearest, keep = None, KEEP if prune == AUTO else 0.5
     for size in _blocks(gaps, prune):
-        order, bounds = _in_order(gaps[rows], lengths[rows], known[rows], prune, spread)
-        picks = order[:, :size]
+        bounds, nearness = _bounds(gaps[rows], lengths[rows], known[rows], prune, spread)
+        picks = _smallest(nearness, size)
         if nearest is not None and prune != math.inf:
             # Negated, so that a distance that is infinite or not a number skips nothing.
             first = gaps[rows].gather(1, picks[:, :1])[:, 0]
@@ -124,7 +133,7 @@ def nearest_hyperplane(
             count = int(waiting.sum())  # the only time in a block to wait for the device
             if not count:
                 break
-            if count <= len(rows) // 2:
+            if count <= keep * len(rows):
                 left = waiting.long().sort(descending=True, stable=True).indices[:count]
                 rows, picks = rows[left], picks[left]
                 pull = again(rows)
@@ -143,49 +152,71 @@ def nearest_hyperplane(
 def _blocks(gaps: Tensor, prune: Prune) -> Iterator[int]:
     """How many gradients to take at once, until all K are taken.
 
-    Where some may be skipped, a CPU looks after each. Where looking means waiting for the device,
-    blocks double.
+    Where some may be skipped, a CPU looks after each, and ``auto`` after a few once there were
+    many. Where looking means waiting for the device, blocks double.
     """
-    left = gaps.shape[1]
-    size = BLOCK if prune == math.inf else 1 if gaps.device.type == "cpu" else 2
-    while left > 0:
-        yield min(size, left)
-        left -= size
-        if size > 1:
-            size = min(2 * size, BLOCK)
+    total, taken, size = gaps.shape[1], 0, 2
+    while taken < total:
+        if prune == math.inf:
+            size = BLOCK
+        elif gaps.device.type == "cpu":
+            size = FEW if prune == AUTO and taken >= BLOCK else 1
+        yield min(size, total - taken)
+        taken += size
+        size = min(2 * size, BLOCK)
 
 
-def _in_order(
+def _bounds(
     gaps: Tensor, lengths: Tensor, known: Tensor, prune: Prune, spread: float
 ) -> tuple[Tensor, Tensor]:
-    """The boundaries (n, K) in the order to take them in, and bounds (n, K) on their lengths."""
+    """Bounds on the lengths (n, K), and what grows with the distance that they allow (n, K).
+
+    The latter is infinite where the gradient is taken.
+    """
     taken = ~torch.isnan(lengths)
     if prune == math.inf:  # all, as they come
-        return taken.long().sort(dim=1, stable=True).indices, torch.full_like(gaps, torch.inf)
-    if prune == AUTO:
+        bounds, nearness = torch.full_like(gaps, torch.inf), torch.zeros_like(gaps)
+    elif prune == AUTO:
         bounds = _likely_bounds(lengths, known, spread)
         nearness = torch.where(torch.isinf(bounds), gaps, gaps / bounds)
     else:
         longest = torch.where(taken, lengths, 0.0).amax(dim=1, keepdim=True)
         bounds, nearness = (prune * longest).expand_as(gaps), gaps
-    return nearness.masked_fill(taken, torch.inf).sort(dim=1, stable=True).indices, bounds
+    return bounds, nearness.masked_fill(taken, torch.inf)
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    """(n, count) the places of the smallest of each row; of equal ones, the first."""
+    if count == 1:
+        return values.argmin(dim=1, keepdim=True)
+    return values.sort(dim=1, stable=True).indices[:, :count]
 
 
 def _likely_bounds(lengths: Tensor, known: Tensor, spread: float) -> Tensor:
     """Lengths (n, K) that are most unlikely to be exceeded, infinite while none is known."""
-    wide = max(3.0, 1 + math.sqrt(2 * math.log(lengths.shape[1])))
     now, before = lengths.log(), known.log()
     seen = torch.where(torch.isfinite(now), now, before)
     usable = torch.isfinite(seen)
     count = usable.sum(dim=1, keepdim=True)
     mean = torch.where(usable, seen, 0.0).sum(dim=1, keepdim=True) / count
     deviation = _deviation(torch.where(usable, seen - mean, 0.0), count - 1, spread)
-    any_one = (mean + wide * deviation * (1 + 1 / count).sqrt()).exp()
+    any_one = (mean + WIDE * deviation * (1 + 1 / count).sqrt()).exp()
     any_one = torch.where(count > 0, any_one, torch.inf)
     change = now - before
     again = torch.isfinite(change)
     drift = _deviation(torch.where(again, change, 0.0), again.sum(dim=1, keepdim=True), DRIFT)
-    return torch.where(torch.isfinite(before), (before + wide * drift).exp(), any_one)
+    return torch.where(torch.isfinite(before), (before + WIDE * drift).exp(), any_one)
+
+
+def first_spread(project: Callable[[Tensor, Tensor], Tensor], images: Images) -> float:
+    """The ``spread`` of lengths after a projection P of gradients at ``images``.
+
+    In a random subspace of m dimensions, the logarithm of a length varies by another 1 / (2 m).
+    """
+    probe = normal(images.new_empty(1, 1, *images.shape[1:]), None)
+    inside = project(probe, torch.zeros(1, dtype=torch.int64, device=images.device))
+    share = float(inside.square().sum() / probe.square().sum())
+    return math.sqrt(SPREAD**2 + 0.5 / max(share * probe.numel(), 0.5))
 
 
 def _deviation(deviations: Tensor, count: Tensor, prior: float) -> Tensor:

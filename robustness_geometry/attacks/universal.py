@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from robustness_geometry.attacks._deepfool_options import check_prune
 from robustness_geometry.attacks._look_ahead import LookAhead, keeps_label, moved
-from robustness_geometry.attacks.deepfool import check_prune, deepfool
+from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.fooling import fooled_by, labels_to_change
+from robustness_geometry.attacks.hyperplanes import AUTO, Prune
 from robustness_geometry.attacks.protocol import (
     Bounds,
     Clip,
@@ -73,7 +75,7 @@ def universal_perturbation(
     steps: int = 10,
     overshoot: Number = 0.02,
     candidates: int | None = None,
-    prune: Number | None = None,
+    prune: Number | None = AUTO,
     clip: Bounds | None = None,
     labels: Labels | None = None,
     look_ahead: int = 128,
@@ -179,7 +181,7 @@ class Options:
     steps: int
     overshoot: float
     candidates: int | None
-    prune: float | None
+    prune: Prune
     clip: Clip
     look_ahead: int
 
