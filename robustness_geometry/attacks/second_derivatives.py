@@ -33,7 +33,12 @@ SMALLEST = 1e-4
 CLOSE = 0.1
 """Relative difference up to which the two second derivatives agree."""
 
-MISSING = ("is not implemented", "once_differentiable", "differentiate twice", "differentiable twice")
+MISSING = (
+    "is not implemented",
+    "once_differentiable",
+    "differentiate twice",
+    "differentiable twice",
+)
 
 ALLOWED = "a network that can be differentiated twice in its images"
 

@@ -109,7 +109,7 @@ def universal_perturbation(
         overshoot: overshoot of DeepFool.
         candidates: number of classes that take part in DeepFool; None: all.
         prune: ``prune`` of DeepFool, which skips gradients of classes that are unlikely to be the
-            nearest; None: skip none.
+            nearest; auto, a number of at least 1, or None, which skips none.
         clip: lowest and highest pixel value of x + v and of DeepFool's points; None does not clip,
             as in the thesis.
         labels: (N,) the labels to change; None: the classifier's own.
