@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from weakref import WeakSet
 
 import torch
@@ -135,15 +136,13 @@ def check_second_derivatives(model: Classifier, images: Images) -> None:
 
 def check_once(model: Classifier, images: Images) -> None:
     """:func:`check_second_derivatives`, once for each network."""
-    if isinstance(model, nn.Module) and model not in _checked:
+    if model not in _checked:
         check_second_derivatives(model, images)
         _checked.add(model)
 
 
 def _in_float64(model: Classifier) -> nn.Module | None:
     """A copy of the model in float64, if it can be made."""
-    if not isinstance(model, nn.Module):
-        return None
     try:
         return deepcopy(model).double()
     except Exception:  # copying runs code of the model, which may raise anything
@@ -171,11 +170,9 @@ def _product(model: Classifier, image: Images, vector: Tensor | None) -> tuple[T
         nothing = torch.zeros_like(image)
         if not logits.requires_grad:
             return nothing, nothing
-        options = {"allow_unused": True, "materialize_grads": True}
-        (gradient,) = torch.autograd.grad(
-            (logits * weights).sum(), leaf, create_graph=vector is not None, **options
-        )
+        grad = partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
+        (gradient,) = grad((logits * weights).sum(), leaf, create_graph=vector is not None)
         if vector is None or not gradient.requires_grad:
             return nothing, gradient.detach()
-        (product,) = torch.autograd.grad((gradient * vector).sum(), leaf, **options)
+        (product,) = grad((gradient * vector).sum(), leaf)
         return product, gradient.detach()
