@@ -19,6 +19,7 @@ __all__ = ["OURS", "Row", "Subject", "compare", "fastest_batches", "measure_boun
 
 OURS = "this project"
 EVERY = "this project, prune=None"
+AUTO = "this project, prune=auto"
 DEFAULT = "this project, variant=clean"
 PRUNE = 2.0
 """``prune`` of this project's configurations; the mean norms show that it changes no result."""
@@ -134,10 +135,11 @@ def _compare_group(
     attacks: dict[str, Attack] = {
         OURS: partial(_ours, clip=clip),
         EVERY: partial(_ours, clip=clip, prune=None),
+        AUTO: partial(_ours, clip=clip, prune="auto"),
         DEFAULT: partial(_ours, clip=clip, variant="clean"),
     }
     attacks |= {peer.name: partial(_theirs, peer, clip=clip) for peer in peers}
-    batches = {**batches, EVERY: batches[OURS], DEFAULT: batches[OURS]}
+    batches = {**batches, EVERY: batches[OURS], AUTO: batches[OURS], DEFAULT: batches[OURS]}
     sizes = {
         name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks
     }
@@ -151,6 +153,7 @@ def _compare_group(
     notes |= {
         OURS: "variant=overshot, the one of foolbox and adv-lib; prune=2",
         EVERY: "variant=overshot; the gradients of all classes",
+        AUTO: "variant=overshot; the library's default",
         DEFAULT: "prune=2",
     }
     return [
@@ -189,7 +192,7 @@ def _ours(
     *,
     clip: bool,
     variant: str = "overshot",
-    prune: float | None = PRUNE,
+    prune: float | str | None = PRUNE,
 ) -> Tensor:
     box = (0.0, 1.0) if clip else None
     found: Perturbed = deepfool(

@@ -122,7 +122,7 @@ def _seen(
 def _plain(study: DetectorStudy[ScoreSettings], options: Unforeseen) -> dict[str, Perturbed]:
     """The attacks of other norms and lengths, on the images to report on."""
     images = study.test.images
-    smallest = study.attacked(images, partial(deepfool, norm=math.inf))
+    smallest = study.attacked(images, partial(deepfool, norm=math.inf, prune=None))
     lengths = norms(smallest.perturbations, math.inf)[smallest.success]
     if not len(lengths):
         return {"linf_deepfool": smallest}

@@ -88,7 +88,7 @@ class UniversalStudy(Subject):
 
     def deepfool(self) -> Perturbed:
         """The smallest l_2 perturbations of X."""
-        attack = partial(judged, partial(deepfool, norm=2.0), self.model)
+        attack = partial(judged, partial(deepfool, norm=2.0, prune=None), self.model)
         return self.executor.cached(attack, self.train.images).value
 
     def noise(self) -> Tensor:

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from robustness_geometry.attacks._deepfool_options import check_prune
 from robustness_geometry.attacks._look_ahead import LookAhead, keeps_label, moved
-from robustness_geometry.attacks.deepfool import check_prune, deepfool
+from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.fooling import fooled_by, labels_to_change
+from robustness_geometry.attacks.hyperplanes import AUTO, Prune
 from robustness_geometry.attacks.protocol import (
     Bounds,
     Clip,
@@ -80,7 +82,7 @@ def universal_perturbation(
     steps: int = 10,
     overshoot: Number = 0.02,
     candidates: int | None = None,
-    prune: Number | None = None,
+    prune: Number | None = AUTO,
     clip: Bounds | None = None,
     labels: GivenLabels = None,
     look_ahead: int = 128,
@@ -114,7 +116,7 @@ def universal_perturbation(
         overshoot: overshoot of DeepFool.
         candidates: number of classes that take part in DeepFool; None: all.
         prune: ``prune`` of DeepFool, which skips gradients of classes that are unlikely to be the
-            nearest; None: skip none.
+            nearest; auto, a number of at least 1, or None, which skips none.
         clip: lowest and highest pixel value of x + v and of DeepFool's points; None does not clip,
             as in the thesis.
         labels: (N,) the labels to change; None: the classifier's own.
@@ -186,7 +188,7 @@ class Options:
     steps: int
     overshoot: float
     candidates: int | None
-    prune: float | None
+    prune: Prune
     clip: Clip
     look_ahead: int
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustness_geometry.attacks._deepfool_options import Options as DeepFoolOptions
+from robustness_geometry.attacks._deepfool_options import check_prune
 from robustness_geometry.attacks._look_ahead import FIRST, keeps_label, moved
-from robustness_geometry.attacks.deepfool import Options as DeepFoolOptions
-from robustness_geometry.attacks.deepfool import Search, check_prune
+from robustness_geometry.attacks.deepfool import Search
+from robustness_geometry.attacks.hyperplanes import AUTO, Prune
 from robustness_geometry.attacks.protocol import (
     Bounds,
     Clip,
@@ -59,7 +61,7 @@ def universal_perturbations(
     steps: int = 10,
     overshoot: Number = 0.02,
     candidates: int | None = None,
-    prune: Number | None = None,
+    prune: Number | None = AUTO,
     clip: Bounds | None = None,
     look_ahead: int = 128,
 ) -> list[Universal]:
@@ -133,7 +135,7 @@ class _Options:
     steps: int
     overshoot: float
     candidates: int | None
-    prune: float | None
+    prune: Prune
     clip: Clip
     look_ahead: int
 

@@ -11,6 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number, check_precise, per_image
+from robustness_geometry.attacks.second_derivatives import (
+    check_once,
+    refusing_missing,
+    twice_differentiable,
+)
 from robustness_geometry.checks import GivenLabels, check_positive
 from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
 from robustness_geometry.norms import norms
@@ -46,7 +51,8 @@ class Stencil:
         at_once: gradients in one pass; None: what suits the device.
 
     Raises:
-        InputError: h is not a finite number above 0, or ``at_once`` is below 2.
+        InputError: h is not a finite number above 0, ``at_once`` is below 2, or the model has no
+            second derivatives to differentiate by.
     """
 
     def __init__(
@@ -61,6 +67,8 @@ class Stencil:
         check_precise(model, points)
         self.h = default_h(points.shape[1:].numel()) if h is None else check_positive("h", h)
         self.exact = exact
+        if exact:
+            check_once(model, points)
         self.pairs = passes_at_once(points, at_once, model) // 2
 
     def products(self, margin: Margin, points: Images, vectors: Directions) -> Directions:
@@ -94,7 +102,7 @@ class Stencil:
 
 def _twice(margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Images:
     """H v as the gradient of <grad F, v>, without touching the model's parameters."""
-    with torch.enable_grad():
+    with torch.enable_grad(), twice_differentiable(), refusing_missing():
         leaf = points.clone().requires_grad_()
         values = margin.with_graph(leaf, rows)
         if not values.requires_grad:

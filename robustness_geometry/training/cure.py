@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustness_geometry.attacks.fgsm import unit_ascent
 from robustness_geometry.attacks.protocol import per_image
+from robustness_geometry.attacks.second_derivatives import check_once, twice_differentiable
 from robustness_geometry.checks import (
     NOTHING,
     GivenLabels,
@@ -151,7 +152,8 @@ def cure_penalty(
         A scalar. An image whose gradient vanishes contributes 0.
 
     Raises:
-        InputError: an option or a tensor that cannot be used, or a model in training mode.
+        InputError: an option or a tensor that cannot be used, or a model in training mode
+            or without second derivatives.
 
     References:
         Thesis: Section 8.4, Equation 8.7.
@@ -188,6 +190,7 @@ def _changes(
     model: nn.Module, images: Tensor, labels: Tensor, h: float, direction: str
 ) -> tuple[PerImage, Tensor]:
     """The squared norm of each image's change of gradient, and the logits, with their graphs."""
+    check_once(model, images)
     with torch.enable_grad():
         # grad l(x), z from it, and grad l(x + h z).
         here, logits = _gradients(model, images, labels)
@@ -198,7 +201,7 @@ def _changes(
 def _gradients(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Images, Tensor]:
     """The gradient of each image's own cross-entropy (the batch is summed), and the logits."""
     leaf = points.detach().requires_grad_()
-    with SecondOrder() as mode:
+    with SecondOrder() as mode, twice_differentiable():
         raw = logits_at(model, leaf)
         refuse_output_layer(raw)
         if not raw.requires_grad:

@@ -164,7 +164,7 @@ def _binary(settings: Settings) -> Iterator[dict[str, Tensor]]:
     for model, points in _draws(settings, 1, "binary"):
         with torch.no_grad():
             exact = -model(points) / model.weight.square().sum() * model.weight
-        result = deepfool(model, points, overshoot=OVERSHOOT)
+        result = deepfool(model, points, overshoot=OVERSHOOT, prune=None)
         yield {"error": _error(result, exact), "steps": result.steps}
 
 
@@ -172,7 +172,7 @@ def _multiclass(settings: Settings) -> Iterator[dict[str, Tensor]]:
     """Equations 3.7 and 3.8: the nearest of the hyperplanes f_k = f_khat."""
     for model, points in _draws(settings, settings.classes, "multiclass"):
         exact = _nearest(model, points, torch.eye(settings.dimension, dtype=torch.float64))
-        result = deepfool(model, points, overshoot=OVERSHOOT)
+        result = deepfool(model, points, overshoot=OVERSHOOT, prune=None)
         yield {"error": _error(result, exact), "steps": result.steps}
 
 
@@ -183,7 +183,7 @@ def _subspace(settings: Settings) -> Iterator[dict[str, Tensor]]:
         basis = random_subspace(
             settings.dimension, settings.subspace_dimension, generator, dtype=torch.float64
         )
-        result = deepfool(model, points, overshoot=OVERSHOOT, subspace=basis)
+        result = deepfool(model, points, overshoot=OVERSHOOT, prune=None, subspace=basis)
         found = result.perturbations.flatten(1)
         outside = (found - found @ basis.T @ basis).norm(dim=1) / found.norm(dim=1)
         yield {
@@ -202,7 +202,7 @@ def _power(settings: Settings, p: float) -> Iterator[dict[str, Tensor]]:
         exact = _without_own(
             gaps.abs() / torch.linalg.vector_norm(normals, ord=dual(p), dim=2), own
         ).amin(dim=1)
-        result = deepfool(model, points, norm=p, overshoot=OVERSHOOT)
+        result = deepfool(model, points, norm=p, overshoot=OVERSHOOT, prune=None)
         reached = norms(result.perturbations, p) / (1 + OVERSHOOT)
         yield {
             "error": (reached - exact).abs() / exact,

@@ -30,6 +30,7 @@ from pipeline.statistics import Estimate, Statistic, median, median_difference, 
 from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
+from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.geometry import (
     boundary_points,
@@ -48,6 +49,8 @@ SECTION = "Section 8.2, Figure 8.1"
 
 NETWORKS = ("original", "deepfool")
 OWN, OTHER = "#7fbf7b", "#d9705f"
+ALL = partial(deepfool, prune=None)
+"""DeepFool with the gradients of all classes."""
 GRID = 81
 """Points along a side of a drawn section."""
 
@@ -154,7 +157,7 @@ def bends(
         ``distance`` and ``curvature`` (N,), NaN where no point of the boundary was found.
     """
     drawn = normal(images.new_empty(len(images), directions, *images.shape[1:]), generator)
-    boundary = boundary_points(model, images)
+    boundary = boundary_points(model, images, attack=ALL)
     reached = boundary.success.nonzero()[:, 0]
     there = boundary.select(reached)
     curvature = images.new_full((len(images),), torch.nan)
@@ -251,7 +254,7 @@ def _sections(study: CureStudy[Settings], name: str, rows: Tensor, reach: Tensor
     model = study.tuned(name).model
     weight = next(model.parameters())
     placed, own = study.test.images[rows].to(weight), study.test.labels[rows].to(weight.device)
-    r = boundary_points(model, placed).perturbations
+    r = boundary_points(model, placed, attack=ALL).perturbations
     across = r / norms(r).view(-1, *[1] * (r.ndim - 1))
     upward = random_directions(placed, seeded("sections"), normals=across)
     sections = []

@@ -104,7 +104,7 @@ def cure_visual(
 
 def _attacked(study: CureStudy[Settings], name: str) -> Perturbed:
     """DeepFool on the network ``name``, on its own labels."""
-    work = partial(judged, partial(deepfool), study.tuned(name).model)
+    work = partial(judged, partial(deepfool, prune=None), study.tuned(name).model)
     return study.executor.cached(work, study.test.images).value
 
 

@@ -140,7 +140,7 @@ def surfaces(
         that over the loss's standard deviation; ``success`` (N,): whether DeepFool found a
         direction.
     """
-    result = deepfool(model, images)
+    result = deepfool(model, images, prune=None)
     sizes = norms(result.perturbations)
     success = result.success & torch.isfinite(sizes) & (sizes > 0)
     # Unit vectors: across along r (anything where DeepFool failed), upward orthogonal to it.
@@ -219,7 +219,9 @@ def _measured(
 
 def _distance(study: CureStudy[Settings]) -> float:
     """The median l2 norm of DeepFool's perturbations of the original network, in pixel units."""
-    attacked = study.executor.cached(partial(deepfool, study.model), study.test.images).value
+    attacked = study.executor.cached(
+        partial(deepfool, study.model, prune=None), study.test.images
+    ).value
     return float(norms(attacked.perturbations)[attacked.success].median())
 
 

@@ -194,7 +194,7 @@ def _ratios(
     nearest, within = (gaps / lengths).amin(dim=1), (gaps / kept).amin(dim=1)
     error = torch.full_like(within, math.nan)
     if compared:
-        result = deepfool(model, points, overshoot=OVERSHOOT, subspace=subspaces)
+        result = deepfool(model, points, overshoot=OVERSHOOT, prune=None, subspace=subspaces)
         error = (norms(result.perturbations) / (1 + OVERSHOOT) - within).abs() / within
     return {
         "ratio": within / nearest,
