@@ -186,7 +186,8 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     """The function that makes the model of a leaf, with the weights that ``checkpoint`` names.
 
     Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's
-    .mat), or ``random``, which asks for untrained weights by name.
+    .mat), or ``random``, which asks for untrained weights by name; and ``weights_key``, the entry
+    of that file to take.
     """
     checkpoint = leaf.get("checkpoint")
     own = "checkpoint" in inspect.signature(_target(leaf, key)).parameters
@@ -195,15 +196,19 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     bare = (
         {**leaf, "checkpoint": None}
         if own
-        else {name: v for name, v in leaf.items() if name != "checkpoint"}
+        else {name: v for name, v in leaf.items() if name not in ("checkpoint", "weights_key")}
     )
     made = ready(bare, key, supplied=FACTORY)
-    return made if checkpoint in (None, RANDOM) else partial(_with_weights, made, checkpoint)
+    if checkpoint in (None, RANDOM):
+        return made
+    return partial(_with_weights, made, checkpoint, leaf.get("weights_key"))
 
 
-def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any) -> nn.Module:
+def _with_weights(
+    make: Callable[..., nn.Module], checkpoint: str, weights_key: str | None, **shape: Any
+) -> nn.Module:
     model = make(**shape)
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, weights_key=weights_key)
     return model
 
 

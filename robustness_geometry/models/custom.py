@@ -24,6 +24,7 @@ def custom(
     checkpoint: str | None,
     args: Mapping[str, Any] | None = None,
     normalise: str | Sequence[Sequence[float]] = "none",
+    weights_key: str | None = None,
 ) -> nn.Module:
     """The network that ``target(**args)`` makes, with weights from ``checkpoint``.
 
@@ -42,6 +43,8 @@ def custom(
         args: keyword arguments of ``target``.
         normalise: ``none``, ``dataset``, or two lists: the mean and the standard deviation of each
             channel.
+        weights_key: the entry of the checkpoint, or the prefix, that holds the weights; None finds
+            it.
 
     Returns:
         The network, in evaluation mode.
@@ -60,7 +63,7 @@ def custom(
     """
     network = _make(target, dict(args or {}))
     if checkpoint is not None:
-        load_weights(network, checkpoint)
+        load_weights(network, checkpoint, weights_key=weights_key)
     if normalise == "none":
         return network.eval()
     if normalise == "dataset":
