@@ -194,7 +194,7 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     if own and checkpoint != RANDOM:
         return ready(leaf, key, supplied=FACTORY)
     bare = (
-        {**leaf, "checkpoint": None}
+        {name: None if name in ("checkpoint", "weights") else v for name, v in leaf.items()}
         if own
         else {name: v for name, v in leaf.items() if name not in ("checkpoint", "weights_key")}
     )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robustness_geometry.checks import InputError, check_count, check_logits, check_model, refuse
+from robustness_geometry.models.class_names import check_class_names
 from robustness_geometry.types import Dataset
 
 __all__ = ["Factory", "architectures", "build", "describe"]
@@ -82,6 +83,7 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
         )
         check_model(model)
         _try(model, dataset)
+    check_class_names(model, dataset)
     return model
 
 

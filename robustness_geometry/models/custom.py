@@ -10,7 +10,7 @@ from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.models.checkpoint import load_weights
 from robustness_geometry.models.normalisation import Normalised
 
-__all__ = ["custom"]
+__all__ = ["custom", "preprocessing"]
 
 
 def custom(
@@ -64,17 +64,37 @@ def custom(
     network = _make(target, dict(args or {}))
     if checkpoint is not None:
         load_weights(network, checkpoint, weights_key=weights_key)
+    constants = preprocessing(normalise, channels, mean, std)
+    return network.eval() if constants is None else Normalised(network, *constants)
+
+
+def preprocessing(
+    normalise: str | Sequence[Sequence[float]],
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """The mean and the standard deviation that the option ``normalise`` asks for; None: no layer.
+
+    Raises:
+        InputError: it is neither ``none`` nor ``dataset`` nor two lists of ``channels`` numbers.
+
+    Example:
+        >>> from robustness_geometry.models.custom import preprocessing
+        >>> preprocessing("dataset", 1, (0.5,), (0.25,))
+        ((0.5,), (0.25,))
+    """
     if normalise == "none":
-        return network.eval()
+        return None
     if normalise == "dataset":
-        return Normalised(network, mean, std)
+        return mean, std
     if (
         isinstance(normalise, str)
         or len(normalise) != 2
-        or any(len(row) != channels for row in normalise)
+        or any(isinstance(row, int | float) or len(row) != channels for row in normalise)
     ):
         refuse("model.normalise", normalise, f"none, dataset, or two lists of {channels} numbers")
-    return Normalised(network, *normalise)
+    return normalise[0], normalise[1]
 
 
 def _make(target: str, args: dict[str, Any]) -> nn.Module:
