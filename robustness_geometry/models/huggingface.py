@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -19,6 +19,9 @@ from robustness_geometry.types import Images, Logits
 __all__ = ["huggingface"]
 
 EXTRA = "huggingface"
+Constants: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel."""
+
 FAILURES = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError)
 """What transformers raises for names, files and options that it cannot use."""
 
@@ -85,26 +88,24 @@ def huggingface(
     source = {"local_files_only": not download, "revision": revision or "main"}
     with _quiet(transformers):
         config = _config(transformers, place, source, args)
+        flip = False
+        own: Constants | None = None
         if weights is None:
             config.num_labels = classes
             network = _fresh(transformers, config, name)
-            flip, own = False, (tuple(mean), tuple(std))
+            normalise = "dataset" if normalise is None else normalise
         else:
             network = _loaded(transformers, place, source, config)
-            check_count_of_classes(name, _names(network), network.config.num_labels, classes)
+            check_count_of_classes(name, _names(config), config.num_labels, classes)
             flip, own = _processing(transformers, place, source, normalise)
-    taken = getattr(network.config, "num_channels", channels)
+    taken = getattr(config, "num_channels", channels)
     if taken != channels:
         refuse("dataset.channels", channels, f"{taken}, as {name} takes")
     logits = _Logits(network.float(), flip)
     chosen = own if normalise is None else preprocessing(normalise, channels, mean, std)
     model = logits.eval() if chosen is None else Normalised(logits, *chosen)
-    check_taken(model, name, channels, size, _side(network.config), "image_size")
-    return model if weights is None else named(model, _names(network))
-
-
-def _side(config: Any) -> object:
-    return getattr(config, "image_size", None)
+    check_taken(model, name, channels, size, getattr(config, "image_size", None), "image_size")
+    return model if weights is None else named(model, _names(config))
 
 
 class _Logits(nn.Module):
@@ -184,16 +185,16 @@ def _loaded(transformers: Any, place: str, source: Mapping[str, Any], config: An
     return made
 
 
-def _names(network: Any) -> tuple[str, ...]:
+def _names(config: Any) -> tuple[str, ...]:
     """The names of the classes in the order of the logits; empty where they are LABEL_0, ..."""
-    names = [str(name) for _, name in sorted(network.config.id2label.items())]
+    names = [str(name) for _, name in sorted(config.id2label.items())]
     made_up = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return () if made_up else tuple(names)
 
 
 def _processing(
     transformers: Any, place: str, source: Mapping[str, Any], normalise: object
-) -> tuple[bool, tuple[tuple[float, ...], tuple[float, ...]] | None]:
+) -> tuple[bool, Constants | None]:
     """Whether channels are reversed, and the mean and standard deviation for pixels in [0, 1]."""
     try:
         made = transformers.AutoImageProcessor.from_pretrained(place, **source)
@@ -207,7 +208,7 @@ def _processing(
     return bool(getattr(made, "do_flip_channel_order", False)), _constants(made)
 
 
-def _constants(made: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _constants(made: Any) -> Constants:
     # The processor takes pixels of 0 to 255: (255 x scale - shift - mean) / std.
     rescales = getattr(made, "do_rescale", True)
     scale = 255 * float(made.rescale_factor) if rescales else 255.0

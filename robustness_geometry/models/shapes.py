@@ -1,6 +1,6 @@
 """Sizes of feature maps, and the check that images are large enough."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -62,7 +62,12 @@ def check_size(model: str, size: tuple[int, int], *rules: Side) -> tuple[int, in
 
 
 def check_taken(
-    model: nn.Module, name: str, channels: int, size: tuple[int, int], wanted: object, option: str
+    model: nn.Module,
+    name: str,
+    channels: int,
+    size: tuple[int, int],
+    wanted: int | Sequence[int] | None,
+    option: str,
 ) -> None:
     """Check that a network from elsewhere takes images of this size, by giving it one.
 
@@ -89,7 +94,8 @@ def check_taken(
     except (ValueError, RuntimeError, AssertionError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         given = f"{size[0]}x{size[1]}"
-        first = str(wanted) if isinstance(wanted, int) else "x".join(map(str, wanted or ()))  # type: ignore[call-overload]
+        sides = [wanted] if isinstance(wanted, int) else list(wanted or ())
+        first = "x".join(map(str, sides))
         refuse(
             "dataset.size",
             given,

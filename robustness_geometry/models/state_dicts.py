@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from robustness_geometry.checks import one_of, refuse
 from robustness_geometry.models.weight_files import KEY, StandIn
@@ -127,11 +127,7 @@ def _chosen(found: list[Named], wanted: str) -> list[Named]:
     """The entry of that name, or what stands behind that prefix."""
     chosen = [entry for entry in found if entry.name == wanted]
     for entry in found if not chosen else ():
-        inner = {
-            name.removeprefix(f"{wanted}."): value
-            for name, value in entry.state.items()
-            if name.startswith(f"{wanted}.")
-        }
+        inner = _inside(f"{str(wanted).rstrip('.')}.", entry.state)
         chosen += [Named(wanted, inner)] if inner else []
     if not chosen:
         names = [entry.name for entry in found if entry.name]
@@ -229,8 +225,7 @@ def _complete(own: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
 
 
 def _shape(value: object) -> object:
-    lazy = isinstance(value, UninitializedTensorMixin) or not isinstance(value, Tensor)
-    return None if lazy else value.shape
+    return value.shape if isinstance(value, Tensor) and not is_lazy(value) else None
 
 
 def _equal(one: object, other: object) -> bool:
@@ -328,7 +323,8 @@ def _prefixes(names: Mapping[str, str], state: Mapping[str, Any], path: Path) ->
         if allowed and max(allowed.values()) > most:
             most = max(allowed.values())
             equal = sorted((p for p, count in allowed.items() if count == most), key=_rank)
-            best = (_one_of(equal, state, path), less)
+            whole = most >= sum(not _unneeded(name) for name in names)
+            best = (_one_of(equal, state, path) if whole else equal[0], less)
     return best
 
 

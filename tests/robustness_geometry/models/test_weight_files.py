@@ -316,3 +316,17 @@ def test_a_network_of_one_s_own_takes_the_entry_that_is_named(tmp_path):
     options = {"target": "torch.nn.Linear", "args": args, "checkpoint": str(tmp_path / "a.pt")}
     model = custom(**shape, **options, weights_key="b")
     assert same(model, other(state))
+
+
+def test_files_of_another_network_are_refused_by_their_weights(tmp_path):
+    content = {"a.conv.weight": torch.ones(1), "b.conv.weight": torch.zeros(1)}
+    torch.save({"state_dict": content}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", "it lacks conv.weight and 7 more; it has the unknown a.conv.w")
+
+
+def test_a_prefix_may_be_named(tmp_path):
+    state = network(1).state_dict()
+    content = {**named("student.", state), **named("teacher.", other(state))}
+    with pytest.raises(InputError, match=r"unknown student"):
+        loads(tmp_path / "a.pt", content)
+    assert loads(tmp_path / "a.pt", content, weights_key="student")
