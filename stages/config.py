@@ -187,8 +187,9 @@ def factory(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     """The function that makes the model of a leaf, with the weights that ``checkpoint`` names.
 
     Every model takes ``checkpoint``: a weight file (safetensors, a ``state_dict``, or MatConvNet's
-    .mat), or ``random``, which asks for untrained weights by name. It also takes ``output``:
-    ``logits``, or ``probabilities`` for a network whose outputs need a logarithm.
+    .mat), or ``random``, which asks for untrained weights by name; ``weights_key``, the entry of
+    that file to take; and ``output``: ``logits``, or ``probabilities`` for a network whose outputs
+    need a logarithm.
     """
     output = check_choice(f"{key}.output", leaf.get("output", OUTPUTS[0]), OUTPUTS)
     leaf = {name: value for name, value in leaf.items() if name != "output"}
@@ -202,21 +203,25 @@ def _bare(leaf: Mapping[str, Any], key: str) -> Callable[..., nn.Module]:
     if own and checkpoint != RANDOM:
         return ready(leaf, key, supplied=FACTORY)
     bare = (
-        {**leaf, "checkpoint": None}
+        {name: None if name in ("checkpoint", "weights") else v for name, v in leaf.items()}
         if own
-        else {name: v for name, v in leaf.items() if name != "checkpoint"}
+        else {name: v for name, v in leaf.items() if name not in ("checkpoint", "weights_key")}
     )
     made = ready(bare, key, supplied=FACTORY)
-    return made if checkpoint in (None, RANDOM) else partial(_with_weights, made, checkpoint)
+    if checkpoint in (None, RANDOM):
+        return made
+    return partial(_with_weights, made, checkpoint, leaf.get("weights_key"))
 
 
 def _with_logarithm(make: Callable[..., nn.Module], **shape: Any) -> nn.Module:
     return LogProbabilities(make(**shape))
 
 
-def _with_weights(make: Callable[..., nn.Module], checkpoint: str, **shape: Any) -> nn.Module:
+def _with_weights(
+    make: Callable[..., nn.Module], checkpoint: str, weights_key: str | None, **shape: Any
+) -> nn.Module:
     model = make(**shape)
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, weights_key=weights_key)
     return model
 
 

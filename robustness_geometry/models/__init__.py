@@ -8,6 +8,7 @@ from robustness_geometry.models.caffenet import caffenet
 from robustness_geometry.models.checkpoint import load_weights, read_metadata, save_weights
 from robustness_geometry.models.custom import custom
 from robustness_geometry.models.fully_connected import fc500_150_10
+from robustness_geometry.models.huggingface import huggingface
 from robustness_geometry.models.lenet import lenet
 from robustness_geometry.models.lenet5 import lenet5
 from robustness_geometry.models.lenet_cifar import lenet_cifar
@@ -16,6 +17,7 @@ from robustness_geometry.models.normalisation import Normalise, Normalised
 from robustness_geometry.models.pretrained import pretrained, restore
 from robustness_geometry.models.probabilities import LogProbabilities
 from robustness_geometry.models.resnet18 import resnet18
+from robustness_geometry.models.robustbench import robustbench
 from robustness_geometry.models.timm_model import timm_model
 from robustness_geometry.models.torchvision_model import torchvision_model
 from robustness_geometry.models.vgg_f import vgg_f
@@ -32,6 +34,7 @@ __all__ = [
     "custom",
     "describe",
     "fc500_150_10",
+    "huggingface",
     "lenet",
     "lenet5",
     "lenet_cifar",
@@ -41,6 +44,7 @@ __all__ = [
     "read_metadata",
     "resnet18",
     "restore",
+    "robustbench",
     "save_weights",
     "timm_model",
     "torchvision_model",

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from robustness_geometry.checks import InputError, check_count, check_logits, check_model, refuse
+from robustness_geometry.models.class_names import check_class_names
 from robustness_geometry.models.probabilities import LogProbabilities
 from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Dataset
@@ -87,6 +88,7 @@ def build(factory: Factory, dataset: Dataset, seed: int = 0) -> nn.Module:
         _initialise(model, dataset)
         check_model(model)
         _try(model, dataset)
+    check_class_names(model, dataset)
     return model
 
 

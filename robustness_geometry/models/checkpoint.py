@@ -1,26 +1,24 @@
 """Weight files: written as a whole, read without running code, checked against the network."""
 
 import json
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from robustness_geometry.checks import refuse
 from robustness_geometry.files import whole
 from robustness_geometry.models.matconvnet import load_matconvnet
 from robustness_geometry.models.normalisation import Normalised
+from robustness_geometry.models.state_dicts import entries, matched, say
+from robustness_geometry.models.weight_files import KEY, read_weights, short
 
 __all__ = ["load_weights", "read_metadata", "save_weights"]
-
-KEY = "model.checkpoint"
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Entries under which checkpoints keep the weights."""
 
 
 def save_weights(
@@ -56,19 +54,27 @@ def save_weights(
         file.write(safetensors.torch.save(state, notes))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, weights_key: str | None = None) -> None:
     """Read weights into ``model``, which stays as it is when they do not fit.
+
+    The file is recognised by its content, and none of its code is run. A prefix that all weights
+    share, such as ``module.``, ``_orig_mod.`` or Lightning's ``model.``, is taken off. What is left
+    out or converted is logged as a warning.
 
     Args:
         model: the network. A file without a normalisation layer fills the network behind that
             layer, whose mean and standard deviation stay as they are.
-        path: ``.safetensors``; ``.mat`` of MatConvNet; or what ``torch.save`` wrote of a state
-            dict, also as entry ``state_dict``, ``model_state_dict`` or ``model`` of a checkpoint,
-            and with the prefix ``module.``.
+        path: safetensors, or the index of several such files; ``.mat`` of MatConvNet; or what
+            ``torch.save`` wrote of a state dict, also as entry of a checkpoint (``state_dict``,
+            ``model_state_dict``, ``model``, ``net`` ...).
+        weights_key: the entry, or the prefix, of the weights. None takes the one that fits; of an
+            average of weights (``state_dict_ema``, ``model_ema`` ...) and the weights themselves,
+            the average, as the tools that keep both evaluate it.
 
     Raises:
-        InputError: a file that is missing, damaged, holds pickled code or non-finite weights, or is
-            of another architecture; the text names the first weights that differ.
+        InputError: a file that is missing, damaged, of another kind, holds pickled code alone, or
+            weights that are not finite, sparse, quantised or of another architecture; the text
+            names the first weights that differ.
 
     Example:
         >>> from robustness_geometry.models import lenet, load_weights
@@ -78,9 +84,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         >>> round(model.normalise.mean.item(), 2)
         0.13
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        refuse(KEY, path, "an existing file of weights")
+    path = _existing(path)
     if path.suffix == ".mat":
         if not isinstance(model, Normalised):
             refuse(
@@ -90,15 +94,31 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             )
         load_matconvnet(model, path)
         return
-    state = _unwrapped(_read(path), path)
+    found = entries(read_weights(path), path, weights_key)
     target = model
-    if isinstance(model, Normalised) and "normalise.mean" not in state:
+    if isinstance(model, Normalised) and not any(
+        name.endswith("normalise.mean") for entry in found for name in entry.state
+    ):
         target = model.network
-    _check_fit(target, state, path)
+    own = target.state_dict()
+    state = matched(own, found, path, weights_key)
+    _check_fit(own, state, path)
     if isinstance(target, Normalised):
         # An average image has another shape than a mean per channel.
         target.normalise.replace(state["normalise.mean"], state["normalise.std"])
     target.load_state_dict(state)
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if path.is_dir():
+        kinds = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+        inside = sorted(file.name for file in path.iterdir() if file.name.endswith(kinds))
+        hint = f", such as {path / inside[0]}" if inside else ""
+        refuse(KEY, path, f"an existing file of weights, not a folder{hint}")
+    if not path.is_file():
+        refuse(KEY, path, "an existing file of weights")
+    return path
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -120,74 +140,79 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})["metadata"])
     except (SafetensorError, KeyError, ValueError) as error:
-        refuse(KEY, path, f"a file written by save_weights ({_short(error)})")
+        refuse(KEY, path, f"a file written by save_weights ({short(error)})")
     return {str(name): str(value) for name, value in notes.items()}
 
 
-def _read(path: Path) -> object:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch finds odd either loads or is refused
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
-        return loaded
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            refuse(
-                KEY,
-                path,
-                "a file of weights alone: safetensors, or a saved state dict; this is pickled code",
-            )
-        refuse(KEY, path, f"a whole file of weights ({_short(error)})")
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        refuse(KEY, path, f"a whole file of weights ({_short(error)})")
-
-
-def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without the prefix of a parallel module."""
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(value, Tensor) for value in loaded.values()
-    ):
-        refuse(KEY, path, f"a state dict, alone or as entry {', '.join(WRAPPERS)} of a checkpoint")
-    state = {str(name): value for name, value in loaded.items()}
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
-
-def _check_fit(target: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    own = target.state_dict()
+def _check_fit(own: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
     faults = _listed("it lacks", [name for name in own if name not in state])
     faults += _listed("it has the unknown", [name for name in state if name not in own])
-    for name in own:
-        if name in state and not _same_shape(name, own[name], state[name]):
-            faults.append(
-                f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-            )
-            break
+    wrong = [n for n in own if n in state and not _same_shape(n, own[n], state[n])]
+    for name in wrong[:1]:
+        faults.append(f"{name} is {_shape(state[name])} instead of {tuple(own[name].shape)}")
+        faults += _classes(own, state, wrong) if not faults[:-1] else []
     if faults:
         refuse(KEY, path, "a file of this architecture's weights: " + "; ".join(faults))
     for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            refuse(KEY, path, f"a file of finite weights; {name} holds NaN or infinite values")
+        if isinstance(value, Tensor):
+            _check_values(name, own[name], value, path)
+    _say_type(own, state, path)
 
 
-def _same_shape(name: str, own: Tensor, given: Tensor) -> bool:
+def _check_values(name: str, own: object, value: Tensor, path: Path) -> None:
+    wanted = isinstance(own, Tensor) and own.is_floating_point()
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        what = (
+            "quantised" if value.is_quantized else "sparse" if not value.is_meta else "without data"
+        )
+        refuse(KEY, path, f"a file of plain dense weights; {name} is {what}")
+    if wanted and not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        refuse(KEY, path, f"a file of floating-point weights; {name} is {kind}")
+    # As the network holds them: large float64 values are infinite in float32.
+    held = value.to(own.dtype) if isinstance(own, Tensor) else value
+    if not bool(torch.isfinite(held).all()):
+        refuse(KEY, path, f"a file of finite weights; {name} holds NaN or infinite values")
+
+
+def _say_type(own: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
+    """Say it once where weights of another type are loaded into the network's own."""
+    for name, value in own.items():
+        given = state[name]
+        if isinstance(value, Tensor) and isinstance(given, Tensor) and given.is_floating_point():
+            if given.dtype != value.dtype and not is_lazy(value):
+                kinds = [str(each.dtype).removeprefix("torch.") for each in (given, value)]
+                say(f"{path}: the weights are {kinds[0]}; the network computes in {kinds[1]}")
+            return
+
+
+def _same_shape(name: str, own: object, given: object) -> bool:
+    if not isinstance(own, Tensor) or is_lazy(own):
+        return True
+    if not isinstance(given, Tensor):
+        return False
     if name == "normalise.mean" and given.ndim == 4:
         return own.shape[:2] == given.shape[:2]
     return own.shape == given.shape
+
+
+def _shape(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _classes(own: Mapping[str, Any], state: Mapping[str, Any], wrong: list[str]) -> list[str]:
+    """What to say where the last layer alone differs, and only in its number of outputs."""
+    weights = [n for n, v in own.items() if isinstance(v, Tensor) and v.ndim >= 2]
+    if not weights or not isinstance(given := state[wrong[0]], Tensor):
+        return []
+    last = weights[-1].rpartition(".")[0]
+    mine = own[wrong[0]].shape
+    if {name.rpartition(".")[0] for name in wrong} != {last} or given.shape[1:] != mine[1:]:
+        return []
+    return [f"it was trained for {given.shape[0]} classes, and the network has {mine[0]}"]
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
     if not names:
         return []
     return [f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")]
-
-
-def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from robustness_geometry.models.checkpoint import load_weights
 from robustness_geometry.models.normalisation import Normalised
 from robustness_geometry.outputs import unlocked
 
-__all__ = ["custom"]
+__all__ = ["custom", "preprocessing"]
 
 
 def custom(
@@ -25,6 +25,7 @@ def custom(
     checkpoint: str | None,
     args: Mapping[str, Any] | None = None,
     normalise: str | Sequence[Sequence[float]] = "none",
+    weights_key: str | None = None,
 ) -> nn.Module:
     """The network that ``target(**args)`` makes, with weights from ``checkpoint``.
 
@@ -43,6 +44,8 @@ def custom(
         args: keyword arguments of ``target``.
         normalise: ``none``, ``dataset``, or two lists: the mean and the standard deviation of each
             channel.
+        weights_key: the entry of the checkpoint, or the prefix, that holds the weights; None finds
+            it.
 
     Returns:
         The network, in evaluation mode.
@@ -61,18 +64,38 @@ def custom(
     """
     network = _make(target, dict(args or {}))
     if checkpoint is not None:
-        load_weights(network, checkpoint)
+        load_weights(network, checkpoint, weights_key=weights_key)
+    constants = preprocessing(normalise, channels, mean, std)
+    return network.eval() if constants is None else Normalised(network, *constants)
+
+
+def preprocessing(
+    normalise: str | Sequence[Sequence[float]],
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """The mean and the standard deviation that the option ``normalise`` asks for; None: no layer.
+
+    Raises:
+        InputError: it is neither ``none`` nor ``dataset`` nor two lists of ``channels`` numbers.
+
+    Example:
+        >>> from robustness_geometry.models.custom import preprocessing
+        >>> preprocessing("dataset", 1, (0.5,), (0.25,))
+        ((0.5,), (0.25,))
+    """
     if normalise == "none":
-        return network.eval()
+        return None
     if normalise == "dataset":
-        return Normalised(network, mean, std)
+        return mean, std
     if (
         isinstance(normalise, str)
         or len(normalise) != 2
-        or any(len(row) != channels for row in normalise)
+        or any(isinstance(row, int | float) or len(row) != channels for row in normalise)
     ):
         refuse("model.normalise", normalise, f"none, dataset, or two lists of {channels} numbers")
-    return Normalised(network, *normalise)
+    return normalise[0], normalise[1]
 
 
 def _make(target: str, args: dict[str, Any]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,19 @@ from robustness_geometry.types import Images, Logits
 
 __all__ = ["Normalise", "Normalised"]
 
+Constants: TypeAlias = Sequence[float] | Tensor | float
+
 
 class Normalise(nn.Module):
     """(x - mean) / std, with mean and standard deviation as buffers that weight files carry.
 
     Args:
-        mean: one value per channel, in pixel units.
-        std: one value per channel, finite and above zero.
+        mean: one value per channel, in pixel units: a sequence, a tensor, or one number for all.
+        std: one value per channel, finite and above zero, likewise.
 
     Raises:
         InputError: unequal lengths, or values that are not finite or, for ``std``, not above zero.
+            Later, images of another number of channels.
 
     Example:
         >>> import torch
@@ -32,8 +36,9 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Constants, std: Constants) -> None:
         super().__init__()
+        mean, std = _values(mean), _values(std)
         if len(mean) != len(std) or not all(math.isfinite(value) for value in mean):
             refuse(
                 "dataset.mean",
@@ -53,21 +58,33 @@ class Normalise(nn.Module):
 
     def forward(self, images: Images) -> Images:
         """Normalise images (N, C, H, W), or other inputs (N, C, ...)."""
-        if images.ndim == 4:
-            return (images - self.mean) / self.std
-        shape = (1, -1, *[1] * (images.ndim - 2))
-        return (images - self.mean.view(shape)) / self.std.view(shape)
+        channels = self.mean.shape[1]
+        if channels not in (1, images.shape[1]):  # a grey image would become one of colours
+            refuse(
+                "images.shape", tuple(images.shape), f"(N, {channels}, ...), as the mean's length"
+            )
+        if images.ndim != 4:
+            shape = (1, -1, *[1] * (images.ndim - 2))
+            return (images - self.mean.view(shape)) / self.std.view(shape)
+        return (images - self.mean) / self.std
+
+
+def _values(given: Constants) -> tuple[float, ...]:
+    if isinstance(given, int | float):
+        return (float(given),)
+    return tuple(float(value) for value in torch.as_tensor(given).flatten().tolist())
 
 
 class Normalised(nn.Module):
     """A network behind its :class:`Normalise` layer, in evaluation mode.
 
-    All models of this package have this form.
+    All models of this package have this form. It also gives a network of your own, which was
+    trained on normalised images, the pixels in [0, 1] that every function here takes.
 
     Args:
         network: maps normalised images to logits.
-        mean: per-channel mean, in pixel units.
-        std: per-channel standard deviation, in pixel units.
+        mean: per-channel mean, in pixel units: a sequence, a tensor, or one number for all.
+        std: per-channel standard deviation, in pixel units, likewise.
 
     Example:
         >>> import torch
@@ -77,7 +94,7 @@ class Normalised(nn.Module):
         tensor([[2.]])
     """
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, mean: Constants, std: Constants) -> None:
         super().__init__()
         self.normalise = Normalise(mean, std)
         self.network = network

@@ -1,10 +1,13 @@
 """Any classifier of the optional package timm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from robustness_geometry.checks import refuse
 from robustness_geometry.extras import require
+from robustness_geometry.models.checkpoint import load_weights
 from robustness_geometry.models.normalisation import Normalised
+from robustness_geometry.models.shapes import check_taken
 from robustness_geometry.models.torchvision_model import unsuited
 
 __all__ = ["timm_model"]
@@ -19,12 +22,16 @@ def timm_model(
     std: Sequence[float],
     name: str,
     weights: str | None = "DEFAULT",
+    checkpoint: str | None = None,
+    weights_key: str | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Normalised:
     """A network of ``timm``, behind a normalisation layer.
 
     With published weights the normalisation is that of the weights, and channels and classes must
     be theirs; without, the network is built for the data set's channels and classes and normalises
-    with its mean and standard deviation.
+    with its mean and standard deviation. With a ``checkpoint`` it is built for the data set, and
+    ``weights`` says whose normalisation it gets.
 
     Args:
         channels: number of channels of the images.
@@ -34,6 +41,10 @@ def timm_model(
         std: per-channel standard deviation, in pixel units; used without published weights.
         name: a name of ``timm.list_models()``; a tag after a dot chooses among published weights.
         weights: ``DEFAULT``, or None for fresh weights, to be trained or loaded.
+        checkpoint: a file of weights in place of the published ones, see
+            :func:`robustness_geometry.models.load_weights`.
+        weights_key: the entry of that file, or the prefix, that holds the weights.
+        args: further arguments of ``timm.create_model``, such as ``img_size``.
 
     Returns:
         The network, in evaluation mode.
@@ -51,22 +62,47 @@ def timm_model(
     timm = require("timm", extra="timm")
     if not timm.is_model(name):
         refuse("model.name", name, "a name of timm.list_models()")
-    if weights is None:
-        network = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
-        return Normalised(network, mean, std)
-    if weights != "DEFAULT":
+    if weights not in ("DEFAULT", None):
         refuse(
             "model.weights",
             weights,
             "DEFAULT or null; a tag after the name chooses published weights",
         )
+    if weights is None or checkpoint is not None:
+        network = _made(timm, name, args, num_classes=classes, in_chans=channels)
+    else:
+        network = _published(timm, name, weights, args)
+    constants = mean, std
+    if weights is not None:
+        config = timm.data.resolve_model_data_config(network)
+        given = classes if checkpoint is not None else network.num_classes
+        known = (len(config["mean"]), given)
+        if (channels, classes) != known:
+            refuse("model.weights", weights, unsuited(name, known, (channels, classes)))
+        constants = config["mean"], config["std"]
+    model = Normalised(network, *constants)
+    if getattr(network, "default_cfg", {}).get("fixed_input_size"):
+        side = network.default_cfg["input_size"][1:]
+        check_taken(model, name, channels, size, side, "img_size")
+    if checkpoint is not None:
+        load_weights(model, checkpoint, weights_key=weights_key)
+    return model
+
+
+def _made(timm: Any, name: str, args: Mapping[str, Any] | None, **options: Any) -> Any:
     try:
-        network = timm.create_model(name, pretrained=True)
+        return timm.create_model(name, pretrained=False, **options, **_plain(args))
+    except (TypeError, ValueError) as error:
+        refuse("model.args", dict(args or {}), f"arguments that {name} takes ({error})")
+
+
+def _published(timm: Any, name: str, weights: str, args: Mapping[str, Any] | None) -> Any:
+    try:
+        return timm.create_model(name, pretrained=True, **_plain(args))
     except (OSError, RuntimeError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         refuse("model.weights", weights, f"published weights that can be had from here ({why})")
-    config = timm.data.resolve_model_data_config(network)
-    known = (config["input_size"][0], network.num_classes)
-    if (channels, classes) != known:
-        refuse("model.weights", weights, unsuited(name, known, (channels, classes)))
-    return Normalised(network, config["mean"], config["std"])
+
+
+def _plain(args: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in (args or {}).items()}

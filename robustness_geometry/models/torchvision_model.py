@@ -1,13 +1,16 @@
 """Any classifier of torchvision, with or without its published weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from robustness_geometry.checks import check_choice, refuse
 from robustness_geometry.extras import require
+from robustness_geometry.models.checkpoint import load_weights
+from robustness_geometry.models.class_names import named
 from robustness_geometry.models.normalisation import Normalised
+from robustness_geometry.models.shapes import check_taken
 
 __all__ = ["torchvision_model"]
 
@@ -21,12 +24,16 @@ def torchvision_model(
     std: Sequence[float],
     name: str,
     weights: str | None = "DEFAULT",
-) -> Normalised:
+    checkpoint: str | None = None,
+    weights_key: str | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """A network of ``torchvision.models``, behind a normalisation layer.
 
     With published weights the normalisation is that of the weights, and channels and classes must
     be theirs. Without, the network is built for the data set: its last layer for the classes, its
-    first convolution for the channels, and the data set's normalisation.
+    first convolution for the channels, and the data set's normalisation. With a ``checkpoint`` it
+    is built for the data set, and ``weights`` says whose normalisation it gets.
 
     Args:
         channels: number of channels of the images.
@@ -37,6 +44,10 @@ def torchvision_model(
         name: a name of ``torchvision.models.list_models()``, such as ``resnet50``.
         weights: ``DEFAULT``, a name such as ``IMAGENET1K_V1``, or None for fresh weights, to be
             trained or loaded.
+        checkpoint: a file of weights in place of the published ones, see
+            :func:`robustness_geometry.models.load_weights`.
+        weights_key: the entry of that file, or the prefix, that holds the weights.
+        args: further arguments of the network's function, such as ``image_size``.
 
     Returns:
         The network, in evaluation mode.
@@ -53,18 +64,43 @@ def torchvision_model(
     """
     zoo = require("torchvision.models", extra="examples")
     check_choice("model.name", name, tuple(zoo.list_models(module=zoo)))
-    if weights is None:
-        network = zoo.get_model(name, weights=None, num_classes=classes, **_quiet(name))
-        return Normalised(_for_channels(network, channels), mean, std)
+    entry = None if weights is None else _entry(zoo, name, weights)
+    if entry is not None and checkpoint is None:
+        categories = entry.meta["categories"]
+        known = (3, len(categories))
+        if (channels, classes) != known:
+            refuse("model.weights", weights, unsuited(name, known, (channels, classes)))
+        preset = entry.transforms()
+        return named(Normalised(_download(zoo, name, entry), preset.mean, preset.std), categories)
+    network = _fresh(zoo, name, classes, args)
+    constants = mean, std
+    if entry is not None:
+        if channels != 3:
+            refuse("model.weights", weights, unsuited(name, (3, classes), (channels, classes)))
+        preset = entry.transforms()
+        constants = preset.mean, preset.std
+    model = Normalised(_for_channels(network, channels), *constants)
+    if isinstance(side := getattr(network, "image_size", None), int):  # a transformer
+        check_taken(model, name, channels, size, side, "image_size")
+    if checkpoint is not None:
+        load_weights(model, checkpoint, weights_key=weights_key)
+    return model
+
+
+def _entry(zoo: Any, name: str, weights: str) -> Any:
     entries = zoo.get_model_weights(name)
     if weights not in entries.__members__:
         refuse("model.weights", weights, "one of " + ", ".join([*entries.__members__, "null"]))
-    entry = entries[weights]
-    known = (3, len(entry.meta["categories"]))
-    if (channels, classes) != known:
-        refuse("model.weights", weights, unsuited(name, known, (channels, classes)))
-    preset = entry.transforms()
-    return Normalised(_download(zoo, name, entry), preset.mean, preset.std)
+    return entries[weights]
+
+
+def _fresh(zoo: Any, name: str, classes: int, args: Mapping[str, Any] | None) -> nn.Module:
+    options = {**_quiet(name), **(args or {})}
+    try:
+        network: nn.Module = zoo.get_model(name, weights=None, num_classes=classes, **options)
+    except (TypeError, ValueError) as error:
+        refuse("model.args", dict(args or {}), f"arguments that {name} takes ({error})")
+    return network
 
 
 def unsuited(name: str, known: tuple[int, int], wanted: tuple[int, int]) -> str:

@@ -75,3 +75,36 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
         InputError, match=r"^package timm must be .*pip install robustness-geometry\[timm\]"
     ):
         timm_model(**SMALL, name="resnet10t", weights=None)
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", None])
+def test_a_checkpoint_takes_the_place_of_published_weights(tmp_path, weights):
+    saved = timm.create_model("resnet10t", num_classes=4).eval()
+    content = {f"module.{name}": value for name, value in saved.state_dict().items()}
+    torch.save({"state_dict": content, "epoch": 3}, tmp_path / "a.pth.tar")
+    shape = {**SMALL, "channels": 3, "mean": (0.4,) * 3, "std": (0.3,) * 3}
+    path = str(tmp_path / "a.pth.tar")
+    model = timm_model(**shape, name="resnet10t", weights=weights, checkpoint=path)
+    own = saved.default_cfg["mean"] if weights else (0.4,) * 3
+    assert model.normalise.mean.flatten().tolist() == pytest.approx(own)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = saved((images - model.normalise.mean) / model.normalise.std)
+        assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
+    saved = timm.create_model("resnet10t", num_classes=7, in_chans=1)
+    torch.save(saved.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"trained for 7 classes, and the network has 4"):
+        timm_model(**SMALL, name="resnet10t", weights=None, checkpoint=str(tmp_path / "a.pth"))
+
+
+def test_a_transformer_of_another_size_is_refused_or_built_for_it():
+    options = {"name": "vit_tiny_patch16_224", "weights": None}
+    with pytest.raises(InputError, match=r"dataset.size must be 224x224 .*img_size: \[32, 32\]"):
+        timm_model(**SMALL, **options)
+    model = timm_model(**SMALL, **options, args={"img_size": [32, 32], "depth": 1})
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 4)
+    with pytest.raises(InputError, match=r"model.args must be arguments that vit_tiny"):
+        timm_model(**SMALL, **options, args={"nothing": 1})

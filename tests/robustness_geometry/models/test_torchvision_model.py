@@ -107,3 +107,43 @@ def test_a_bare_state_dict_of_torchvision_loads(tmp_path):
     with torch.no_grad():
         assert torch.allclose(model(images), plain.eval()((images - 0.4) / 0.3), atol=1e-5)
     assert isinstance(model.network, nn.Module)
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", None])
+def test_a_checkpoint_takes_the_place_of_published_weights(tmp_path, weights):
+    saved = torchvision.models.squeezenet1_1(weights=None, num_classes=5).eval()
+    raw = {name: value + 1 for name, value in saved.state_dict().items()}
+    averaged = {f"module.{name}": value for name, value in saved.state_dict().items()}
+    torch.save({"model": raw, "model_ema": averaged}, tmp_path / "a.pth")
+    options = {"name": "squeezenet1_1", "weights": weights, "checkpoint": str(tmp_path / "a.pth")}
+    model = torchvision_model(**SMALL, **options)
+    own = (0.485, 0.456, 0.406) if weights else (0.4,) * 3
+    assert model.normalise.mean.flatten().tolist() == pytest.approx(own)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = saved((images - model.normalise.mean) / model.normalise.std)
+        assert torch.allclose(model(images), expected, atol=1e-5)
+    other = torchvision_model(**SMALL, **options, weights_key="model")
+    assert torch.equal(other.network.classifier[1].bias, raw["classifier.1.bias"])
+
+
+def test_published_weights_of_auxiliary_heads_load_from_a_file(tmp_path):
+    saved = torchvision.models.googlenet(weights=None, num_classes=5, init_weights=False)
+    torch.save(saved.state_dict(), tmp_path / "a.pth")
+    options = {"name": "googlenet", "weights": None, "checkpoint": str(tmp_path / "a.pth")}
+    model = torchvision_model(**SMALL, **options)
+    assert torch.equal(model.network.fc.bias, saved.fc.bias)
+
+
+def test_published_networks_name_their_classes(published):
+    names = torchvision_model(**IMAGENET, name="squeezenet1_1").class_names
+    assert names[0] == "tench"
+    assert len(names) == 1000
+
+
+def test_a_transformer_of_another_size_is_refused_or_built_for_it():
+    options = {"name": "vit_b_32", "weights": None}
+    with pytest.raises(InputError, match=r"dataset.size must be 224 for .*image_size: \[64, 64\]"):
+        torchvision_model(**SMALL, **options)
+    model = torchvision_model(**SMALL, **options, args={"image_size": 64})
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 5)
