@@ -229,7 +229,9 @@ def _json_rows(content: object, path: Path) -> list[tuple[str, str]]:
         if all(isinstance(value, str) for _, value in values):
             return _ordered([(index, value, value) for index, value in values], path)
         if all(isinstance(value, list) and len(value) == 2 for _, value in values):
-            return _ordered([(index, *map(str, value)) for index, value in values], path)
+            return _ordered(
+                [(index, str(value[0]), str(value[1])) for index, value in values], path
+            )
     wanted = "a list of names, or a mapping from names to labels or from labels to names"
     return refuse("dataset.classes_file", str(path), wanted)
 

@@ -25,6 +25,9 @@ WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 ORIENTATION, PHOTOMETRIC = 274, 262
 """Tags of EXIF and TIFF."""
 
+TURNED = range(2, 9)
+"""Values of the orientation other than upright."""
+
 
 def check_crop(size: int | None, resize: int | None) -> None:
     """Check that ``size`` is None or >= 1, and that ``resize`` is None or at least ``size``.
@@ -126,10 +129,11 @@ def _read(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
+            # Given a path, Pillow maps a TIFF file into memory, and garbles it where it is turned.
+            with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
                 image = _eight_bits(picture, channels, white, upright, seen)
     except Exception as error:  # there is no end to what Pillow raises at a damaged file
-        why = "the file is empty" if _is_empty(path) else first_line(error)
+        why = _reason(path, error, Image.UnidentifiedImageError)
         refuse(
             "dataset.root", path, f"a picture that can be read ({why}); mend or remove this file"
         )
@@ -146,8 +150,10 @@ def _read(
     return values.permute(2, 0, 1)
 
 
-def _is_empty(path: str | Path) -> bool:
-    return Path(path).is_file() and Path(path).stat().st_size == 0
+def _reason(path: str | Path, error: Exception, unidentified: type[Exception]) -> str:
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return "the file is empty"
+    return "its format is not known" if isinstance(error, unidentified) else first_line(error)
 
 
 def _eight_bits(
@@ -194,8 +200,16 @@ def _bits(picture: Any) -> str:
 
 
 def _upright(picture: Any, seen: Counter[str]) -> Any:
-    if picture.getexif().get(ORIENTATION, 1) in range(2, 9):
-        seen["turned"] += 1
+    """The picture turned as its orientation says; one that cannot be read is none."""
+    turned = getattr(picture, "tag_v2", {}).get(ORIENTATION, 1) in TURNED
+    picture.load()  # which turns a TIFF file's picture, and finds damage
+    if picture.format != "TIFF":
+        try:
+            turned = picture.getexif().get(ORIENTATION, 1) in TURNED
+        except Exception:  # of damaged EXIF data beside whole pixels
+            return picture
+    seen["turned"] += turned
+    if turned and picture.format != "TIFF":
         return require("PIL.ImageOps", EXTRA).exif_transpose(picture)
     return picture
 
