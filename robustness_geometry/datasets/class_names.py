@@ -178,10 +178,6 @@ def _imagenet(present: Sequence[str]) -> ClassNames:
         _check_covered("dataset.labels", "imagenet", synsets, present)
         return ClassNames(names, synsets, "ImageNet's WordNet ids")
     _check_covered("dataset.labels", "imagenet", names, present)
-    for name in present:
-        if names.count(name) > 1:
-            text = f"ImageNet's classes, where {name} is not two of them: name it by its WordNet id"
-            refuse("dataset.labels", "imagenet", text)
     return ClassNames(names, names, "ImageNet's names")
 
 

@@ -20,7 +20,7 @@ def fill(root, classes, n=2, suffix="png"):
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for index in range(n):
-            pixels = np.full((SIDE, SIDE, 3), 10 * label + index, np.uint8)
+            pixels = np.full((SIDE, SIDE, 3), (10 * label + index) % 256, np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.{suffix}")
     return root
 
@@ -146,8 +146,6 @@ def test_synsets_get_names_from_a_mapping_and_places_among_imagenets_classes(tmp
     data = read(other, labels="imagenet")
     assert data.test.labels.unique().tolist() == [1, 281]
     assert [data.classes[label] for label in (1, 281)] == ["goldfish", "tabby"]
-    with pytest.raises(InputError, match=r"labels must be .*crane is not two"):
-        read(fill(tmp_path / "birds", ["crane"]), labels="imagenet")
 
 
 @pytest.mark.parametrize(
