@@ -122,7 +122,8 @@ def image_folder(
     folder = Path(root).expanduser().resolve()
     found = _contents(folder, train, test)
     names = partial(class_names, labels=labels, classes=classes, classes_file=classes_file)
-    known = _known_classes(found, folder, names, listed=labels != "folder" or classes is not None)
+    listed = labels if classes is None and not isinstance(labels, str) else classes or ()
+    known = _known_classes(found, folder, names, set(map(plain_name, listed)))
     train_files, test_files = _parts(found, known, share, seed, folder.name)
     seen: Counter[str] = Counter()
     options = {"channels": channels, "size": size, "resize": resize, "white": top, "seen": seen}
@@ -183,10 +184,10 @@ def _contents(folder: Path, train: str | None, test: str | None) -> dict[str, Co
 
 
 def _known_classes(
-    found: dict[str, Contents], folder: Path, names: "partial[ClassNames]", *, listed: bool
+    found: dict[str, Contents], folder: Path, names: "partial[ClassNames]", listed: set[str]
 ) -> ClassNames:
     """The classes of all parts, after a check that every folder is one and holds pictures."""
-    if not listed and "" in found:
+    if "" in found and not set(map(plain_name, found[""].pictures)) <= listed:
         check_no_parts(found[""])
     for key, part in found.items():
         if not part.filled:

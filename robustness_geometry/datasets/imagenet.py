@@ -39,7 +39,9 @@ def imagenet(
     There are training images only with a ``train_limit``. torchvision's ``ImageNet`` finds the
     files, and unpacks them at the first use; the shorter side is brought to ``resize``, and the
     centre is cut out. Labels are 0 to 999 in the order of the WordNet ids, which is that of
-    pretrained networks; mean and standard deviation are the constants of torchvision's weights.
+    pretrained networks, also where the folders of some classes are absent; hidden files and folders
+    are skipped. Pictures are not turned by their EXIF data, as torchvision's weights were judged
+    without. Mean and standard deviation are the constants of torchvision's weights.
 
     Args:
         root: folder with the archives, or with ``meta.bin``, ``val`` and ``train``; None looks for

@@ -190,6 +190,10 @@ def test_parts_are_not_taken_for_classes(tmp_path, parts, text):
     fill(tmp_path, [f"{part}/{name}" for part in parts for name in ("cat", "dog")])
     with pytest.raises(InputError, match=f"^dataset.root must be .*subfolder per class.*{text}"):
         read(tmp_path)
+    with pytest.raises(InputError, match=text):
+        read(tmp_path, classes=["cat", "dog"])
+    with pytest.raises(InputError, match=text):
+        read(tmp_path, labels="imagenet")
 
 
 def test_a_class_may_be_called_like_a_part(tmp_path):
