@@ -1,8 +1,9 @@
 """Grids of images, perturbations and perturbed images."""
 
 import math
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ def image_grid(
             shown.
         side: side of a panel in inches.
     """
+    rows = [[p and replace(p, caption=_wrapped(p.caption, side)) for p in row] for row in rows]
     columns = max(len(row) for row in rows)
     captions = max((len(p.caption.splitlines()) for row in rows for p in row if p), default=0)
     margins = 0.4 * bool(title) + 0.3 * bool(column_titles) + 0.3
@@ -86,6 +88,16 @@ def image_grid(
         if any(p and p.perturbation for row in rows for p in row):
             figure.supxlabel(_scale_text(rows, scale), fontsize=9.5, color=SOFT)
     return figure
+
+
+def _wrapped(caption: str, side: float) -> str:
+    """A caption whose lines are about as wide as a panel, broken between words."""
+    width = max(int(13 * side), 1)
+    lines = (
+        textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+        for line in caption.splitlines()
+    )
+    return "\n".join(part for parts in lines for part in parts)
 
 
 def _common_limit(perturbations: Sequence[Tensor]) -> float:

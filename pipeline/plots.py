@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
@@ -28,6 +30,7 @@ __all__ = [
     "estimate_line",
     "histogram_figure",
     "line_figure",
+    "literal",
     "save",
     "styled",
 ]
@@ -35,11 +38,15 @@ __all__ = [
 COLOURS = ("#0b6fa4", "#d1495b", "#3a9270", "#e0a030", "#7a5195", "#5f6b7a", "#b5651d", "#17a2b8")
 """The colours of lines and bars, in order; most colour-blind readers can tell them apart."""
 
+LONGEST = 24
+"""Largest number of characters of somebody's own name in a figure."""
+
+FONT = "DejaVu Sans"
 INK, SOFT = "#22282f", "#6b7580"
 
 STYLE = {
     "font.size": 11.0,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "axes.titlesize": 12.0,
     "axes.labelsize": 11.5,
     "axes.titleweight": "bold",
@@ -306,6 +313,30 @@ def _plain(values: Tensor, *, positive: bool) -> np.ndarray:
     flat: np.ndarray = values.detach().cpu().double().flatten().numpy()
     flat = flat[np.isfinite(flat)]
     return flat[flat > 0] if positive else flat
+
+
+def literal(name: str) -> str:
+    r"""Somebody's own name as matplotlib draws it: as it is, on one line, and not too long.
+
+    A dollar sign would start a formula. The name is empty if the figures' font lacks a letter of
+    it.
+
+    Example:
+        >>> from pipeline.plots import literal
+        >>> literal("$5_and $6"), literal("a" * 40), literal("\u732b")
+        ('\$5_and \$6', 'aaaaaaaaaaaaaaaaaaaaaaa…', '')
+    """
+    text = " ".join(name.split())
+    if not all(_has_glyph(letter) for letter in text):
+        return ""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text.replace("$", r"\$")
+
+
+@cache
+def _has_glyph(letter: str) -> bool:
+    font = get_font(findfont(FONT))
+    return letter.isprintable() and font.get_char_index(ord(letter)) != 0
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -4,12 +4,14 @@ import math
 
 from torch import Tensor
 
+from pipeline.plots import literal
 from pipeline.statistics import Estimate
 from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.types import Attack, Dataset
 
 __all__ = [
     "class_name",
+    "class_text",
     "columns",
     "interval",
     "norm_name",
@@ -31,7 +33,22 @@ def norm_sign(norm: float) -> str:
 
 
 def class_name(data: Dataset, label: Tensor | int) -> str:
-    """The name of a class, in quotes; its number where the data set has no name for it."""
+    """The name of a class, in quotes, as figures show it.
+
+    A long name is cut. It is “class 3” if the figures' font cannot write it, and the class' number
+    where the data set has no name for it.
+    """
+    index = int(label)
+    if not 0 <= index < len(data.classes):
+        return f"“{index}”"
+    return f"“{literal(data.classes[index]) or f'class {index}'}”"
+
+
+def class_text(data: Dataset, label: Tensor | int) -> str:
+    """The name of a class, in quotes, as tables hold it; its number where it has no name.
+
+    The quotes keep a spreadsheet from reading a name such as ``=A1`` as a formula.
+    """
     index = int(label)
     return f"“{data.classes[index] if 0 <= index < len(data.classes) else index}”"
 

@@ -96,6 +96,7 @@ class Dataset:
         mean: per-channel mean of the training images, in pixel units.
         std: per-channel standard deviation, in pixel units.
         source: where the images come from, one line.
+        notes: what a reader of results should know of how they were read, a line each.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -60,7 +60,11 @@ def run_stage(stage: str, config: Config) -> None:
     for each in chosen:
         described = config.network is None and stage not in ACROSS
         notes = [*notes, *each.probe(experiments, described=described)]
+    read = list(dict.fromkeys(note for each in chosen for note in each.data.notes))
     executor = Executor(**config.executor, alive=_parent_watch())
+    if executor.is_global_zero:
+        for note in read:
+            print(f"{stage}: {note}", flush=True)
     with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
         gc.enable()  # the libraries are there
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
@@ -69,7 +73,7 @@ def run_stage(stage: str, config: Config) -> None:
         if config.network is None and stage not in ACROSS:
             notes = [*notes, f"Budget {config.budget.name}: {config.budget.description}."]
         for measured in findings.values():
-            measured.notes.extend(notes)
+            measured.notes.extend([*notes, *read])
         if not executor.is_global_zero:
             return
         sections = {e.name: e.section for e in experiments}

@@ -1,4 +1,4 @@
-"""From 8-bit pixels to a :class:`~robustness_geometry.types.Dataset`.
+"""From pixels as read to a :class:`~robustness_geometry.types.Dataset`.
 
 Pixels are checked, subsets chosen, values scaled to [0, 1], and statistics taken.
 """
@@ -29,7 +29,7 @@ class Pixels:
     """Images as read from disk.
 
     Attributes:
-        values: (N, C, H, W) 8-bit pixels.
+        values: (N, C, H, W) pixels of eight bits, or floating-point ones in [0, 1].
         labels: (N,) whole numbers.
 
     Example:
@@ -53,16 +53,19 @@ class Pixels:
 
     def split(self) -> Split:
         """The same images as float32 in [0, 1], with int64 labels."""
+        if self.values.is_floating_point():
+            return Split(self.values.float(), self.labels.long())
         return Split(self.values.float().div_(255), self.labels.long())
 
 
 def statistics(values: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of 8-bit pixels, in [0, 1] units.
+    """Per-channel mean and standard deviation of pixels, in [0, 1] units.
 
-    They are taken from the counts of the 256 grey levels, which is exact and needs no copy.
+    Those of 8-bit pixels are taken from the counts of the 256 grey levels, which is exact and needs
+    no copy.
 
     Args:
-        values: (N, C, H, W) 8-bit pixels, N >= 1.
+        values: (N, C, H, W) pixels of eight bits, or floating-point ones in [0, 1]; N >= 1.
 
     Example:
         >>> import torch
@@ -70,6 +73,10 @@ def statistics(values: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
         ((0.5,), (0.5,))
     """
+    if values.is_floating_point():
+        channels = [channel.double() for channel in values.unbind(1)]
+        stds = tuple(float(channel.std(correction=0)) for channel in channels)
+        return tuple(float(channel.mean()) for channel in channels), stds
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in values.unbind(1):
@@ -89,6 +96,7 @@ def assemble(
     limits: Limits | None = None,
     *,
     constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """Check the pixels, take the subsets and scale them.
 
@@ -101,6 +109,7 @@ def assemble(
         limits: which subsets to keep; None: all images.
         constants: mean and standard deviation; None: those of all training images, before the
             limit.
+        notes: what to say of the images where they are measured.
 
     Raises:
         InputError: no images, or images and labels that do not belong together.
@@ -124,7 +133,7 @@ def assemble(
     ]
     for split in splits:
         check_images(split.images, key="dataset.images")
-    return Dataset(name, splits[0], splits[1], tuple(classes), mean, std, source)
+    return Dataset(name, splits[0], splits[1], tuple(classes), mean, std, source, tuple(notes))
 
 
 def _check_pixels(

@@ -2,11 +2,13 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from robustness_geometry.checks import check_count
 from robustness_geometry.datasets.assembly import IMAGENET_MEAN, IMAGENET_STD, Pixels, assemble
+from robustness_geometry.datasets.folders import is_hidden
 from robustness_geometry.datasets.pictures import check_crop, read_pictures
 from robustness_geometry.datasets.sampling import Limits, stratified_order
 from robustness_geometry.datasets.sources import EXTRA, FOLDERS, read_or_refuse
@@ -37,7 +39,9 @@ def imagenet(
     There are training images only with a ``train_limit``. torchvision's ``ImageNet`` finds the
     files, and unpacks them at the first use; the shorter side is brought to ``resize``, and the
     centre is cut out. Labels are 0 to 999 in the order of the WordNet ids, which is that of
-    pretrained networks; mean and standard deviation are the constants of torchvision's weights.
+    pretrained networks, also where the folders of some classes are absent; hidden files and folders
+    are skipped. Pictures are not turned by their EXIF data, as torchvision's weights were judged
+    without. Mean and standard deviation are the constants of torchvision's weights.
 
     Args:
         root: folder with the archives, or with ``meta.bin``, ``val`` and ``train``; None looks for
@@ -81,10 +85,29 @@ def imagenet(
 def _read(
     folder: Path, part: str, limit: int | None, *, seed: int, size: int, resize: int, key: str
 ) -> tuple[Pixels, list[str]]:
-    source = require("torchvision.datasets", EXTRA).ImageNet
-    data = read_or_refuse(partial(source, folder, split=part), folder, FILES)
-    labels = torch.tensor(data.targets)
+    data = read_or_refuse(partial(_listed, folder, part), folder, FILES)
+    meta = require("torchvision.datasets.imagenet", EXTRA).load_meta_file
+    names = read_or_refuse(partial(meta, folder), folder, FILES)[0]
+    label = {wnid: index for index, wnid in enumerate(sorted(names))}  # also of absent classes
+    labels = torch.tensor([label[data.wnids[target]] for target in data.targets])
     chosen = stratified_order(labels, seed, "imagenet", part)[:limit]
     paths = [data.samples[index][0] for index in chosen.tolist()]
     values = read_pictures(paths, size=size, resize=resize, key=key)
-    return Pixels(values, labels[chosen]), [names[0] for names in data.classes]
+    return Pixels(values, labels[chosen]), [names[wnid][0] for wnid in label]
+
+
+def _listed(folder: Path, part: str) -> Any:
+    """The pictures of a part, as torchvision finds them, without hidden files and folders."""
+    source = require("torchvision.datasets", EXTRA).ImageNet
+    is_picture = require("torchvision.datasets.folder", EXTRA).is_image_file
+
+    class Visible(source):  # type: ignore[misc, valid-type]
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            names = [name for name in super().find_classes(directory)[0] if not is_hidden(name)]
+            return names, {name: index for index, name in enumerate(names)}
+
+    def is_valid(path: str) -> bool:
+        inner = Path(path).relative_to(folder).parts
+        return is_picture(path) and not any(map(is_hidden, inner))
+
+    return Visible(folder, split=part, is_valid_file=is_valid)

@@ -26,7 +26,7 @@ from pipeline.studies.finetuning import (
     tune_all,
 )
 from pipeline.studies.subject import placed
-from pipeline.tables import interval
+from pipeline.tables import class_name, interval
 from robustness_geometry.checks import check_positive, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Dataset, Network, Perturbed, predict
@@ -157,13 +157,14 @@ def _digit(data: Dataset, study: FineTuningStudy, settings: Settings) -> Figure:
     shown = torch.stack([image, *(image + alpha * perturbation for alpha in settings.alphas)])
     labels = predict(study.model, placed(shown, study.model)).tolist()
     size = float(norms(perturbation[None])[0] / norms(image[None])[0])
-    top: list[Panel | None] = [Panel(shown[0], f"original: “{data.classes[labels[0]]}”")]
+    top: list[Panel | None] = [Panel(shown[0], f"original: {class_name(data, labels[0])}")]
     bottom: list[Panel | None] = [None]
     for alpha, picture, label in zip(settings.alphas, shown[1:], labels[1:], strict=True):
-        top.append(Panel(picture.clamp(0, 1), f"alpha = {alpha:g}: “{data.classes[label]}”"))
+        top.append(Panel(picture.clamp(0, 1), f"alpha = {alpha:g}: {class_name(data, label)}"))
         norm = f"relative norm {alpha * size:.3g}"
         bottom.append(Panel(alpha * perturbation, norm, perturbation=True))
-    title = f"A “{data.classes[int(study.train.labels[index])]}” and its magnified perturbations"
+    name = class_name(data, study.train.labels[index])
+    title = f"A {name} and its magnified perturbations"
     return image_grid([top, bottom], title=title)
 
 

@@ -18,7 +18,7 @@ from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Statistic
 from pipeline.studies.universal import UniversalStudy, fooled_by, made_of, universal_studies
 from pipeline.studies.universal_settings import UniversalSettings
-from pipeline.tables import class_name, norm_name
+from pipeline.tables import class_name, class_text, norm_name
 from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "label_graph", "smallest_in_share", "uap_label_graph"]
@@ -195,8 +195,8 @@ def _edges(
     return pd.DataFrame(
         {
             "seed": study.seed,
-            "label": class_name(data, i),
-            "becomes": class_name(data, j),
+            "label": class_text(data, i),
+            "becomes": class_text(data, j),
             "images": edge["images"],
             "share_of_fooled": edge["share"],
         }
@@ -215,7 +215,7 @@ def _components(
             "component": number,
             "labels": len(part),
             "edges": part.number_of_edges(),
-            "dominant": class_name(data, _dominant(part)),
+            "dominant": class_text(data, _dominant(part)),
             "edges_to_dominant": part.in_degree(_dominant(part)),
         }
         for study, graph in zip(studies, graphs, strict=True)
@@ -309,7 +309,7 @@ def _draw(
     across, up = zip(*(places[node] for node in graph), strict=True)
     axes.scatter(across, up, s=size, c=colours, zorder=3)
     for node in graph if named else [root]:
-        name = data.classes[node] if node < len(data.classes) else str(node)
+        name = class_name(data, node).strip("“”")
         inside = len(name) <= 2 and named
         x, y = places[node]
         below = 0.0 if inside else 0.16

@@ -128,6 +128,24 @@ def test_the_validation_archive_is_unpacked_at_the_first_use(root, monkeypatch):
     }  # the ground truth's ids as places in the alphabet
 
 
+@pytest.mark.parametrize("place", [".ipynb_checkpoints", "n01443537/.ipynb_checkpoints"])
+def test_hidden_files_and_folders_are_skipped(root, place):
+    (root / "val" / place).mkdir()
+    (root / "val" / place / "copy.JPEG").write_bytes(jpeg((0, 0, 0)))
+    (root / "val" / "n01443537" / "._val_0.JPEG").write_bytes(b"Mac OS X")
+    data = datasets.imagenet(root=root, size=16, resize=16)
+    assert data.test.labels.bincount().tolist() == [2, 2, 2]
+
+
+def test_labels_stay_where_folders_of_classes_are_absent(root):
+    for path in (root / "val" / "n01440764").iterdir():
+        path.unlink()
+    (root / "val" / "n01440764").rmdir()
+    data = datasets.imagenet(root=root, size=16, resize=16)
+    assert data.classes == ("tench", "goldfish", "dog")
+    assert data.test.labels.bincount().tolist() == [0, 2, 2]
+
+
 def test_missing_files_say_what_to_get(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
