@@ -87,7 +87,8 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
         _check_group(override, config)
         if override.is_delete():
             _check_left_out(override, name)
-    config = compose(name, [str(each.input_line) for each in groups], return_hydra_config=True)
+    fixed = [str(each.input_line) for each in groups if not each.is_sweep_override()]
+    config = compose(name, fixed, return_hydra_config=True)
     for override in values:
         if override.package is not None:
             group = override.key_or_group
@@ -97,7 +98,10 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
 
 
 def _check_option(override: Override, options: Sequence[str]) -> None:
-    chosen = override.value()
+    if override.is_sweep_override():
+        chosen: Any = list(override.sweep_string_iterator())
+    else:
+        chosen = override.value()
     for value in chosen if isinstance(chosen, list) else [chosen]:
         if isinstance(value, str) and value not in options:
             no_such(override.get_key_element().lstrip("+"), value, options)
