@@ -30,6 +30,7 @@ setup: .venv/ok
 	@touch $@
 
 repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs all)
+	@test -e .git || dvc config --quiet --local core.no_scm true   # a copy without git
 	@dvc repro $(ARGS)
 
 test: .venv/ok             ## the whole test suite

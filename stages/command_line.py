@@ -29,6 +29,9 @@ Check = Callable[[Config, DictConfig, Sequence[str]], None]
 """Called with the checked configuration, the raw one, and the overrides of the command line."""
 
 
+Outcome = tuple[str, int, Exception | None]
+
+
 def command_line(stage: str, run: Callable[[Config], None], check: Check | None = None) -> None:
     """Call ``run`` with the checked configuration.
 
@@ -52,21 +55,9 @@ def command_line(stage: str, run: Callable[[Config], None], check: Check | None 
     def application(raw: DictConfig) -> int:
         nonlocal running
         running = True
-        ends = sweep.end if is_swept() else partial(_end, stage)
-        try:  # here, as Hydra prints lines of its own about an exception that leaves a job
-            config = read(raw)
-            if check is not None:
-                check(config, raw, list(HydraConfig.get().overrides.task))
-            run(config)
-        except InputError as error:
-            return ends(one_line(with_origins(str(error), stage, raw)), 2)
-        except (HydraException, OmegaConfBaseException) as error:
-            return ends(one_line(str(error)), 2)
-        except TrainingDiverged as error:
-            return ends(one_line(str(error)), 1)
-        except Exception as error:
-            return ends(one_line(f"{type(error).__name__}: {error}"), 1, error)
-        return ends()
+        # Here, as Hydra prints lines of its own about an exception that leaves a job.
+        ended = _outcome(stage, raw, partial(_work, raw, run, check))
+        return sweep.end(*ended) if is_swept() else _end(stage, *ended)
 
     try:
         application()
@@ -85,7 +76,29 @@ def command_line(stage: str, run: Callable[[Config], None], check: Check | None 
     sweep.finish()
 
 
-def _end(stage: str, reason: str = "", code: int = 0, error: Exception | None = None) -> int:
+def _work(raw: DictConfig, run: Callable[[Config], None], check: Check | None) -> None:
+    config = read(raw)
+    if check is not None:
+        check(config, raw, list(HydraConfig.get().overrides.task))
+    run(config)
+
+
+def _outcome(stage: str, raw: DictConfig, work: Callable[[], None]) -> Outcome:
+    """Why a run failed, its exit code, and an error whose trace is worth showing."""
+    try:
+        work()
+    except InputError as error:
+        return one_line(with_origins(str(error), stage, raw)), 2, None
+    except (HydraException, OmegaConfBaseException) as error:
+        return one_line(str(error)), 2, None
+    except TrainingDiverged as error:
+        return one_line(str(error)), 1, None
+    except Exception as error:
+        return one_line(f"{type(error).__name__}: {error}"), 1, error
+    return "", 0, None
+
+
+def _end(stage: str, reason: str, code: int, error: Exception | None) -> int:
     """End a single run: a failure ends the process."""
     if error is not None:
         raise error

@@ -1,6 +1,7 @@
 """Runs a stage: prepares the network, calls the experiments, writes and logs the results."""
 
 import gc
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,7 +179,10 @@ def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
     if not executor.is_global_zero:
         yield
         return
-    path = ROOT / "work" / "locks" / (str(folder.resolve()).strip("/").replace("/", "-") + ".lock")
+    name = str(folder.resolve()).strip("/").replace("/", "-")
+    if len(name) > 200:  # as long as the names of files may be, with room for a suffix
+        name = hashlib.sha256(name.encode()).hexdigest()
+    path = executor.work / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-__all__ = ["Sweep", "one_line"]
+__all__ = ["Sweep", "is_swept", "one_line"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Sweep:
     process: int = field(default_factory=os.getpid)
     ended: list[Ended] = field(default_factory=list)
 
-    def end(self, reason: str = "", code: int = 0, error: Exception | None = None) -> int:
+    def end(self, reason: str, code: int, error: Exception | None) -> int:
         """Note the end of the current run, and say at once why it failed.
 
         Args:
             reason: why it failed, one line; empty if it did not.
             code: its exit code.
-            error: an error whose trace is worth showing.
+            error: an error whose trace is worth showing; None if there is none.
 
         Returns:
             The exit code; Hydra's callbacks get it as the value of the run.

@@ -113,5 +113,5 @@ def test_in_another_process_of_a_launcher_a_failure_is_an_exception(monkeypatch,
     run = OmegaConf.create({"overrides": {"task": ["++seeds=0"]}})
     monkeypatch.setattr("stages.sweeps.HydraConfig.get", lambda: run)
     with pytest.raises(RuntimeError, match="seeds=0: no list"):
-        Sweep("attack", process=os.getpid() + 1).end("no list", 2)
+        Sweep("attack", process=os.getpid() + 1).end("no list", 2, None)
     assert capsys.readouterr().err == "attack: no list\n"
