@@ -33,7 +33,6 @@ from stages.tuning import tuned
 
 __all__ = ["main", "run_stage"]
 
-ROOT = Path(__file__).resolve().parent.parent
 WAIT = 600
 """Seconds to wait for another run that writes the same results."""
 
@@ -72,7 +71,15 @@ def run_stage(stage: str, config: Config) -> None:
         weights = partial(chosen[0].save, networks[chosen[0].name]) if stage == "train" else None
         header = _header(stage, networks, data)
         with refuse_full_disk(folder):
-            write_results(folder, header, findings, sections, share=executor.share, weights=weights)
+            write_results(
+                folder,
+                header,
+                findings,
+                sections,
+                share=executor.share,
+                weights=weights,
+                keep_tensors=dvc_ancestor() is None,
+            )
         _log(run, networks, data, findings, sections, folder)
         if dvc_ancestor() is None:
             print(f"{stage}: the results are in {_shown(folder)}")

@@ -14,8 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from matplotlib.figure import Figure
 from hydra.core.utils import JobReturn, JobStatus
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import nn
 
