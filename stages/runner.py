@@ -26,6 +26,7 @@ from robustness_geometry.types import Dataset, Network
 from stages.command_line import command_line
 from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
+from stages.headlines import headlines
 from stages.networks import ALL, Candidate, candidate, candidates
 from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
@@ -82,6 +83,8 @@ def run_stage(stage: str, config: Config) -> None:
             )
         _log(run, networks, data, findings, sections, folder)
         if dvc_ancestor() is None:
+            if table := headlines(findings):
+                print(table)
             print(f"{stage}: the results are in {_shown(folder)}")
 
 
