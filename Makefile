@@ -30,6 +30,7 @@ setup: .venv/ok
 	@touch $@
 
 repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs all)
+	@test -e .git || dvc config --quiet --local core.no_scm true   # a copy without git
 	@dvc repro $(ARGS)
 
 test: .venv/ok             ## the whole test suite
@@ -70,6 +71,6 @@ lock: | $(UV)              ## resolve both lock files anew
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-peers.in --universal --generate-hashes \
 		--build-constraints work/build.txt --overrides work/override.txt -o requirements-peers.lock --quiet
 
-clean:                     ## remove results, caches and environments; keeps what git tracks
-	@rm -rf work outputs multirun reports mlruns mlflow.db* .mlflow.lock .dvc/cache .dvc/tmp .venv .venv-peers .uv
-	@git clean -fdXq results
+clean:                     ## remove what runs wrote, caches and environments; keeps what git tracks, and what is not from here
+	@$(PYTHON) -B -m pipeline.cleaning
+	@rm -rf .dvc/cache .dvc/tmp .venv .venv-peers .uv

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
+from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -195,27 +196,41 @@ def _close_orphans(store: "_Store") -> None:
 
 
 class SweepParent(Callback):  # type: ignore[misc]
-    """A Hydra callback: one run for a whole multirun, in which the runs of its jobs nest."""
+    """A Hydra callback: one run for a whole multirun, in which the runs of its jobs nest.
+
+    A job whose value is not 0 has failed.
+    """
+
+    _failed = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Open the sweep's run, and see to it that it is closed even if a job fails."""
+        """Open the sweep's run, and see to it that it is closed whatever happens.
+
+        Raises:
+            SystemExit: there is no store to log to; its code is the :class:`InputError`.
+        """
         given = OmegaConf.select(config, "tracking") or {}
         settings = Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
         if not (settings.enabled and processes.is_first()) or PARENT in os.environ:
             return
         try:
             self._store = _Store(settings)
-        except InputError:  # Hydra would only warn; the first job meets it again and stops
-            return
+        except InputError as error:  # Hydra would only warn of it, and every run meet it again
+            raise SystemExit(error) from error
         _close_orphans(self._store)
         name = f"sweep {OmegaConf.select(config, 'hydra.job.name') or ''}".strip()
         self._run = self._store.open(name, processes.provenance())
         os.environ[PARENT] = self._run  # the jobs' processes inherit it
         atexit.register(self._fail)
 
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        """Note whether a job failed; one that was refused has no run of its own."""
+        done = job_return.status == JobStatus.COMPLETED
+        self._failed = self._failed or not done or bool(job_return.return_value)
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Close the sweep's run."""
-        self._close(failed=False)
+        self._close(failed=self._failed)
 
     def _fail(self) -> None:
         """At the process' end: Hydra does not call ``on_multirun_end`` when a job has failed."""

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from robustness_geometry.training import TrainingDiverged
 from stages.config import Config, read
 from stages.mistakes import explained
 from stages.overrides import prepared, with_origins
+from stages.sweeps import Sweep, is_swept, one_line
 
 __all__ = ["command_line"]
 
@@ -27,10 +29,14 @@ Check = Callable[[Config, DictConfig, Sequence[str]], None]
 """Called with the checked configuration, the raw one, and the overrides of the command line."""
 
 
+Outcome = tuple[str, int, Exception | None]
+
+
 def command_line(stage: str, run: Callable[[Config], None], check: Check | None = None) -> None:
     """Call ``run`` with the checked configuration.
 
-    A configuration or data error is one line and exit code 2.
+    A configuration or data error is one line and exit code 2. In a sweep it does not stop the other
+    runs; the end names those that failed.
 
     Args:
         stage: the name of the stage.
@@ -42,34 +48,63 @@ def command_line(stage: str, run: Callable[[Config], None], check: Check | None 
     sys.argv[1:] = _with_name(stage, prepared(sys.argv[1:]))
     # Some stages compose a configuration of their own.
     name = stage if (CONF / f"{stage}.yaml").exists() else "config"
+    sweep = Sweep(stage)
     running = False
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)  # type: ignore[untyped-decorator]
-    def application(raw: DictConfig) -> None:
+    def application(raw: DictConfig) -> int:
         nonlocal running
         running = True
-        try:  # here, as Hydra prints lines of its own about an exception that leaves a job
-            config = read(raw)
-            if check is not None:
-                check(config, raw, list(HydraConfig.get().overrides.task))
-            run(config)
-        except InputError as error:
-            _stop(stage, with_origins(str(error), stage, raw), 2)
-        except TrainingDiverged as error:
-            _stop(stage, str(error), 1)
+        # Here, as Hydra prints lines of its own about an exception that leaves a job.
+        ended = _outcome(stage, raw, partial(_work, raw, run, check))
+        return sweep.end(*ended) if is_swept() else _end(stage, *ended)
 
     try:
         application()
+    except SystemExit as stopped:
+        if isinstance(stopped.code, InputError):  # what a whole sweep needs was refused
+            _stop(stage, str(stopped.code), 2)
+        raise
     except InputError as error:
         _stop(stage, str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        if running:
-            _stop(stage, str(error), 2)
         _stop(stage, _explained(error, name), 2)
     except OSError as error:
         if running:
             raise
         _stop(stage, f"the folder of this run cannot be made, see hydra.run.dir: {error}", 2)
+    sweep.finish()
+
+
+def _work(raw: DictConfig, run: Callable[[Config], None], check: Check | None) -> None:
+    config = read(raw)
+    if check is not None:
+        check(config, raw, list(HydraConfig.get().overrides.task))
+    run(config)
+
+
+def _outcome(stage: str, raw: DictConfig, work: Callable[[], None]) -> Outcome:
+    """Why a run failed, its exit code, and an error whose trace is worth showing."""
+    try:
+        work()
+    except InputError as error:
+        return one_line(with_origins(str(error), stage, raw)), 2, None
+    except (HydraException, OmegaConfBaseException) as error:
+        return one_line(str(error)), 2, None
+    except TrainingDiverged as error:
+        return one_line(str(error)), 1, None
+    except Exception as error:
+        return one_line(f"{type(error).__name__}: {error}"), 1, error
+    return "", 0, None
+
+
+def _end(stage: str, reason: str, code: int, error: Exception | None) -> int:
+    """End a single run: a failure ends the process."""
+    if error is not None:
+        raise error
+    if code:
+        _stop(stage, reason, code)
+    return code
 
 
 def _explained(error: Exception, name: str) -> str:
@@ -92,6 +127,5 @@ def _with_name(stage: str, arguments: Sequence[str]) -> list[str]:
 
 def _stop(stage: str, text: str, code: int) -> NoReturn:
     """Print an error as one line and leave with ``code``."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    print(f"{stage}: {' '.join(lines) or 'stopped by an error without a text'}", file=sys.stderr)
+    print(f"{stage}: {one_line(text)}", file=sys.stderr)
     sys.exit(code)

@@ -24,11 +24,17 @@ NAMED = (
 KEPT = ("pipeline/executor.py", "pipeline/jobs.py", "pipeline/keys.py", "pipeline/storage.py")
 """What makes and keeps results, though no key of a stored chunk holds its source."""
 
+STAYS = ("      persist: true",)
+"""DVC then leaves an output where it is before a stage runs: a stage removes what runs wrote."""
+
+UNCACHED = ("      cache: false", *STAYS)
+
 HEAD = """\
 # The pipeline: `dvc repro` runs what changed. params.yaml, composed from conf/, names the networks.
 # Written by `make params`. A stage's deps are the files that its experiments import, directly or
 # not (models, data sets and attacks are whole folders: the configuration names functions in them).
-# Its params are their settings; its outs are the five results of every stage.
+# Its params are their settings; its outs are the five results of every stage. They persist, as DVC
+# would otherwise remove a whole folder before a stage runs, whoever's files lie in it.
 stages:
 """
 
@@ -71,13 +77,16 @@ def _stage(root: Path, sources: Sources, stage: str) -> str:
         *(f"  - {param}" for param in [*params, networks]),
         "metrics:",
         f"  - {folder}/metrics.json:",
-        "      cache: false",
+        *UNCACHED,
         "outs:",
-        f"  - {folder}/timings.json",
+        f"  - {folder}/timings.json:",
+        *STAYS,
         f"  - {folder}/tables:",
-        "      cache: false",
-        f"  - {folder}/figures",
-        f"  - {folder}/tensors",
+        *UNCACHED,
+        f"  - {folder}/figures:",
+        *STAYS,
+        f"  - {folder}/tensors:",
+        *STAYS,
     ]
     if across:
         return _indented([f"{stage}:"], 2) + _indented(body, 4)
@@ -101,10 +110,10 @@ def _report(root: Path, sources: Sources) -> str:
         "  - suite",
         "metrics:",
         "  - results/${suite.name}/claims.json:",
-        "      cache: false",
+        *UNCACHED,
         "outs:",
         "  - reports/${suite.name}:",
-        "      cache: false",
+        *UNCACHED,
     ]
     return _indented(["report:"], 2) + _indented(body, 4)
 

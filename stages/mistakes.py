@@ -1,6 +1,9 @@
 """What is wrong with a command line that Hydra refuses, in one sentence of this project's own."""
 
+import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -16,7 +19,7 @@ from robustness_geometry.checks import InputError
 from stages.overrides import origin
 from stages.refusals import no_such, unknown_key
 
-__all__ = ["explained"]
+__all__ = ["explained", "quoted"]
 
 
 def explained(
@@ -32,7 +35,7 @@ def explained(
         multirun: whether several runs were asked for.
     """
     try:
-        parsed = [_parsed(text) for text in overrides]
+        parsed = [_parsed(text, multirun) for text in overrides]
         for each in parsed if not multirun else ():
             _check_single(each)
         with initialize_config_dir(folder, version_base="1.3"):
@@ -46,7 +49,7 @@ def explained(
     return " ".join(kept) or type(error).__name__
 
 
-def _parsed(text: str) -> Override:
+def _parsed(text: str, multirun: bool) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -56,15 +59,57 @@ def _parsed(text: str) -> Override:
             raise InputError(f"{text!r} is no setting: write key=value") from error
         raise InputError(
             f"{text} cannot be read: put a value with special characters in quotes, and all of it "
-            f"in quotes for the shell: '{key}=\"{value}\"'"
+            f"in quotes for the shell: {quoted(key, value, each=multirun)}"
         ) from error
+
+
+def quoted(key: str, value: str, *, each: bool = False) -> str:
+    """What to type on the command line for a value that Hydra would not take as it is.
+
+    Args:
+        key: the key that gets the value.
+        value: what the value is to be; a list or a mapping, in brackets, holds several.
+        each: commas stand between values of a sweep.
+
+    Example:
+        >>> from stages.mistakes import quoted
+        >>> print(quoted("model.checkpoint", "/w/epoch=3-step=10.ckpt"))
+        'model.checkpoint="/w/epoch=3-step=10.ckpt"'
+    """
+    if value.startswith("~/"):  # no shell reads a ~ there, and neither does Hydra
+        value = str(Path.home()) + value[1:]
+    parts = value.split(",") if each else [value]
+    written = ",".join(_in_brackets(part) or _text(part) for part in parts)
+    return shlex.quote(f"{key}={written}")
+
+
+def _text(value: str) -> str:
+    """A text as Hydra's grammar has it, where a backslash counts before a quote alone."""
+    return '"' + re.sub(r'(\\*)("|$)', _escaped, value) + '"'
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return 2 * found[1] + ('\\"' if found[2] else "")
+
+
+def _in_brackets(value: str) -> str | None:
+    """A list or mapping with its texts in quotes; None if the value is neither."""
+    if value[:1] + value[-1:] not in ("[]", "{}"):
+        return None
+    words = re.sub(r"[^][{},:\s][^][{},:]*", lambda found: _text(found[0].rstrip()), value)
+    written = re.sub(r'"([A-Za-z_]\w*|-?\d+(?:\.\d+)?)"', r"\1", words)
+    try:
+        OverridesParser.create().parse_override(f"key={written}")
+    except HydraException:
+        return None
+    return written
 
 
 def _check_single(override: Override) -> None:
     if override.is_sweep_override():
-        key, _, value = str(override.input_line).partition("=")
+        key, _, value = str(override.input_line).lstrip("+").partition("=")
         raise InputError(
-            f"{key} has several values: write {key}=[{value}] for a list, '{key}=\"{value}\"' for "
+            f"{key} has several values: write {key}=[{value}] for a list, {quoted(key, value)} for "
             "a text, or add -m to run once with each value"
         )
 
@@ -87,7 +132,8 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
         _check_group(override, config)
         if override.is_delete():
             _check_left_out(override, name)
-    config = compose(name, [str(each.input_line) for each in groups], return_hydra_config=True)
+    fixed = [str(each.input_line) for each in groups if not each.is_sweep_override()]
+    config = compose(name, fixed, return_hydra_config=True)
     for override in values:
         if override.package is not None:
             group = override.key_or_group
@@ -97,7 +143,10 @@ def _look(overrides: Sequence[Override], loader: ConfigLoader, name: str) -> Non
 
 
 def _check_option(override: Override, options: Sequence[str]) -> None:
-    chosen = override.value()
+    if override.is_sweep_override():
+        chosen: Any = list(override.sweep_string_iterator())
+    else:
+        chosen = override.value()
     for value in chosen if isinstance(chosen, list) else [chosen]:
         if isinstance(value, str) and value not in options:
             no_such(override.get_key_element().lstrip("+"), value, options)

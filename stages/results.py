@@ -6,7 +6,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,22 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from pipeline.findings import Findings
+from pipeline.ledger import (
+    FILES,
+    FOLDERS,
+    LIST,
+    digest,
+    make_room,
+    read_list,
+    remove,
+    there,
+    write_list,
+    written_before,
+)
 from pipeline.statistics import Estimate
 from robustness_geometry.checks import refuse
 
 __all__ = ["FOLDERS", "LIST", "check_folder", "figure_files", "write_results"]
-
-FOLDERS = ("tables", "figures", "tensors")
-FILES = ("timings.json", "metrics.json")
-
-LIST = ".files.json"
-"""Names the files of a folder that runs wrote: a run removes and replaces no others."""
 
 Share = Callable[[int, Callable[[int], None]], None]
 """Calls a function with every index below a number."""
@@ -36,19 +41,28 @@ def check_folder(folder: Path) -> None:
         InputError: it is a file, lies below one, cannot be written to, or has files of another
             origin where the results belong.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if there(path))
+    _check_writing(folder, nearest)
+    for part in FOLDERS:
+        if there(folder / part):
+            if not (folder / part).is_dir():
+                refuse("output", str(folder), f"a folder in which {part} is no file")
+            _check_writing(folder, folder / part)
+    if there(folder / LIST) and read_list(folder) is None:
+        refuse("output", str(folder), f"a folder without a {LIST} of another program")
+    before = written_before(folder)
+    for part in FILES:
+        if there(folder / part) and part not in before:
+            refuse("output", str(folder), f"a folder without a {part} of another program")
+
+
+def _check_writing(folder: Path, place: Path) -> None:
     try:
-        with tempfile.TemporaryDirectory(dir=there, prefix=".writing-"):
+        with tempfile.TemporaryDirectory(dir=place, prefix=".writing-"):
             pass
     except OSError as error:
-        why = f"{there}: {error.strerror}"
+        why = f"{place}: {error.strerror}"
         refuse("output", str(folder), f"a folder that can be written to ({why})")
-    for part in FOLDERS:
-        if (folder / part).exists() and not (folder / part).is_dir():
-            refuse("output", str(folder), f"a folder in which {part} is no file")
-    for part in FILES:
-        if (folder / part).exists() and part not in _written_before(folder):
-            refuse("output", str(folder), f"a folder without a {part} of another program")
 
 
 def write_results(
@@ -58,12 +72,13 @@ def write_results(
     sections: Mapping[str, str],
     share: Share | None = None,
     weights: Callable[[Path], None] | None = None,
+    keep_tensors: bool = True,
 ) -> None:
     """Write the results of a stage on one network.
 
     The metrics come last, so that their presence means that everything is there. Of what lies in
-    the folder, only files that an earlier run wrote are removed or replaced; a tensor file of an
-    earlier run stays until it is replaced.
+    the folder, only files that an earlier run wrote, and that nobody changed since, are removed or
+    replaced. Any other file whose name is needed is renamed, to ``name.before``.
 
     Args:
         folder: ``results/<suite>/<stage>/<network>``, or a run's own folder.
@@ -73,6 +88,8 @@ def write_results(
         share: draws figures in several processes, such as an executor's ``share``; None draws
             them here.
         weights: writes the networks' weights to a folder; None if there are none to be kept.
+        keep_tensors: keep the tensors of earlier runs until they are replaced, as they may be
+            weights that are read elsewhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
@@ -89,64 +106,26 @@ def write_results(
         _draw(pictures, share)
         _write_json(fresh / "timings.json", _timings(findings))
         _write_json(fresh / "metrics.json", {**header, "experiments": _metrics(findings, sections)})
-        _move(fresh, folder)
+        _move(fresh, folder, keep_tensors)
 
 
-def _move(fresh: Path, folder: Path) -> None:
+def _move(fresh: Path, folder: Path, keep_tensors: bool) -> None:
     """Put the files of ``fresh`` into ``folder``, in the place of those of earlier runs."""
-    before = _written_before(folder)
+    before = written_before(folder)
     paths = [path.relative_to(fresh) for part in FOLDERS for path in (fresh / part).rglob("*")]
-    new = [*sorted(path.as_posix() for path in paths if (fresh / path).is_file()), *FILES]
-    kept = {name for name in before if name.startswith("tensors/") and (folder / name).exists()}
-    _write_json(folder / LIST, {"files": sorted({*before, *new})})
-    for name in before - kept - set(new):
-        (folder / name).unlink(missing_ok=True)
+    names = [*sorted(path.as_posix() for path in paths if (fresh / path).is_file()), *FILES]
+    new = {name: digest(fresh / name) for name in names}
+    stay = {n: was for n, was in before.items() if n.startswith("tensors/") and keep_tensors}
+    kept = {name: was for name, was in stay.items() if (folder / name).exists()}
+    write_list(folder, {**new, **before})
+    for name in before.keys() - kept.keys() - new.keys():
+        remove(folder / name, before[name])
     for part in FOLDERS:
         (folder / part).mkdir(exist_ok=True)
     for name in new:
-        if (folder / name).exists() and name not in before:
-            _set_aside(folder / name)
+        make_room(folder / name, before.get(name))
         (fresh / name).replace(folder / name)
-    _write_json(folder / LIST, {"files": sorted({*kept, *new})})
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a file that no run wrote, and whose name a run needs."""
-    beside = (path.with_name(f"{path.name}.before{index or ''}") for index in count())
-    path.rename(next(each for each in beside if not each.exists()))
-
-
-def _written_before(folder: Path) -> set[str]:
-    """The files in ``folder`` that runs wrote, as paths below it.
-
-    A folder of a fresh checkout has no list; the names then follow from its metrics.
-    """
-    try:
-        files = json.loads((folder / LIST).read_text(encoding="utf-8"))["files"]
-        return {name for name in files if _is_below(name)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return _written_by_its_metrics(folder)
-
-
-def _is_below(name: str) -> bool:
-    parts = Path(name).parts
-    return name in FILES or (parts[0] in FOLDERS and ".." not in parts)
-
-
-def _written_by_its_metrics(folder: Path) -> set[str]:
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        experiments = [str(name) for name in metrics["experiments"] if metrics["network"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    patterns = [
-        *(f"tables/{name}_*.csv" for name in experiments),
-        *(f"figures/{name}_*.png" for name in experiments),
-        *(f"tensors/{name}.safetensors" for name in experiments),
-        *(["tensors/seed*.safetensors"] if "train_classifiers" in experiments else []),
-    ]
-    paths = [path for pattern in patterns for path in folder.glob(pattern)]
-    return {*FILES, *(path.relative_to(folder).as_posix() for path in paths)}
+    write_list(folder, {**kept, **new})
 
 
 def _write_experiment(folder: Path, experiment: str, found: Findings) -> None:

@@ -1,6 +1,7 @@
 """Runs a stage: prepares the network, calls the experiments, writes and logs the results."""
 
 import gc
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from robustness_geometry.types import Dataset, Network
 from stages.command_line import command_line
 from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
+from stages.headlines import headlines
 from stages.networks import ALL, Candidate, candidate, candidates
 from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
@@ -32,7 +34,6 @@ from stages.tuning import tuned
 
 __all__ = ["main", "run_stage"]
 
-ROOT = Path(__file__).resolve().parent.parent
 MIXED = ("attack", "finetune", "train", "universal", "universal_transfer")
 """Stages that can run in mixed precision; the others measure differences of gradients."""
 
@@ -80,9 +81,19 @@ def run_stage(stage: str, config: Config) -> None:
         weights = partial(chosen[0].save, networks[chosen[0].name]) if stage == "train" else None
         header = _header(stage, networks, data)
         with refuse_full_disk(folder):
-            write_results(folder, header, findings, sections, share=executor.share, weights=weights)
+            write_results(
+                folder,
+                header,
+                findings,
+                sections,
+                share=executor.share,
+                weights=weights,
+                keep_tensors=dvc_ancestor() is None,
+            )
         _log(run, networks, data, findings, sections, folder)
         if dvc_ancestor() is None:
+            if table := headlines(findings):
+                print(table)
             print(f"{stage}: the results are in {_shown(folder)}")
 
 
@@ -193,7 +204,10 @@ def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
     if not executor.is_global_zero:
         yield
         return
-    path = ROOT / "work" / "locks" / (str(folder.resolve()).strip("/").replace("/", "-") + ".lock")
+    name = str(folder.resolve()).strip("/").replace("/", "-")
+    if len(name) > 200:  # as long as the names of files may be, with room for a suffix
+        name = hashlib.sha256(name.encode()).hexdigest()
+    path = executor.work / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

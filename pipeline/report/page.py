@@ -1,6 +1,5 @@
 """Writing the report: one self-contained HTML file, and the verdicts as JSON."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.claims import ALL, Claims, load_claims
+from pipeline.ledger import write_own
 from pipeline.report.beside import Material
 from pipeline.report.results import Results, read_results
 from pipeline.report.text import estimate_text
@@ -18,6 +18,9 @@ from pipeline.report.views import ChapterView, ClaimView, beyond_views, chapter_
 __all__ = ["write_report"]
 
 HERE = Path(__file__).parent
+BRAND = '<a class="brand" href="#top">robustness-geometry</a>'
+"""What tells a page of this project from others."""
+
 SYMBOLS = dict(zip(VERDICTS, ("✓", "✕", "≈", "–"), strict=True))
 CLASSES = dict(
     zip(VERDICTS, ("reproduced", "contradicted", "inconclusive", "untested"), strict=True)
@@ -95,7 +98,9 @@ def write_report(
             style=(HERE / "style.css").read_text(encoding="utf-8"),
         )
     )
-    return _write(reports / suite / "index.html", text)
+    page = reports / suite / "index.html"
+    write_own(page, text, lambda found: BRAND in found)
+    return page
 
 
 def _environment() -> Environment:
@@ -182,11 +187,3 @@ def _missing(claims: Claims, results: Results, networks: Sequence[str]) -> list[
             else:
                 lines += [f"{name} has not run on {network}" for name in absent]
     return lines
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
-    return path

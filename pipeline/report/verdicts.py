@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.claims import ALL, THESIS_DATA, Claim, Claims, Condition
+from pipeline.ledger import write_own
 from pipeline.report.results import Measured, Results
 from pipeline.statistics import Estimate
 
@@ -279,7 +279,4 @@ def write_verdicts(path: Path, suite: str, claims: Claims, verdicts: Sequence[Ve
         "claims": [asdict(verdict) for verdict in verdicts],
     }
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    write_own(path, text, lambda found: all(f'"{key}": ' in found for key in content))

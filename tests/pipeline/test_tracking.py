@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import nn
@@ -348,6 +349,7 @@ import os, sys
 from pipeline.findings import Findings
 from pipeline.runs import LoggedRun
 from pipeline.tracking import Settings, SweepParent, stage_run
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 # Switched off, it does nothing.
@@ -592,12 +594,24 @@ def test_a_database_that_another_process_may_only_read_is_refused(home, monkeypa
     assert "a database that can be written (attempt to write a readonly database)" in text
 
 
-def test_a_sweep_leaves_the_refusal_to_its_jobs():
+def test_a_sweep_is_refused_as_a_whole_before_its_first_job():
     config = OmegaConf.create({"tracking": {"uri": "http://127.0.0.1:9"}})
-    sweep = SweepParent()
-    sweep.on_multirun_start(config)
+    with pytest.raises(SystemExit) as stopped:
+        SweepParent().on_multirun_start(config)
+    assert isinstance(stopped.value.code, InputError)
     assert tracking.PARENT not in os.environ
+
+
+@pytest.mark.parametrize(("values", "status"), [((0, 0), "FINISHED"), ((2, 0), "FAILED")])
+def test_a_sweep_with_a_job_that_was_refused_has_failed(home, runs, values, status):
+    sweep, config = SweepParent(), OmegaConf.create({"tracking": {}})
+    sweep.on_multirun_start(config)
+    for value in values:
+        job = JobReturn(status=JobStatus.COMPLETED)
+        job.return_value = value
+        sweep.on_job_end(config, job)
     sweep.on_multirun_end(config)
+    assert [run.info.status for run in runs()] == [status]
 
 
 # The dashboard

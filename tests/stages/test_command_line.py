@@ -163,6 +163,8 @@ def test_a_stage_runs_uses_its_settings_and_writes_its_five_outputs(
     code, errors, out, said = invoke(stage, *chosen, f"executor.work={shared_work}", output=True)
     assert code == 0, errors
     assert said.splitlines()[-1] == f"{stage}: the results are in {out}"
+    assert said.splitlines()[0].split() == ["value", "95%", "interval", "n"]
+    assert 3 <= len(said.splitlines()) <= 14
     assert {p.name for p in out.iterdir()} >= {
         "metrics.json",
         "timings.json",
@@ -206,6 +208,12 @@ BAD = [
     ("attack", ["+suite.name=x"], ["suite.name is set already: write suite.name=x without the +"]),
     ("attack", ["lenet"], ["'lenet' is no setting: write key=value"]),
     ("attack", ["dataset.root=/a=b"], ["dataset.root=/a=b cannot be read", 'root="/a=b"\'']),
+    (
+        "attack",
+        ["model=custom", "model.checkpoint=/w/epoch=3-step=10.ckpt"],
+        ["cannot be read", "'model.checkpoint=\"/w/epoch=3-step=10.ckpt\"'"],
+    ),
+    ("attack", ["model.target=a.b(c=1)"], ["cannot be read", "'model.target=\"a.b(c=1)\"'"]),
     ("attack", ["output=a,b"], ["output has several values", "write output=[a,b]", "-m"]),
     ("attack", ["hydra.run.dri=x"], ["hydra.run.dri is no key", "did you mean hydra.run.dir?"]),
     ("attack", ["attack@cure.attack=fgmm"], ["attack@cure.attack cannot be 'fgmm'", "mean fgsm?"]),

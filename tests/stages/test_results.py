@@ -1,4 +1,7 @@
+import functools
 import json
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -182,3 +185,104 @@ def test_a_folder_of_another_program_is_refused(tmp_path, name):
 def test_a_check_leaves_nothing_behind(tmp_path):
     check_folder(tmp_path / "new" / "folder")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A folder of results, and what writes the same results there again."""
+
+    def write(**options):
+        write_results(tmp_path / "out", HEADER, {"t": findings(0.2)}, {"t": "Table 3.1"}, **options)
+        return tmp_path / "out"
+
+    write()
+    return write
+
+
+@pytest.mark.parametrize("name", ["tables/t_main.csv", "figures/t_rho_eps.png", "timings.json"])
+def test_a_file_that_was_changed_by_hand_is_kept_beside_the_new_one(written, name):
+    folder = written()
+    (folder / name).write_text("my own")
+    written()
+    assert (folder / name).read_bytes() != b"my own"
+    assert (folder / f"{name}.before").read_text() == "my own"
+    written()
+    assert not (folder / f"{name}.before1").exists()
+
+
+def test_a_changed_table_of_an_experiment_that_does_not_run_again_stays(written, tmp_path):
+    folder = written()
+    (folder / "tables" / "t_main.csv").write_text("my own")
+    write_results(folder, HEADER, {"other": findings(0.3)}, {"other": "Table 3.2"})
+    assert (folder / "tables" / "t_main.csv").read_text() == "my own"
+    assert not (folder / "figures" / "t_rho_eps.png").exists()
+
+
+@pytest.mark.parametrize("name", ["tables/t_main.csv", ".files.json", "metrics.json"])
+def test_a_link_gives_way_and_what_it_names_stays(written, tmp_path, name):
+    folder, mine = written(), tmp_path / "mine"
+    text = (folder / name).read_text() if name == ".files.json" else "my own"
+    mine.write_text(text)
+    (folder / name).unlink()
+    (folder / name).symlink_to(mine)
+    written()
+    assert mine.read_text() == text
+    assert not (folder / name).is_symlink()
+
+
+def test_files_behind_a_link_in_the_place_of_a_folder_stay(written, tmp_path):
+    folder, mine = written(), tmp_path / "mine"
+    mine.mkdir()
+    (mine / "t_main.csv").write_text("my own")
+    shutil.rmtree(folder / "tables")
+    (folder / "tables").symlink_to(mine)
+    write_results(folder, HEADER, {"other": findings(0.3)}, {"other": "Table 3.2"})
+    assert (mine / "t_main.csv").read_text() == "my own"
+    written()
+    assert (mine / "t_main.csv.before").read_text() == "my own"
+
+
+def test_results_that_git_put_there_are_replaced(written):
+    """The list is not under version control: it then describes other results."""
+    folder = written()
+    metrics = folder / "metrics.json"
+    metrics.write_text(metrics.read_text().replace("0.2", "0.21"))
+    (folder / "tables" / "t_main.csv").write_text("a\n2\n")
+    written()
+    assert not list(folder.rglob("*.before*"))
+    assert (folder / "tables" / "t_main.csv").read_text() == "a\n1\n"
+
+
+def test_in_a_checkout_a_file_that_git_does_not_know_stays(written, tmp_path):
+    folder = written()
+    git = functools.partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    git(["git", "init", "-q"])
+    git(["git", "add", "."])
+    (folder / LIST).unlink()
+    (folder / "tables" / "t_mine.csv").write_text("my own")
+    write_results(folder, HEADER, {"other": findings(0.3)}, {"other": "Table 3.2"})
+    assert {path.name for path in (folder / "tables").iterdir()} == {"other_main.csv", "t_mine.csv"}
+
+
+def test_under_dvc_no_tensors_of_earlier_runs_stay_but_those_of_others(written):
+    folder = written()
+    (folder / "tensors" / "mine.bin").write_text("my own")
+    write_results(folder, HEADER, {"o": findings(0.3)}, {"o": "Table 3.2"}, keep_tensors=False)
+    assert {path.name for path in (folder / "tensors").iterdir()} == {"o.safetensors", "mine.bin"}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "tables", "", LIST])
+def test_a_link_that_leads_nowhere_is_refused_before_the_work(tmp_path, name):
+    link = tmp_path / "out" / name
+    link.parent.mkdir(exist_ok=True, parents=True)
+    link.symlink_to(tmp_path / "nowhere" / "file")
+    with pytest.raises(InputError, match="output must be a folder"):
+        check_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no JSON", '{"files": 3}'])
+def test_a_list_of_another_program_is_refused(tmp_path, text):
+    (tmp_path / LIST).write_text(text)
+    with pytest.raises(InputError, match=r"without a \.files\.json of another program"):
+        check_folder(tmp_path)
+    assert (tmp_path / LIST).read_text() == text
