@@ -1,6 +1,6 @@
 """Bounds of all nodes of a network in a ball, tightened where a nonlinear operation needs them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -42,7 +42,8 @@ class Network:
     groupings: dict[int, Groups | None] = field(default_factory=dict)
 
     def region(
-        self, images: Tensor, radii: Tensor, norm: float, clip: Clip = None, steps: int = 0
+        self, images: Tensor, radii: Tensor, norm: float, clip: Clip = None, steps: int = 0,
+        splits: Mapping[int, Tensor] | None = None,
     ) -> Region:
         """Bounds of all nodes in balls around images.
 
@@ -52,6 +53,8 @@ class Network:
             norm: exponent p.
             clip: lowest and highest pixel value, or None.
             steps: gradient steps in the slopes of nodes that have few.
+            splits: node -> (N, *shape) the sign that a unit is assumed to have, 0 for either. Where
+                the assumptions cannot hold, a lower bound may lie above an upper one.
         """
         region = Region(images, radii, norm, clip, [], [], [])
         bent = {
@@ -70,6 +73,10 @@ class Network:
                 below, above = self._rows(place, region, steps)
                 region.lower[place] = torch.maximum(region.lower[place], below)
                 region.upper[place] = torch.minimum(region.upper[place], above)
+                if splits is not None and place in splits:
+                    low, high = region.lower[place], region.upper[place]
+                    region.lower[place] = torch.where(splits[place] > 0, low.clamp_min(0), low)
+                    region.upper[place] = torch.where(splits[place] < 0, high.clamp_max(0), high)
         return region
 
     def _rows(self, place: int, region: Region, steps: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ __all__ = ["LowerBounds", "lower_bounds", "rival_rows"]
 TOGETHER = 2**20
 """Values of all nodes, over images and rivals, that one search holds at once."""
 
-CLOSE = 0.005
+CLOSE = 0.02
 """Relative width at which the search for the best radius ends."""
 
 
@@ -55,7 +55,7 @@ def lower_bounds(
     labels: Labels | None = None,
     clip: Bounds | None = None,
     steps: int = 10,
-    evaluations: int = 8,
+    evaluations: int = 5,
 ) -> LowerBounds:
     """Prove how far each image is at least from any point with another label.
 

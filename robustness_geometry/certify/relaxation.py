@@ -194,6 +194,7 @@ def backward(
     region: Region,
     slopes: Slopes,
     multipliers: Mapping[int, Tensor] | None = None,
+    seen: dict[int, Tensor] | None = None,
     grouping: Groups | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Linear functionals of the image below given ones of a node's values.
@@ -206,6 +207,7 @@ def backward(
         slopes: the free part of each relaxation, as of :func:`start_slopes`.
         multipliers: rectifier -> (N, R, *shape) what is added to the functional of its input z; the
             caller sees to it that this lies below zero there.
+        seen: filled with rectifier -> (N, R, *shape) the functional of its output.
         grouping: for functionals that are sums of others on disjoint sets, which is which.
 
     Returns:
@@ -218,40 +220,45 @@ def backward(
     def add(i: int, rows: Tensor) -> None:
         pending[i] = pending[i] + rows if i in pending else rows
 
-    def keep(i: int, values: Tensor) -> None:
-        constants.append(
-            values.flatten(2).sum(dim=2) if grouping is None else grouping.split(i, values)
-        )
+    def keep(i: int, rows: Tensor, values: Tensor) -> None:
+        """Count the sums of rows (N, R, *shape) times values (N or 1, *shape)."""
+        if grouping is not None:
+            constants.append(grouping.split(i, rows * values[:, None]))
+        else:
+            column = values.flatten(1).expand(len(rows), -1)[..., None]
+            constants.append((rows.flatten(2) @ column)[..., 0])
 
     for i in range(place, 0, -1):
         if i not in pending:
             continue
         rows, node = pending.pop(i), nodes[i]
         operation, inputs, lead = node.operation, node.inputs, rows.shape[:2]
-        error = rows.abs() * (margin(node) * region.sizes[i])[:, None]
+        keep(i, rows.abs(), -margin(node) * region.sizes[i])
         if isinstance(operation, Rectifier | Maximum):
             z = inputs[0]
+            if seen is not None:
+                seen[i] = rows
             relax = _rectifier if isinstance(operation, Rectifier) else _maximum
-            turned, constant = relax(  # type: ignore[operator]
+            turned, parts = relax(  # type: ignore[operator]
                 operation, nodes[z].shape, rows, region.lower[z], region.upper[z], slopes[i]
             )
-            keep(i, constant - error)
+            for part, values in parts:
+                keep(i, part, values)
             if multipliers is not None and i in multipliers:
                 turned = turned + multipliers[i]
             add(z, turned)
         elif isinstance(operation, Sum):
-            keep(i, -error)
             for sign, z in zip(operation.signs, inputs, strict=True):
                 add(z, rows if sign > 0 else -rows)
         elif isinstance(operation, Concatenation):
-            keep(i, -error)
             for part, z in zip(
                 rows.split(operation.sizes, dim=operation.dim + 1), inputs, strict=True
             ):
                 add(z, part)
         elif not isinstance(operation, Input):
             constant = operation.constant(node.shape)
-            keep(i, -error if constant is None else rows * constant[None] - error)
+            if constant is not None:
+                keep(i, rows, constant)
             turned = operation.adjoint(rows.flatten(0, 1), nodes[inputs[0]].shape)
             add(inputs[0], turned.unflatten(0, lead))
     return pending[0], torch.stack(constants).sum(dim=0)
@@ -259,13 +266,14 @@ def backward(
 
 def _rectifier(
     operation: Rectifier, shape: object, rows: Tensor, lower: Tensor, upper: Tensor, slopes: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Replace a rectifier by the lower line where the functional is positive, else the chord."""
-    s, t = (v[:, None] for v in chord(lower, upper, operation.slope))
+    s, t = chord(lower, upper, operation.slope)
     free = operation.slope + (1 - operation.slope) * slopes
     crossing = ((lower < 0) & (upper > 0))[:, None]
     up, down = rows.clamp_min(0), rows.clamp_max(0)
-    return up * torch.where(crossing, free, s) + down * s, down * t
+    s = s[:, None]
+    return up * torch.where(crossing, free, s) + down * s, [(down, t)]
 
 
 def _maximum(
@@ -275,11 +283,12 @@ def _maximum(
     lower: Tensor,
     upper: Tensor,
     slopes: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Replace max pooling by its largest entry, or by a mixture of the two bounds above it."""
-    below, line, shift, most = (v[:, None] for v in _lines_above(operation, lower, upper))
+    below, line, shift, most = _lines_above(operation, lower, upper)
     flat, share = rows.flatten(3), slopes.flatten(3)
     up, down = flat.clamp_min(0), flat.clamp_max(0)
-    windows = up[..., None] * below + (down * share)[..., None] * line
-    constant = down * (share * shift + (1 - share) * most)
-    return operation.scatter(windows, shape), constant.unflatten(3, rows.shape[3:])
+    mixed = down * share
+    windows = up[..., None] * below[:, None] + mixed[..., None] * line[:, None]
+    parts = [(mixed, shift), (down - mixed, most)]
+    return operation.scatter(windows, shape), parts
