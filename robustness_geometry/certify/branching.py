@@ -19,10 +19,10 @@ from robustness_geometry.norms import hyperplane_step
 
 __all__ = ["Tree"]
 
-BATCH = 32
+BATCH = 128
 """Subproblems that are split at once."""
 
-STEPS = 8
+STEPS = 5
 """Gradient steps in slopes and multipliers for each subproblem."""
 
 
@@ -84,18 +84,46 @@ class Tree:
         return max(0.0, min([self.closed, *(part[0] for part in self.heap[:1])]))
 
     def offer(self, step: np.ndarray) -> None:
-        """Take over a step, and the best one in its linear region, if they are the shortest yet."""
+        """Take over a step, and what a walk from it finds, if they are the shortest yet.
+
+        The walk goes from linear region to linear region: to the nearest point of each, and on
+        through one of the kinks that it lies on, as long as the step gets shorter.
+        """
         if not np.isfinite(step).all():
             return
-        values = self.rows @ self.dense.logits(step)
-        k = int(values.argmin())
-        for toward in {k}:
-            _, better = least_distance(
-                self.dense, self.dense.pattern(step), self.rows[toward], self.norm, self.clip
-            )
-            for candidate in (step, better):
-                if candidate is not None:
-                    self._take(candidate)
+        self._take(step)
+        k = int((self.rows @ self.dense.logits(step)).argmin())
+        pattern, length = self.dense.pattern(step), math.inf
+        while True:
+            _, found = self._least(pattern, k)
+            if found is None or np.linalg.norm(found, ord=self.norm) >= length * (1 - 1e-9):
+                return
+            self._take(found)
+            length, best = float(np.linalg.norm(found, ord=self.norm)), None
+            if length > 1.2 * self.upper or math.isinf(self.norm):
+                return
+            for flipped in self._across(pattern, found):
+                bound, other = self._least(flipped, k)
+                if other is not None and bound < length * (1 - 1e-9):
+                    length, best = bound * (1 + 1e-8), flipped
+            if best is None:
+                return
+            pattern = best
+
+    def _least(self, pattern: list[np.ndarray], k: int) -> tuple[float, np.ndarray | None]:
+        return least_distance(self.dense, pattern, self.rows[k], self.norm, self.clip)
+
+    def _across(self, pattern: list[np.ndarray], step: np.ndarray) -> list[list[np.ndarray]]:
+        """The patterns on the other side of each kink that a step lies on."""
+        found, value = [], step
+        for layer, (weight, bias) in enumerate(self.dense.layers[:-1]):
+            value = weight @ value + bias
+            for unit in np.flatnonzero(np.abs(value) <= 1e-9 * (1 + np.abs(value).max())):
+                other = [p.copy() for p in pattern]
+                other[layer][unit] ^= True
+                found.append(other)
+            value = np.where(pattern[layer], value, 0.0)
+        return found
 
     def _take(self, step: np.ndarray) -> None:
         values = self.rows @ self.dense.logits(step)
@@ -218,9 +246,7 @@ class Tree:
     def _close(self, part: _Part, bound: float) -> None:
         """Solve a subproblem in which every unit has its sign."""
         pattern = self._pattern(part)
-        lower, step = least_distance(
-            self.dense, pattern, self.rows[part.rival], self.norm, self.clip
-        )
+        lower, step = self._least(pattern, part.rival)
         if step is not None:
             self._take(step)
         self.closed = min(self.closed, max(bound, lower))

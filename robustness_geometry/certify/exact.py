@@ -31,7 +31,7 @@ from robustness_geometry.certify.reading import read
 from robustness_geometry.checks import Described, check_norm, check_positive, refuse
 from robustness_geometry.geometry.boundary import boundary_points
 from robustness_geometry.norms import norms
-from robustness_geometry.types import Classifier, Images, Labels, PerImage
+from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
 __all__ = ["ExactDistance", "exact_distance"]
 
@@ -153,14 +153,26 @@ def exact_distance(
     )
 
 
-def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Images:
-    """First steps to the other side, in float64; NaN where there is none."""
+def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Tensor:
+    """First steps (N, S, C, H, W) to the other side, in float64; NaN where there is none.
+
+    One leads to the class that takes over first, the others each to one class.
+    """
     if not len(images):
-        return images.double()
-    found = boundary_points(model, images, labels=labels).perturbations.double()
-    if clip is not None:  # the walk back into the box may lose the boundary: the tree checks that
-        found = (images.double() + found).clamp(*clip) - images.double()
-    return found
+        return images.double()[:, None]
+    with torch.no_grad():
+        classes = class_logits(model(images)).shape[1]
+    count = classes - 1 if classes > 2 else 0
+    targets = torch.arange(classes, device=labels.device).expand(len(labels), -1)
+    targets = targets[targets != labels[:, None]].view(len(labels), -1)[:, :count]
+    found = [boundary_points(model, images, labels=labels).perturbations]
+    for column in targets.unbind(dim=1):
+        found.append(boundary_points(model, images, labels=labels, targets=column).perturbations)
+    starts = torch.stack(found, dim=1).double()
+    if clip is not None:  # cut to the box, a step may end on this side: the search looks at it
+        wide = images.double()[:, None]
+        starts = (wide + starts).clamp(*clip) - wide
+    return starts
 
 
 def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
@@ -228,8 +240,8 @@ def _one(
     shifted = [(inner, weight @ flat + bias), *rest]
     dense = Dense([(w.numpy(), b.numpy()) for w, b in shifted], centre.numpy())
     tree = Tree(dense, rows[0].numpy(), norm, clip, tolerance)
-    first = start.flatten().cpu()
-    tree.offer(np.asarray((first if basis is None else basis.T @ first).numpy()))
+    for first in start.flatten(1).cpu():
+        tree.offer(np.asarray((first if basis is None else basis.T @ first).numpy()))
     tree.search(began + limit)
     step = torch.from_numpy(tree.step)
     point = image.cpu() + (step if basis is None else basis @ step).view(image.shape)

@@ -25,8 +25,8 @@ AT_ONCE = 2**22
 FEW = 2**20
 """Largest number of free slopes of a node's bounds in one image for which they are improved."""
 
-RATE = 0.2
-"""Step of the ascent in slopes, which lie in [0, 1]."""
+RATE = 0.1
+"""First step of the ascent in slopes, which lie in [0, 1]; later ones are shorter."""
 
 
 @dataclass
@@ -131,6 +131,7 @@ def climb(
     means = {i: torch.zeros_like(v) for i, v in kept.items()}
     squares = {i: torch.zeros_like(v) for i, v in kept.items()}
     for step in range(1, steps + 1):
+        rate = RATE * (1 - (step - 1) / steps) / (1 - 0.9**step)
         for v in slopes.values():
             v.requires_grad_()
         with torch.enable_grad():
@@ -143,7 +144,7 @@ def climb(
             means[i].lerp_(g, 0.1)
             squares[i].lerp_(g.square(), 0.01)
             size = (squares[i] / (1 - 0.99**step)).sqrt() + 1e-30
-            slopes[i] = (v.detach() + RATE / (1 - 0.9**step) * means[i] / size).clamp_(0, 1)
+            slopes[i] = (v.detach() + rate * means[i] / size).clamp_(0, 1)
     if steps:
         with torch.no_grad():
             _keep(best, kept, value(slopes), slopes)
