@@ -1,0 +1,165 @@
+"""Linear functionals of an image in a ball: their least value, and how far their zero is away.
+
+Everything here is rounded towards what is safe: the least value down, the distance down.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustness_geometry.certify.operations import EPS
+from robustness_geometry.norms import dual, norms
+
+__all__ = ["Clip", "halfspace_distance", "least", "ratio", "values"]
+
+Clip = tuple[float, float] | None
+
+Reduce = Callable[[Tensor, str], Tensor]
+
+HALVINGS = 60
+"""Steps of the searches over one multiplier; each result is safe after any number."""
+
+
+def _reduce(pixels: Tensor, how: str) -> Tensor:
+    rows = pixels.flatten(2)
+    return rows.sum(dim=2) if how == "sum" else rows.amax(dim=2)
+
+
+def _slack(dimension: int) -> float:
+    """The relative rounding error of a sum or norm over all pixels, with room to spare."""
+    return (2 * dimension + 64) * EPS
+
+
+def _flat(coefficients: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    return coefficients.flatten(2), images.flatten(1)[:, None]
+
+
+def values(coefficients: Tensor, constants: Tensor, images: Tensor) -> Tensor:
+    """The functionals at the images, (N, R), rounded down."""
+    rows, x = _flat(coefficients, images)
+    terms = rows * x
+    error = _slack(x.shape[2]) * (terms.abs().sum(dim=2) + constants.abs())
+    return constants + terms.sum(dim=2) - error
+
+
+def ratio(coefficients: Tensor, constants: Tensor, images: Tensor, norm: float) -> Tensor:
+    """The l_p distance (N, R) from each image to where a functional is zero or less.
+
+    inf for a functional that is positive everywhere, at most 0 for one that is not positive at the
+    image. It can be differentiated.
+    """
+    value = values(coefficients, constants, images)
+    size = norms(coefficients.flatten(0, 1), dual(norm)).view_as(value)
+    # The tiny number stands for what a norm loses to underflow.
+    size = size * (1 + _slack(images[0].numel())) + 1e-150
+    constant = (coefficients == 0).flatten(2).all(dim=2)
+    return torch.where(constant, value.sign() * math.inf, value / size) * (1 - 4 * EPS)
+
+
+def least(
+    coefficients: Tensor,
+    constants: Tensor,
+    images: Tensor,
+    radii: Tensor,
+    norm: float,
+    box: tuple[Tensor, Tensor] | None,
+    reduce: Reduce = _reduce,
+) -> Tensor:
+    """The least value (N, R) of functionals over balls, and over a box around them if given.
+
+    ``reduce`` sums over the pixels, or takes their maximum (``amax``), functional by functional.
+    """
+    slack, x, q = _slack(images[0].numel()), images[:, None], dual(norm)
+    terms = coefficients * x
+    value = constants + reduce(terms, "sum")
+    value = value - slack * (reduce(terms.abs(), "sum") + constants.abs())
+    if math.isinf(q):
+        size = reduce(coefficients.abs(), "amax")
+    elif q == 1:
+        size = reduce(coefficients.abs(), "sum")
+    elif q == 2:
+        size = (reduce(coefficients.square(), "sum") + 1e-300).sqrt()
+    else:
+        size = (reduce(coefficients.abs().pow(q), "sum") + 1e-300).pow(1 / q)
+    found = value - radii[:, None] * size * (1 + slack)
+    if box is None:
+        return found
+    ends = [coefficients * side[:, None] for side in box]
+    sizes = reduce(torch.maximum(ends[0].abs(), ends[1].abs()), "sum") + constants.abs()
+    in_box = constants + reduce(torch.minimum(*ends), "sum") - slack * sizes
+    return torch.maximum(found, in_box)
+
+
+def halfspace_distance(
+    coefficients: Tensor, constants: Tensor, images: Tensor, norm: float, clip: Clip
+) -> Tensor:
+    """A lower bound on the l_p distance (N, R) to where a functional is zero or less, in a box.
+
+    With ``clip`` it is the distance inside the box up to rounding, for p = 1, 2 and inf; for other
+    p it is the distance without it.
+    """
+    free = ratio(coefficients, constants, images, norm)
+    if clip is None or norm not in (1, 2, math.inf):
+        return free.clamp_min(0)
+    rows, x = _flat(coefficients, images)
+    room_down, room_up = (x - clip[0]).clamp_min(0), (clip[1] - x).clamp_min(0)
+    # What each pixel can give at most: it moves against the sign of its coefficient.
+    room = torch.where(rows > 0, room_down, room_up) * (1 + 2 * EPS)
+    value, rows = values(coefficients, constants, images), rows.abs()
+    search = _search_cube if math.isinf(norm) else _search_dual
+    found = search(rows, value, room, norm)
+    return torch.maximum(found, free).clamp_min(0)
+
+
+def _search_cube(rows: Tensor, value: Tensor, room: Tensor, norm: float) -> Tensor:
+    """The largest t at which value - sum |a_i| min(t, room_i) is positive."""
+    slack = 1 + _slack(rows.shape[2])
+
+    def positive(t: Tensor) -> Tensor:
+        return value > (rows * torch.minimum(t[..., None], room)).sum(dim=2) * slack
+
+    high = room.amax(dim=2).expand_as(value)
+    low = torch.zeros_like(high)
+    never = positive(high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        inside = positive(middle)
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return torch.where(never, math.inf, low)
+
+
+def _search_dual(rows: Tensor, value: Tensor, room: Tensor, norm: float) -> Tensor:
+    """The largest value of the Lagrangian dual, which any multiplier bounds from below."""
+    reach = (rows * room).sum(dim=2)
+    never = value > reach * (1 + _slack(rows.shape[2]))
+
+    def step(m: Tensor) -> Tensor:
+        """How far each pixel moves at a multiplier."""
+        wish = m[..., None] * rows
+        return torch.minimum(wish, room) if norm == 2 else torch.where(wish > 1, room, 0.0)
+
+    low = torch.zeros_like(value)
+    high = torch.where(value > 0, 1 / norms(rows.flatten(0, 1), 2).view_as(value), 0.0)
+    high = torch.where(torch.isfinite(high), high, 0.0)
+    for _ in range(200):
+        short = (value > (rows * step(high)).sum(dim=2)) & ~never & (high > 0) & (high < 1e100)
+        if not bool(short.any()):
+            break
+        high = torch.where(short, 2 * high, high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        short = value > (rows * step(middle)).sum(dim=2)
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    found = torch.maximum(*(_dual(rows, value, step(m), m, norm) for m in (low, high)))
+    return torch.where(never, math.inf, found)
+
+
+def _dual(rows: Tensor, value: Tensor, step: Tensor, m: Tensor, norm: float) -> Tensor:
+    """The distance that the multiplier m proves, as step minimises the Lagrangian."""
+    cost = step.square().sum(dim=2) / 2 if norm == 2 else step.sum(dim=2)
+    gain = m * (rows * step).sum(dim=2)
+    bound = cost + (m * value - gain) - _slack(rows.shape[2]) * (cost + m * value.abs() + gain)
+    bound = bound.clamp_min(0)
+    return (2 * bound).sqrt() * (1 - 4 * EPS) if norm == 2 else bound * (1 - 4 * EPS)

@@ -1,0 +1,174 @@
+"""Bounds of all nodes of a network in a ball, tightened where a nonlinear operation needs them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustness_geometry.certify.hyperplanes import Clip, least
+from robustness_geometry.certify.operations import Maximum, Node, Rectifier
+from robustness_geometry.certify.receptive import Groups, groups
+from robustness_geometry.certify.relaxation import (
+    Region,
+    Slopes,
+    backward,
+    interval,
+    start_slopes,
+)
+
+__all__ = ["Network", "climb"]
+
+AT_ONCE = 2**22
+"""Entries of the largest tensor in one backward pass: 32 MiB."""
+
+FEW = 2**20
+"""Largest number of free slopes of a node's bounds in one image for which they are improved."""
+
+RATE = 0.1
+"""First step of the ascent in slopes, which lie in [0, 1]; later ones are shorter."""
+
+
+@dataclass
+class Network:
+    """A network as read, and what is found out about it once.
+
+    Attributes:
+        nodes: its operations.
+        groupings: node -> how its places are grouped; filled as needed.
+    """
+
+    nodes: list[Node]
+    groupings: dict[int, Groups | None] = field(default_factory=dict)
+
+    def region(
+        self, images: Tensor, radii: Tensor, norm: float, clip: Clip = None, steps: int = 0,
+        splits: Mapping[int, Tensor] | None = None,
+    ) -> Region:
+        """Bounds of all nodes in balls around images.
+
+        Args:
+            images: (N, *shape), float64.
+            radii: (N,) of the balls.
+            norm: exponent p.
+            clip: lowest and highest pixel value, or None.
+            steps: gradient steps in the slopes of nodes that have few.
+            splits: node -> (N, *shape) the sign that a unit is assumed to have, 0 for either. Where
+                the assumptions cannot hold, a lower bound may lie above an upper one.
+        """
+        region = Region(images, radii, norm, clip, [], [], [])
+        bent = {
+            node.inputs[0]
+            for node in self.nodes
+            if isinstance(node.operation, Rectifier | Maximum)
+        }
+        for place in range(len(self.nodes)):
+            for table, values in zip(
+                (region.lower, region.upper, region.sizes),
+                interval(self.nodes, place, region),
+                strict=True,
+            ):
+                table.append(values)
+            if place in bent and place > 0:
+                below, above = self._rows(place, region, steps)
+                region.lower[place] = torch.maximum(region.lower[place], below)
+                region.upper[place] = torch.minimum(region.upper[place], above)
+                if splits is not None and place in splits:
+                    low, high = region.lower[place], region.upper[place]
+                    region.lower[place] = torch.where(splits[place] > 0, low.clamp_min(0), low)
+                    region.upper[place] = torch.where(splits[place] < 0, high.clamp_max(0), high)
+        return region
+
+    def _rows(self, place: int, region: Region, steps: int) -> tuple[Tensor, Tensor]:
+        node = self.nodes[place]
+        if place not in self.groupings:
+            self.groupings[place] = groups(self.nodes, place)
+        grouping = self.groupings[place]
+        largest = max(n.size for n in self.nodes[: place + 1])
+        most = max(1, AT_ONCE // (largest * len(region.images)))
+        found: list[list[Tensor]] = [[], []]
+        for seeds in _units(node, grouping, most):
+            for side, sign in enumerate((1.0, -1.0)):
+                found[side].append(self._least(place, sign * seeds, region, grouping, steps))
+        lower, upper = (torch.cat(parts, dim=1).unflatten(1, node.shape) for parts in found)
+        return lower, -upper
+
+    def _least(
+        self, place: int, seeds: Tensor, region: Region, grouping: Groups | None, steps: int
+    ) -> Tensor:
+        """The least values of functionals of a node, (N, R) or by unit."""
+        box = None if region.clip is None else (region.lower[0], region.upper[0])
+        slopes = start_slopes(self.nodes, place, region, seeds.shape[1])
+        ball = (region.images, region.radii, region.norm, box)
+        if grouping is not None:
+            found = backward(self.nodes, place, seeds, region, slopes, grouping=grouping)
+            return least(*found, *ball, lambda pixels, how: grouping.split(0, pixels, how))
+        free = sum(v[0, 0].numel() for v in slopes.values()) * self.nodes[place].size
+
+        def value(free: Slopes) -> Tensor:
+            return least(*backward(self.nodes, place, seeds, region, free), *ball)
+
+        return climb(value, slopes, steps if slopes and free <= FEW else 0)[0]
+
+
+def climb(
+    value: Callable[[Slopes], Tensor], start: Slopes, steps: int
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Raise values by gradient steps (Adam) in free slopes; every slope in [0, 1] is valid.
+
+    Args:
+        value: slopes -> (N, R), each value a function of its own row of slopes.
+        start: where to start.
+        steps: number of steps.
+
+    Returns:
+        The largest values on the way, (N, R), and the slopes that gave them.
+    """
+    kept = {i: v.clone() for i, v in start.items()}
+    with torch.no_grad():
+        best = value(kept)
+    slopes = {i: v.clone() for i, v in kept.items()}
+    means = {i: torch.zeros_like(v) for i, v in kept.items()}
+    squares = {i: torch.zeros_like(v) for i, v in kept.items()}
+    for step in range(1, steps + 1):
+        rate = RATE * (1 - (step - 1) / steps) / (1 - 0.9**step)
+        for v in slopes.values():
+            v.requires_grad_()
+        with torch.enable_grad():
+            now = value(slopes)
+            finite = torch.where(torch.isfinite(now), now, 0.0)
+            gradients = torch.autograd.grad(finite.sum(), list(slopes.values()))
+        _keep(best, kept, now.detach(), slopes)
+        for (i, v), g in zip(slopes.items(), gradients, strict=True):
+            g = g.nan_to_num(0.0, 0.0, 0.0)
+            means[i].lerp_(g, 0.1)
+            squares[i].lerp_(g.square(), 0.01)
+            size = (squares[i] / (1 - 0.99**step)).sqrt() + 1e-30
+            slopes[i] = (v.detach() + rate * means[i] / size).clamp_(0, 1)
+    if steps:
+        with torch.no_grad():
+            _keep(best, kept, value(slopes), slopes)
+    return best, kept
+
+
+def _keep(best: Tensor, kept: dict[int, Tensor], now: Tensor, slopes: Slopes) -> None:
+    """Take over, row by row, what is better than the best so far."""
+    better = now > best
+    best[better] = now[better]
+    for i, v in slopes.items():
+        kept[i][better] = v.detach()[better]
+
+
+def _units(node: Node, grouping: Groups | None, most: int) -> Iterator[Tensor]:
+    """The units of a node as seeds (1, R, *shape), at most ``most`` rows at a time."""
+    if grouping is not None:
+        channels = max(1, most // len(grouping.members))
+        for start in range(0, node.shape[0], channels):
+            chosen = range(start, min(start + channels, node.shape[0]))
+            yield grouping.seeds(chosen, node.shape)
+        return
+    for start in range(0, node.size, most):
+        rows = torch.arange(start, min(start + most, node.size))
+        seeds = torch.zeros(len(rows), node.size, dtype=torch.float64)
+        seeds[torch.arange(len(rows)), rows] = 1.0
+        yield seeds.view(1, -1, *node.shape)

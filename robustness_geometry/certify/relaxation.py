@@ -1,0 +1,294 @@
+"""Linear bounds of a network's units in a ball, by backward propagation (CROWN).
+
+A linear functional of a node's values is rewritten, operation by operation, as a linear functional
+of the image that lies below it wherever the image stays in the ball. At a ReLU, the functional is
+replaced by lines: below ReLU(z) lies any line a z with 0 <= a <= 1, above it the chord between the
+bounds of z. The minimum over the ball is then a dual norm.
+
+Rounding: each step replaces its exact coefficients by rounded ones. The difference is at most the
+number of terms times the unit roundoff times the sum of |coefficient| |term|, which the step
+subtracts from the constant; ``Region.sizes`` bounds the terms. Sums may be taken in any order, but
+no algorithm that subtracts sums of inputs (Winograd, FFT) is covered: PyTorch uses none in float64.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustness_geometry.certify.operations import (
+    EPS,
+    Concatenation,
+    Input,
+    Maximum,
+    Node,
+    Rectifier,
+    Sum,
+)
+from robustness_geometry.certify.receptive import Groups
+
+__all__ = ["Region", "Slopes", "backward", "chord", "interval", "margin", "start_slopes"]
+
+Slopes = Mapping[int, Tensor]
+"""Node -> what is free in its relaxation, in [0, 1], (N, R, *shape)."""
+
+
+@dataclass
+class Region:
+    """A ball around each image, and bounds of all nodes there.
+
+    Attributes:
+        images: (N, *shape) the centres.
+        radii: (N,).
+        norm: exponent p of the ball.
+        clip: lowest and highest pixel value, or None.
+        lower: node -> (N, *shape).
+        upper: node -> (N, *shape).
+        sizes: node -> (N, *shape) at least the sum of the sizes of the terms of each value.
+    """
+
+    images: Tensor
+    radii: Tensor
+    norm: float
+    clip: tuple[float, float] | None
+    lower: list[Tensor]
+    upper: list[Tensor]
+    sizes: list[Tensor]
+
+    def size(self, place: int) -> Tensor:
+        """Bounds on |value| of a node, (N, *shape)."""
+        return torch.maximum(self.lower[place].abs(), self.upper[place].abs())
+
+
+def margin(node: Node) -> float:
+    """The relative rounding error of the sums of one step: twice its terms, in roundoffs."""
+    return (2 * node.size + 64) * EPS
+
+
+def interval(nodes: list[Node], place: int, region: Region) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounds of one node from those of its inputs, and the sizes of its terms."""
+    node = nodes[place]
+    operation, inputs = node.operation, node.inputs
+    if isinstance(operation, Input):
+        return _box(region)
+    low, high = ([table[i] for i in inputs] for table in (region.lower, region.upper))
+    size = [region.size(i) for i in inputs]
+    if isinstance(operation, Rectifier):
+        bounds = [torch.where(v > 0, v, operation.slope * v) for v in (low[0], high[0])]
+        return bounds[0], bounds[1], size[0] * 3
+    if isinstance(operation, Maximum):
+        bounds = [
+            operation.gather(v, -math.inf).amax(dim=-1).unflatten(-1, node.shape[1:])
+            for v in (low[0], high[0])
+        ]
+        total = operation.gather(size[0], 0.0).sum(dim=-1).unflatten(-1, node.shape[1:])
+        return bounds[0], bounds[1], total * 3
+    if isinstance(operation, Concatenation):
+        low_all, high_all, size_all = (torch.cat(v, dim=operation.dim) for v in (low, high, size))
+        return low_all, high_all, size_all
+    if isinstance(operation, Sum):
+        pairs = list(zip(operation.signs, low, high, strict=True))
+        lower = sum(lo if s > 0 else -hi for s, lo, hi in pairs)
+        upper = sum(hi if s > 0 else -lo for s, lo, hi in pairs)
+        total = sum(size)
+        return lower - 8 * EPS * total, upper + 8 * EPS * total, total  # type: ignore[return-value]
+    shape = node.shape
+    total = operation.magnify(size[0]) + operation.constant_size(shape)
+    # The number of terms of an entry is at most that of the operation's inputs.
+    error = (2 * nodes[inputs[0]].size + 64) * EPS * total
+    centre = operation.apply((low[0] + high[0]) / 2)
+    spread = operation.magnify((high[0] - low[0]) / 2) + error
+    return centre - spread, centre + spread, total
+
+
+def _box(region: Region) -> tuple[Tensor, Tensor, Tensor]:
+    """The smallest box around each ball, cut to the pixels' limits."""
+    images = region.images
+    radii = region.radii.view(-1, *[1] * (images.ndim - 1))
+    lower, upper = images - radii, images + radii
+    if region.clip is not None:
+        lower, upper = (v.clamp(*region.clip) for v in (lower, upper))
+    spread = 2 * EPS * (images.abs() + radii)
+    lower, upper = lower - spread, upper + spread
+    return lower, upper, torch.maximum(lower.abs(), upper.abs())
+
+
+def chord(lower: Tensor, upper: Tensor, slope: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+    """The line s z + t above the rectifier on [lower, upper], in rounded numbers that keep it so.
+
+    Returns:
+        s and t: the chord where lower < 0 < upper, else the rectifier's own line.
+    """
+    crossing = (lower < 0) & (upper > 0)
+    width = torch.where(crossing, upper - lower, 1.0)
+    own = torch.where(lower >= 0, 1.0, torch.as_tensor(slope, dtype=lower.dtype))
+    s = torch.where(crossing, (upper - slope * lower) / width, own).clamp(0, 1)
+    t = torch.maximum((slope - s) * lower, upper - s * upper)
+    t = t + 16 * EPS * (lower.abs() + upper.abs())
+    return s, torch.where(crossing, t, 0.0)
+
+
+def start_slopes(nodes: list[Node], place: int, region: Region, rows: int) -> dict[int, Tensor]:
+    """The relaxations that are tightest unit by unit, for ``rows`` functionals of a node."""
+    found = {}
+    for i in _ancestors(nodes, place):
+        operation = nodes[i].operation
+        if not isinstance(operation, Rectifier | Maximum):
+            continue
+        source = nodes[i].inputs[0]
+        lower, upper = region.lower[source], region.upper[source]
+        if isinstance(operation, Rectifier):
+            start = (upper > -lower).to(lower.dtype)
+        else:
+            line, shift, most = _lines_above(operation, lower, upper)[1:]
+            middle = operation.gather((lower + upper) / 2, 0.0)
+            start = ((line * middle).sum(dim=-1) + shift < most).to(lower.dtype)
+            start = start.unflatten(-1, nodes[i].shape[1:])
+        found[i] = start[:, None].expand(-1, rows, *start.shape[1:])
+    return found
+
+
+def _ancestors(nodes: list[Node], place: int) -> list[int]:
+    """The nodes that a node depends on, itself included, last first."""
+    needed = {place}
+    for i in range(place, -1, -1):
+        if i in needed:
+            needed.update(nodes[i].inputs)
+    return sorted(needed, reverse=True)
+
+
+def _lines_above(
+    operation: Maximum, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bounds of max pooling, from those of its inputs.
+
+    With z_j the entry of the largest lower bound L, z_j <= max z <= z_j + sum_i ReLU(z_i - L) over
+    the others, where each ReLU lies under its chord; and max z <= max u.
+
+    Returns:
+        The coefficients (N, C, P, K) of z_j; those of the line above, its constant (N, C, P), and
+        max u.
+    """
+    low, high = operation.gather(lower, -math.inf), operation.gather(upper, -math.inf)
+    most, first = low.max(dim=-1, keepdim=True)
+    below = torch.zeros_like(low).scatter(-1, first, 1.0)
+    rival = (high > most) & (below == 0)
+    floor = most - 4 * EPS * most.abs()
+    from_low = torch.where(rival, low - floor, -1.0)
+    from_high = torch.where(rival, high - floor, -1.0)
+    # Where the lower bound equals L the chord is the line itself: a hair below keeps it a chord.
+    slope, shift = chord(from_low.clamp_max(-1e-300), from_high)
+    shift = shift + 16 * EPS * torch.where(rival, low.abs() + high.abs() + floor.abs(), 0.0)
+    slope = torch.where(rival, slope, 0.0)
+    constant = torch.where(rival, shift - slope * floor, 0.0)
+    constant = constant.sum(dim=-1) + 64 * EPS * constant.abs().sum(dim=-1)
+    return below, below + slope, constant, high.amax(dim=-1)
+
+
+def backward(
+    nodes: list[Node],
+    place: int,
+    seeds: Tensor,
+    region: Region,
+    slopes: Slopes,
+    multipliers: Mapping[int, Tensor] | None = None,
+    seen: dict[int, Tensor] | None = None,
+    grouping: Groups | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Linear functionals of the image below given ones of a node's values.
+
+    Args:
+        nodes: the network.
+        place: the node.
+        seeds: (N, R, *shape) or (1, R, *shape): R functionals of the node's values.
+        region: bounds of the nodes before it.
+        slopes: the free part of each relaxation, as of :func:`start_slopes`.
+        multipliers: rectifier -> (N, R, *shape) what is added to the functional of its input z; the
+            caller sees to it that this lies below zero there.
+        seen: filled with rectifier -> (N, R, *shape) the functional of its output.
+        grouping: for functionals that are sums of others on disjoint sets, which is which.
+
+    Returns:
+        Coefficients (N, R, *image) and constants (N, R), rounding errors subtracted; those of
+        each unit, (N, U), with a grouping.
+    """
+    pending = {place: seeds.expand(len(region.images), *seeds.shape[1:])}
+    constants: list[Tensor] = []
+
+    def add(i: int, rows: Tensor) -> None:
+        pending[i] = pending[i] + rows if i in pending else rows
+
+    def keep(i: int, rows: Tensor, values: Tensor) -> None:
+        """Count the sums of rows (N, R, *shape) times values (N or 1, *shape)."""
+        if grouping is not None:
+            constants.append(grouping.split(i, rows * values[:, None]))
+        else:
+            column = values.flatten(1).expand(len(rows), -1)[..., None]
+            constants.append((rows.flatten(2) @ column)[..., 0])
+
+    for i in range(place, 0, -1):
+        if i not in pending:
+            continue
+        rows, node = pending.pop(i), nodes[i]
+        operation, inputs, lead = node.operation, node.inputs, rows.shape[:2]
+        keep(i, rows.abs(), -margin(node) * region.sizes[i])
+        if isinstance(operation, Rectifier | Maximum):
+            z = inputs[0]
+            if seen is not None:
+                seen[i] = rows
+            relax = _rectifier if isinstance(operation, Rectifier) else _maximum
+            turned, parts = relax(  # type: ignore[operator]
+                operation, nodes[z].shape, rows, region.lower[z], region.upper[z], slopes[i]
+            )
+            for part, values in parts:
+                keep(i, part, values)
+            if multipliers is not None and i in multipliers:
+                turned = turned + multipliers[i]
+            add(z, turned)
+        elif isinstance(operation, Sum):
+            for sign, z in zip(operation.signs, inputs, strict=True):
+                add(z, rows if sign > 0 else -rows)
+        elif isinstance(operation, Concatenation):
+            for part, z in zip(
+                rows.split(operation.sizes, dim=operation.dim + 1), inputs, strict=True
+            ):
+                add(z, part)
+        elif not isinstance(operation, Input):
+            constant = operation.constant(node.shape)
+            if constant is not None:
+                keep(i, rows, constant)
+            turned = operation.adjoint(rows.flatten(0, 1), nodes[inputs[0]].shape)
+            add(inputs[0], turned.unflatten(0, lead))
+    return pending[0], torch.stack(constants).sum(dim=0)
+
+
+def _rectifier(
+    operation: Rectifier, shape: object, rows: Tensor, lower: Tensor, upper: Tensor, slopes: Tensor
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Replace a rectifier by the lower line where the functional is positive, else the chord."""
+    s, t = chord(lower, upper, operation.slope)
+    free = operation.slope + (1 - operation.slope) * slopes
+    crossing = ((lower < 0) & (upper > 0))[:, None]
+    up, down = rows.clamp_min(0), rows.clamp_max(0)
+    s = s[:, None]
+    return up * torch.where(crossing, free, s) + down * s, [(down, t)]
+
+
+def _maximum(
+    operation: Maximum,
+    shape: tuple[int, ...],
+    rows: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    slopes: Tensor,
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Replace max pooling by its largest entry, or by a mixture of the two bounds above it."""
+    below, line, shift, most = _lines_above(operation, lower, upper)
+    flat, share = rows.flatten(3), slopes.flatten(3)
+    up, down = flat.clamp_min(0), flat.clamp_max(0)
+    mixed = down * share
+    windows = up[..., None] * below[:, None] + mixed[..., None] * line[:, None]
+    parts = [(mixed, shift), (down - mixed, most)]
+    return operation.scatter(windows, shape), parts
