@@ -1,11 +1,13 @@
 """Attacks: pure functions from a classifier and images to perturbations, one per file."""
 
+from robustness_geometry.attacks.alignment import alignment
 from robustness_geometry.attacks.autoattack import autoattack
 from robustness_geometry.attacks.ddn import ddn
 from robustness_geometry.attacks.deepfool import deepfool
 from robustness_geometry.attacks.fgsm import SmallestEps, fgsm, fgsm_smallest_eps
 from robustness_geometry.attacks.fooling import fooled
 from robustness_geometry.attacks.lbfgs import lbfgs
+from robustness_geometry.attacks.nearest import nearest
 from robustness_geometry.attacks.pgd import pgd
 from robustness_geometry.attacks.random_noise import random_noise
 from robustness_geometry.attacks.spsa import spsa
@@ -15,6 +17,7 @@ from robustness_geometry.attacks.universal_files import load_universal, save_uni
 __all__ = [
     "SmallestEps",
     "Universal",
+    "alignment",
     "autoattack",
     "ddn",
     "deepfool",
@@ -23,6 +26,7 @@ __all__ = [
     "fooled",
     "lbfgs",
     "load_universal",
+    "nearest",
     "pgd",
     "random_noise",
     "save_universal",

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustness_geometry.attacks.crossings import crossings
 from robustness_geometry.attacks.gradients import difference_gradients, linearise
 from robustness_geometry.attacks.protocol import Clip, per_image
-from robustness_geometry.attacks.steepest import Curve, steepest_curve
+from robustness_geometry.attacks.steepest import Curve, share_of_steepest, steepest_curve
 from robustness_geometry.attacks.subspaces import Projection
 from robustness_geometry.norms import norms
 from robustness_geometry.types import (
@@ -80,6 +80,7 @@ class BoundarySearch:
         angles: (N,) between r and n in radians; in other norms and in a box, the angle whose
             cosine is the alignment (see :func:`robustness_geometry.attacks.alignment`).
         distances: (N,) |F| / ||grad F||_2, how far the points are from the boundary.
+        looks: (N,) number of gradients taken.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class BoundarySearch:
         )
         self.sizes, self.angles, self.distances = images.new_full((3, len(images)), torch.nan)
         self.weights = images.new_ones(len(images))
+        self.looks = torch.zeros_like(self.targets)
         self.start, _ = self._gaps(images, torch.arange(len(images), device=images.device))
 
     def run(self, outward: Images, refinements: int, angle: float) -> None:
@@ -206,6 +208,7 @@ class BoundarySearch:
         unit = gradients[:, 0] / per_image(sizes, gradients[:, 0])
         self.targets[rows], self.normals[rows], self.sizes[rows] = plus[:, 0], unit, sizes
         self.angles[rows] = self._angles(rows)
+        self.looks[rows] += 1
         self.distances[rows] = (logits.gather(1, plus) - logits.gather(1, minus))[
             :, 0
         ].abs() / sizes
@@ -216,8 +219,7 @@ class BoundarySearch:
         if self._is_round():
             # From both of its legs: an arc cosine is inaccurate near 0.
             return torch.atan2(norms(r - per_image(along, unit) * unit), along)
-        ends = self._steepest(rows)(torch.ones_like(along), torch.arange(len(rows)).to(rows))
-        return (along / (unit * ends).flatten(1).sum(dim=1)).clamp(-1, 1).acos()
+        return share_of_steepest(self.images[rows], r, unit, self.norm, self.clip).acos()
 
 
 def _line(outward: Images) -> Curve:

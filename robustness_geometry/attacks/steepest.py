@@ -11,7 +11,7 @@ from robustness_geometry.attacks.protocol import Clip, per_image
 from robustness_geometry.norms import dual, hyperplane_step, norms
 from robustness_geometry.types import Images, PerImage
 
-__all__ = ["Curve", "steepest_curve"]
+__all__ = ["Curve", "share_of_steepest", "steepest_curve"]
 
 Curve: TypeAlias = Callable[[PerImage, Tensor], Images]
 """Perturbations (k, ...) at shares (k,) of the way, for some images given by their indices (k,)."""
@@ -75,6 +75,35 @@ def steepest_curve(
         return signs[few] * pixels.minimum(rooms[few])
 
     return clipped
+
+
+def share_of_steepest(
+    images: Images,
+    perturbations: Images,
+    gradients: Images,
+    norm: float,
+    clip: Clip,
+) -> PerImage:
+    """<r, g> as a share of the largest <e, g> in the ball of r's norm and the box.
+
+    Args:
+        images: x, (N, ...), within the box.
+        perturbations: r, (N, ...).
+        gradients: g, (N, ...).
+        norm: p, 1 <= p <= inf.
+        clip: lowest and highest pixel value; None: there is no box.
+
+    Returns:
+        (N,) at most 1; NaN where r or g is zero or not finite.
+    """
+    sizes = norms(gradients)
+    unit = gradients / per_image(sizes, gradients)
+    curve = steepest_curve(images, unit, norms(perturbations, norm), norm, clip)
+    ones, rows = torch.ones_like(sizes), torch.arange(len(images), device=images.device)
+    reached = (unit * perturbations).flatten(1).sum(dim=1)
+    shares = reached / (unit * curve(ones, rows)).flatten(1).sum(dim=1)
+    # Rounding may take the quotient beyond 1; 0 / 0 is no number.
+    return torch.where(torch.isfinite(shares), shares.clamp_max(1.0), torch.nan)
 
 
 def _filled_before(gradients: Images, rooms: Images) -> Images:
