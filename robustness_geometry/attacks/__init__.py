@@ -10,7 +10,12 @@ from robustness_geometry.attacks.lbfgs import lbfgs
 from robustness_geometry.attacks.nearest import nearest
 from robustness_geometry.attacks.pgd import pgd
 from robustness_geometry.attacks.random_noise import random_noise
+from robustness_geometry.attacks.robust_accuracy import (
+    robust_accuracy_area,
+    robust_accuracy_curve,
+)
 from robustness_geometry.attacks.spsa import spsa
+from robustness_geometry.attacks.square import square
 from robustness_geometry.attacks.universal import Universal, universal_perturbation
 from robustness_geometry.attacks.universal_files import load_universal, save_universal
 
@@ -29,7 +34,10 @@ __all__ = [
     "nearest",
     "pgd",
     "random_noise",
+    "robust_accuracy_area",
+    "robust_accuracy_curve",
     "save_universal",
     "spsa",
+    "square",
     "universal_perturbation",
 ]

@@ -16,7 +16,7 @@ __all__ = ["descent"]
 FIRST_RADIUS = 1.0
 """The first radius, as a multiple of the distance to the boundary of a linearised classifier."""
 
-SHARES = 0.9, 0.05
+SHARES = 0.9, 0.4
 """Share of the gradient's direction in the next one, at the first and at the last step."""
 
 CHANGES = 0.2, 0.05
