@@ -53,6 +53,8 @@ class Perturbed:
         adversarial_labels: (N,) the labels of the perturbed images.
         success: (N,) whether the attack reached its goal; a failed or non-finite case is False.
         steps: (N,) number of gradient steps.
+        alignment: (N,) how nearly the perturbations are smallest ones, from attacks that report it
+            (see :func:`robustness_geometry.attacks.alignment`); None from others.
     """
 
     perturbations: Images
@@ -60,6 +62,7 @@ class Perturbed:
     adversarial_labels: Labels
     success: Mask
     steps: Steps
+    alignment: PerImage | None = None
 
     def adversarial(self, images: Images) -> Images:
         """The perturbed images, ``images + perturbations``, (N, C, H, W)."""

@@ -311,7 +311,7 @@ def _bias(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Tensor:
 
 
 def _scale(factor: Tensor, shift: Tensor, shape: Shape, like: Tensor) -> Scale:
-    """factor x + shift with values that are spread over ``shape``; ``like`` has the device."""
+    """Factor x + shift with values that are spread over ``shape``; ``like`` has the device."""
     ones = torch.ones(1, *shape, dtype=torch.float64, device=like.device)
     spread = (_double(v).to(like.device) * ones for v in (factor, shift, shift.abs()))
     scale = Scale(*spread)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from robustness_geometry.attacks.boundary_search import BoundarySearch, leaving, opposing
 from robustness_geometry.attacks.deepfool import deepfool
-from robustness_geometry.attacks.gradients import difference_gradients, linearise
-from robustness_geometry.attacks.protocol import Number, check_input, clean_labels, per_image
+from robustness_geometry.attacks.gradients import linearise
+from robustness_geometry.attacks.protocol import Number, check_input, clean_labels
 from robustness_geometry.checks import (
     Described,
     GivenLabels,
@@ -21,11 +22,8 @@ from robustness_geometry.checks import (
     number,
     refuse,
 )
-from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.hessian import default_h
 from robustness_geometry.geometry.normals import passes_at_once
-from robustness_geometry.norms import norms
-from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Attack,
     Classifier,
@@ -33,7 +31,6 @@ from robustness_geometry.types import (
     Labels,
     Mask,
     PerImage,
-    class_logits,
 )
 
 __all__ = ["Boundary", "allowed_distance", "boundary_points"]
@@ -189,10 +186,11 @@ def boundary_points(
     for rows in torch.arange(len(images), device=images.device).split(
         passes_at_once(images, None, model)
     ):
-        search = _Search(
-            model, images[rows], own[rows], None if targets is None else targets[rows], bisections
-        )
-        parts.append(search.run(outward[rows], refinements, parallel, allowed))
+        labels_here = own[rows]
+        pairs = leaving(labels_here) if targets is None else opposing(labels_here, targets[rows])
+        search = BoundarySearch(model, images[rows], pairs, bisections)
+        search.run(outward[rows], refinements, parallel)
+        parts.append(_result(search, labels_here, allowed))
     found = Boundary(
         **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Boundary)}
     )
@@ -223,121 +221,21 @@ def _check_dependence(model: Classifier, images: Images) -> None:
     )
 
 
-class _Search:
-    """The boundary points of a few images as the search goes on; NaN where there is none yet.
+def _result(search: BoundarySearch, labels: Labels, allowed: float) -> Boundary:
+    """The points of a search that are within ``allowed`` of the boundary."""
+    success = search.distances <= allowed
 
-    Indices ``rows`` (k,) say which of the images a step is for: finished ones leave the batch.
-    """
+    def kept(values: Tensor) -> Tensor:
+        return values.masked_fill(~success.view(-1, *[1] * (values.ndim - 1)), torch.nan)
 
-    def __init__(
-        self,
-        model: Classifier,
-        images: Images,
-        labels: Labels,
-        targets: Labels | None,
-        bisections: int,
-    ) -> None:
-        self.model, self.images, self.labels, self.given = model, images, labels, targets
-        self.bisections = bisections
-        self.targets = labels.clone()
-        self.perturbations, self.normals = (
-            torch.full_like(images, torch.nan),
-            torch.full_like(images, torch.nan),
-        )
-        self.sizes, self.angles, self.distances = images.new_full((3, len(images)), torch.nan)
-        self.weights = images.new_ones(len(images))
-        self.start, _ = self._gaps(images, torch.arange(len(images), device=images.device))
-
-    def run(self, outward: Images, refinements: int, angle: float, allowed: float) -> Boundary:
-        """Search the lines to ``outward``, then project."""
-        inside = (self.start < 0).nonzero()[:, 0]
-        self._look(self._shorten(inside, outward[inside]))
-        for _ in range(refinements):
-            rows = (self.angles > angle).nonzero()[:, 0]
-            if not len(rows):
-                break
-            self._look(self._project(rows))
-        return self._result(self.distances <= allowed)
-
-    def _gaps(self, points: Images, rows: Tensor) -> tuple[PerImage, PerImage]:
-        """F of the foremost class of the other side (k,), and bounds on its rounding error (k,)."""
-        with torch.no_grad():
-            logits = class_logits(logits_at(self.model, points))
-        gaps = logits.gather(1, self._foremost(logits, rows)) - logits.gather(
-            1, self.labels[rows, None]
-        )
-        return gaps[:, 0], 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)
-
-    def _foremost(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The given targets, or else the largest logit beside the label's, (k, 1)."""
-        if self.given is not None:
-            return self.given[rows, None]
-        return logits.scatter(1, self.labels[rows, None], -torch.inf).argmax(dim=1, keepdim=True)
-
-    def _shorten(self, rows: Tensor, outward: Images) -> Tensor:
-        """Take as r the part of ``outward`` (k, C, H, W) up to the crossing of the boundary.
-
-        Returns:
-            The indices of the images whose line has a crossing.
-        """
-        ends, _ = self._gaps(self.images[rows] + outward, rows)
-        crossing = (ends >= 0) & torch.isfinite(outward).flatten(1).all(dim=1)
-        rows, outward, ends = rows[crossing], outward[crossing], ends[crossing]
-
-        def along(places: PerImage, few: Tensor) -> tuple[PerImage, PerImage]:
-            return self._gaps(
-                self.images[rows[few]] + per_image(places, outward) * outward[few], rows[few]
-            )
-
-        shares = crossings(along, self.start[rows], ends, self.bisections)
-        self.perturbations[rows] = per_image(shares, outward) * outward
-        return rows
-
-    def _project(self, rows: Tensor) -> Tensor:
-        """Search lines of the length of r, turned from r towards the normal by ``weights``.
-
-        Returns:
-            The indices of the images whose r became shorter.
-        """
-        r = self.perturbations[rows]
-        length = per_image(norms(r), r)
-        direction = torch.lerp(r / length, self.normals[rows], per_image(self.weights[rows], r))
-        # A line that crosses nothing is tried again turned by half as much. After a success the
-        # weight doubles (it was halved before), so that it finds its way back to the normal.
-        self.weights[rows] /= 2
-        moved = self._shorten(rows, length * direction / per_image(norms(direction), r))
-        self.weights[moved] = (4 * self.weights[moved]).clamp_max(1.0)
-        return moved
-
-    def _look(self, rows: Tensor) -> None:
-        """Evaluate the points of ``rows``: class on the other side, normal, angle and distance."""
-        points = self.images[rows] + self.perturbations[rows]
-        if not len(rows):
-            return
-        logits, pull = linearise(self.model, points)
-        ahead, own = self._foremost(logits, rows), self.labels[rows, None]
-        gradients = difference_gradients(pull, logits.shape[1], ahead, own)[:, 0]
-        sizes = norms(gradients)
-        unit = gradients / per_image(sizes, gradients)
-        # The angle between r and n from both of its legs: an arc cosine is inaccurate near 0.
-        along = (unit * self.perturbations[rows]).flatten(1).sum(dim=1)
-        across = norms(self.perturbations[rows] - per_image(along, unit) * unit)
-        self.targets[rows], self.normals[rows], self.sizes[rows] = ahead[:, 0], unit, sizes
-        self.angles[rows] = torch.atan2(across, along)
-        self.distances[rows] = (logits.gather(1, ahead) - logits.gather(1, own))[:, 0].abs() / sizes
-
-    def _result(self, success: Mask) -> Boundary:
-        def kept(values: Tensor) -> Tensor:
-            return values.masked_fill(~success.view(-1, *[1] * (values.ndim - 1)), torch.nan)
-
-        return Boundary(
-            points=kept(self.images + self.perturbations),
-            perturbations=kept(self.perturbations),
-            labels=self.labels,
-            targets=torch.where(success, self.targets, self.labels),
-            normals=kept(self.normals),
-            gradient_norms=kept(self.sizes),
-            angles=kept(self.angles),
-            distances=kept(self.distances),
-            success=success,
-        )
+    return Boundary(
+        points=kept(search.images + search.perturbations),
+        perturbations=kept(search.perturbations),
+        labels=labels,
+        targets=torch.where(success, search.targets, labels),
+        normals=kept(search.normals),
+        gradient_norms=kept(search.sizes),
+        angles=kept(search.angles),
+        distances=kept(search.distances),
+        success=success,
+    )

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from robustness_geometry.attacks.crossings import crossings
 from robustness_geometry.attacks.protocol import check_input, per_image
 from robustness_geometry.checks import Described, GivenLabels, check_classes, check_count, refuse
-from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.geometry.forward import leads, rows_at_once
 from robustness_geometry.norms import norms
 from robustness_geometry.outputs import logits_at

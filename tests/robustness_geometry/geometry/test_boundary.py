@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from robustness_geometry.attacks import deepfool, random_noise
+from robustness_geometry.attacks.crossings import crossings
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import boundary_points, default_h
-from robustness_geometry.geometry.crossings import crossings
 from robustness_geometry.norms import norms
 
 

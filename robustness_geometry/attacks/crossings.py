@@ -38,7 +38,7 @@ def crossings(
 
     Example:
         >>> import torch
-        >>> from robustness_geometry.geometry.crossings import crossings
+        >>> from robustness_geometry.attacks.crossings import crossings
         >>> square = lambda places, indices: (places**2 - 0.25, 1e-7 * places)
         >>> round(crossings(square, torch.tensor([-0.25]), torch.tensor([0.75]), 40).item(), 4)
         0.5

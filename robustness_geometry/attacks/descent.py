@@ -1,0 +1,110 @@
+"""A short descent that decouples direction and norm, in any l_p norm, box and subspace."""
+
+import math
+
+import torch
+
+from robustness_geometry.attacks.gradients import linearise, loss_weights
+from robustness_geometry.attacks.protocol import Clip, confine, is_reached, per_image
+from robustness_geometry.attacks.steepest import steepest_curve
+from robustness_geometry.attacks.subspaces import Projection
+from robustness_geometry.norms import dual, norms
+from robustness_geometry.types import Classifier, Images, Labels, Logits, PerImage
+
+__all__ = ["descent"]
+
+FIRST_RADIUS = 1.0
+"""The first radius, as a multiple of the distance to the boundary of a linearised classifier."""
+
+SHARES = 0.9, 0.4
+"""Share of the gradient's direction in the next one, at the first and at the last step."""
+
+CHANGES = 0.2, 0.05
+"""Relative change of the radius at the first and at the last step."""
+
+
+def descent(
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    targets: Labels | None,
+    *,
+    steps: int,
+    norm: float = 2.0,
+    clip: Clip = None,
+    project: Projection | None = None,
+) -> Images:
+    """Follow gradients on spheres that shrink where the goal is reached and grow elsewhere.
+
+    Each step mixes the perturbation with the point of the sphere and the box that lies farthest
+    along the gradient of the cross-entropy. All lengths are relative to the distance of the
+    linearised boundary from the image, so that no option depends on the units of the pixels.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: x, (N, ...).
+        labels: (N,) the labels to leave.
+        targets: (N,) the labels to reach, or None.
+        steps: number of gradients, at least 2.
+        norm: p, 1 <= p <= inf.
+        clip: lowest and highest pixel value, or None.
+        project: the projection of gradients onto the subspace of the perturbations.
+
+    Returns:
+        (N, ...) the smallest perturbation met that reaches the goal; else twice the last one.
+
+    References:
+        J. Rony et al., "Decoupling direction and norm for efficient gradient-based L2 adversarial
+        attacks and defenses", CVPR 2019, arXiv:1811.09600, whose radius changes by 5% a step and
+        whose steps have a length in pixel units.
+    """
+    rows = torch.arange(len(images), device=images.device)
+    moved, best = torch.zeros_like(images), torch.zeros_like(images)
+    smallest, radii = images.new_full((2, len(images)), torch.inf)
+    for step in range(steps):
+        logits, pull = linearise(model, images + moved)
+        gradients = pull(_weights(logits, labels, targets))
+        if project is not None:
+            gradients = project(gradients[:, None], rows)[:, 0]
+        reached = torch.isfinite(logits).all(dim=1) & is_reached(
+            logits.argmax(dim=1), labels, targets
+        )
+        sizes = norms(moved, norm)
+        better = reached & (sizes < smallest)
+        smallest = torch.where(better, sizes, smallest)
+        best = torch.where(per_image(better, images), moved, best)
+        if step == 0:
+            gaps = _gaps(logits, labels, targets)
+            radii = FIRST_RADIUS * gaps / norms(gradients, dual(norm))
+            share = 1.0
+        else:
+            change, share = (_cosine(ends, step, steps) for ends in (CHANGES, SHARES))
+            radii = radii * torch.where(reached, 1 - change, 1 + change)
+        steepest = steepest_curve(images, gradients, radii, norm, clip)
+        scale = torch.where(sizes > 0, radii / sizes, 0.0)
+        mixed = (1 - share) * per_image(scale, moved) * moved + share * steepest(
+            torch.ones_like(radii), rows
+        )
+        lengths = norms(mixed, norm)
+        back = torch.where(lengths > 0, radii / lengths, 0.0)
+        moved = confine(images, per_image(back, mixed) * mixed, clip)
+        moved = torch.where(per_image(torch.isfinite(radii), moved), moved, 0.0)
+    return torch.where(per_image(smallest.isinf(), images), confine(images, 2 * moved, clip), best)
+
+
+def _weights(logits: Logits, labels: Labels, targets: Labels | None) -> Logits:
+    """Weights of the logits whose gradient leads away from the label, or to the target."""
+    return loss_weights(logits, labels) if targets is None else -loss_weights(logits, targets)
+
+
+def _gaps(logits: Logits, labels: Labels, targets: Labels | None) -> PerImage:
+    """(N,) by how much the goal is missed, in units of the logits."""
+    goal = (labels if targets is None else targets)[:, None]
+    others = logits.scatter(1, goal, -torch.inf).amax(dim=1)
+    return (logits.gather(1, goal)[:, 0] - others).abs()
+
+
+def _cosine(ends: tuple[float, float], step: int, steps: int) -> float:
+    """A value that goes from the first end to the other along half a cosine."""
+    first, last = ends
+    return last + (first - last) * (1 + math.cos(math.pi * step / (steps - 1))) / 2
