@@ -324,7 +324,7 @@ def literal(name: str) -> str:
     Example:
         >>> from pipeline.plots import literal
         >>> literal("$5_and $6"), literal("a" * 40), literal("\u732b")
-        ('\$5_and \$6', 'aaaaaaaaaaaaaaaaaaaaaaa…', '')
+        ('\\$5_and \\$6', 'aaaaaaaaaaaaaaaaaaaaaaa…', '')
     """
     text = " ".join(name.split())
     if not all(_has_glyph(letter) for letter in text):

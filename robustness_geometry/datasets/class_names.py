@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def _by_folder(present: Sequence[str]) -> ClassNames:
 
 
 def _listed(key: str, given: Sequence[object], present: Sequence[str]) -> ClassNames:
-    if isinstance(given, str | Mapping) or len(given) == 0:
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) == 0:
         others = "" if key == "dataset.classes" else "folder, imagenet, or "
         refuse(key, given, f"{others}a list of class names")
     names = [_entry(key, value, present) for value in given]

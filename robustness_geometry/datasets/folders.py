@@ -170,7 +170,7 @@ def contents(root: Path) -> Contents:
             nested += deeper
         elif entry.name not in MAPPINGS:
             left_out["outside the class folders"] += 1
-    return Contents(root, pictures, left_out, nested)
+    return Contents(root, pictures, +left_out, nested)
 
 
 def _pictures(folder: Path, left_out: Counter[str]) -> tuple[list[str], int]:

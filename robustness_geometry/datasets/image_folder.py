@@ -122,8 +122,9 @@ def image_folder(
     folder = Path(root).expanduser().resolve()
     found = _contents(folder, train, test)
     names = partial(class_names, labels=labels, classes=classes, classes_file=classes_file)
-    listed = labels if classes is None and not isinstance(labels, str) else classes or ()
-    known = _known_classes(found, folder, names, set(map(plain_name, listed)))
+    listed = labels if classes is None else classes
+    words = () if isinstance(listed, str) or not isinstance(listed, Sequence) else listed
+    known = _known_classes(found, folder, names, set(map(plain_name, words)))
     train_files, test_files = _parts(found, known, share, seed, folder.name)
     seen: Counter[str] = Counter()
     options = {"channels": channels, "size": size, "resize": resize, "white": top, "seen": seen}

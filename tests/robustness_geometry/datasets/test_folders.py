@@ -84,6 +84,8 @@ def test_a_list_gives_the_order_and_words_that_yaml_takes_for_values(tmp_path):
         ({"classes": ["cat", "dog", None]}, "classes must be names in quotes.*; got None"),
         ({"classes": ["cat", ["dog"]]}, "classes must be a list of class names, each one a text"),
         ({"classes": "cat"}, "classes must be a list of class names; got 'cat'"),
+        ({"classes": 2}, "classes must be a list of class names; got 2"),
+        ({"classes": {"cat": 0, "dog": 1}}, "classes must be a list of class names; got {"),
         ({"classes": ["cat"], "labels": "imagenet"}, "classes must be the only one"),
         ({"classes_file": "no.txt"}, "classes_file must be an existing file.*; got 'no.txt'"),
         ({"train": "cat"}, "test must be given beside dataset.train"),
