@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.ledger import (
     FOLDERS,
     LIST,
+    RUN,
     owns,
     read_list,
     remove,
@@ -32,9 +33,6 @@ STORED = re.compile(
     r"|(build|override)\.txt)"
 )
 """The files of finished work."""
-
-CALLBACK = "pipeline.tracking.SweepParent"
-"""What the configuration of every run of this project names."""
 
 DATABASE = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", ".mlflow.lock")
 
@@ -93,15 +91,13 @@ def _results(place: Path, *, committed: bool) -> None:
 def _hydra(place: Path) -> None:
     """Remove what Hydra wrote beside the results."""
     for path in [each for each in _files(place) if each.name in ("hydra.yaml", "multirun.yaml")]:
-        if path.is_symlink() or CALLBACK not in path.read_text("utf-8", errors="replace"):
+        job = None if path.is_symlink() else RUN.search(path.read_text("utf-8", errors="replace"))
+        if job is None:
             continue
-        if path.name == "multirun.yaml":
-            path.unlink()
-            continue
-        job = re.search(r"^ +name: (\w+)$", path.read_text("utf-8"), re.MULTILINE)
-        for name in ("config.yaml", "overrides.yaml", "hydra.yaml"):
-            remove(path.with_name(name), "")
-        if job:
+        path.unlink()
+        if path.name == "hydra.yaml":
+            remove(path.with_name("config.yaml"), "")
+            remove(path.with_name("overrides.yaml"), "")
             remove(path.parent.with_name(f"{job[1]}.log"), "")
 
 

@@ -6,6 +6,7 @@ It needs the standard library alone, as ``make clean`` runs where no environment
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ __all__ = [
     "FILES",
     "FOLDERS",
     "LIST",
+    "RUN",
     "digest",
     "make_room",
     "owns",
@@ -30,6 +32,9 @@ __all__ = [
 FOLDERS = ("tables", "figures", "tensors")
 FILES = ("timings.json", "metrics.json")
 """What the results of a stage consist of."""
+
+RUN = re.compile(r"^ *- hydra\.job\.name=(\w+)$", re.MULTILINE)
+"""The name of the stage, in what Hydra writes about every run of this project."""
 
 LIST = ".files.json"
 """Names the files of a folder that runs wrote, with the SHA-256 of what they wrote."""

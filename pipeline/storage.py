@@ -205,7 +205,7 @@ def refuse_full_disk(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # MLflow and torch have errors of their own for it
         if not _is_full_disk(error):
             raise
         refuse(
@@ -217,7 +217,9 @@ def refuse_full_disk(folder: Path) -> Iterator[None]:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """Whether it is a full disk, or was raised while handling one, as by torch.save."""
+    """Whether it is a full disk, or was raised while handling one, as by torch.save or MLflow."""
+    if "database or disk is full" in str(error):  # sqlite's words
+        return True
     causes = (error, error.__cause__, error.__context__)
     full = (errno.ENOSPC, errno.EDQUOT)
     return any(isinstance(cause, OSError) and cause.errno in full for cause in causes)

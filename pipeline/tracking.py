@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import sys
+import threading
 import urllib.error
 import urllib.request
 import warnings
@@ -338,6 +339,26 @@ def _check_server(uri: str) -> None:
     Raises:
         InputError: nothing does within PATIENCE.
     """
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            _ask(uri)
+        except Exception as error:  # it is raised below
+            failures.append(error)
+
+    # To look up a name, or to read a slow answer, may take longer than a connection's time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE + 0.5)
+    if failures:
+        raise failures[0]
+    if thread.is_alive():
+        allowed = f"the address of a server that answers (none did within {PATIENCE:.0f} s)"
+        refuse("tracking.uri", _without_password(uri), allowed)
+
+
+def _ask(uri: str) -> None:
     place = urlsplit(uri)
     address = _without_password(uri)
     try:

@@ -90,7 +90,7 @@ def run_stage(stage: str, config: Config) -> None:
                 weights=weights,
                 keep_tensors=dvc_ancestor() is None,
             )
-        _log(run, networks, data, findings, sections, folder)
+            _log(run, networks, data, findings, sections, folder)
         if dvc_ancestor() is None:
             if table := headlines(findings):
                 print(table)

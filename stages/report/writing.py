@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline import tracking
 from pipeline.report import provenance, write_report
+from pipeline.storage import check_folder, refuse_full_disk
 from stages.command_line import command_line
 from stages.config import Config, typed
 
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def write(config: Config) -> None:
     """Write the suite's page and verdicts from the results that are there, and log both."""
     suite = config.suite
+    for name in ("results", "reports"):
+        check_folder(name, ROOT / name / suite.name)
     settings = typed(tracking.Settings, config.tracking, "tracking")
     with tracking.stage_run(
         settings,
@@ -25,15 +28,19 @@ def write(config: Config) -> None:
         parameters={"suite": suite.name, "networks": list(config.networks)},
         tags={},
     ) as run:
-        page = write_report(
-            suite.name,
-            ROOT / "results",
-            ROOT / "reports",
-            networks={name: asdict(network) for name, network in config.networks.items()},
-            counterparts=suite.counterparts,
-            provenance={"Training seeds": ", ".join(map(str, config.seeds)), **provenance(ROOT)},
-            description=suite.description,
-        )
+        with refuse_full_disk(ROOT):
+            page = write_report(
+                suite.name,
+                ROOT / "results",
+                ROOT / "reports",
+                networks={name: asdict(network) for name, network in config.networks.items()},
+                counterparts=suite.counterparts,
+                provenance={
+                    "Training seeds": ", ".join(map(str, config.seeds)),
+                    **provenance(ROOT),
+                },
+                description=suite.description,
+            )
         run.log_file(page)
         run.log_file(ROOT / "results" / suite.name / "claims.json")
     print(f"report: {page.relative_to(ROOT)}")

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from pipeline.cleaning import CALLBACK, clean
+from pipeline.cleaning import clean
 from pipeline.ledger import digest, write_list
 
 KEY = "0123456789abcdef" * 2
@@ -45,11 +45,12 @@ THEIRS = [
     "results/mine/metrics.json",
 ]
 METRICS = json.dumps({"network": "lenet", "experiments": {"attack_l2": {}}})
+OVERRIDES = "hydra:\n  overrides:\n    hydra:\n    - hydra.job.name=attack\n"
 TEXTS = {
     "index.html": "the page of robustness-geometry",
     "metrics.json": METRICS,
-    "hydra.yaml": f"hydra:\n  job:\n    name: attack\n  callbacks: {CALLBACK}\n",
-    "multirun.yaml": f"hydra: {CALLBACK}\n",
+    "hydra.yaml": OVERRIDES,
+    "multirun.yaml": OVERRIDES,
 }
 
 

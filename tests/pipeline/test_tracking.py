@@ -23,6 +23,7 @@ from pipeline import database, processes, tracking
 from pipeline.findings import Findings
 from pipeline.runs import LoggedRun
 from pipeline.statistics import Estimate
+from pipeline.storage import refuse_full_disk
 from pipeline.tracking import Run, Settings, SweepParent, stage_run
 from robustness_geometry.checks import InputError
 from robustness_geometry.types import Dataset, Split
@@ -522,6 +523,29 @@ def test_a_server_that_does_not_answer_is_refused(silent, monkeypatch):
     assert tracking.PATIENCE <= 5
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
     assert "a server that answers (timed out)" in refused(f"http://127.0.0.1:{silent}")
+
+
+def test_a_name_that_takes_long_to_look_up_is_refused_in_time(monkeypatch):
+    seconds = 3.0
+
+    def slow(*_, **__):
+        time.sleep(seconds)
+        raise OSError("no such name")
+
+    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(tracking.urllib.request, "urlopen", slow)
+    began = time.monotonic()
+    assert "a server that answers (none did within 0 s)" in refused("http://nowhere.example")
+    assert time.monotonic() - began < seconds
+
+
+def test_a_database_on_a_full_disk_is_an_input_error(tmp_path):
+    connection = sqlite3.connect(tmp_path / "small.db")
+    connection.execute("pragma max_page_count = 3")
+    connection.execute("create table t (text)")
+    with pytest.raises(InputError, match="on a disk with free space"), refuse_full_disk(tmp_path):
+        connection.executemany("insert into t values (?)", [("x" * 4000,)] * 20)
+    connection.close()
 
 
 class Stranger(BaseHTTPRequestHandler):

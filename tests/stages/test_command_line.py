@@ -330,6 +330,18 @@ def test_a_run_folder_below_a_file_is_one_line(invoke, tmp_path):
     assert "hydra.run.dir" in errors
 
 
+def test_a_run_folder_of_another_program_is_refused(invoke, tmp_path):
+    path = tmp_path / "theirs" / ".hydra" / "hydra.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("theirs")
+    code, errors, _ = invoke("attack", f"hydra.run.dir={tmp_path / 'theirs'}")
+    assert code == 2
+    assert len(errors.strip().splitlines()) == 1
+    assert "hydra.run.dir must be a folder without a .hydra/hydra.yaml of another" in errors
+    assert [each.name for each in path.parent.iterdir()] == ["hydra.yaml"]
+    assert path.read_text() == "theirs"
+
+
 def test_an_error_in_a_run_is_one_line(invoke, monkeypatch):
     """Such as a tracking server that does not answer."""
 

@@ -1,5 +1,6 @@
 """dvc.yaml names everything that a stage's results rest on, and nothing else."""
 
+import functools
 import subprocess
 
 import pytest
@@ -91,6 +92,21 @@ def test_a_stage_lists_its_five_outputs(graph, stage):
     names = ("metrics.json", "timings.json", "tables", "figures", "tensors")
     assert {*outs, *metrics} == {f"{folder}/{name}" for name in names}
     assert f"output={folder} " in graph[stage]["cmd"]
+
+
+@pytest.mark.parametrize("stage", [*ALL_STAGES, "report"])
+def test_dvc_removes_no_output_before_a_stage_runs(graph, stage):
+    """It would remove whole folders, whoever's files lie in them."""
+    for out in [*graph[stage]["outs"], *graph[stage]["metrics"]]:
+        assert isinstance(out, dict), out
+        assert next(iter(out.values()))["persist"] is True, out
+
+
+def test_in_an_archive_dvc_needs_no_git_and_in_a_checkout_it_uses_git(root):
+    git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True)
+    archive = git(["git", "archive", "--format=tar", "HEAD", ".dvc/config"]).stdout
+    assert "\n    no_scm = true\n" in archive
+    assert "\n    no_scm" not in (root / ".dvc" / "config").read_text()
 
 
 @pytest.mark.parametrize("stage", ALL_STAGES)

@@ -109,6 +109,23 @@ def test_a_store_that_is_not_there_refuses_the_whole_sweep_in_one_line(sweep):
     assert finished(folder) == []
 
 
+@pytest.mark.parametrize("name", ["multirun.yaml", "0/.hydra/hydra.yaml"])
+def test_a_folder_with_a_sweep_of_another_program_is_refused(sweep, tmp_path, name):
+    path = tmp_path / "sweep" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("theirs")
+    code, lines, folder = sweep("tracking=none", f"{POINTS}=4,5")
+    assert (code, len(lines)) == (2, 1)
+    assert f"hydra.sweep.dir must be a folder without a {name} of another program" in lines[0]
+    assert path.read_text() == "theirs"
+    assert finished(folder) == []
+
+
+def test_a_sweep_may_run_again_in_its_folder(sweep):
+    for _ in range(2):
+        assert sweep("tracking=none", f"{POINTS}=4,5")[:2] == (0, [])
+
+
 def test_in_another_process_of_a_launcher_a_failure_is_an_exception(monkeypatch, capsys):
     run = OmegaConf.create({"overrides": {"task": ["++seeds=0"]}})
     monkeypatch.setattr("stages.sweeps.HydraConfig.get", lambda: run)
