@@ -41,6 +41,9 @@ MISSING = (
     "differentiable twice",
 )
 
+KNOWN = ("torch.nn.", "torchvision.", "robustness_geometry.")
+"""Where layers come from that are known to have second derivatives."""
+
 ALLOWED = "a network that can be differentiated twice in its images"
 
 _checked: "WeakSet[nn.Module]" = WeakSet()
@@ -135,8 +138,12 @@ def check_second_derivatives(model: Classifier, images: Images) -> None:
 
 
 def check_once(model: Classifier, images: Images) -> None:
-    """:func:`check_second_derivatives`, once for each network."""
-    if model not in _checked:
+    """:func:`check_second_derivatives`, once for each network.
+
+    A network that is made of layers of PyTorch and of this project alone needs no check.
+    """
+    own = all(type(layer).__module__.startswith(KNOWN) for layer in model.modules())
+    if not own and model not in _checked:
         check_second_derivatives(model, images)
         _checked.add(model)
 
