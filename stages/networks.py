@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.executor import Executor
 from pipeline.studies.training import trained
@@ -100,8 +101,13 @@ class Candidate:
         """Check that measurements on the model mean something, and note what limits them."""
         package, _, name = str(self.spec.model.get("_target_")).rpartition(".")
         own = package == "robustness_geometry.models" and name in architectures()
+        if own and trained and self.recipe is not None:
+            return []
         report = check_classifier(
-            model, self.data.test.images, classes=self.data.classes, trained=trained
+            model,
+            self.data.test.images[:2].to(_like(model)),
+            classes=self.data.classes,
+            trained=trained,
         )
         return [] if own else list(report.notes)
 
@@ -141,6 +147,9 @@ class Candidate:
             seed: executor.to_device(model or made[seed][0], self.data.test.images)
             for seed, model in stored.items()
         }
+        if stage != "train":
+            for model in models.values():
+                self._checked(model, trained=True)
         history = {seed: curves for seed, (_, curves) in made.items()}
         return Network(self.name, self.data.name, models, asdict(self.recipe), history)
 
@@ -171,6 +180,11 @@ class Candidate:
             "seed": seed,
         }
         return json.dumps(content, sort_keys=True)
+
+
+def _like(model: nn.Module) -> Tensor:
+    """A tensor of the model's device and type."""
+    return next((each for each in model.parameters() if each.is_floating_point()), torch.zeros(0))
 
 
 def candidate(config: Config) -> Candidate:

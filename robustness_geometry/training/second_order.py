@@ -20,6 +20,7 @@ from robustness_geometry.attacks.convolutions import (
     is_fixed,
     scale_and_shift,
 )
+from robustness_geometry.outputs import refuse_lost_gradient
 
 __all__ = ["SecondOrder"]
 
@@ -39,7 +40,10 @@ class SecondOrder(TorchFunctionMode):
         """The gradient of ``loss`` by ``images``, with its graph, without that by the weights."""
         self.images_only = True
         try:
-            return torch.autograd.grad(loss, images, create_graph=True)[0]
+            (found,) = torch.autograd.grad(loss, images, create_graph=True, allow_unused=True)
+            if found is None:
+                refuse_lost_gradient()
+            return found
         finally:
             self.images_only = False
 
