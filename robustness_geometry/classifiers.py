@@ -94,7 +94,8 @@ def check_classifier(
         ClassifierReport(classes=3, notes=())
         >>> from robustness_geometry.checks import InputError
         >>> try:
-        ...     check_classifier(model.append(torch.nn.Softmax(dim=1)).eval(), torch.rand(2, 1, 4, 4))
+        ...     softmax = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
+        ...     check_classifier(softmax, torch.rand(2, 1, 4, 4))
         ... except InputError as error:
         ...     print(error.key)
         model.output
