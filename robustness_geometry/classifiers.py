@@ -92,10 +92,13 @@ def check_classifier(
         >>> model = model.append(torch.nn.Linear(8, 3)).eval()
         >>> check_classifier(model, torch.rand(2, 1, 4, 4), classes=3)
         ClassifierReport(classes=3, notes=())
-        >>> check_classifier(model.append(torch.nn.Softmax(dim=1)), torch.rand(2, 1, 4, 4)).classes
-        Traceback (most recent call last):
-        ...
-        robustness_geometry.checks.InputError: model.output must be logits: ...
+        >>> from robustness_geometry.checks import InputError
+        >>> try:
+        ...     softmax = torch.nn.Sequential(model, torch.nn.Softmax(dim=1)).eval()
+        ...     check_classifier(softmax, torch.rand(2, 1, 4, 4))
+        ... except InputError as error:
+        ...     print(error.key)
+        model.output
     """
     check_model(model)
     check_images(images, limits=None)
