@@ -145,14 +145,15 @@ class Matched(nn.Module):
     def forward(self, images: Images) -> Tensor:
         """The logits of the classifier, in the type of the images."""
         try:
-            raw = self.model(images if self.own == images.dtype else images.to(self.own))
+            given = images if self.own == images.dtype else images.to(self.own)
+            raw = logits_at(self.model, given)
         except (InputError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             shown = Described(f"{images.dtype} {tuple(images.shape)}")
             refuse("images", shown, f"a batch (N, ...) that the network takes; it says: {why}")
-        return raw.to(images.dtype) if isinstance(raw, Tensor) else raw
+        return raw.to(images.dtype)
 
 
 def matched(model: Classifier, images: Images) -> Classifier:

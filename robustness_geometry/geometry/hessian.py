@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Number, check_precise, per_image
-from robustness_geometry.attacks.second_derivatives import (
+from robustness_geometry.checks import GivenLabels, check_positive
+from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
+from robustness_geometry.norms import norms
+from robustness_geometry.second_derivatives import (
     check_once,
     refusing_missing,
     twice_differentiable,
 )
-from robustness_geometry.checks import GivenLabels, check_positive
-from robustness_geometry.geometry.normals import Directions, Margin, passes_at_once
-from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Images
 
 __all__ = ["Stencil", "default_h", "hessian_vector_products"]

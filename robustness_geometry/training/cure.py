@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from robustness_geometry.attacks.fgsm import unit_ascent
 from robustness_geometry.attacks.protocol import per_image
-from robustness_geometry.attacks.second_derivatives import check_once, twice_differentiable
 from robustness_geometry.checks import (
     NOTHING,
     GivenLabels,
@@ -23,6 +22,7 @@ from robustness_geometry.checks import (
 from robustness_geometry.models.normalisation import Normalise, Normalised
 from robustness_geometry.norms import norms
 from robustness_geometry.outputs import check_lost_gradient, logits_at, refuse_output_layer
+from robustness_geometry.second_derivatives import check_once, twice_differentiable
 from robustness_geometry.training.objectives import CrossEntropy, Loss, Step, evaluating
 from robustness_geometry.training.recipe import Recipe
 from robustness_geometry.training.second_order import SecondOrder

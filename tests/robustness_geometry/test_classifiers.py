@@ -242,7 +242,7 @@ def test_the_check_finds_what_only_several_passes_can_tell(kind):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (Around(after=Hidden.apply), "are not those of its gradients"),
+        (Around(after=Hidden.apply), "differ from differences of its gradients"),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), "ReLU"),
         (Around(before=lambda x: x.clamp(0.0, 0.5) * 0 + x.clamp_min(2.0)), None),
     ],

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from robustness_geometry.attacks.second_derivatives import (
+from robustness_geometry.checks import InputError
+from robustness_geometry.geometry import hessian_vector_products
+from robustness_geometry.second_derivatives import (
     check_second_derivatives,
     twice_differentiable,
 )
-from robustness_geometry.checks import InputError
-from robustness_geometry.geometry import hessian_vector_products
 from robustness_geometry.training import cure_penalty
 
 
