@@ -28,7 +28,7 @@ from robustness_geometry.certify.operations import (
     Sum,
 )
 from robustness_geometry.certify.reading import read
-from robustness_geometry.checks import Described, check_norm, check_positive, refuse
+from robustness_geometry.checks import Described, InputError, check_norm, check_positive, refuse
 from robustness_geometry.geometry.boundary import boundary_points
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
@@ -165,14 +165,25 @@ def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Te
     count = classes - 1 if classes > 2 else 0
     targets = torch.arange(classes, device=labels.device).expand(len(labels), -1)
     targets = targets[targets != labels[:, None]].view(len(labels), -1)[:, :count]
-    found = [boundary_points(model, images, labels=labels).perturbations]
-    for column in targets.unbind(dim=1):
-        found.append(boundary_points(model, images, labels=labels, targets=column).perturbations)
-    starts = torch.stack(found, dim=1).double()
+    starts = torch.stack(
+        [
+            _outward(model, images, labels=labels),
+            *(_outward(model, images, labels=labels, targets=t) for t in targets.unbind(dim=1)),
+        ],
+        dim=1,
+    )
     if clip is not None:  # cut to the box, a step may end on this side: the search looks at it
         wide = images.double()[:, None]
         starts = (wide + starts).clamp(*clip) - wide
     return starts
+
+
+def _outward(model: Classifier, images: Images, **given: Labels) -> Tensor:
+    """Steps to the boundary in float64; NaN where there is none."""
+    try:
+        return boundary_points(model, images, **given).perturbations.double()
+    except InputError:  # no logit of any image has a gradient: nothing to start from
+        return torch.full_like(images, torch.nan, dtype=torch.float64)
 
 
 def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:

@@ -63,10 +63,10 @@ def read(model: Classifier, shape: Shape) -> list[Node]:
             it.
     """
     try:
-        traced = fx.symbolic_trace(model)
+        graph = fx.Tracer().trace(model)
     except Exception as error:  # a trace runs the model's code, which may raise anything
         _refuse_untraced(model, error)
-    return _Reader(traced, model).read(shape)
+    return _Reader(model, graph).read(shape)
 
 
 def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
@@ -74,7 +74,7 @@ def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
     name, kind = "", type(model).__name__
     for inner, module in model.named_modules():
         try:
-            fx.symbolic_trace(module)
+            fx.Tracer().trace(module)
         except Exception:  # the innermost module that fails comes last, behind its parents
             if inner.startswith(name):
                 name, kind = inner, type(module).__name__
@@ -89,9 +89,8 @@ def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
 class _Reader(fx.Interpreter):
     """Runs a traced network on black images and writes down what depends on them."""
 
-    def __init__(self, traced: fx.GraphModule, model: nn.Module) -> None:
-        super().__init__(traced)
-        self.model = model
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
         self.nodes: list[Node] = []
         self.places: dict[fx.Node, int] = {}
         self.dtype = next(
@@ -108,7 +107,7 @@ class _Reader(fx.Interpreter):
         if not isinstance(logits, Tensor):
             refuse("model.output", type(logits).__name__, "a tensor of logits")
         check_logits(logits, PROBES)
-        (output,) = [node for node in self.module.graph.nodes if node.op == "output"]
+        (output,) = [node for node in self.graph.nodes if node.op == "output"]
         last = self.places.get(output.args[0])
         if last is None:
             refuse("model", Described("logits that do not depend on the input"), KNOWN)
