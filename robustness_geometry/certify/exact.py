@@ -197,7 +197,8 @@ def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
             continue
         if isinstance(operation, Maximum | Concatenation | Sum) or node.inputs != (place - 1,):
             refuse("model", Described(f"a layer of type {type(operation).__name__}"), CHAIN)
-        assert weight is not None and bias is not None
+        assert weight is not None
+        assert bias is not None
         if isinstance(operation, Rectifier):
             if operation.slope:
                 refuse("model", Described(f"a rectifier of slope {operation.slope}"), CHAIN)
@@ -207,7 +208,8 @@ def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
         else:
             zero = operation.apply(torch.zeros_like(bias))
             weight, bias = operation.apply(weight) - zero, operation.apply(bias)
-    assert weight is not None and bias is not None
+    assert weight is not None
+    assert bias is not None
     layers.append((weight.flatten(1).T, bias.flatten()))
     return [(w.detach().cpu().contiguous(), b.detach().cpu()) for w, b in layers]
 

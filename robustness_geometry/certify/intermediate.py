@@ -42,7 +42,12 @@ class Network:
     groupings: dict[int, Groups | None] = field(default_factory=dict)
 
     def region(
-        self, images: Tensor, radii: Tensor, norm: float, clip: Clip = None, steps: int = 0,
+        self,
+        images: Tensor,
+        radii: Tensor,
+        norm: float,
+        clip: Clip = None,
+        steps: int = 0,
         splits: Mapping[int, Tensor] | None = None,
     ) -> Region:
         """Bounds of all nodes in balls around images.
@@ -58,9 +63,7 @@ class Network:
         """
         region = Region(images, radii, norm, clip, [], [], [])
         bent = {
-            node.inputs[0]
-            for node in self.nodes
-            if isinstance(node.operation, Rectifier | Maximum)
+            node.inputs[0] for node in self.nodes if isinstance(node.operation, Rectifier | Maximum)
         }
         for place in range(len(self.nodes)):
             for table, values in zip(

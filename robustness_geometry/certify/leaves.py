@@ -42,9 +42,7 @@ class Dense:
         weight, bias = self.layers[-1]
         return weight @ value + bias
 
-    def region(
-        self, pattern: list[np.ndarray], row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def region(self, pattern: list[np.ndarray], row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The constraints A step >= b of a pattern, the last one that ``row`` @ logits <= 0."""
         slope, shift = np.eye(self.layers[0][0].shape[1]), np.zeros(self.layers[0][0].shape[1])
         rows, offsets = [], []

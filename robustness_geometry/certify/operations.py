@@ -105,7 +105,7 @@ class Convolution:
         )
 
     def constant(self, shape: Shape) -> Tensor:
-        """b at every place, (1, *outputs)."""
+        """The bias at every place, (1, *outputs)."""
         return self.bias.view(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape)
 
     def constant_size(self, shape: Shape) -> Tensor:
@@ -138,7 +138,7 @@ class Scale:
     shift_size: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """factor x + shift."""
+        """The scaled and shifted x."""
         return x * self.factor + self.shift
 
     def magnify(self, x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class Scale:
         return x * self.factor.abs()
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
-        """factor y."""
+        """The scaled y."""
         return y * self.factor
 
     def constant(self, shape: Shape) -> Tensor:

@@ -45,6 +45,8 @@ _RESHAPES |= {"reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach"
 _MEANS = {functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.avg_pool1d}
 _MEANS |= {functional.adaptive_avg_pool1d, torch.mean, "mean"}
 _RECTIFIERS = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
+_NOTHING = (nn.Flatten, nn.Unflatten, nn.Identity)
+_NOTHING += (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _DROPOUTS = {functional.dropout, functional.dropout2d}
 
 
@@ -124,9 +126,8 @@ class _Reader(fx.Interpreter):
                 self._refuse(n, "mixes images, or makes no batch of vectors")
             operation, inputs = self._translate(n, result)
             self._append(n, operation, inputs, result)
-        elif n.op != "output" and used and isinstance(result, tuple | list | dict):
-            if not isinstance(result, torch.Size):
-                self._refuse(n)
+        elif n.op != "output" and used and type(result) in (tuple, list, dict):
+            self._refuse(n)
         return result
 
     def _append(
@@ -186,11 +187,10 @@ class _Reader(fx.Interpreter):
                 return _maximum(shape, out, *options), inputs
             case nn.AvgPool1d() | nn.AvgPool2d() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d():
                 return Pooling(layer), inputs
-            case nn.Flatten() | nn.Unflatten() | nn.Identity():
+            case _ if isinstance(layer, _NOTHING):
                 return Reshape(out), inputs
-            case nn.Dropout() | nn.Dropout1d() | nn.Dropout2d() | nn.Dropout3d():
-                return Reshape(out), inputs
-        self._refuse(n)
+            case _:
+                self._refuse(n)
 
     def _function(self, n: fx.Node, result: Tensor) -> tuple[Operation, tuple[int, ...]]:
         target, out = n.target, tuple(result.shape[1:])
@@ -310,7 +310,7 @@ def _bias(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Tensor:
 
 
 def _scale(factor: Tensor, shift: Tensor, shape: Shape, like: Tensor) -> Scale:
-    """factor x + shift with values that are spread over ``shape``; ``like`` has the device."""
+    """The map factor x + shift with values that are spread over ``shape``; ``like`` has the device."""
     ones = torch.ones(1, *shape, dtype=torch.float64, device=like.device)
     spread = (_double(v).to(like.device) * ones for v in (factor, shift, shift.abs()))
     scale = Scale(*spread)
