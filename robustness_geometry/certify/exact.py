@@ -167,8 +167,8 @@ def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Te
     targets = targets[targets != labels[:, None]].view(len(labels), -1)[:, :count]
     starts = torch.stack(
         [
-            _outward(model, images, labels=labels),
-            *(_outward(model, images, labels=labels, targets=t) for t in targets.unbind(dim=1)),
+            _outward(model, images, labels, None),
+            *(_outward(model, images, labels, t) for t in targets.unbind(dim=1)),
         ],
         dim=1,
     )
@@ -178,10 +178,11 @@ def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Te
     return starts
 
 
-def _outward(model: Classifier, images: Images, **given: Labels) -> Tensor:
+def _outward(model: Classifier, images: Images, labels: Labels, targets: Labels | None) -> Tensor:
     """Steps to the boundary in float64; NaN where there is none."""
     try:
-        return boundary_points(model, images, **given).perturbations.double()
+        found = boundary_points(model, images, labels=labels, targets=targets)
+        return found.perturbations.double()
     except InputError:  # no logit of any image has a gradient: nothing to start from
         return torch.full_like(images, torch.nan, dtype=torch.float64)
 

@@ -98,11 +98,10 @@ class Convolution:
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         """W^T y for rows y (B, *outputs); ``shape`` is that of the inputs."""
-        turned = _ADJOINTS[self.weight.ndim]
+        turned: Callable[..., Tensor] = _ADJOINTS[self.weight.ndim]
         size = (len(y), *shape)
-        return turned(  # type: ignore[operator]
-            size, self.weight, y, self.stride, self.padding, self.dilation, self.groups
-        )
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        return turned(size, self.weight, y, *options)
 
     def constant(self, shape: Shape) -> Tensor:
         """The bias at every place, (1, *outputs)."""
@@ -117,10 +116,9 @@ class Convolution:
         return replace(self, weight=torch.ones_like(self.weight))
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        convolve = _CONVOLUTIONS[weight.ndim]
-        return convolve(  # type: ignore[operator]
-            x, weight, bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        convolve: Callable[..., Tensor] = _CONVOLUTIONS[weight.ndim]
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        return convolve(x, weight, bias, *options)
 
 
 @dataclass(frozen=True)

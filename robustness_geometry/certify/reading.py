@@ -42,10 +42,10 @@ _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _QUOTIENTS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
 _RESHAPES = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "flatten", "view"}
 _RESHAPES |= {"reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach"}
-_MEANS = {functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.avg_pool1d}
+_MEANS: set[object] = {functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.avg_pool1d}
 _MEANS |= {functional.adaptive_avg_pool1d, torch.mean, "mean"}
 _RECTIFIERS = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
-_NOTHING = (nn.Flatten, nn.Unflatten, nn.Identity)
+_NOTHING: tuple[type[nn.Module], ...] = (nn.Flatten, nn.Unflatten, nn.Identity)
 _NOTHING += (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _DROPOUTS = {functional.dropout, functional.dropout2d}
 
@@ -156,7 +156,7 @@ class _Reader(fx.Interpreter):
             raise
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             self._refuse(n, f"cannot be read: {(str(error).splitlines() or ['?'])[0]}")
-        self._refuse(n)
+        return self._refuse(n)
 
     def _only(self, n: fx.Node) -> tuple[int, ...]:
         """The one input of a node that has no other."""
@@ -190,7 +190,7 @@ class _Reader(fx.Interpreter):
             case _ if isinstance(layer, _NOTHING):
                 return Reshape(out), inputs
             case _:
-                self._refuse(n)
+                return self._refuse(n)
 
     def _function(self, n: fx.Node, result: Tensor) -> tuple[Operation, tuple[int, ...]]:
         target, out = n.target, tuple(result.shape[1:])
@@ -215,7 +215,7 @@ class _Reader(fx.Interpreter):
             return Pooling(self._call(n, rest, named)), inputs
         if target in _DROPOUTS and not named.get("training", True):
             return Reshape(out), inputs
-        self._refuse(n)
+        return self._refuse(n)
 
     def _values(self, n: fx.Node) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a node behind the first, as numbers."""
@@ -229,7 +229,7 @@ class _Reader(fx.Interpreter):
         target = n.target
         if isinstance(target, str):
             return lambda x: getattr(x, target)(*rest, **named)
-        return lambda x: target(x, *rest, **named)  # type: ignore[operator]
+        return lambda x: target(x, *rest, **named)
 
     def _rectifier(
         self, n: fx.Node, negative_slope: float = 0.01, inplace: bool = False
@@ -310,7 +310,7 @@ def _bias(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Tensor:
 
 
 def _scale(factor: Tensor, shift: Tensor, shape: Shape, like: Tensor) -> Scale:
-    """The map factor x + shift with values that are spread over ``shape``; ``like`` has the device."""
+    """The map factor x + shift, its values spread over ``shape``; ``like`` has the device."""
     ones = torch.ones(1, *shape, dtype=torch.float64, device=like.device)
     spread = (_double(v).to(like.device) * ones for v in (factor, shift, shift.abs()))
     scale = Scale(*spread)

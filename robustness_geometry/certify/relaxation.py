@@ -248,7 +248,8 @@ Terms = list[tuple[Tensor, Tensor]]
 def _total(i: int, terms: Terms, grouping: Groups | None) -> Tensor:
     """The sum of a node's constants, (N, R), or those of each unit, (N, U)."""
     if grouping is not None:
-        return grouping.split(i, torch.stack([r * v[:, None] for r, v in terms]).sum(dim=0))
+        products = [(rows * values[:, None]).flatten(2) for rows, values in terms]
+        return grouping.split(i, torch.stack(products).sum(dim=0))
     found = [
         (rows.flatten(2) @ values.flatten(1).expand(len(rows), -1)[..., None])[..., 0]
         for rows, values in terms

@@ -178,6 +178,15 @@ NETWORKS = {
     "two in a row": front(
         nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.ReLU(), out=128
     ),
+    "pooled, then in a row": front(
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.Conv2d(3, 2, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.LeakyReLU(),
+        out=8,
+    ),
     "vectors": nn.Sequential(
         nn.Flatten(), nn.Linear(128, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 3)
     ),
@@ -201,7 +210,7 @@ def test_no_sampled_point_leaves_the_bounds(name, norm):
     radius = {1: 2.0, 2: 0.4, math.inf: 0.03}[norm] / (4 if name == "resnet18" else 1)
     network = Network(read(model, (2, 8, 8)))
     with torch.no_grad():
-        region = network.region(image, torch.tensor([radius]).double(), norm, None, 2)
+        region = network.region(image, torch.tensor([radius], dtype=torch.float64), norm, None, 2)
         lower, upper = network._rows(len(network.nodes) - 1, region, 2)
         noise = torch.randn(1500, 2, 8, 8, dtype=torch.float64)
         noise[:500, :, 2:] = 0
