@@ -142,7 +142,9 @@ class Tree:
             self.closed = 0.0
             return
         none = tuple(torch.zeros(len(b)) for _, b in self.dense.layers[:-1])
-        self._bound([_Part(k, none, (-1, -1), {}) for k in range(len(self.rows))], [0.0] * len(self.rows))
+        self._bound(
+            [_Part(k, none, (-1, -1), {}) for k in range(len(self.rows))], [0.0] * len(self.rows)
+        )
         while self.heap and self.heap[0][0] < self._enough():
             if time.monotonic() > until:
                 return

@@ -28,7 +28,7 @@ from robustness_geometry.certify.operations import (
     Sum,
 )
 from robustness_geometry.certify.reading import read
-from robustness_geometry.checks import Described, check_norm, check_positive, refuse
+from robustness_geometry.checks import Described, InputError, check_norm, check_positive, refuse
 from robustness_geometry.geometry.boundary import boundary_points
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
@@ -165,14 +165,26 @@ def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Te
     count = classes - 1 if classes > 2 else 0
     targets = torch.arange(classes, device=labels.device).expand(len(labels), -1)
     targets = targets[targets != labels[:, None]].view(len(labels), -1)[:, :count]
-    found = [boundary_points(model, images, labels=labels).perturbations]
-    for column in targets.unbind(dim=1):
-        found.append(boundary_points(model, images, labels=labels, targets=column).perturbations)
-    starts = torch.stack(found, dim=1).double()
+    starts = torch.stack(
+        [
+            _outward(model, images, labels, None),
+            *(_outward(model, images, labels, t) for t in targets.unbind(dim=1)),
+        ],
+        dim=1,
+    )
     if clip is not None:  # cut to the box, a step may end on this side: the search looks at it
         wide = images.double()[:, None]
         starts = (wide + starts).clamp(*clip) - wide
     return starts
+
+
+def _outward(model: Classifier, images: Images, labels: Labels, targets: Labels | None) -> Tensor:
+    """Steps to the boundary in float64; NaN where there is none."""
+    try:
+        found = boundary_points(model, images, labels=labels, targets=targets)
+        return found.perturbations.double()
+    except InputError:  # no logit of any image has a gradient: nothing to start from
+        return torch.full_like(images, torch.nan, dtype=torch.float64)
 
 
 def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
@@ -186,7 +198,8 @@ def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
             continue
         if isinstance(operation, Maximum | Concatenation | Sum) or node.inputs != (place - 1,):
             refuse("model", Described(f"a layer of type {type(operation).__name__}"), CHAIN)
-        assert weight is not None and bias is not None
+        assert weight is not None
+        assert bias is not None
         if isinstance(operation, Rectifier):
             if operation.slope:
                 refuse("model", Described(f"a rectifier of slope {operation.slope}"), CHAIN)
@@ -196,7 +209,8 @@ def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
         else:
             zero = operation.apply(torch.zeros_like(bias))
             weight, bias = operation.apply(weight) - zero, operation.apply(bias)
-    assert weight is not None and bias is not None
+    assert weight is not None
+    assert bias is not None
     layers.append((weight.flatten(1).T, bias.flatten()))
     return [(w.detach().cpu().contiguous(), b.detach().cpu()) for w, b in layers]
 

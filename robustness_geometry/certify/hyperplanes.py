@@ -12,7 +12,7 @@ from torch import Tensor
 from robustness_geometry.certify.operations import EPS
 from robustness_geometry.norms import dual, norms
 
-__all__ = ["Clip", "halfspace_distance", "least", "ratio", "values"]
+__all__ = ["Clip", "Reduce", "by_row", "halfspace_distance", "least", "ratio", "values"]
 
 Clip = tuple[float, float] | None
 
@@ -22,7 +22,8 @@ HALVINGS = 60
 """Steps of the searches over one multiplier; each result is safe after any number."""
 
 
-def _reduce(pixels: Tensor, how: str) -> Tensor:
+def by_row(pixels: Tensor, how: str) -> Tensor:
+    """The sum or the maximum (``amax``) of each row (N, R, *shape)."""
     rows = pixels.flatten(2)
     return rows.sum(dim=2) if how == "sum" else rows.amax(dim=2)
 
@@ -65,7 +66,7 @@ def least(
     radii: Tensor,
     norm: float,
     box: tuple[Tensor, Tensor] | None,
-    reduce: Reduce = _reduce,
+    reduce: Reduce = by_row,
 ) -> Tensor:
     """The least value (N, R) of functionals over balls, and over a box around them if given.
 

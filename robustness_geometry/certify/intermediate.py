@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robustness_geometry.certify.hyperplanes import Clip, least
+from robustness_geometry.certify.hyperplanes import Clip, Reduce, by_row, least
 from robustness_geometry.certify.operations import Maximum, Node, Rectifier
 from robustness_geometry.certify.receptive import Groups, groups
 from robustness_geometry.certify.relaxation import (
@@ -42,7 +42,12 @@ class Network:
     groupings: dict[int, Groups | None] = field(default_factory=dict)
 
     def region(
-        self, images: Tensor, radii: Tensor, norm: float, clip: Clip = None, steps: int = 0,
+        self,
+        images: Tensor,
+        radii: Tensor,
+        norm: float,
+        clip: Clip = None,
+        steps: int = 0,
         splits: Mapping[int, Tensor] | None = None,
     ) -> Region:
         """Bounds of all nodes in balls around images.
@@ -58,9 +63,7 @@ class Network:
         """
         region = Region(images, radii, norm, clip, [], [], [])
         bent = {
-            node.inputs[0]
-            for node in self.nodes
-            if isinstance(node.operation, Rectifier | Maximum)
+            node.inputs[0] for node in self.nodes if isinstance(node.operation, Rectifier | Maximum)
         }
         for place in range(len(self.nodes)):
             for table, values in zip(
@@ -99,14 +102,17 @@ class Network:
         """The least values of functionals of a node, (N, R) or by unit."""
         box = None if region.clip is None else (region.lower[0], region.upper[0])
         slopes = start_slopes(self.nodes, place, region, seeds.shape[1])
-        ball = (region.images, region.radii, region.norm, box)
+
+        def lowest(found: tuple[Tensor, Tensor], reduce: Reduce = by_row) -> Tensor:
+            return least(*found, region.images, region.radii, region.norm, box, reduce)
+
         if grouping is not None:
             found = backward(self.nodes, place, seeds, region, slopes, grouping=grouping)
-            return least(*found, *ball, lambda pixels, how: grouping.split(0, pixels, how))
+            return lowest(found, lambda pixels, how: grouping.split(0, pixels, how))
         free = sum(v[0, 0].numel() for v in slopes.values()) * self.nodes[place].size
 
         def value(free: Slopes) -> Tensor:
-            return least(*backward(self.nodes, place, seeds, region, free), *ball)
+            return lowest(backward(self.nodes, place, seeds, region, free))
 
         return climb(value, slopes, steps if slopes and free <= FEW else 0)[0]
 

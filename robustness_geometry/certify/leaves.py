@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,7 @@ class Dense:
         weight, bias = self.layers[-1]
         return weight @ value + bias
 
-    def region(
-        self, pattern: list[np.ndarray], row: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def region(self, pattern: list[np.ndarray], row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The constraints A step >= b of a pattern, the last one that ``row`` @ logits <= 0."""
         slope, shift = np.eye(self.layers[0][0].shape[1]), np.zeros(self.layers[0][0].shape[1])
         rows, offsets = [], []
@@ -131,22 +130,24 @@ def _least_cube(
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """The least l_inf step by linear programming."""
     count, dimension = rows.shape
-    unit, ones = eye_array(dimension), csr_array(np.ones((dimension, 1)))
-    system = vstack(
+    unit = eye_array(dimension)
+    cube = csr_array(np.full((dimension, 1), -1.0))
+    system: Any = vstack(
         [
             hstack([csr_array(-rows), csr_array((count, 1))]),
-            hstack([unit, -ones]),
-            hstack([-unit, -ones]),
-        ]
-    ).tocsr()
+            hstack([unit, cube]),
+            hstack([-unit, cube]),
+        ],
+        format="csr",
+    )
     right = np.concatenate([-offsets, np.zeros(2 * dimension)])
     cost = np.zeros(dimension + 1)
     cost[-1] = 1.0
-    if clip is None:
-        limits: list[tuple[float | None, float | None]] = [(None, None)] * dimension
-    else:
-        limits = [(clip[0] - x, clip[1] - x) for x in image]
-    found = linprog(cost, A_ub=system, b_ub=right, bounds=[*limits, (0, None)], method="highs")
+    limits: Any = np.full((dimension + 1, 2), [-math.inf, math.inf])
+    limits[-1, 0] = 0.0
+    if clip is not None:
+        limits[:-1] = np.stack([clip[0] - image, clip[1] - image], axis=1)
+    found = linprog(cost, A_ub=system, b_ub=right, bounds=limits, method="highs")
     if found.status != 0:
         return None, np.zeros(count)
     return found.x[:-1], np.maximum(-found.ineqlin.marginals[:count], 0)

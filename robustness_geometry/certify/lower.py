@@ -167,28 +167,31 @@ class _Search:
         """The proved radii (N,) and the limiting rivals (N,)."""
         zero = self.images.new_zeros(len(self.images))
         # In a ball of radius 0 every unit is linear: this is the distance to the tangent plane.
-        inside, above = zero, self._distance(zero, 0).amin(dim=1)
+        inside, above = zero, self._distance(zero, 0).amin(dim=1).clamp_max(1e100)
         outside, below = torch.full_like(zero, torch.inf), zero
-        radii = torch.where(torch.isfinite(above), above, 1.0) * 0.4
+        radii = torch.where(above < 1e100, above, 1.0) * 0.25
         for _ in range(evaluations):
             found = self._distance(radii, self.steps)
             self.proved = torch.maximum(self.proved, torch.minimum(found, radii[:, None]))
             gap = found.amin(dim=1).clamp_max(1e100) - radii
             good = gap >= 0
+            # The zero of the gap by a secant, from two radii on one side of it or on both.
+            rise = (radii - inside) * gap / (above - gap).clamp_min(1e-300)
+            farther = radii + rise.clamp(0.2 * radii, 3 * radii)
             inside, above = torch.where(good, radii, inside), torch.where(good, gap, above)
             outside, below = torch.where(good, outside, radii), torch.where(good, below, gap)
             best = torch.maximum(self.proved.amin(dim=1), inside)
-            open_ended = torch.isinf(outside)
-            if bool((~open_ended & (outside - best <= CLOSE * outside)).all()):
+            unknown = torch.isinf(outside)
+            if bool((~unknown & (outside - best <= CLOSE * outside)).all()):
                 break
             share = (above / (above - below).clamp_min(1e-300)).clamp(0.1, 0.9)
-            between = best + (outside - best) * share
-            radii = torch.where(open_ended, 2 * radii, between)
+            between = torch.where(best > 0, best + (outside - best) * share, 0.3 * outside)
+            radii = torch.where(unknown, farther, between)
         radii, first = self.proved.min(dim=1)
         return radii, self.rivals.gather(1, first[:, None])[:, 0]
 
     def _distance(self, radii: Tensor, steps: int) -> Tensor:
-        """The distances (N, R) to the zeros of the linear bounds that hold in balls of ``radii``."""
+        """The distances (N, R) to the zeros of the linear bounds in balls of ``radii``."""
         nodes = self.network.nodes
         region = self.network.region(self.images, radii, self.norm, self.clip, steps)
         last = len(nodes) - 1

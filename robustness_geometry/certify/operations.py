@@ -98,14 +98,13 @@ class Convolution:
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         """W^T y for rows y (B, *outputs); ``shape`` is that of the inputs."""
-        turned = _ADJOINTS[self.weight.ndim]
+        turned: Callable[..., Tensor] = _ADJOINTS[self.weight.ndim]
         size = (len(y), *shape)
-        return turned(  # type: ignore[operator]
-            size, self.weight, y, self.stride, self.padding, self.dilation, self.groups
-        )
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        return turned(size, self.weight, y, *options)
 
     def constant(self, shape: Shape) -> Tensor:
-        """B at every place, (1, *outputs)."""
+        """The bias at every place, (1, *outputs)."""
         return self.bias.view(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape)
 
     def constant_size(self, shape: Shape) -> Tensor:
@@ -117,10 +116,9 @@ class Convolution:
         return replace(self, weight=torch.ones_like(self.weight))
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        convolve = _CONVOLUTIONS[weight.ndim]
-        return convolve(  # type: ignore[operator]
-            x, weight, bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        convolve: Callable[..., Tensor] = _CONVOLUTIONS[weight.ndim]
+        options = (self.stride, self.padding, self.dilation, self.groups)
+        return convolve(x, weight, bias, *options)
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Scale:
     shift_size: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """Factor x + shift."""
+        """The scaled and shifted x."""
         return x * self.factor + self.shift
 
     def magnify(self, x: Tensor) -> Tensor:
@@ -146,7 +144,7 @@ class Scale:
         return x * self.factor.abs()
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
-        """Factor y."""
+        """The scaled y."""
         return y * self.factor
 
     def constant(self, shape: Shape) -> Tensor:

@@ -42,9 +42,11 @@ _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _QUOTIENTS = {operator.truediv, operator.itruediv, torch.div, "div", "div_"}
 _RESHAPES = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "flatten", "view"}
 _RESHAPES |= {"reshape", "squeeze", "unsqueeze", "contiguous", "clone", "detach"}
-_MEANS = {functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.avg_pool1d}
+_MEANS: set[object] = {functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.avg_pool1d}
 _MEANS |= {functional.adaptive_avg_pool1d, torch.mean, "mean"}
 _RECTIFIERS = {torch.relu, torch.relu_, functional.relu, functional.relu_, "relu", "relu_"}
+_NOTHING: tuple[type[nn.Module], ...] = (nn.Flatten, nn.Unflatten, nn.Identity)
+_NOTHING += (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _DROPOUTS = {functional.dropout, functional.dropout2d}
 
 
@@ -63,10 +65,10 @@ def read(model: Classifier, shape: Shape) -> list[Node]:
             it.
     """
     try:
-        traced = fx.symbolic_trace(model)
+        graph = fx.Tracer().trace(model)
     except Exception as error:  # a trace runs the model's code, which may raise anything
         _refuse_untraced(model, error)
-    return _Reader(traced, model).read(shape)
+    return _Reader(model, graph).read(shape)
 
 
 def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
@@ -74,7 +76,7 @@ def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
     name, kind = "", type(model).__name__
     for inner, module in model.named_modules():
         try:
-            fx.symbolic_trace(module)
+            fx.Tracer().trace(module)
         except Exception:  # the innermost module that fails comes last, behind its parents
             if inner.startswith(name):
                 name, kind = inner, type(module).__name__
@@ -89,9 +91,8 @@ def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
 class _Reader(fx.Interpreter):
     """Runs a traced network on black images and writes down what depends on them."""
 
-    def __init__(self, traced: fx.GraphModule, model: nn.Module) -> None:
-        super().__init__(traced)
-        self.model = model
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)
         self.nodes: list[Node] = []
         self.places: dict[fx.Node, int] = {}
         self.dtype = next(
@@ -108,7 +109,7 @@ class _Reader(fx.Interpreter):
         if not isinstance(logits, Tensor):
             refuse("model.output", type(logits).__name__, "a tensor of logits")
         check_logits(logits, PROBES)
-        (output,) = [node for node in self.module.graph.nodes if node.op == "output"]
+        (output,) = [node for node in self.graph.nodes if node.op == "output"]
         last = self.places.get(output.args[0])
         if last is None:
             refuse("model", Described("logits that do not depend on the input"), KNOWN)
@@ -125,9 +126,8 @@ class _Reader(fx.Interpreter):
                 self._refuse(n, "mixes images, or makes no batch of vectors")
             operation, inputs = self._translate(n, result)
             self._append(n, operation, inputs, result)
-        elif n.op != "output" and used and isinstance(result, tuple | list | dict):
-            if not isinstance(result, torch.Size):
-                self._refuse(n)
+        elif n.op != "output" and used and type(result) in (tuple, list, dict):
+            self._refuse(n)
         return result
 
     def _append(
@@ -156,7 +156,7 @@ class _Reader(fx.Interpreter):
             raise
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             self._refuse(n, f"cannot be read: {(str(error).splitlines() or ['?'])[0]}")
-        self._refuse(n)
+        return self._refuse(n)
 
     def _only(self, n: fx.Node) -> tuple[int, ...]:
         """The one input of a node that has no other."""
@@ -187,11 +187,10 @@ class _Reader(fx.Interpreter):
                 return _maximum(shape, out, *options), inputs
             case nn.AvgPool1d() | nn.AvgPool2d() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d():
                 return Pooling(layer), inputs
-            case nn.Flatten() | nn.Unflatten() | nn.Identity():
+            case _ if isinstance(layer, _NOTHING):
                 return Reshape(out), inputs
-            case nn.Dropout() | nn.Dropout1d() | nn.Dropout2d() | nn.Dropout3d():
-                return Reshape(out), inputs
-        self._refuse(n)
+            case _:
+                return self._refuse(n)
 
     def _function(self, n: fx.Node, result: Tensor) -> tuple[Operation, tuple[int, ...]]:
         target, out = n.target, tuple(result.shape[1:])
@@ -216,7 +215,7 @@ class _Reader(fx.Interpreter):
             return Pooling(self._call(n, rest, named)), inputs
         if target in _DROPOUTS and not named.get("training", True):
             return Reshape(out), inputs
-        self._refuse(n)
+        return self._refuse(n)
 
     def _values(self, n: fx.Node) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a node behind the first, as numbers."""
@@ -230,7 +229,7 @@ class _Reader(fx.Interpreter):
         target = n.target
         if isinstance(target, str):
             return lambda x: getattr(x, target)(*rest, **named)
-        return lambda x: target(x, *rest, **named)  # type: ignore[operator]
+        return lambda x: target(x, *rest, **named)
 
     def _rectifier(
         self, n: fx.Node, negative_slope: float = 0.01, inplace: bool = False
@@ -311,7 +310,7 @@ def _bias(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Tensor:
 
 
 def _scale(factor: Tensor, shift: Tensor, shape: Shape, like: Tensor) -> Scale:
-    """Factor x + shift with values that are spread over ``shape``; ``like`` has the device."""
+    """The map factor x + shift, its values spread over ``shape``; ``like`` has the device."""
     ones = torch.ones(1, *shape, dtype=torch.float64, device=like.device)
     spread = (_double(v).to(like.device) * ones for v in (factor, shift, shift.abs()))
     scale = Scale(*spread)

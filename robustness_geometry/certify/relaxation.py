@@ -21,10 +21,15 @@ from torch import Tensor
 from robustness_geometry.certify.operations import (
     EPS,
     Concatenation,
+    Convolution,
     Input,
+    Linear,
     Maximum,
     Node,
+    Pooling,
     Rectifier,
+    Reshape,
+    Scale,
     Sum,
 )
 from robustness_geometry.certify.receptive import Groups
@@ -216,57 +221,74 @@ def backward(
     """
     pending = {place: seeds.expand(len(region.images), *seeds.shape[1:])}
     constants: list[Tensor] = []
-
-    def add(i: int, rows: Tensor) -> None:
-        pending[i] = pending[i] + rows if i in pending else rows
-
-    def keep(i: int, rows: Tensor, values: Tensor) -> None:
-        """Count the sums of rows (N, R, *shape) times values (N or 1, *shape)."""
-        if grouping is not None:
-            constants.append(grouping.split(i, rows * values[:, None]))
-        else:
-            column = values.flatten(1).expand(len(rows), -1)[..., None]
-            constants.append((rows.flatten(2) @ column)[..., 0])
-
     for i in range(place, 0, -1):
         if i not in pending:
             continue
         rows, node = pending.pop(i), nodes[i]
-        operation, inputs, lead = node.operation, node.inputs, rows.shape[:2]
-        keep(i, rows.abs(), -margin(node) * region.sizes[i])
-        if isinstance(operation, Rectifier | Maximum):
-            z = inputs[0]
+        terms = [(rows.abs(), -margin(node) * region.sizes[i])]
+        if isinstance(node.operation, Rectifier | Maximum):
             if seen is not None:
                 seen[i] = rows
-            relax = _rectifier if isinstance(operation, Rectifier) else _maximum
-            turned, parts = relax(  # type: ignore[operator]
-                operation, nodes[z].shape, rows, region.lower[z], region.upper[z], slopes[i]
-            )
-            for part, values in parts:
-                keep(i, part, values)
+            turned, more = _relax(nodes, i, rows, region, slopes[i])
             if multipliers is not None and i in multipliers:
                 turned = turned + multipliers[i]
-            add(z, turned)
-        elif isinstance(operation, Sum):
-            for sign, z in zip(operation.signs, inputs, strict=True):
-                add(z, rows if sign > 0 else -rows)
-        elif isinstance(operation, Concatenation):
-            for part, z in zip(
-                rows.split(operation.sizes, dim=operation.dim + 1), inputs, strict=True
-            ):
-                add(z, part)
-        elif not isinstance(operation, Input):
-            constant = operation.constant(node.shape)
-            if constant is not None:
-                keep(i, rows, constant)
-            turned = operation.adjoint(rows.flatten(0, 1), nodes[inputs[0]].shape)
-            add(inputs[0], turned.unflatten(0, lead))
+            parts = [(node.inputs[0], turned)]
+        else:
+            parts, more = _turn(nodes, i, rows)
+        for z, part in parts:
+            pending[z] = pending[z] + part if z in pending else part
+        constants.append(_total(i, terms + more, grouping))
     return pending[0], torch.stack(constants).sum(dim=0)
 
 
+Terms = list[tuple[Tensor, Tensor]]
+"""Rows (N, R, *shape) and what they are multiplied with, (N or 1, *shape)."""
+
+
+def _total(i: int, terms: Terms, grouping: Groups | None) -> Tensor:
+    """The sum of a node's constants, (N, R), or those of each unit, (N, U)."""
+    if grouping is not None:
+        products = [(rows * values[:, None]).flatten(2) for rows, values in terms]
+        return grouping.split(i, torch.stack(products).sum(dim=0))
+    found = [
+        (rows.flatten(2) @ values.flatten(1).expand(len(rows), -1)[..., None])[..., 0]
+        for rows, values in terms
+    ]
+    return torch.stack(found).sum(dim=0)
+
+
+def _turn(nodes: list[Node], i: int, rows: Tensor) -> tuple[list[tuple[int, Tensor]], Terms]:
+    """Rewrite functionals of a linear node as functionals of its inputs, and what is left over."""
+    node = nodes[i]
+    match node.operation:
+        case Sum(signs):
+            signed = zip(signs, node.inputs, strict=True)
+            return [(z, rows if sign > 0 else -rows) for sign, z in signed], []
+        case Concatenation(dim, sizes):
+            return list(zip(node.inputs, rows.split(sizes, dim=dim + 1), strict=True)), []
+        case Linear() | Convolution() | Scale() | Pooling() | Reshape() as operation:
+            constant = operation.constant(node.shape)
+            turned = operation.adjoint(rows.flatten(0, 1), nodes[node.inputs[0]].shape)
+            parts = [(node.inputs[0], turned.unflatten(0, rows.shape[:2]))]
+            return parts, [] if constant is None else [(rows, constant)]
+    raise TypeError(type(node.operation).__name__)
+
+
+def _relax(
+    nodes: list[Node], i: int, rows: Tensor, region: Region, slopes: Tensor
+) -> tuple[Tensor, Terms]:
+    """Replace a nonlinear node by linear bounds, as functionals of its input and constants."""
+    z, operation = nodes[i].inputs[0], nodes[i].operation
+    if isinstance(operation, Rectifier):
+        return _rectifier(operation, rows, region.lower[z], region.upper[z], slopes)
+    assert isinstance(operation, Maximum)
+    shape = nodes[z].shape
+    return _maximum(operation, shape, rows, region.lower[z], region.upper[z], slopes)
+
+
 def _rectifier(
-    operation: Rectifier, shape: object, rows: Tensor, lower: Tensor, upper: Tensor, slopes: Tensor
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    operation: Rectifier, rows: Tensor, lower: Tensor, upper: Tensor, slopes: Tensor
+) -> tuple[Tensor, Terms]:
     """Replace a rectifier by the lower line where the functional is positive, else the chord."""
     s, t = chord(lower, upper, operation.slope)
     free = operation.slope + (1 - operation.slope) * slopes
@@ -283,7 +305,7 @@ def _maximum(
     lower: Tensor,
     upper: Tensor,
     slopes: Tensor,
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+) -> tuple[Tensor, Terms]:
     """Replace max pooling by its largest entry, or by a mixture of the two bounds above it."""
     below, line, shift, most = _lines_above(operation, lower, upper)
     flat, share = rows.flatten(3), slopes.flatten(3)
