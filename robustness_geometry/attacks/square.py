@@ -145,7 +145,7 @@ class _Search:
 
     def run(self, generator: Generators) -> None:
         """Query until the goal is reached or the queries are spent."""
-        count, channels, height, width = self.images.shape
+        count, channels, _, width = self.images.shape
         flat = self.options.norm == math.inf
         start = (channels, 1, width) if flat else (channels + 1, GRID, GRID)
         first = uniform(self.images.new_empty(count, *start), generator)
