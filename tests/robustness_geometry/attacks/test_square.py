@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from robustness_geometry.attacks import square
 from robustness_geometry.attacks.spsa import margin_loss
@@ -26,17 +27,17 @@ def test_the_result_is_inside_ball_and_box(network, pictures, norm, clip):
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
-@pytest.mark.parametrize(("factor", "fooled"), [(0.97, False), (1.6, True)])
+@pytest.mark.parametrize(("factor", "fooled"), [(0.97, False), (3.0, True)])
 def test_a_binary_affine_classifier_is_fooled_beyond_its_distance(
     affine, points, norm, factor, fooled
 ):
-    model, images = affine(outputs=1, dimension=16), points(count=4, dimension=16)
+    model, images = affine(outputs=1, dimension=16), points(count=2, dimension=16)
     images = images.view(-1, 1, 4, 4)
     sizes = norms(model.weight.detach(), dual(norm))
     distances = model(images).detach().abs()[:, 0] / sizes
     for image, distance in zip(images, distances, strict=True):
         eps = factor * float(distance)
-        result = square(model, image[None], eps=eps, norm=norm, queries=800, clip=None)
+        result = square(model, image[None], eps=eps, norm=norm, queries=120, clip=None)
         assert bool(result.success) == fooled
 
 
@@ -57,32 +58,39 @@ def test_targets_are_reached_and_the_margin_is_lower_than_before(network, pictur
     assert bool(result.success.any())
 
 
-def test_more_queries_continue_the_same_search_of_each_image(network, pictures):
-    # An image has random numbers of its own: its search does not depend on when others are done.
+def test_the_search_of_an_image_does_not_depend_on_when_others_are_done(network, pictures):
     generators = per_image(0, "square", range(12))
-    whole = square(network, pictures, eps=0.05, queries=40, generator=generators)
+    whole = square(network, pictures, eps=0.05, queries=12, generator=generators)
     alone = square(
-        network, pictures[5:6], eps=0.05, queries=40, generator=per_image(0, "square", [5])
+        network, pictures[5:6], eps=0.05, queries=12, generator=per_image(0, "square", [5])
     )
     torch.testing.assert_close(whole.perturbations[5:6], alone.perturbations)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [(math.inf, 0.06), (2, 0.6)])
-def test_it_fools_as_often_as_the_package(network, norm, eps):
+@pytest.fixture(scope="module")
+def smooth():
+    """A network on images (1, 10, 10), a size on which the package's first l_2 bumps fit."""
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Conv2d(6, 8, 3, 2), nn.Tanh(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(72, 5)).eval()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(math.inf, 0.2), (2, 1.5)])
+def test_it_fools_as_often_as_the_package(smooth, norm, eps):
     package = pytest.importorskip("pyautoattack.square")
-    images = torch.rand(60, 1, 12, 12, generator=torch.Generator().manual_seed(9))
-    labels = predict(network, images)
-    ours = square(network, images, eps=eps, norm=norm, queries=150)
+    images = torch.rand(100, 1, 10, 10, generator=torch.Generator().manual_seed(9))
+    labels = predict(smooth, images)
+    ours = square(smooth, images, eps=eps, norm=norm, queries=150)
     name = "L2" if norm == 2 else "Linf"
     theirs = package.SquareAttack(
-        lambda points: network(points).detach().clone(), norm=name, n_queries=150, eps=eps
+        lambda points: smooth(points).detach().clone(), norm=name, n_queries=150, eps=eps
     )
     theirs.init_hyperparam(images)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         _, moved = theirs.attack_single_run(images, labels)
-    rate = float((predict(network, moved) != labels).float().mean())
-    assert 0.1 < rate < 0.95
+    rate = float((predict(smooth, moved) != labels).float().mean())
+    assert 0.1 < rate < 0.97
     assert float(ours.success.float().mean()) == pytest.approx(rate, abs=0.12)
 
 
