@@ -1,4 +1,4 @@
-"""How nearly a perturbation is the smallest one, to first order: its alignment with the gradient."""
+"""How nearly a perturbation is smallest, to first order: its alignment with the gradient."""
 
 import torch
 from torch import Tensor

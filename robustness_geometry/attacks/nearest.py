@@ -45,6 +45,10 @@ __all__ = ["nearest"]
 
 STARTS = ("deepfool", "ddn", "both")
 
+PRUNE = 1.3
+"""DeepFool's option: with 1.3 it still chose the right class of all of 60 training digits on a
+fully connected network, for 6 gradients an image less than with 2; with 1 it did not."""
+
 BATCH = 128
 """Images per step on a CPU: with more of them the activations no longer fit in the cache."""
 
@@ -63,8 +67,8 @@ def nearest(
     norm: Number = 2,
     start: str = "both",
     rivals: int = 1,
-    steps: int = 12,
-    refinements: int = 8,
+    steps: int = 7,
+    refinements: int = 5,
     bisections: int = 8,
     angle: Number = 0.01,
     clip: Bounds | None = None,
@@ -239,7 +243,7 @@ class _Nearest:
             self.model,
             self.images,
             norm=self.options.norm,
-            prune=2 if self.subspace is None else None,
+            prune=PRUNE if self.subspace is None else None,
             clip=self.options.clip,
             labels=self.labels,
             targets=goal,

@@ -1,4 +1,4 @@
-"""Robust accuracy at every eps at once, from the smallest perturbations of a minimum-norm attack."""
+"""Robust accuracy at every eps at once, from the distances of a minimum-norm attack."""
 
 import math
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ from robustness_geometry.attacks.protocol import (
 from robustness_geometry.attacks.spsa import margin_loss
 from robustness_geometry.checks import check_count, check_positive, number, refuse
 from robustness_geometry.norms import norms
-from robustness_geometry.randomness import Generators, uniform
+from robustness_geometry.randomness import Generators, seeded, uniform
 from robustness_geometry.types import Classifier, Images, Labels, Perturbed
 
 __all__ = ["square"]
@@ -145,9 +145,11 @@ class _Search:
 
     def run(self, generator: Generators) -> None:
         """Query until the goal is reached or the queries are spent."""
-        count, channels, height, width = self.images.shape
+        count, channels, _, width = self.images.shape
         flat = self.options.norm == math.inf
         start = (channels, 1, width) if flat else (channels + 1, GRID, GRID)
+        # One stream for all queries: without a generator, each draw would start from seed 0 again.
+        generator = seeded(0) if generator is None else generator
         first = uniform(self.images.new_empty(count, *start), generator)
         rows = (self.margins >= 0).nonzero()[:, 0]
         self._try(rows, (self._stripes if flat else self._bumps)(first[rows]))

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from robustness_geometry.attacks.protocol import Clip, per_image
-from robustness_geometry.norms import dual, hyperplane_step, norms
-from robustness_geometry.types import Images, PerImage
+from robustness_geometry.norms import Vectors, dual, hyperplane_step, norms
+from robustness_geometry.types import PerImage
 
 __all__ = ["Curve", "share_of_steepest", "steepest_curve"]
 
-Curve: TypeAlias = Callable[[PerImage, Tensor], Images]
+Curve: TypeAlias = Callable[[PerImage, Tensor], Vectors]
 """Perturbations (k, ...) at shares (k,) of the way, for some images given by their indices (k,)."""
 
 HALVINGS = 60
@@ -21,7 +21,7 @@ HALVINGS = 60
 
 
 def steepest_curve(
-    images: Images, gradients: Images, radii: PerImage, norm: float, clip: Clip
+    images: Vectors, gradients: Vectors, radii: PerImage, norm: float, clip: Clip
 ) -> Curve:
     """The perturbations with the largest <g, e> among ||e||_p <= R with x + e in the box.
 
@@ -59,7 +59,7 @@ def steepest_curve(
     if norm == 1:
         before = _filled_before(gradients, rooms)
 
-        def pour(shares: PerImage, few: Tensor) -> Images:
+        def pour(shares: PerImage, few: Tensor) -> Vectors:
             left = per_image(shares * radii[few], images) - before[few]
             return signs[few] * left.clamp_min(0).minimum(rooms[few])
 
@@ -70,7 +70,7 @@ def steepest_curve(
     shape = shape.masked_fill(gradients == 0, 0.0)
     lengths = _multipliers(shape, rooms, radii, norm)
 
-    def clipped(shares: PerImage, few: Tensor) -> Images:
+    def clipped(shares: PerImage, few: Tensor) -> Vectors:
         pixels = per_image(shares * lengths[few], images) * shape[few]
         return signs[few] * pixels.minimum(rooms[few])
 
@@ -78,9 +78,9 @@ def steepest_curve(
 
 
 def share_of_steepest(
-    images: Images,
-    perturbations: Images,
-    gradients: Images,
+    images: Vectors,
+    perturbations: Vectors,
+    gradients: Vectors,
     norm: float,
     clip: Clip,
 ) -> PerImage:
@@ -106,14 +106,14 @@ def share_of_steepest(
     return torch.where(torch.isfinite(shares), shares.clamp_max(1.0), torch.nan)
 
 
-def _filled_before(gradients: Images, rooms: Images) -> Images:
+def _filled_before(gradients: Vectors, rooms: Vectors) -> Vectors:
     """What the pixels with a larger |g| take before the turn of each pixel comes, (N, ...)."""
     order = gradients.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
     taken = rooms.flatten(1).gather(1, order)
     return torch.zeros_like(taken).scatter(1, order, taken.cumsum(dim=1) - taken).view_as(rooms)
 
 
-def _multipliers(shape: Images, rooms: Images, radii: PerImage, norm: float) -> PerImage:
+def _multipliers(shape: Vectors, rooms: Vectors, radii: PerImage, norm: float) -> PerImage:
     """The lengths a (N,) with ||min(a shape, rooms)||_p = R, or where every pixel is at its bound.
 
     For p = inf, every a up to R gives that norm.
