@@ -112,14 +112,15 @@ def arrays(
             refuse("dataset.train_share", train_share, "0 for a file with a train and a test part")
         splits = {p: Split(scaled[p], kept.of_part[p]) for p in ("train", "test")}
     mean, std = _statistics(splits["train" if len(splits["train"]) else "test"].images)
-    chosen = [
-        Split(
-            split.images[(at := choose(split.labels, limit, seed, file.stem, part))],
-            split.labels[at],
-        )
-        for (part, split), limit in zip(splits.items(), (limits.train, limits.test), strict=True)
-    ]
-    return Dataset(file.stem, *chosen, kept.names, mean, std, f"arrays in {path}")
+    kept_rows = {
+        part: choose(splits[part].labels, limit, seed, file.stem, part)
+        for part, limit in (("train", limits.train), ("test", limits.test))
+    }
+    train, test = (
+        Split(splits[part].images[rows], splits[part].labels[rows])
+        for part, rows in kept_rows.items()
+    )
+    return Dataset(file.stem, train, test, kept.names, mean, std, f"arrays in {path}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -265,10 +266,10 @@ def _bounds(inputs: Mapping[str, Tensor], bounds: Sequence[float] | str | None) 
         return low, torch.where(high > low, high, low + 1)
     if isinstance(bounds, str) or len(bounds) != 2:
         refuse("dataset.bounds", bounds, "the lowest and the highest value, or features")
-    low, high = (number("dataset.bounds", value) for value in bounds)
-    if not -np.inf < low < high < np.inf:
+    least, most = (number("dataset.bounds", value) for value in bounds)
+    if not -np.inf < least < most < np.inf:
         refuse("dataset.bounds", bounds, "two finite numbers, the lower one first")
-    return low, high
+    return least, most
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
