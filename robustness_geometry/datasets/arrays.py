@@ -34,6 +34,7 @@ Entries: TypeAlias = Mapping[str, Any]
 def arrays(
     *,
     path: str | Path | None = None,
+    root: str | Path | None = None,
     images: str | None = None,
     labels: str | None = None,
     bounds: Sequence[float] | str | None = None,
@@ -59,6 +60,7 @@ def arrays(
 
     Args:
         path: the file; it has to be given.
+        root: the folder that ``path`` starts from; None: the working directory.
         images: name of the array of inputs, all of one set; None: the usual names are looked for.
         labels: name of the array of their labels, likewise.
         bounds: lowest and highest value that an input can have; ``features``: the range of each
@@ -93,7 +95,7 @@ def arrays(
     share = number("dataset.train_share", train_share)
     if not 0 <= share < 1:
         refuse("dataset.train_share", train_share, "a share with 0 <= share < 1")
-    file = Path(path).expanduser() if path is not None else None
+    file = None if path is None else Path(root or "", Path(path).expanduser()).expanduser()
     if file is None or not file.is_file() or file.suffix not in (".npz", ".safetensors"):
         refuse("dataset.path", path, "an existing .npz or .safetensors file")
     entries = _read(file)
@@ -120,7 +122,7 @@ def arrays(
         Split(splits[part].images[rows], splits[part].labels[rows])
         for part, rows in kept_rows.items()
     )
-    return Dataset(file.stem, train, test, kept.names, mean, std, f"arrays in {path}")
+    return Dataset(file.stem, train, test, kept.names, mean, std, f"arrays in {file.name}")
 
 
 def _read(file: Path) -> dict[str, Any]:
