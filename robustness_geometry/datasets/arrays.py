@@ -34,6 +34,7 @@ Entries: TypeAlias = Mapping[str, Any]
 def arrays(
     *,
     path: str | Path | None = None,
+    root: str | Path | None = None,
     images: str | None = None,
     labels: str | None = None,
     bounds: Sequence[float] | str | None = None,
@@ -59,6 +60,7 @@ def arrays(
 
     Args:
         path: the file; it has to be given.
+        root: the folder that ``path`` starts from; None: the working directory.
         images: name of the array of inputs, all of one set; None: the usual names are looked for.
         labels: name of the array of their labels, likewise.
         bounds: lowest and highest value that an input can have; ``features``: the range of each
@@ -93,7 +95,7 @@ def arrays(
     share = number("dataset.train_share", train_share)
     if not 0 <= share < 1:
         refuse("dataset.train_share", train_share, "a share with 0 <= share < 1")
-    file = Path(path).expanduser() if path is not None else None
+    file = None if path is None else Path(root or "", Path(path).expanduser()).expanduser()
     if file is None or not file.is_file() or file.suffix not in (".npz", ".safetensors"):
         refuse("dataset.path", path, "an existing .npz or .safetensors file")
     entries = _read(file)
@@ -112,14 +114,15 @@ def arrays(
             refuse("dataset.train_share", train_share, "0 for a file with a train and a test part")
         splits = {p: Split(scaled[p], kept.of_part[p]) for p in ("train", "test")}
     mean, std = _statistics(splits["train" if len(splits["train"]) else "test"].images)
-    chosen = [
-        Split(
-            split.images[(at := choose(split.labels, limit, seed, file.stem, part))],
-            split.labels[at],
-        )
-        for (part, split), limit in zip(splits.items(), (limits.train, limits.test), strict=True)
-    ]
-    return Dataset(file.stem, *chosen, kept.names, mean, std, f"arrays in {path}")
+    kept_rows = {
+        part: choose(splits[part].labels, limit, seed, file.stem, part)
+        for part, limit in (("train", limits.train), ("test", limits.test))
+    }
+    train, test = (
+        Split(splits[part].images[rows], splits[part].labels[rows])
+        for part, rows in kept_rows.items()
+    )
+    return Dataset(file.stem, train, test, kept.names, mean, std, f"arrays in {file.name}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -265,10 +268,10 @@ def _bounds(inputs: Mapping[str, Tensor], bounds: Sequence[float] | str | None) 
         return low, torch.where(high > low, high, low + 1)
     if isinstance(bounds, str) or len(bounds) != 2:
         refuse("dataset.bounds", bounds, "the lowest and the highest value, or features")
-    low, high = (number("dataset.bounds", value) for value in bounds)
-    if not -np.inf < low < high < np.inf:
+    least, most = (number("dataset.bounds", value) for value in bounds)
+    if not -np.inf < least < most < np.inf:
         refuse("dataset.bounds", bounds, "two finite numbers, the lower one first")
-    return low, high
+    return least, most
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

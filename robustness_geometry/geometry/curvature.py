@@ -65,7 +65,7 @@ class MeanCurvature:
 def normal_curvatures(
     model: Classifier,
     points: Boundary | Images,
-    vectors: Directions | Float[Tensor, "count ..."],
+    vectors: Float[Tensor, "..."],
     *,
     labels: GivenLabels = None,
     targets: GivenLabels = None,

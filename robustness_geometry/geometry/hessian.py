@@ -118,7 +118,7 @@ def _twice(margin: Margin, points: Images, vectors: Images, rows: Tensor) -> Ima
 def hessian_vector_products(
     model: Classifier,
     points: Images,
-    vectors: Directions | Float[Tensor, "count ..."],
+    vectors: Float[Tensor, "..."],
     *,
     labels: GivenLabels,
     targets: GivenLabels,

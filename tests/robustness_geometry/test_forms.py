@@ -205,7 +205,7 @@ def _no_type_checks():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("shape", [(D,), (2, 4), (2, 2, 2), (1, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(D,), (2, 4), (1, 2, 2, 2)], ids=str)
 @pytest.mark.parametrize("name", ANY_SHAPE)
 def test_inputs_of_any_shape_give_the_numbers_of_pictures(name, shape):
     flat = tensors(call(name, mlp(shape=shape), points(shape)))
