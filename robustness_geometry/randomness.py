@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Generators", "normal", "per_image", "seeded", "uniform"]
+__all__ = ["Generators", "normal", "per_image", "seeded", "stream", "uniform"]
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
 """One generator for a whole batch, or one per image; None draws from ``seeded(0)``."""
@@ -46,6 +46,21 @@ def per_image(seed: int, purpose: str, indices: Sequence[int] | Tensor) -> list[
         True
     """
     return [seeded(seed, purpose, int(index)) for index in indices]
+
+
+def stream(generator: Generators) -> torch.Generator | Sequence[torch.Generator]:
+    """The generator for a function that draws more than once; None becomes one from seed 0.
+
+    With None, each draw alone would start from seed 0 again and give the same numbers.
+
+    Example:
+        >>> import torch
+        >>> from robustness_geometry.randomness import stream, uniform
+        >>> numbers = stream(None)
+        >>> torch.equal(uniform(torch.empty(2), numbers), uniform(torch.empty(2), numbers))
+        False
+    """
+    return seeded(0) if generator is None else generator
 
 
 def uniform(like: Tensor, generator: Generators, low: float = 0.0, high: float = 1.0) -> Tensor:

@@ -14,8 +14,8 @@ from robustness_geometry.attacks.protocol import (
 )
 from robustness_geometry.attacks.steepest import share_of_steepest
 from robustness_geometry.attacks.subspaces import Subspace, projection_onto
-from robustness_geometry.checks import Described, check_norm, refuse
-from robustness_geometry.types import Classifier, Images, Labels, PerImage
+from robustness_geometry.checks import Described, GivenLabels, check_norm, refuse
+from robustness_geometry.types import Classifier, Images, PerImage
 
 __all__ = ["alignment"]
 
@@ -33,8 +33,8 @@ def alignment(
     *,
     norm: Number = 2,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     subspace: Subspace | None = None,
 ) -> PerImage:
     """The first-order certificate <r, g> / (||r||_p ||g||_q) of perturbations on the boundary.
@@ -89,9 +89,11 @@ def alignment(
     """
     p, box = check_norm("norm", norm), check_clip(clip)
     check_subspace_options(subspace, p, box)
-    check_input(model, images, clip=box, labels=labels, targets=targets)
+    model, images, labels, targets = check_input(
+        model, images, clip=box, labels=labels, targets=targets
+    )
     _check_perturbations(perturbations, images, box)
-    images, moves = images.detach(), perturbations.detach().to(images)
+    moves = perturbations.detach().to(images)
     project = projection_onto(subspace, images)
     if not len(images):
         return images.new_zeros(0)

@@ -16,6 +16,7 @@ from robustness_geometry.attacks.protocol import Clip, per_image
 from robustness_geometry.attacks.steepest import Curve, share_of_steepest, steepest_curve
 from robustness_geometry.attacks.subspaces import Projection
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Classifier,
     Images,
@@ -125,7 +126,7 @@ class BoundarySearch:
     def _gaps(self, points: Images, rows: Tensor) -> tuple[PerImage, PerImage]:
         """F (k,), and bounds on its rounding error (k,)."""
         with torch.no_grad():
-            logits = class_logits(self.model(points))
+            logits = class_logits(logits_at(self.model, points))
         plus, minus = self.pairs(logits, rows)
         gaps = logits.gather(1, plus) - logits.gather(1, minus)
         return gaps[:, 0], 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)

@@ -30,8 +30,16 @@ from robustness_geometry.attacks.subspaces import (
     Subspace,
     projection_onto,
 )
-from robustness_geometry.checks import check_choice, check_count, check_norm, check_positive, refuse
+from robustness_geometry.checks import (
+    GivenLabels,
+    check_choice,
+    check_count,
+    check_norm,
+    check_positive,
+    refuse,
+)
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import (
     Classifier,
     Images,
@@ -72,8 +80,8 @@ def nearest(
     bisections: int = 8,
     angle: Number = 0.01,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     subspace: Subspace | None = None,
 ) -> Perturbed:
     """Find a perturbation of nearly the least l_p norm in some twenty gradients.
@@ -145,8 +153,9 @@ def nearest(
     check_subspace_options(subspace, options.norm, options.clip)
     if targets is not None and rivals > 1:
         refuse("rivals", rivals, "1 with targets, which name the only class to reach")
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
-    images = images.detach()
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     project = projection_onto(subspace, images)
     if not len(images):
         return nothing(images)
@@ -219,7 +228,7 @@ class _Nearest:
         goals = [self.targets]
         if self.options.rivals > 1:
             with torch.no_grad():
-                logits = class_logits(self.model(self.images))
+                logits = class_logits(logits_at(self.model, self.images))
             others = logits.scatter(1, self.labels[:, None], -torch.inf)
             count = min(self.options.rivals, logits.shape[1] - 1)
             goals += list(others.topk(count).indices.T)
@@ -254,7 +263,7 @@ class _Nearest:
     def _is_across(self, perturbations: Images) -> Mask:
         """Whether the images moved by ``perturbations`` are surely on the other side, (N,)."""
         with torch.no_grad():
-            logits = class_logits(self.model(self.images + perturbations))
+            logits = class_logits(logits_at(self.model, self.images + perturbations))
         plus, minus = self.pairs(logits, torch.arange(len(logits), device=logits.device))
         gaps = (logits.gather(1, plus) - logits.gather(1, minus))[:, 0]
         slack = SLACK * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)

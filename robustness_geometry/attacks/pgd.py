@@ -29,7 +29,7 @@ from robustness_geometry.checks import (
     refuse,
 )
 from robustness_geometry.norms import norms, project
-from robustness_geometry.randomness import Generators, normal, uniform
+from robustness_geometry.randomness import Generators, normal, stream, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed
 
 __all__ = ["pgd"]
@@ -123,11 +123,10 @@ def pgd(
     perturbations = torch.zeros_like(images)
     taken = torch.zeros_like(labels)
     waiting = torch.arange(len(images), device=images.device)
+    draws = stream(generator)
     for _ in range(restarts):
         # Drawn for all images, so that an image's start does not depend on which others are done.
-        starts = (
-            _random_start(images, options, generator) if random_start else torch.zeros_like(images)
-        )
+        starts = _random_start(images, options, draws) if random_start else torch.zeros_like(images)
         goal = (labels if targets is None else targets)[waiting]
         found = _run(
             model,

@@ -20,7 +20,7 @@ from robustness_geometry.attacks.protocol import (
 )
 from robustness_geometry.checks import GivenLabels, check_count, check_norm, check_positive
 from robustness_geometry.norms import norms
-from robustness_geometry.randomness import Generators, normal
+from robustness_geometry.randomness import Generators, normal, stream
 from robustness_geometry.types import Classifier, Images, Labels, Mask, PerImage, Perturbed
 
 __all__ = ["random_noise"]
@@ -103,8 +103,9 @@ def random_noise(
     labels = clean_labels(model, images, labels)
     best = images.new_full((len(images),), torch.inf)
     perturbations = torch.zeros_like(images)
+    draws = stream(generator)
     for _ in range(directions):
-        drawn = _unit(images, p, generator)
+        drawn = _unit(images, p, draws)
         for unit in (drawn, -drawn) if two_sided else (drawn,):
             sizes = _smallest_sizes(model, images, unit, labels, largest, box)
             better = sizes < best

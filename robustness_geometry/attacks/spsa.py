@@ -22,7 +22,7 @@ from robustness_geometry.attacks.protocol import (
 from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import project
 from robustness_geometry.outputs import logits_at
-from robustness_geometry.randomness import Generators, uniform
+from robustness_geometry.randomness import Generators, stream, uniform
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, Perturbed, class_logits
 
 __all__ = ["margin_loss", "spsa"]
@@ -117,7 +117,7 @@ def spsa(
         return nothing(images)
     labels = clean_labels(model, images, labels, targets)
     with torch.no_grad():
-        perturbations = _descend(model, images, labels, targets, options, generator)
+        perturbations = _descend(model, images, labels, targets, options, stream(generator))
     taken = torch.full_like(labels, options.steps)
     return judge(model, images, perturbations, labels, taken, targets)
 

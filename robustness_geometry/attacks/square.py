@@ -19,9 +19,9 @@ from robustness_geometry.attacks.protocol import (
     per_image,
 )
 from robustness_geometry.attacks.spsa import margin_loss
-from robustness_geometry.checks import check_count, check_positive, number, refuse
+from robustness_geometry.checks import GivenLabels, check_count, check_positive, number, refuse
 from robustness_geometry.norms import norms
-from robustness_geometry.randomness import Generators, seeded, uniform
+from robustness_geometry.randomness import Generators, stream, uniform
 from robustness_geometry.types import Classifier, Images, Labels, Perturbed
 
 __all__ = ["square"]
@@ -59,8 +59,8 @@ def square(
     queries: int = 5000,
     area: Number = 0.8,
     clip: Bounds | None = (0.0, 1.0),
-    labels: Labels | None = None,
-    targets: Labels | None = None,
+    labels: GivenLabels = None,
+    targets: GivenLabels = None,
     generator: Generators = None,
 ) -> Perturbed:
     """Lower the margin f_y - max_{k != y} f_k in the ball of radius ``eps`` by random windows.
@@ -113,10 +113,11 @@ def square(
     options = Options(
         check_positive("eps", eps), p, check_count("queries", queries), share, check_clip(clip)
     )
-    check_input(model, images, clip=options.clip, labels=labels, targets=targets)
+    model, images, labels, targets = check_input(
+        model, images, clip=options.clip, labels=labels, targets=targets
+    )
     if images.ndim != 4:
         refuse("images.shape", tuple(images.shape), "(N, C, H, W), in which there are windows")
-    images = images.detach()
     if not len(images):
         return nothing(images)
     labels = clean_labels(model, images, labels, targets)
@@ -148,8 +149,7 @@ class _Search:
         count, channels, _, width = self.images.shape
         flat = self.options.norm == math.inf
         start = (channels, 1, width) if flat else (channels + 1, GRID, GRID)
-        # One stream for all queries: without a generator, each draw would start from seed 0 again.
-        generator = seeded(0) if generator is None else generator
+        generator = stream(generator)
         first = uniform(self.images.new_empty(count, *start), generator)
         rows = (self.margins >= 0).nonzero()[:, 0]
         self._try(rows, (self._stripes if flat else self._bumps)(first[rows]))

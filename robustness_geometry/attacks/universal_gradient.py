@@ -13,8 +13,9 @@ from robustness_geometry.attacks.fooling import BATCH, fooled_by, labels_to_chan
 from robustness_geometry.attacks.gradients import linearise
 from robustness_geometry.attacks.protocol import Bounds, Number, check_clip, check_input
 from robustness_geometry.attacks.universal import Universal, check_ball
-from robustness_geometry.checks import Described, check_count, check_positive, refuse
+from robustness_geometry.checks import Described, GivenLabels, check_count, check_positive, refuse
 from robustness_geometry.norms import project
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
@@ -31,7 +32,7 @@ def universal_gradient(
     batch_size: int = 64,
     step: Number = 0.2,
     clip: Bounds | None = None,
-    labels: Labels | None = None,
+    labels: GivenLabels = None,
     generator: torch.Generator | None = None,
 ) -> Universal:
     """Find one vector v, ||v||_p <= radius, that fools as many of the images X as gradients can.
@@ -90,10 +91,9 @@ def universal_gradient(
     check_count("iterations", iterations)
     check_count("batch_size", batch_size)
     length, box = check_positive("step", step) * size, check_clip(clip)
-    check_input(model, images, clip=box, labels=labels)
+    model, images, labels, _ = check_input(model, images, clip=box, labels=labels)
     if not len(images):
         refuse("images", Described("no images"), "at least one image")
-    images = images.detach()
     labels = labels_to_change(model, images, labels)
     scale = _margins(model, images, labels).abs().median().clamp_min(1e-12)
 
@@ -134,7 +134,7 @@ def _margins(model: Classifier, images: Images, labels: Labels) -> PerImage:
     found = []
     for part, own in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         with torch.no_grad():
-            logits = class_logits(model(part))
+            logits = class_logits(logits_at(model, part))
         rival = logits.scatter(1, own[:, None], -torch.inf).amax(dim=1)
         found.append(logits.gather(1, own[:, None])[:, 0] - rival)
     return torch.cat(found)

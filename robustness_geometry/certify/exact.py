@@ -31,6 +31,7 @@ from robustness_geometry.certify.reading import read
 from robustness_geometry.checks import Described, InputError, check_norm, check_positive, refuse
 from robustness_geometry.geometry.boundary import boundary_points
 from robustness_geometry.norms import norms
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
 __all__ = ["ExactDistance", "exact_distance"]
@@ -161,7 +162,7 @@ def _starts(model: Classifier, images: Images, labels: Labels, clip: Clip) -> Te
     if not len(images):
         return images.double()[:, None]
     with torch.no_grad():
-        classes = class_logits(model(images)).shape[1]
+        classes = class_logits(logits_at(model, images)).shape[1]
     count = classes - 1 if classes > 2 else 0
     targets = torch.arange(classes, device=labels.device).expand(len(labels), -1)
     targets = targets[targets != labels[:, None]].view(len(labels), -1)[:, :count]

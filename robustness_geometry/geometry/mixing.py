@@ -6,6 +6,7 @@ from torch import Tensor
 
 from robustness_geometry.attacks.protocol import check_input
 from robustness_geometry.checks import GivenLabels, check_classes, refuse
+from robustness_geometry.outputs import logits_at
 from robustness_geometry.randomness import Generators, uniform
 from robustness_geometry.types import Classifier, Images, Mask, class_logits
 
@@ -87,6 +88,6 @@ def stays_in_region(
     if not len(mixed):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
     with torch.no_grad():
-        logits = class_logits(model(mixed))
+        logits = class_logits(logits_at(model, mixed))
     check_classes(labels, logits.shape[1])
     return torch.isfinite(logits).all(dim=1) & (logits.argmax(dim=1) == labels)

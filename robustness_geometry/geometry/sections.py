@@ -369,7 +369,7 @@ def _check_classes(model: Classifier, points: Images, **given: Labels | None) ->
     """Check that given labels are classes of ``model``."""
     if len(points) and any(labels is not None for labels in given.values()):
         with torch.no_grad():
-            classes = class_logits(model(points[:1])).shape[1]
+            classes = class_logits(logits_at(model, points[:1])).shape[1]
         for key, labels in given.items():
             if labels is not None:
                 check_classes(labels, classes, key=key)

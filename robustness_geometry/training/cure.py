@@ -180,7 +180,7 @@ def cure_penalty(
     if not len(images):
         refuse("images", NOTHING, "at least one image")
     with torch.no_grad():
-        classes = class_logits(model(images[:1])).shape[1]
+        classes = class_logits(logits_at(model, images[:1])).shape[1]
     labels = check_labels(labels, len(images), classes=classes, device=images.device)
     changes, _ = _changes(model, images, labels, length, direction)
     return changes.mean()

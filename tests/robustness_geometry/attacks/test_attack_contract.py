@@ -282,6 +282,12 @@ def test_the_same_seed_gives_the_same_bytes(attack, network, pictures):
 
 
 @every_random
+def test_without_a_generator_all_draws_come_from_one_stream(attack, network, pictures):
+    default, seed_0 = attack(network, pictures), attack(network, pictures, generator=seeded(0))
+    assert torch.equal(default.perturbations, seed_0.perturbations)
+
+
+@every_random
 def test_a_generator_an_image_makes_the_cut_into_chunks_irrelevant(attack, exact, pictures):
     whole = on(attack, exact, pictures, list(range(12)))
     parts = [
