@@ -107,10 +107,14 @@ class UniversalStudy(Subject):
         )
 
     def xi(self, norm: float) -> float:
-        """The radius of the l_p ball, in pixel units."""
+        """The radius of the l_p ball, in pixel units.
+
+        A derived one is at most the norm of an image of ones: no two images differ by more.
+        """
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
-        return xi_of(self.noise(), norm, self.train.images[0].numel())
+        d = self.train.images[0].numel()
+        return min(xi_of(self.noise(), norm, d), d ** (1 / norm))
 
     def vector(self, norm: float, order: int = 0) -> Universal:
         """The universal vector of X for one shuffling.
@@ -287,6 +291,21 @@ def made_of(studies: Sequence[UniversalStudy]) -> list[str]:
         "norm on X, and in "
         f"l_inf that over 0.515 sqrt(d), as in the thesis; DeepFool failed in {failed} cases, left "
         "out of the median.",
+        *_cut(studies),
+    ]
+
+
+def _cut(studies: Sequence[UniversalStudy]) -> list[str]:
+    """A note on networks so hard to fool that xi would be larger than any image."""
+    d = studies[0].train.images[0].numel()
+    given = studies[0].settings.norm if studies[0].settings.radius is not None else None
+    derived = [p for p in (2.0, math.inf) if p != given]
+    known = [one for one in studies if not bool(one.noise().isnan().all())]
+    if not any(one.xi(p) == d ** (1 / p) for p in derived for one in known):
+        return []
+    return [
+        "xi is cut to the norm of an image of ones: DeepFool's perturbations of this network are "
+        "so large that the formula gives more than any two images differ by."
     ]
 
 

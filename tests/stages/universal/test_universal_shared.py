@@ -12,6 +12,7 @@ from pipeline.statistics import of_means, share_ratio, spearman, stack
 from pipeline.studies.universal import (
     Plan,
     across_networks,
+    made_of,
     random_vectors,
     scaled,
     universal_study,
@@ -251,3 +252,15 @@ def test_a_constant_classifier_has_no_xi(small, settings, executor):
     found = universal_study(flat, 0, small.dataset(2), settings, executor)
     with pytest.raises(InputError, match="fools no image"):
         found.vector(2.0)
+
+
+def test_a_derived_xi_is_no_larger_than_an_image_of_ones(small, settings, executor, binary):
+    far = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double().eval()
+    with torch.no_grad():
+        far[1].weight.copy_(torch.stack([torch.ones(36), torch.zeros(36)]) / 36)
+        far[1].bias.copy_(torch.tensor([0.0, 40.0]))
+    found = universal_study(far, 0, small.dataset(2), settings, executor)
+    assert found.xi(2.0) == pytest.approx(6)
+    assert found.xi(math.inf) == 1
+    assert any("xi is cut to the norm of an image of ones" in note for note in made_of([found]))
+    assert not any("xi is cut" in note for note in made_of([binary]))
