@@ -17,6 +17,7 @@ from robustness_geometry.attacks.protocol import (
     Clip,
     Number,
     as_logits,
+    at_least_rounding,
     check_clip,
     check_input,
     confine,
@@ -266,6 +267,7 @@ class Search:
         # Lines 6 to 10: among the hyperplanes F_k = 0 with normals w_k, find the nearest one.
         plus, minus = self._pairs(now, logits)
         plane = self._nearest(now, points, logits, pull, plus, minus)
+        plane.gaps = at_least_rounding(plane.gaps, self.model, logits)
         # Lines 11 to 13: step onto it. Where no boundary has a gradient, stay.
         moving = ~self.success[now] & torch.isfinite(plane.distances)
         step = torch.where(per_image(moving, points), self._step(plane), 0.0)
