@@ -15,6 +15,7 @@ from robustness_geometry.attacks.hyperplanes import Hyperplanes, likely_nearest,
 from robustness_geometry.attacks.protocol import (
     Bounds,
     Clip,
+    GivenLabels,
     Number,
     as_logits,
     at_least_rounding,
@@ -27,14 +28,7 @@ from robustness_geometry.attacks.protocol import (
     per_image,
 )
 from robustness_geometry.attacks.subspaces import Projection, Subspace, projection_onto
-from robustness_geometry.checks import (
-    GivenLabels,
-    check_choice,
-    check_count,
-    check_norm,
-    check_positive,
-    refuse,
-)
+from robustness_geometry.checks import check_choice, check_count, check_norm, check_positive, refuse
 from robustness_geometry.norms import dual, hyperplane_step, norms
 from robustness_geometry.types import (
     Classifier,
@@ -324,13 +318,10 @@ class Search:
         and a norm below 2, pixels that are held at their bound are left out: a step that insisted
         on them would never arrive.
         """
-        if (
-            self.options.clip is None
-            or self.options.norm >= 2
-            or self.options.variant == "overshot"
-        ):
+        options = self.options
+        if options.clip is None or options.norm >= 2 or options.variant == "overshot":
             return self.project(normals, now)
-        low, high = self.options.clip
+        low, high = options.clip
         floor, ceiling = (points <= low)[:, None], (points >= high)[:, None]
         return normals.masked_fill((floor & (normals < 0)) | (ceiling & (normals > 0)), 0.0)
 

@@ -37,6 +37,7 @@ from robustness_geometry.types import (
 __all__ = [
     "Bounds",
     "Clip",
+    "GivenLabels",
     "Matched",
     "Number",
     "as_logits",
