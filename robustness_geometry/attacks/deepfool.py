@@ -23,6 +23,7 @@ from robustness_geometry.attacks.protocol import (
     Bounds,
     Number,
     as_logits,
+    at_least_rounding,
     check_clip,
     check_input,
     confine,
@@ -242,6 +243,7 @@ class Search:
         # Lines 6 to 10: among the hyperplanes F_k = 0 with normals w_k, find the nearest one.
         plus, minus = self._pairs(now, logits)
         plane = self._nearest(now, points, logits, pull, plus, minus)
+        plane.gaps = at_least_rounding(plane.gaps, self.model, logits)
         # Lines 11 to 13: step onto it. Where no boundary has a gradient, stay.
         moving = ~self.success[now] & torch.isfinite(plane.distances)
         step = torch.where(per_image(moving, points), self._step(plane), 0.0)
@@ -300,13 +302,10 @@ class Search:
         and a norm below 2, pixels that are held at their bound are left out: a step that insisted
         on them would never arrive.
         """
-        if (
-            self.options.clip is None
-            or self.options.norm >= 2
-            or self.options.variant == "overshot"
-        ):
+        options = self.options
+        if options.clip is None or options.norm >= 2 or options.variant == "overshot":
             return self.project(normals, now)
-        low, high = self.options.clip
+        low, high = options.clip
         floor, ceiling = (points <= low)[:, None], (points >= high)[:, None]
         return normals.masked_fill((floor & (normals < 0)) | (ceiling & (normals > 0)), 0.0)
 

@@ -29,6 +29,7 @@ from robustness_geometry.types import (
     Labels,
     Logits,
     Mask,
+    PerImage,
     Perturbed,
     Steps,
     class_logits,
@@ -37,9 +38,11 @@ from robustness_geometry.types import (
 __all__ = [
     "Bounds",
     "Clip",
+    "GivenLabels",
     "Matched",
     "Number",
     "as_logits",
+    "at_least_rounding",
     "attack_name",
     "check_clip",
     "check_input",
@@ -140,6 +143,7 @@ class Matched(nn.Module):
         self.model, self.dtype = model, images.dtype
         found = {each.dtype for each in model.parameters() if each.is_floating_point()}
         self.own = found.pop() if len(found) == 1 else images.dtype
+        self.eps = 0.0  # machine epsilon of the logits, where it is not that of the images
         self.training = False
 
     def forward(self, images: Images) -> Tensor:
@@ -153,7 +157,20 @@ class Matched(nn.Module):
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             shown = Described(f"{images.dtype} {tuple(images.shape)}")
             refuse("images", shown, f"a batch (N, ...) that the network takes; it says: {why}")
+        if raw.dtype == images.dtype:
+            return raw
+        self.eps = torch.finfo(raw.dtype).eps
         return raw.to(images.dtype)
+
+
+def at_least_rounding(gaps: PerImage, model: Classifier, logits: Logits) -> PerImage:
+    """``gaps`` between logits, no smaller than these are rounded in the network's own type.
+
+    A step over a smaller gap would not cross the boundary that the network sees.
+    """
+    if not isinstance(model, Matched) or model.eps <= torch.finfo(logits.dtype).eps:
+        return gaps
+    return gaps.maximum(model.eps * logits.abs().amax(dim=1))
 
 
 def matched(model: Classifier, images: Images) -> Classifier:

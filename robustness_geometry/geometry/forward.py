@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from robustness_geometry.checks import check_classes
 from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
 
-__all__ = ["leads", "rows_at_once"]
+__all__ = ["check_given", "leads", "rows_at_once"]
 
 ROWS = {"cpu": 256, "cuda": 8192}
 """Points in one forward pass: on a CPU the activations of more points leave the cache."""
@@ -30,3 +31,13 @@ def leads(model: Classifier, points: Images, labels: Labels) -> tuple[PerImage, 
     lead = logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(dim=1)
     finite = torch.isfinite(logits).all(dim=1)
     return torch.where(finite, lead, -torch.inf), torch.where(finite, logits.argmax(dim=1), -1)
+
+
+def check_given(model: Classifier, points: Images, **given: Labels | None) -> None:
+    """Check that given labels are classes of ``model``."""
+    if len(points) and any(labels is not None for labels in given.values()):
+        with torch.no_grad():
+            classes = class_logits(logits_at(model, points[:1])).shape[1]
+        for key, labels in given.items():
+            if labels is not None:
+                check_classes(labels, classes, key=key)

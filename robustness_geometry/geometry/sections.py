@@ -13,8 +13,8 @@ from torch import Tensor
 
 from robustness_geometry.attacks.crossings import crossings
 from robustness_geometry.attacks.protocol import check_input, per_image
-from robustness_geometry.checks import Described, GivenLabels, check_classes, check_count, refuse
-from robustness_geometry.geometry.forward import leads, rows_at_once
+from robustness_geometry.checks import Described, GivenLabels, check_count, refuse
+from robustness_geometry.geometry.forward import check_given, leads, rows_at_once
 from robustness_geometry.norms import norms
 from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, Images, Labels, PerImage, class_logits
@@ -111,7 +111,7 @@ def plane_sections(
     """
     model, origins, labels, _ = check_input(model, origins, labels=labels, key="origins")
     own = _predicted(model, origins) if labels is None else labels
-    _check_classes(model, origins, labels=labels)
+    check_given(model, origins, labels=labels)
     rows, columns = y.to(origins), x.to(origins)
     size = len(rows) * len(columns)
 
@@ -261,7 +261,7 @@ def boundary_heights(
     """
     given = check_input(model, origins, labels=labels, targets=targets, key="origins")
     model, origins, labels, targets = cast(tuple[Classifier, Images, Labels, Labels], given)
-    _check_classes(model, origins, labels=labels, targets=targets)
+    check_given(model, origins, labels=labels, targets=targets)
     images = torch.arange(len(origins), device=origins.device).repeat_interleave(offsets.shape[1])
     steps, farthest = offsets.flatten().to(origins), reach.to(origins)[images]
 
@@ -363,16 +363,6 @@ def planar_curvature(
     _, slope, bend = torch.linalg.lstsq(design, values[..., None]).solution[..., 0].unbind(dim=1)
     curvature = -2 * bend / (1 + slope.square()) ** 1.5 / scale[:, 0]
     return torch.where(enough, curvature, torch.nan).to(heights.dtype)
-
-
-def _check_classes(model: Classifier, points: Images, **given: Labels | None) -> None:
-    """Check that given labels are classes of ``model``."""
-    if len(points) and any(labels is not None for labels in given.values()):
-        with torch.no_grad():
-            classes = class_logits(logits_at(model, points[:1])).shape[1]
-        for key, labels in given.items():
-            if labels is not None:
-                check_classes(labels, classes, key=key)
 
 
 def _predicted(model: Classifier, points: Tensor) -> Tensor:
