@@ -47,7 +47,7 @@ def test_the_bound_of_an_affine_network_is_its_distance(norm):
     gaps = logits.gather(1, own[:, None]) - logits
     sizes = norms((weight[own][:, None] - weight).flatten(0, 1), dual(norm)).view(5, 4)
     expected, rivals = (gaps / sizes).nan_to_num(math.inf).min(dim=1)
-    found = lower_bounds(model, images, norm=norm, evaluations=40)
+    found = lower_bounds(model, images, norm=norm, evaluations=12)
     assert bool((found.radii <= expected).all())
     torch.testing.assert_close(found.radii, expected, rtol=0.02, atol=0)
     assert found.rivals.tolist() == rivals.tolist()
@@ -75,7 +75,7 @@ def test_the_box_stands_in_the_way_of_the_nearest_point(norm, free, boxed):
     model = line(3.0, 1.0, offset=-3.5)
     image = torch.tensor([0.9, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
     for clip, distance in ((None, free), ((0, 1), boxed)):
-        low = lower_bounds(model, image, norm=norm, clip=clip, evaluations=40).radii.item()
+        low = lower_bounds(model, image, norm=norm, clip=clip, evaluations=12).radii.item()
         assert 0.98 * distance <= low <= distance
         if norm != 1:
             found = exact_distance(model, image, norm=norm, clip=clip)
@@ -111,11 +111,14 @@ def test_max_pooling_by_brute_force(norm):
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(st.integers(0, 10**6), st.sampled_from([2.0, math.inf]), st.booleans())
 def test_bounds_and_distances_come_in_their_order(seed, norm, deep):
-    model = dense(5, 6, 5, 3, seed=seed) if deep else dense(8, 7, 4, seed=seed)
+    model = dense(4, 4, 3, 3, seed=seed) if deep else dense(6, 6, 3, seed=seed)
     images = pixels(8, 1, 1, model[1].in_features, seed=seed)
     near = boundary_points(model, images)
     images, near = images[near.success], near.found()
-    low, exact = lower_bounds(model, images, norm=norm), exact_distance(model, images, norm=norm)
+    low, exact = (
+        lower_bounds(model, images, norm=norm, steps=2, evaluations=3),
+        exact_distance(model, images, norm=norm),
+    )
     assert set(exact.status) <= {"exact"}
     assert bool((low.radii <= exact.upper * (1 + 1e-9)).all())
     upper = norms(near.perturbations, norm)
@@ -129,7 +132,7 @@ def test_bounds_and_distances_come_in_their_order(seed, norm, deep):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_attacks_fool_outside_the_exact_distance_and_not_inside(norm):
-    model, images = dense(16, 12, 12, 4, seed=5), pixels(12, 1, 4, 4)
+    model, images = dense(16, 8, 6, 4, seed=5), pixels(6, 1, 4, 4)
     exact = exact_distance(model, images, norm=norm)
     assert set(exact.status) == {"exact"}
     generator = torch.Generator().manual_seed(0)
