@@ -132,7 +132,7 @@ def test_bounds_and_distances_come_in_their_order(seed, norm, deep):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_attacks_fool_outside_the_exact_distance_and_not_inside(norm):
-    model, images = dense(16, 8, 6, 4, seed=5), pixels(6, 1, 4, 4)
+    model, images = dense(16, 8, 6, 4, seed=8), pixels(6, 1, 4, 4)
     exact = exact_distance(model, images, norm=norm)
     assert set(exact.status) == {"exact"}
     generator = torch.Generator().manual_seed(0)
@@ -180,7 +180,7 @@ NETWORKS = {
     "average": front(nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True), nn.LeakyReLU(0.1), out=32),
     "means": front(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Dropout(), out=5),
     "two in a row": front(
-        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.ReLU(), out=128
+        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 6, 1), nn.ReLU(), out=384
     ),
     "pooled, then in a row": front(
         nn.Conv2d(2, 3, 3, padding=1),
@@ -299,8 +299,8 @@ def test_a_constant_network_has_no_boundary():
 
 @pytest.mark.parametrize(("name", "share"), [("mnist5k_fc500_150_10", 0.5), ("mnist5k_lenet", 0.1)])
 def test_the_bounds_of_packaged_networks_are_a_share_of_the_distance(name, share):
-    model, images = pretrained(name), mnist5k(test_limit=10).test.images[:2]
+    model, images = pretrained(name), mnist5k(test_limit=200).test.images[:1]
     near = norms(boundary_points(model, images).perturbations)
-    found = lower_bounds(model, images, steps=0, evaluations=2 if "lenet" in name else 4)
+    found = lower_bounds(model, images, steps=0, evaluations=2)
     assert bool((found.radii <= near).all())
     assert (found.radii / near).mean() > share
