@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -108,12 +108,15 @@ def test_max_pooling_by_brute_force(norm):
         assert 0.3 * nearest < radius <= nearest
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.sampled_from([2.0, math.inf]), st.booleans())
 def test_bounds_and_distances_come_in_their_order(seed, norm, deep):
     model = dense(4, 4, 3, 3, seed=seed) if deep else dense(6, 6, 3, seed=seed)
     images = pixels(8, 1, 1, model[1].in_features, seed=seed)
-    near = boundary_points(model, images)
+    try:
+        near = boundary_points(model, images)
+    except InputError:  # all units are dead at all images
+        reject()
     images, near = images[near.success], near.found()
     low, exact = (
         lower_bounds(model, images, norm=norm, steps=2, evaluations=3),
