@@ -100,7 +100,8 @@ class Tree:
                 return
             self._take(found)
             length, best = float(np.linalg.norm(found, ord=self.norm)), None
-            if length > 1.2 * self.upper or math.isinf(self.norm):
+            # Where a region costs a linear program, or limits of pixels, one is enough.
+            if length > 1.2 * self.upper or math.isinf(self.norm) or self.clip is not None:
                 return
             for flipped in self._across(pattern, found):
                 bound, other = self._least(flipped, k)

@@ -255,8 +255,11 @@ def _one(
     shifted = [(inner, weight @ flat + bias), *rest]
     dense = Dense([(w.numpy(), b.numpy()) for w, b in shifted], centre.numpy())
     tree = Tree(dense, rows[0].numpy(), norm, clip, tolerance)
-    for first in start.flatten(1).cpu():
-        tree.offer(np.asarray((first if basis is None else basis.T @ first).numpy()))
+    steps = start.flatten(1).cpu()
+    sizes = norms(steps, norm).nan_to_num(math.inf)
+    for k in sizes.argsort().tolist():
+        if float(sizes[k]) < 1.5 * tree.upper:  # those far longer than the best lead nowhere
+            tree.offer(np.asarray((steps[k] if basis is None else basis.T @ steps[k]).numpy()))
     tree.search(began + limit)
     step = torch.from_numpy(tree.step)
     point = image.cpu() + (step if basis is None else basis @ step).view(image.shape)

