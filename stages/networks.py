@@ -87,6 +87,9 @@ class Candidate:
         if self.recipe is not None:
             instead = ", or a model with a checkpoint or weights"
             check_training_images(self.data.name, len(self.data.train), instead=instead)
+            if self.recipe.augmentation != "none" and not self.data.has_pictures:
+                shown = self.recipe.augmentation
+                refuse("training.augmentation", shown, "none for inputs that are no pictures")
         model = build(self.factory, self.data, 0)
         notes = self._checked(model, trained=self.recipe is None)
         if described and all(experiment.lacks(self.data) for experiment in experiments):

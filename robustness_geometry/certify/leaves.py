@@ -148,6 +148,6 @@ def _least_cube(
     if clip is not None:
         limits[:-1] = np.stack([clip[0] - image, clip[1] - image], axis=1)
     found = linprog(cost, A_ub=system, b_ub=right, bounds=limits, method="highs")
-    if found.status != 0:
+    if found.status != 0 or found.x is None:
         return None, np.zeros(count)
     return found.x[:-1], np.maximum(-found.ineqlin.marginals[:count], 0)

@@ -194,6 +194,8 @@ def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
         >>> crop_flip(torch.rand(2, 3, 32, 32), seeded(0)).shape
         torch.Size([2, 3, 32, 32])
     """
+    if images.ndim != 4:
+        refuse("training.augmentation", "crop_flip", "none for inputs that are no pictures")
     count, _, height, width = images.shape
     shift = torch.randint(2 * PADDING + 1, (2, count, 1), generator=generator)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
