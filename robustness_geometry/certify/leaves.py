@@ -147,7 +147,7 @@ def _least_cube(
     limits[-1, 0] = 0.0
     if clip is not None:
         limits[:-1] = np.stack([clip[0] - image, clip[1] - image], axis=1)
-    found = linprog(cost, A_ub=system, b_ub=right, bounds=limits, method="highs")
-    if found.status != 0 or found.x is None:
+    found: Any = linprog(cost, A_ub=system, b_ub=right, bounds=limits, method="highs")
+    if found.status != 0:
         return None, np.zeros(count)
     return found.x[:-1], np.maximum(-found.ineqlin.marginals[:count], 0)
