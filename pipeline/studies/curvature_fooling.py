@@ -1,5 +1,6 @@
 """Which images the vectors of a subspace fool, beside those of Algorithm 4 (Chapter 6)."""
 
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -77,9 +78,10 @@ def fooled_shares(universal: UniversalStudy, sets: Mapping[str, Tensor]) -> dict
 def noise_norm(universal: UniversalStudy, share: float) -> float:
     """``share`` times the norm that random noise needs, sqrt(d) times the median ||r||_2.
 
-    It is in pixel units.
+    It is in pixel units, and at most the norm of an image of ones: no two images differ by more.
     """
-    return share * float(universal.noise().nanquantile(0.5))
+    largest = math.sqrt(universal.train.images[0].numel())
+    return min(share * float(universal.noise().nanquantile(0.5)), largest)
 
 
 def within(basis: Tensor, like: Images, count: int, radius: float, *purpose: object) -> Tensor:
