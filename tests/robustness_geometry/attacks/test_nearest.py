@@ -7,6 +7,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 from robustness_geometry.attacks import alignment, ddn, deepfool, nearest, pgd
+from robustness_geometry.attacks.nearest import PRUNE
 from robustness_geometry.attacks.steepest import steepest_curve
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import Ball, orthonormalise
@@ -159,7 +160,7 @@ def test_on_networks_no_point_is_farther_than_that_of_deepfool(seed, unit, norm,
     model = Small(seed, unit)
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(3, 1, 3, 3, generator=generator, dtype=torch.float64)
-    first = deepfool(model, images, norm=norm, clip=clip, prune=2)
+    first = deepfool(model, images, norm=norm, clip=clip, prune=PRUNE)
     found = nearest(model, images, norm=norm, clip=clip, start="deepfool")
     both = nearest(model, images, norm=norm, clip=clip)
     for result in (found, both):
