@@ -25,6 +25,7 @@ from robustness_geometry.certify.operations import (
     Sum,
 )
 from robustness_geometry.checks import Described, InputError, check_logits, refuse
+from robustness_geometry.models.normalisation import Normalise
 from robustness_geometry.types import Classifier
 
 __all__ = ["read"]
@@ -65,10 +66,17 @@ def read(model: Classifier, shape: Shape) -> list[Node]:
             it.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # a trace runs the model's code, which may raise anything
         _refuse_untraced(model, error)
     return _Reader(model, graph).read(shape)
+
+
+class _Tracer(fx.Tracer):
+    """Traces a network down to PyTorch's layers, and the layer that normalises images."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Normalise) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
@@ -76,7 +84,7 @@ def _refuse_untraced(model: nn.Module, error: Exception) -> NoReturn:
     name, kind = "", type(model).__name__
     for inner, module in model.named_modules():
         try:
-            fx.Tracer().trace(module)
+            _Tracer().trace(module)
         except Exception:  # the innermost module that fails comes last, behind its parents
             if inner.startswith(name):
                 name, kind = inner, type(module).__name__
@@ -178,15 +186,16 @@ class _Reader(fx.Interpreter):
                 if layer.running_mean is None or layer.running_var is None:
                     self._refuse(n, "normalises by the batch")
                 return _batch_norm(layer, layer.running_mean, layer.running_var, shape), inputs
-            case nn.ReLU():
-                return Rectifier(0.0), inputs
-            case nn.LeakyReLU():
-                return self._rectifier(n, layer.negative_slope), inputs
+            case nn.ReLU() | nn.LeakyReLU():
+                return self._rectifier(n, getattr(layer, "negative_slope", 0.0)), inputs
             case nn.MaxPool2d() if not layer.return_indices:
                 options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
                 return _maximum(shape, out, *options), inputs
             case nn.AvgPool1d() | nn.AvgPool2d() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d():
                 return Pooling(layer), inputs
+            case Normalise():
+                mean, std = _per_channel(layer.mean, shape), _per_channel(layer.std, shape)
+                return _scale(1 / std, -mean / std, out, result), inputs
             case _ if isinstance(layer, _NOTHING):
                 return Reshape(out), inputs
             case _:
@@ -301,6 +310,11 @@ class _Reader(fx.Interpreter):
 
 def _double(values: Tensor) -> Tensor:
     return values.detach().to(torch.float64)
+
+
+def _per_channel(values: Tensor, shape: Shape) -> Tensor:
+    """Values (1, C, 1, 1) or (1, C, H, W) of a layer, for inputs of ``shape``."""
+    return _double(values if len(shape) == 3 else values.view(1, -1, *[1] * (len(shape) - 1)))
 
 
 def _bias(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Tensor:
