@@ -21,7 +21,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.processes import dvc_ancestor
 from pipeline.storage import refuse_full_disk
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.types import Dataset, Network
 from stages.command_line import command_line
 from stages.config import Config, typed
@@ -70,7 +70,7 @@ def run_stage(stage: str, config: Config) -> None:
         gc.enable()  # the libraries are there
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
         data = {each.name: each.data for each in chosen}
-        findings = {e.name: _measured(e, networks, data, executor) for e in experiments}
+        findings, refused = _all_measured(experiments, networks, data, executor)
         if config.network is None and stage not in ACROSS:
             notes = [*notes, f"Budget {config.budget.name}: {config.budget.description}."]
         for measured in findings.values():
@@ -95,12 +95,41 @@ def run_stage(stage: str, config: Config) -> None:
             if table := headlines(findings):
                 print(table)
             print(f"{stage}: the results are in {_shown(folder)}")
+        if refused:
+            raise InputError("; ".join(refused))
 
 
 def _check_precision(stage: str, precision: str) -> None:
     """Refuse half precision where the stage measures differences of gradients."""
     if precision in ("bf16-mixed", "16-mixed") and stage not in MIXED:
         refuse("executor.precision", precision, f"32-true or 64-true in the stage {stage}")
+
+
+def _all_measured(
+    experiments: Sequence[Experiment],
+    networks: Mapping[str, Network],
+    data: Mapping[str, Dataset],
+    executor: Executor,
+) -> tuple[dict[str, Findings], list[str]]:
+    """The findings of all experiments, and the errors of those that cannot use what they are given.
+
+    Where others have results, these are written before the error ends the run.
+
+    Raises:
+        InputError: no experiment has results.
+    """
+    findings, refused = dict[str, Findings](), list[str]()
+    for each in experiments:
+        try:
+            findings[each.name] = _measured(each, networks, data, executor)
+        except InputError as error:
+            if len(experiments) == 1:
+                raise
+            refused.append(f"{each.name}: {error}")
+            findings[each.name] = Findings(notes=[f"Not measured: {error}."])
+    if len(refused) == len(experiments):
+        raise InputError("; ".join(refused))
+    return findings, refused
 
 
 def _measured(

@@ -29,7 +29,7 @@ from pipeline.studies.curvature_settings import (
     check_products,
 )
 from pipeline.studies.subject import Subject
-from robustness_geometry.checks import Described, refuse
+from robustness_geometry.checks import Described, InputError, refuse
 from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.geometry import (
     Boundary,
@@ -281,7 +281,11 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
                 self.settings.leading,
                 f"large enough for {count} directions of {len(chosen)} images",
             )
-        return shared_directions(leading.float(), count).basis
+        try:
+            return shared_directions(leading.float(), count).basis
+        except InputError as error:  # the directions of several images coincide
+            wanted = f"large enough for {count} independent directions ({error})"
+            refuse("leading", self.settings.leading, wanted)
 
     def shared_at(
         self: "CurvatureStudy[SharedDirections]", h: float, count: int

@@ -74,8 +74,10 @@ def uap_set_size(
     studies = universal_studies(network, data, settings, executor)
     sizes = _sizes(settings, len(data.classes), len(studies[0].train))
     samples = stack(executor.each(lambda study: _measure(study, sizes, settings), studies))
-    statistics = {f"fool_val_{size}": mean(str(size)) for size in sizes} | {
-        "fool_val_half": mean(str(_half(len(data.classes)))),
+    half = _half(len(data.classes))
+    statistics = {
+        **{f"fool_val_{size}": mean(str(size)) for size in sizes},
+        **({"fool_val_half": mean(str(half))} if half in sizes else {}),
         "fool_random": mean("random"),
         "spearman": of_means([str(size) for size in sizes], partial(spearman, sizes)),
     }
@@ -94,11 +96,11 @@ def _half(classes: int) -> int:
 
 
 def _sizes(settings: Settings, classes: int, largest: int) -> list[int]:
-    if largest <= _half(classes):
-        refuse("train_samples", largest, f"more than half the number of classes, {_half(classes)}")
-    return sorted(
-        {size for size in (*settings.sizes, _half(classes)) if size < largest} | {largest}
-    )
+    """The sizes below that of the largest X, and this; half the number of classes if it is one."""
+    smaller = {size for size in (*settings.sizes, _half(classes)) if size < largest}
+    if not smaller:
+        refuse("train_samples", largest, f"more than {min(*settings.sizes, _half(classes))}")
+    return sorted(smaller | {largest})
 
 
 def _measure(study: UniversalStudy, sizes: Sequence[int], settings: Settings) -> dict[str, Tensor]:
@@ -181,7 +183,7 @@ def _notes(
         f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to "
         f"{settings.draws} choice(s) of "
         f"images, whose fooling is averaged. {_half(classes)} is half the number of classes, as "
-        "the thesis' 500.",
+        f"the thesis' 500{'' if _half(classes) in sizes else ', for which X is too small here'}.",
         "A choice to which the classifier gives one label alone makes no vector and is left out. "
         "The radius is that of "
         "the largest X throughout; the thesis does not name the norm.",

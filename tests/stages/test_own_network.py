@@ -145,3 +145,28 @@ def test_a_table_runs_through_the_chapters(table, monkeypatch, capsys, tmp_path,
         for name in ("dct_bands", "watermark"):
             assert not measured[name]["numbers"]
             assert any("pictures" in note for note in measured[name]["notes"])
+
+
+def test_an_experiment_that_refuses_its_data_leaves_the_others(
+    table, monkeypatch, capsys, tmp_path
+):
+    """Paths between images that share a label need more of them than there are."""
+    with pytest.raises(SystemExit) as stopped:
+        run(
+            monkeypatch,
+            "topology",
+            f"executor.work={table / 'work'}",
+            f"hydra.run.dir={tmp_path / 'out'}",
+            f"model.target={__name__}.table_network",
+            f"model.checkpoint={table / 'weights.safetensors'}",
+            "dataset=arrays",
+            f"dataset.path={table / 'table.npz'}",
+            "dataset.bounds=[-3,3]",
+            "settings.convex_mixing.sizes=[2,3,40]",
+        )
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("topology: convex_mixing: sizes must be at most")
+    measured = json.loads((tmp_path / "out" / "metrics.json").read_text())["experiments"]
+    assert measured["path_connectivity"]["numbers"]
+    assert measured["convex_mixing"]["notes"][0].startswith("Not measured: sizes must be at most")
