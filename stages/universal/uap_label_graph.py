@@ -325,6 +325,10 @@ def _draw(
         )
     axes.set_title(title, loc="center", fontsize=11)
     axes.margins(0.16)
+    # Two labels stand above each other: an axis without an extent cannot be drawn.
+    for (low, high), widen in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        if high - low < 1:
+            widen((low + high - 1) / 2, (low + high + 1) / 2)
     axes.set_aspect("equal")
 
 

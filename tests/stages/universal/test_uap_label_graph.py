@@ -1,5 +1,7 @@
 import math
 
+import matplotlib.pyplot as plt
+import networkx as nx
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from stages.universal.uap_label_graph import (
     MEASURES,
     Settings,
     _dominant,
+    _draw,
     _parts,
     _rings,
     label_graph,
@@ -77,3 +80,14 @@ def test_the_graph_of_a_network(small, executor, looked_at):
     assert set(found.tables["edges"].seed) == {0, 1}
     assert (found.tables["edges"].label != found.tables["edges"].becomes).all()
     assert looked_at(found) == ["figure_4_7", "figure_4_8"]
+
+
+def test_two_labels_one_above_the_other_can_be_drawn(small, tmp_path):
+    figure, axes = plt.subplots(figsize=(2, 2))
+    graph = nx.DiGraph()
+    graph.add_edge(1, 0, share=1.0)
+    _draw(axes, graph, small.dataset(2), "two labels")
+    for low, high in (axes.get_xlim(), axes.get_ylim()):
+        assert high - low >= 1
+    figure.savefig(tmp_path / "two.png")
+    plt.close(figure)
