@@ -82,10 +82,12 @@ def uap_set_size(
         "spearman": of_means([str(size) for size in sizes], partial(spearman, sizes)),
     }
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    # A size of which no choice makes a vector has no number.
+    made = [size for size in sizes if f"fool_val_{size}" in numbers]
     return Findings(
         numbers=numbers,
-        tables={"figure_4_6": _table(sizes, numbers)},
-        figures={"figure_4_6": _figure(network, sizes, numbers, settings)},
+        tables={"figure_4_6": _table(made, numbers)},
+        figures={"figure_4_6": _figure(network, made, numbers, settings)} if made else {},
         notes=_notes(studies, sizes, len(data.classes), settings),
     )
 

@@ -1,7 +1,11 @@
+import sys
+
 import pytest
 
 from robustness_geometry.checks import InputError
 from stages.universal.uap_set_size import Settings, uap_set_size
+
+uap_set_size_module = sys.modules["stages.universal.uap_set_size"]
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +53,20 @@ def test_x_must_be_larger_than_half_the_classes(small, executor):
 def test_settings_out_of_range_are_refused(options, key):
     with pytest.raises(InputError, match=f"{key} must be"):
         Settings(**options)
+
+
+def test_a_size_that_makes_no_vector_is_left_out(small, executor, monkeypatch):
+    """As where the classifier gives one label to all images of each choice."""
+    left_out = ("fool_val_2", "fool_val_half")
+    monkeypatch.setattr(
+        uap_set_size_module,
+        "measured",
+        lambda numbers: {name: v for name, v in numbers.items() if name not in left_out},
+    )
+    settings = Settings(
+        attack=small.attack, train_samples=20, samples=10, sizes=(10,), draws=1, resamples=20
+    )
+    network = small.network({0: small.affine(4)})
+    found = uap_set_size(network, small.dataset(4), settings, executor.scope("left out"))
+    assert list(found.tables["figure_4_6"].images_in_X) == [10, 20]
+    assert set(found.figures) == {"figure_4_6"}
