@@ -1,6 +1,7 @@
 """Shared set-up: shapes in signatures are checked while the tests run."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
+    # A list of fonts of the tests' own: that of the home folder may tell of another installation.
+    _fonts = tempfile.TemporaryDirectory(prefix="fonts-", ignore_cleanup_errors=True)
+    os.environ["MPLCONFIGDIR"] = _fonts.name
 
 from jaxtyping import install_import_hook
 
