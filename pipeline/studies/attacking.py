@@ -10,8 +10,8 @@ from torch import Tensor
 from pipeline.evaluation import judged, valid
 from pipeline.executor import Executor, Mapped
 from pipeline.studies.subject import placed
-from robustness_geometry.attacks import deepfool, fgsm, fgsm_smallest_eps
-from robustness_geometry.attacks.protocol import attack_name, takes_generator
+from robustness_geometry.attacks import alignment, deepfool, fgsm, fgsm_smallest_eps
+from robustness_geometry.attacks.protocol import Clip, attack_name, takes_generator
 from robustness_geometry.checks import check_norm
 from robustness_geometry.norms import norms, relative_norms
 from robustness_geometry.types import Attack, Classifier, Images, Perturbed, predict
@@ -19,6 +19,7 @@ from robustness_geometry.types import Attack, Classifier, Images, Perturbed, pre
 __all__ = [
     "EPS_MAX",
     "SharedEps",
+    "alignments",
     "deepfool_of",
     "fgsm_at_rate",
     "fooled_at",
@@ -60,6 +61,28 @@ def run(attack: Attack, model: Classifier, images: Tensor, executor: Executor) -
     return executor.cached(
         partial(judged, attack, model), images, randomness=takes_generator(attack)
     )
+
+
+def alignments(
+    result: Perturbed,
+    model: Classifier,
+    images: Images,
+    executor: Executor,
+    *,
+    norm: float = 2.0,
+    clip: Clip = None,
+) -> Tensor:
+    """How nearly the perturbations are smallest ones, to first order; cos(r, n) in l_2.
+
+    Every table of minimum norms has it beside them; 1 is the best. Computed once for all
+    experiments.
+
+    Returns:
+        (N,) in float64, NaN where the attack failed, r = 0 or the gradient is zero.
+    """
+    measure = partial(alignment, model, norm=norm, clip=clip)
+    values = executor.cached(measure, images, result.perturbations).value
+    return valid(values, result.success)
 
 
 def relative(

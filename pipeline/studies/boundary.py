@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.evaluation import judged
 from pipeline.executor import Executor
 from pipeline.studies.attacking import deepfool_of
-from robustness_geometry.attacks import deepfool
+from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import Boundary, RandomSubspaces, boundary_points
 from robustness_geometry.norms import norms
@@ -20,8 +20,9 @@ from robustness_geometry.types import Attack, Classifier, Images, Perturbed
 
 __all__ = [
     "BoundarySettings",
+    "closest_points",
+    "crossing_points",
     "in_own_subspace",
-    "nearest_points",
     "once",
     "or_infinite",
 ]
@@ -75,15 +76,26 @@ def in_own_subspace(
     return judged(deepfool_of(attack, norm=2.0, clip=None, subspace=subspaces), model, images)
 
 
-def nearest_points(
+def closest_points(model: Classifier, images: Images, executor: Executor) -> Boundary:
+    """The points of the boundary closest to the images, by :func:`nearest` and further projections.
+
+    Equations 6.1 and 7.1 define r as the smallest perturbation. Computed once for all experiments.
+    """
+    return executor.cached(partial(boundary_points, model, attack=nearest), images).value
+
+
+def crossing_points(
     attack: Attack, model: Classifier, images: Images, executor: Executor
 ) -> Boundary:
-    """The points of the boundary nearest to the images, refined by projections.
+    """The points x + t r, 0 < t <= 1, at which the perturbations r of DeepFool cross the boundary.
 
-    Computed once for all experiments.
+    So the thesis, which takes DeepFool's perturbations, has measured. Computed once for all
+    experiments.
     """
-    search = partial(boundary_points, model, attack=deepfool_of(attack, norm=2.0, clip=None))
-    return executor.cached(search, images).value
+    outward = deepfool_of(attack, norm=2.0, clip=None)
+    return executor.cached(
+        partial(boundary_points, model, attack=outward, refinements=0), images
+    ).value
 
 
 def or_infinite(result: Perturbed) -> Tensor:

@@ -16,7 +16,7 @@ from pipeline.bootstrap import measured
 from pipeline.evaluation import held_out
 from pipeline.executor import Executor
 from pipeline.statistics import Estimate
-from pipeline.studies.boundary import nearest_points
+from pipeline.studies.boundary import closest_points
 from pipeline.studies.curvature_measures import along, at_random, ends, extremes, inside
 from pipeline.studies.curvature_settings import (
     Curvatures,
@@ -93,7 +93,7 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
 
     def near(self, images: Images) -> Boundary:
         """The points of the boundary nearest to images, NaN where there is none."""
-        return nearest_points(self.settings.boundary_attack, self.model, images, self.executor)
+        return closest_points(self.model, images, self.executor)
 
     @cached_property
     def near_train(self) -> Boundary:

@@ -20,7 +20,7 @@ from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, histogram_figure, styled
 from pipeline.statistics import Estimate, Statistic, median, scaled_median_of_ratios, share, stack
 from pipeline.studies.attacking import deepfool_of, run
-from pipeline.studies.boundary import BoundarySettings, nearest_points
+from pipeline.studies.boundary import BoundarySettings, closest_points
 from pipeline.studies.subject import placed
 from pipeline.tables import columns
 from robustness_geometry.attacks import pgd
@@ -118,7 +118,7 @@ def _measure(
     model: Classifier, images: Images, settings: Settings, executor: Executor
 ) -> tuple[dict[str, Tensor], Boundary]:
     """Name -> (n,) values of one training seed, and the nearest points that they rest on."""
-    nearest = nearest_points(settings.boundary_attack, model, images, executor)
+    nearest = closest_points(model, images, executor)
     attacked = run(
         deepfool_of(settings.boundary_attack, norm=2.0, clip=None), model, images, executor
     ).value

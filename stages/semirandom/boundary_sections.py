@@ -21,7 +21,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, styled
 from pipeline.statistics import Estimate, Statistic, median, ratio_of_medians, stack
-from pipeline.studies.boundary import BoundarySettings, nearest_points
+from pipeline.studies.boundary import BoundarySettings, closest_points
 from pipeline.studies.flatness import flatness
 from pipeline.studies.regions import draw_regions
 from pipeline.studies.subject import placed
@@ -116,7 +116,7 @@ def boundary_sections(
     found = []
     for seed, model in sorted(network.models.items()):
         scope = executor.for_seed(seed)
-        nearest = nearest_points(settings.boundary_attack, model, images, scope)
+        nearest = closest_points(model, images, scope)
         names = ("points", "perturbations", "normals", "labels", "targets", "success")
         rows = [getattr(nearest, name) for name in names]
         measure = partial(flatness, settings.widths, settings.h, settings.steps, model)
