@@ -1,4 +1,4 @@
-"""The smallest perturbation that can be found fast: close boundary points, by descent and projections."""
+"""The smallest perturbation that can be found fast: a close boundary point, by projections."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
