@@ -82,7 +82,7 @@ class Settings:
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
     lbfgs: Attack = field(default_factory=lambda: partial(lbfgs, constants=6, steps=20))
-    judge: Attack = field(default_factory=lambda: partial(nearest))
+    judge: Attack = field(default_factory=lambda: partial(nearest, start="both"))
     samples: int = 1000
     lbfgs_samples: int = 100
     judge_samples: int = 1000

@@ -76,7 +76,7 @@ class Settings:
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
-    judge: Attack = field(default_factory=lambda: partial(nearest, norm=math.inf))
+    judge: Attack = field(default_factory=lambda: partial(nearest, norm=math.inf, start="both"))
     samples: int = 1000
     judge_samples: int = 1000
     fooling_rate: float = 0.9
