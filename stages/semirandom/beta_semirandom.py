@@ -40,6 +40,9 @@ Without a suffix both are the smallest that any search found; DeepFool in both p
 thesis measured the ratio.
 """
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0, seeds=0)
+"""Stands for a number without a case."""
+
 DELTA = 0.002
 """delta of Theorem 1: with ten classes it promises 1 - 2 (L + 1) delta = 0.956; 0.05 promises
 nothing."""
@@ -271,11 +274,15 @@ def _table(
 ) -> pd.DataFrame:
     """Table 5.1 for one network, one row per d / m and search."""
     rows = []
+
+    def shown(name: str) -> Estimate:
+        return numbers.get(name, UNKNOWN)
+
     for ratio, m in dimensions.items():
         bounds = theorem1_bounds(d, m, DELTA, classes)
         law = {
-            "beta_flat": numbers[f"beta_flat_{ratio}"].value,
-            "std_flat": numbers[f"std_flat_{ratio}"].value,
+            "beta_flat": shown(f"beta_flat_{ratio}").value,
+            "std_flat": shown(f"std_flat_{ratio}").value,
             "beta_flat_two_classes": expected_beta(d, m),
             "std_flat_two_classes": beta_spread(d, m),
             "theorem1_low": math.sqrt(m / d) * bounds.low,
@@ -283,16 +290,14 @@ def _table(
             "theorem1_promises": bounds.probability,
         }
         for suffix, search in SEARCHES.items():
-            beta = numbers.get(f"beta_{ratio}{suffix}")
-            if beta is None:
-                continue
+            beta = shown(f"beta_{ratio}{suffix}")
             row = {"m_over_d": f"1/{ratio}", "m": m, "search": search, **columns("beta", beta)}
-            row |= columns("std", numbers[f"std_{ratio}{suffix}"])
+            row |= columns("std", shown(f"std_{ratio}{suffix}"))
             row |= {
-                "median": numbers[f"median_{ratio}{suffix}"].value,
-                "cos(r*, n)": numbers[f"alignment{suffix}"].value,
-                "cos(r_S, P_S n)": numbers[f"alignment_inside_{ratio}{suffix}"].value,
-                "share_within_theorem1": numbers[f"share_within_theorem1_{ratio}{suffix}"].value,
+                "median": shown(f"median_{ratio}{suffix}").value,
+                "cos(r*, n)": shown(f"alignment{suffix}").value,
+                "cos(r_S, P_S n)": shown(f"alignment_inside_{ratio}{suffix}").value,
+                "share_within_theorem1": shown(f"share_within_theorem1_{ratio}{suffix}").value,
                 **law,
                 "failed": int(samples[_name(ratio, suffix)].isnan().sum()),
             }
