@@ -356,7 +356,8 @@ def _notes(
         notes.append(
             f"{search}: in {failed} of {cases.numel()} cases ({failed / cases.numel():.2%}) no "
             "perturbation was found. The means leave them out; they are the hard cases, so that "
-            "beta and its spread are then too small. The medians count them as infinite."
+            "beta and its spread are then too small. The medians count them as infinite: a region "
+            "may have no end inside a subspace, or one so far away that it decides a mean."
         )
     return [
         *notes,
