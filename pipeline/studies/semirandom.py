@@ -292,14 +292,12 @@ def flat_ratios(
     values, vectors = np.linalg.eigh((flat @ flat.mT).cpu().numpy())
     # Rows a_k with <a_k, a_l> = <w_k, w_l>: the normals in coordinates of their span.
     coordinates = vectors * np.sqrt(values.clip(min=0))[:, None]
-    ratios = np.stack(
-        [
-            [_drawn(gap, rows, d, m, draws, (g.initial_seed(), m)) for m in dimensions]
-            for gap, rows, g in zip(gaps, coordinates, generator, strict=True)
-        ]
-        or [np.zeros((len(dimensions), draws))]
-    )
-    return torch.from_numpy(ratios[: len(images)])
+    ratios = np.empty((len(images), len(dimensions), draws))
+    for row, numbers in enumerate(generator):
+        for place, m in enumerate(dimensions):
+            seed = (numbers.initial_seed(), m)
+            ratios[row, place] = _drawn(gaps[row], coordinates[row], d, m, draws, seed)
+    return torch.from_numpy(ratios)
 
 
 def _drawn(

@@ -186,7 +186,7 @@ def _ratios(
 ) -> dict[str, Tensor]:
     """What one d / m adds: scaled ratios, infinite ones for medians, Theorem 1, and alignments."""
     bounds = theorem1_bounds(d, m, DELTA, classes)
-    quantities = {}
+    quantities: dict[str, Tensor] = {}
     for suffix, result in (("", inside.best), (" (DeepFool)", inside.deepfool)):
         found = norms(result.perturbations).double() / worst[suffix]
         known = found.masked_fill(~result.success & ~worst[suffix].isnan(), math.inf)

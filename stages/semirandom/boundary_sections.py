@@ -203,7 +203,7 @@ def _quantities(
     d: int,
 ) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed, at both points."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for suffix, rows in points.items():
         lengths, success = norms(rows["r"]).double(), rows["success"]
         own = {
