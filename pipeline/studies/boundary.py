@@ -1,7 +1,7 @@
-"""The boundary near held-out images (Chapter 5): settings, nearest points, semi-random attacks."""
+"""The boundary near held-out images (Chapter 5): settings, closest points and crossings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
@@ -9,20 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.evaluation import judged
 from pipeline.executor import Executor
 from pipeline.studies.attacking import deepfool_of
 from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.checks import check_count
-from robustness_geometry.geometry import Boundary, RandomSubspaces, boundary_points
+from robustness_geometry.geometry import Boundary, boundary_points
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Attack, Classifier, Images, Perturbed
 
 __all__ = [
     "BoundarySettings",
+    "as_perturbed",
     "closest_points",
     "crossing_points",
-    "in_own_subspace",
     "once",
     "or_infinite",
 ]
@@ -51,31 +50,6 @@ class BoundarySettings:
         check_count("resamples", self.resamples)
 
 
-def in_own_subspace(
-    attack: Attack,
-    m: int,
-    seed: int,
-    model: Classifier,
-    images: Images,
-    *,
-    generator: Sequence[torch.Generator],
-) -> Perturbed:
-    """DeepFool on each image inside its own random m-dimensional subspace.
-
-    Algorithm 3 and the semi-random regime of Section 5.3.
-
-    Args:
-        attack: the boundary attack.
-        m: dimension of the subspaces.
-        seed: seed of the frame that all subspaces share.
-        model: the classifier.
-        images: (N, C, H, W).
-        generator: one generator per image.
-    """
-    subspaces = RandomSubspaces(images.shape[1:], m, generator, seed=seed, like=images[:0])
-    return judged(deepfool_of(attack, norm=2.0, clip=None, subspace=subspaces), model, images)
-
-
 def closest_points(model: Classifier, images: Images, executor: Executor) -> Boundary:
     """The points of the boundary closest to the images, by :func:`nearest` and further projections.
 
@@ -98,6 +72,18 @@ def crossing_points(
     return executor.cached(
         partial(boundary_points, model, attack=outward, refinements=0), images
     ).value
+
+
+def as_perturbed(found: Boundary) -> Perturbed:
+    """Points of the boundary as an attack's result: r leads to the class on the other side."""
+    return Perturbed(
+        found.perturbations,
+        found.labels,
+        found.targets,
+        found.success,
+        torch.zeros_like(found.labels),
+        found.angles.cos(),
+    )
 
 
 def or_infinite(result: Perturbed) -> Tensor:

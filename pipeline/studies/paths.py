@@ -23,6 +23,7 @@ __all__ = [
     "JoinedPairs",
     "PathSettings",
     "endpoints",
+    "into_region",
     "joined_pairs",
     "own_labels",
     "search",
@@ -50,7 +51,9 @@ class PathSettings:
             the perturbation, above 0. Algorithm 5 asks for the smallest way into the region; but
             along a boundary that bends away from the region, a segment between two points on it is
             outside by a quarter of what the segment before was, so that anything below 1/4 never
-            gets inside.
+            gets inside. A larger one lengthens the paths and leaves them fewer anchor points.
+        attack_steps: largest number of steps of that attack, whatever number it has elsewhere: with
+            50 it gives up on points from which DeepFool only creeps into a region.
         pairs: number of pairs of each scenario.
         spacing: distance between the samples at which a path is checked, as a share of the pair's
             distance, in (0, 1].
@@ -62,19 +65,23 @@ class PathSettings:
     """
 
     boundary_attack: Attack = field(default_factory=lambda: partial(deepfool))
-    overshoot: float = 1.0
+    overshoot: float = 0.4
+    attack_steps: int = 300
     pairs: int = 1000
     spacing: float = 1e-4
-    depth: int = 12
+    depth: int = 16
     safety: float | None = None
     resamples: int = 2000
 
-    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {"boundary_attack": {"norm": ""}}
+    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "boundary_attack": {"norm": "", "steps": "topology.attack_steps"}
+    }
     """Attack -> its options that the experiments set themselves, whatever is given."""
 
     def __post_init__(self) -> None:
         check_count("pairs", self.pairs)
         check_positive("overshoot", self.overshoot)
+        check_count("attack_steps", self.attack_steps)
         check_count("resamples", self.resamples)
         check_count("depth", self.depth, minimum=10)
         if not 0 < self.spacing <= 1:
@@ -90,6 +97,8 @@ class JoinedPairs:
     Attributes:
         starts: (N, C, H, W).
         ends: (N, C, H, W), NaN where no point of the region was found.
+        paired: (N,) whether there is a second point to start from: an image has no partner where
+            no other has its label, or all have.
         reached: (N,) whether both points lie in the region.
         found: (N,) whether a path was found.
         straight: (N,) whether the straight segment stays in the region.
@@ -103,6 +112,7 @@ class JoinedPairs:
 
     starts: Tensor
     ends: Tensor
+    paired: Tensor
     reached: Tensor
     found: Tensor
     straight: Tensor
@@ -141,13 +151,18 @@ def search(
     return partial(
         connect,
         model,
-        attack=deepfool_of(settings.boundary_attack, norm=2.0),
-        inward=deepfool_of(settings.boundary_attack, norm=2.0, overshoot=settings.overshoot),
+        attack=into_region(settings),
+        inward=into_region(settings, overshoot=settings.overshoot),
         targeted=targeted,
         spacing=settings.spacing,
         depth=settings.depth,
         safety=None if full else settings.safety,
     )
+
+
+def into_region(settings: PathSettings, **options: object) -> Attack:
+    """The attack that moves points into a region, with enough steps and further ``options``."""
+    return deepfool_of(settings.boundary_attack, norm=2.0, steps=settings.attack_steps, **options)
 
 
 def connect(
@@ -205,6 +220,7 @@ def connect(
     return JoinedPairs(
         starts=starts,
         ends=ends.masked_fill(~reached.view(-1, *[1] * (ends.ndim - 1)), torch.nan),
+        paired=labels >= 0,
         reached=reached,
         found=filled(zero, [path.found for path in paths]).bool(),
         straight=filled(zero, [path.straight for path in paths]).bool(),

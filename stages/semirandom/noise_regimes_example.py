@@ -1,7 +1,8 @@
 """Random noise, semi-random and worst-case perturbations (Section 5.6, Figure 5.4)."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.bootstrap import measured, paired_bootstrap
-from pipeline.evaluation import held_out, judged
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
@@ -25,10 +26,10 @@ from pipeline.statistics import (
     share,
     stack,
 )
-from pipeline.studies.attacking import deepfool_of, run
-from pipeline.studies.boundary import BoundarySettings, in_own_subspace, or_infinite
+from pipeline.studies.attacking import alignments, deepfool_of, run
+from pipeline.studies.boundary import BoundarySettings, as_perturbed, closest_points, or_infinite
+from pipeline.studies.semirandom import search_inside
 from pipeline.tables import class_name, columns
-from robustness_geometry.attacks import random_noise
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Dataset, Images, Network, Perturbed
@@ -40,6 +41,14 @@ SECTION = "Section 5.6, Figure 5.4"
 REGIMES = {"random": "random noise", "semirandom": "semi-random", "worst": "worst case"}
 """Suffix of the numbers -> the name of the regime in tables and figures."""
 
+DEEPFOOL = {"semirandom": "semirandom (DeepFool)", "worst": "worst (DeepFool)"}
+"""Regime -> the name of what DeepFool finds in it, as the thesis measured it."""
+
+SHOWN = {name: ("closest", title) for name, title in REGIMES.items()} | {
+    found: ("DeepFool", REGIMES[name]) for name, found in DEEPFOOL.items()
+}
+"""Quantity -> its search and the name of its regime in the table."""
+
 
 @dataclass(frozen=True)
 class Settings(BoundarySettings):
@@ -47,12 +56,16 @@ class Settings(BoundarySettings):
 
     Attributes:
         m: dimension of the semi-random subspaces, at least 2 and below that of the images.
+        lines: number of random lines of each subspace, at least 1, along which the first change of
+            label is searched; the first one is the random noise.
     """
 
     m: int = 10
+    lines: int = 30
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_count("lines", self.lines)
         check_count("m", self.m, minimum=2)
 
     def check(self, data: Dataset) -> None:
@@ -72,7 +85,9 @@ def noise_regimes_example(
 
     Random noise is the smallest |t| at which the label changes along a random line through the
     image, in either direction; a semi-random perturbation is the smallest one found in m random
-    dimensions, the worst case the smallest one found at all (Section 5.3).
+    dimensions, the worst case the smallest one found at all (Section 5.3). The line is drawn in the
+    random subspace, and so uniform among all lines, so that no semi-random perturbation can be
+    longer than the noise.
 
     Args:
         network: the trained classifiers.
@@ -82,8 +97,8 @@ def noise_regimes_example(
 
     Returns:
         The median norms, their differences and ratios, and the share of images that all three
-        perturbations take to one label; as tensors, the norms (seeds, images), infinite where no
-        perturbation was found.
+        perturbations take to one label; all of them again with DeepFool as the only search. As
+        tensors, the norms (seeds, images), infinite where no perturbation was found.
 
     References:
         Sections 5.3 and 5.6 of the thesis; Fawzi, Moosavi-Dezfooli and Frossard, "Robustness of
@@ -105,57 +120,82 @@ def noise_regimes_example(
             "norms": _histogram(network, samples),
         },
         tensors={f"norm_{name}": samples[name].float() for name in REGIMES},
-        notes=_notes(samples, settings.m, d),
+        notes=_notes(samples, settings, d),
     )
 
 
 def _measure(
     model: Classifier, images: Images, settings: Settings, executor: Executor, seed: int
 ) -> dict[str, Perturbed]:
-    """Regime -> the perturbations of one training seed."""
+    """Quantity -> the perturbations of one training seed, with their alignment."""
     attack = settings.boundary_attack
-    noise = partial(judged, partial(random_noise, two_sided=True), model)
-    inside = partial(in_own_subspace, attack, settings.m, seed, model)
+    search = partial(search_inside, attack, settings.m, settings.lines, seed, True, model)
+    inside = executor.map(search, images, randomness=True).value
+    found = run(deepfool_of(attack, norm=2.0, clip=None), model, images, executor).value
     return {
-        "random": executor.map(noise, images, randomness=True).value,
-        "semirandom": executor.map(inside, images, randomness=True).value,
-        "worst": run(deepfool_of(attack, norm=2.0, clip=None), model, images, executor).value,
+        "random": inside.line,
+        "semirandom": inside.best,
+        "worst": as_perturbed(closest_points(model, images, executor)),
+        DEEPFOOL["semirandom"]: inside.deepfool,
+        DEEPFOOL["worst"]: replace(found, alignment=alignments(found, model, images, executor)),
     }
 
 
-def _quantities(results: dict[str, Perturbed]) -> dict[str, Tensor]:
-    """Name -> (n,) values of one seed: norms, and whether all regimes lead to one label."""
-    labels = torch.stack([result.adversarial_labels for result in results.values()])
-    fooled = torch.stack([result.success for result in results.values()]).all(dim=0)
-    agree = torch.where(fooled, (labels == labels[0]).all(dim=0).double(), math.nan)
-    return {"agree": agree, **{name: or_infinite(result) for name, result in results.items()}}
+def _quantities(results: Mapping[str, Perturbed]) -> dict[str, Tensor]:
+    """Name -> (n,) values of one seed: norms, alignments, and whether one label is reached."""
+    return {
+        "agree": _agreement([results[name] for name in REGIMES]),
+        "agree (DeepFool)": _agreement([results[DEEPFOOL.get(name, name)] for name in REGIMES]),
+        **{name: or_infinite(result) for name, result in results.items()},
+        **{
+            f"alignment {name}": valid(result.alignment, result.success)
+            for name, result in results.items()
+            if result.alignment is not None
+        },
+    }
+
+
+def _agreement(results: Sequence[Perturbed]) -> Tensor:
+    """(n,) whether all results lead to one label, NaN where one of them failed."""
+    labels = torch.stack([result.adversarial_labels for result in results])
+    fooled = torch.stack([result.success for result in results]).all(dim=0)
+    return torch.where(fooled, (labels == labels[0]).all(dim=0).double(), math.nan)
 
 
 def _statistics(d: int) -> dict[str, Statistic]:
-    """The numbers: medians, their differences and ratios, and the share of one label."""
-    return {
-        **{f"median_{name}": median(name) for name in REGIMES},
-        "median_semirandom - median_worst": median_difference("semirandom", "worst"),
-        "median_random - median_semirandom": median_difference("random", "semirandom"),
-        "median_random / median_semirandom": ratio_of_medians("random", "semirandom"),
-        "random / (sqrt(d) worst)": scaled_median_of_ratios("random", "worst", 1 / math.sqrt(d)),
-        "random / worst": scaled_median_of_ratios("random", "worst", 1.0),
-        "share_one_label": share("agree"),
-    }
+    """The numbers: medians, their differences and ratios, the share of one label, alignments."""
+    found: dict[str, Statistic] = {}
+    for suffix in ("", " (DeepFool)"):
+        inside, worst = (f"{name}{suffix}" for name in ("semirandom", "worst"))
+        own = {
+            "median_semirandom": median(inside),
+            "median_worst": median(worst),
+            "median_semirandom - median_worst": median_difference(inside, worst),
+            "median_random - median_semirandom": median_difference("random", inside),
+            "median_random / median_semirandom": ratio_of_medians("random", inside),
+            "random / (sqrt(d) worst)": scaled_median_of_ratios("random", worst, 1 / math.sqrt(d)),
+            "random / worst": scaled_median_of_ratios("random", worst, 1.0),
+            "share_one_label": share(f"agree{suffix}"),
+            "alignment_semirandom": median(f"alignment {inside}"),
+            "alignment_worst": median(f"alignment {worst}"),
+        }
+        found |= {f"{name}{suffix}": statistic for name, statistic in own.items()}
+    return {"median_random": median("random"), **found}
 
 
 def _table(numbers: dict[str, Estimate], samples: dict[str, Tensor], m: int) -> pd.DataFrame:
-    """One row per regime: the median norm and the number of failures."""
+    """One row per regime and search: the median norm, the alignment and the failures."""
     rows = []
-    for name, title in REGIMES.items():
+    for name, (search, title) in SHOWN.items():
         estimate = numbers[f"median_{name}"]
-        failed = int(samples[name].isinf().sum())
-        shown = f"{title}, m = {m}" if name == "semirandom" else title
+        aligned = numbers.get(f"alignment_{name}")
         rows.append(
             {
-                "regime": shown,
+                "regime": f"{title}, m = {m}" if name.startswith("semirandom") else title,
+                "search": "line" if name == "random" else search,
                 **columns("median_norm", estimate),
-                "failed": failed,
+                "cos(r, n)": math.nan if aligned is None else aligned.value,
+                "failed": int(samples[name].isinf().sum()),
                 "images": estimate.n,
             }
         )
@@ -168,7 +208,7 @@ def _example(data: Dataset, images: Images, results: dict[str, Perturbed], m: in
     label = class_name(data, results["worst"].labels[index])
     top: list[Panel | None] = [Panel(images[index], f"original\n{label}")]
     bottom: list[Panel | None] = [None]
-    for result in results.values():
+    for result in (results[name] for name in REGIMES):
         r = result.perturbations[index]
         outcome = (
             class_name(data, result.adversarial_labels[index])
@@ -190,7 +230,7 @@ def _typical(results: dict[str, Perturbed]) -> int:
     regimes fool; without those, among all.
     """
     quantities = _quantities(results)
-    fooled = torch.stack([result.success for result in results.values()]).all(dim=0)
+    fooled = torch.stack([results[name].success for name in REGIMES]).all(dim=0)
     chosen = next(
         (mask for mask in (quantities["agree"] == 1, fooled) if bool(mask.any())),
         torch.ones_like(fooled),
@@ -209,16 +249,22 @@ def _histogram(network: Network, samples: dict[str, Tensor]) -> Figure:
     return histogram_figure(shown, xlabel=r"$\|r\|_2$ (pixel units)", title=title, log_x=True)
 
 
-def _notes(samples: dict[str, Tensor], m: int, d: int) -> list[str]:
-    """Notes on the dimensions, the random noise and the failures."""
+def _notes(samples: dict[str, Tensor], settings: Settings, d: int) -> list[str]:
+    """Notes on the dimensions, the searches, the random noise and the failures."""
     cases = samples["worst"].numel()
-    failed = {title: int(samples[name].isinf().sum()) for name, title in REGIMES.items()}
+    failed = [
+        f"{title} ({search}) {int(samples[name].isinf().sum())} of {cases}"
+        for name, (search, title) in SHOWN.items()
+    ]
     return [
         f"{samples['worst'].shape[1]} held-out images where the thesis shows one; d = {d}, sqrt(d) "
-        f"= {math.sqrt(d):.4g}, m = {m}; a random direction and a random subspace of its own for "
-        "each image.",
-        "Random noise is the nearer of the two crossings on a random line through the image.",
-        "Not found (counted as infinite, in the medians too): "
-        + ", ".join(f"{title} {count} of {cases}" for title, count in failed.items())
-        + ".",
+        f"= {math.sqrt(d):.4g}, m = {settings.m}; a random subspace of its own for each image.",
+        "Random noise is the nearer of the two crossings on a random line of that subspace, which "
+        "is uniform among all lines through the image.",
+        "Without a suffix the worst case is the closest point of the boundary, and the semi-random "
+        "perturbation the smallest that DeepFool, nearest, "
+        f"{settings.lines} lines (the noise's among them) and projections found in the subspace; "
+        "(DeepFool) is DeepFool alone, as the thesis measured both. cos(r, n) is a median, inside "
+        "the subspace for the semi-random ones.",
+        "Not found (counted as infinite, in the medians too): " + ", ".join(failed) + ".",
     ]

@@ -14,14 +14,14 @@ from pipeline.evaluation import valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, bar_figure, styled
-from pipeline.statistics import Estimate, Statistic, mean, minimum, share, stack
-from pipeline.studies.attacking import deepfool_of
+from pipeline.statistics import Estimate, Statistic, mean, share, stack
 from pipeline.studies.paths import (
     CHUNK,
     SCENARIOS,
     JoinedPairs,
     PathSettings,
     endpoints,
+    into_region,
     joined_pairs,
     search,
 )
@@ -76,8 +76,9 @@ def path_connectivity(
         executor: runs the searches.
 
     Returns:
-        For each scenario the share of pairs joined, and over the paths found the mean D(p) and the
-        mean number of anchor points; as tensors, D(p) (seeds, pairs), NaN without a path.
+        For each scenario the share of pairs joined, of all pairs and of those whose second point
+        was moved into the region, and over the paths found the mean D(p) and the mean number of
+        anchor points; as tensors, D(p) (seeds, pairs), NaN without a path.
 
     References:
         Section 7.3, Algorithm 5 and Figure 7.2 of the thesis; Fawzi, Moosavi-Dezfooli, Frossard and
@@ -114,10 +115,15 @@ def path_connectivity(
 
 
 def _quantities(scenarios: Mapping[int, JoinedPairs]) -> dict[str, Tensor]:
-    """Name -> (pairs,) values of one seed; NaN for pairs whose ends are not both in the region."""
+    """Name -> (pairs,) values of one seed.
+
+    A pair whose second point was not moved into the region counts as not joined; it is NaN in what
+    is about pairs with both ends there.
+    """
     quantities = {}
     for scenario, pairs in scenarios.items():
-        quantities[f"found {scenario}"] = valid(pairs.found, pairs.reached)
+        quantities[f"found {scenario}"] = valid(pairs.found, pairs.paired)
+        quantities[f"found of reached {scenario}"] = valid(pairs.found, pairs.reached)
         quantities[f"straight {scenario}"] = valid(pairs.straight, pairs.reached)
         quantities[f"deviation {scenario}"] = valid(pairs.deviation, pairs.found)
         quantities[f"excess {scenario}"] = valid(pairs.deviation - 1, pairs.found)
@@ -131,7 +137,7 @@ def _statistics() -> dict[str, Statistic]:
     for scenario in SCENARIOS:
         found |= {
             f"share_connected_{scenario}": share(f"found {scenario}"),
-            f"all_connected_{scenario}": minimum(f"found {scenario}"),
+            f"share_connected_of_reached_{scenario}": share(f"found of reached {scenario}"),
             f"share_straight_{scenario}": share(f"straight {scenario}"),
             f"deviation_{scenario}": mean(f"deviation {scenario}"),
             f"deviation_{scenario} - 1": mean(f"excess {scenario}"),
@@ -180,10 +186,10 @@ def _table(numbers: Mapping[str, Estimate], found: Mapping[int, list[JoinedPairs
             "pair": title,
             **columns("share_connected", connected),
         }
-        for name in ("share_straight", "deviation", "anchors"):
+        for name in ("share_connected_of_reached", "share_straight", "deviation", "anchors"):
             if f"{name}_{scenario}" in numbers:
                 row |= columns(name, numbers[f"{name}_{scenario}"])
-        outside = sum(int((~seed.reached).sum()) for seed in found[scenario])
+        outside = sum(int((seed.paired & ~seed.reached).sum()) for seed in found[scenario])
         failed = sum(int((seed.reached & ~seed.found).sum()) for seed in found[scenario])
         deepest = max(int(seed.depth.max()) for seed in found[scenario])
         looked = sum(float(seed.samples.double().mean()) for seed in found[scenario]) / len(
@@ -233,10 +239,10 @@ def _paths(
         return {}
     index = int(chosen[pairs.deviation[chosen].argmax()])
     start, end = placed(pairs.starts[index], model), placed(pairs.ends[index], model)
-    inward = deepfool_of(settings.boundary_attack, norm=2.0, overshoot=settings.overshoot)
+    inward = into_region(settings, overshoot=settings.overshoot)
     options = {"spacing": settings.spacing, "depth": settings.depth, "safety": settings.safety}
     path = find_path(model, start, end, attack=inward, **options)
-    upward = deepfool_of(settings.boundary_attack, norm=2.0)(model, start[None]).perturbations[0]
+    upward = into_region(settings)(model, start[None]).perturbations[0]
     if not bool((upward.norm() > 0) & torch.isfinite(upward).all()):
         return {}
     return {"figure_7_2": _sections(model, data, path, upward)}
@@ -299,7 +305,8 @@ def _notes(
 ) -> list[str]:
     """Notes on the failures, the samples, the audit, and differences from Algorithm 5."""
     everyone = [seed for seeds in found.values() for seed in seeds]
-    outside = sum(int((~seed.reached).sum()) for seed in everyone)
+    outside = sum(int((seed.paired & ~seed.reached).sum()) for seed in everyone)
+    single = sum(int((~seed.paired).sum()) for seed in everyone)
     failed = sum(int((seed.reached & ~seed.found).sum()) for seed in everyone)
     stuck = sum(int(seed.stuck.sum()) for seed in everyone)
     pairs, total = settings.pairs, sum(len(seed.found) for seed in everyone)
@@ -316,14 +323,16 @@ def _notes(
         f"{pairs} pairs of each scenario and training seed, on held-out images; the labels are the "
         "network's own.",
         f"In {outside} of {total} cases the second point could not be moved into the region: they "
-        "are left out.",
+        "count as not joined in share_connected, and are left out of share_connected_of_reached "
+        f"and of everything else. {single} images without a partner are left out.",
         f"A path counts as inside if the label is right at samples {settings.spacing:g} of the "
         f"pair's distance apart; {sampled}.",
         f"{failed} pairs were not joined within {settings.depth} halvings, {stuck} of them because "
         "no point of the region was found near a midpoint.",
-        "Midpoints outside the region are moved into it by DeepFool with an overshoot of "
-        f"{settings.overshoot:g}; with the usual 0.02 the halves of a segment along a boundary "
-        "that bends away from the region stay outside.",
+        f"Midpoints outside the region are moved into it by DeepFool of {settings.attack_steps} "
+        f"steps at most, with an overshoot of {settings.overshoot:g}; with the usual 0.02 the "
+        "halves of a segment along a boundary that bends away from the region stay outside. A "
+        "larger overshoot makes D(p) larger and takes fewer anchor points: both depend on it.",
         "Segments that stay inside are not halved, where the thesis' pseudocode halves them: its "
         "paths have more anchor points on the same lines. Points of scenarios 2 and 3 may lie "
         "outside [0, 1].",
