@@ -1,8 +1,7 @@
 """Studies and settings: boundary points with known geometry, S_c, its control, S_f and u_i."""
 
 import math
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from pipeline.studies.curvature_fooling import (
     within,
     without,
 )
+from pipeline.studies.curvature_noise import noise_needed, noise_radius
 from pipeline.studies.curvature_settings import (
     Curvatures,
     CurvatureSettings,
@@ -31,7 +31,6 @@ from pipeline.studies.curvature_settings import (
     check_products,
     dimension_of,
 )
-from pipeline.studies.curvature_noise import noise_needed, noise_radius
 from pipeline.studies.curvature_tables import curvature_columns, measured_at, named
 from pipeline.studies.flatness import flat_share, structureless_flat, structureless_top
 from pipeline.tables import sign_shares
@@ -219,7 +218,7 @@ def test_crossings_stand_where_deepfool_leads_and_no_nearer_than_the_closest(ben
         assert found["alignment_crossing"].value == pytest.approx(float(cosines.mean()))
         assert found["alignment_closest"].value >= found["alignment_crossing"].value - 1e-6
     torch.testing.assert_close(lengths[0], lengths[1], rtol=1e-3, atol=0)
-    with pytest.raises(InputError, match="point must be .*; got 'nearest'"):
+    with pytest.raises(InputError, match=r"point must be .*; got 'nearest'"):
         study.at("nearest")
 
 
