@@ -59,7 +59,7 @@ MOST_IMAGES = 250
 FEW_PRODUCTS = 30
 """Products that S_c is found by at each multiple of h, for its leading directions alone."""
 
-BESIDE = 40
+BESIDE = 30
 """Products that a small S_c is found by at the points that are shown beside a study's own."""
 
 AnySettings = TypeVar("AnySettings", bound=CurvatureSettings)

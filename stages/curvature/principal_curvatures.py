@@ -251,7 +251,11 @@ def _over_h(study: CurvatureStudy[Settings], settings: Settings, full: bool) -> 
         row["share_of_points_with_negative_mean"] = float((values.mean(dim=1) < 0).double().mean())
         row |= {"largest": float(ends[:, 0].mean()), "smallest": float(ends[:, -1].mean())}
         for basis in ("spread", "pixels") if full else ():
-            flat = flat_share(profile(study, settings.basis_samples, h=h, basis=basis))
+            few = settings.basis_samples
+            if factor == 1 and basis == "spread" and few <= settings.profile_samples:
+                flat = flat_share(profile(study, settings.profile_samples)[:few])
+            else:
+                flat = flat_share(profile(study, few, h=h, basis=basis))
             row |= {f"share_flat ({basis})": float(flat.mean()), "spectra": len(flat)}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -1,6 +1,7 @@
 """Diversity of the vectors of S_c, and retraining on them (Section 6.4.1, Figure 6.11)."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +47,9 @@ from stages.curvature.sc_fooling import fooling_over_h
 __all__ = ["SECTION", "Settings", "largest_cosines", "sc_diversity"]
 
 SECTION = "Section 6.4.1, Figure 6.11"
+
+PRODUCTS = 3
+"""Products per dimension that S_c of the original and of the retrained network are found by."""
 
 LARGEST = 500
 """The largest m of Figure 6.9, of d = 3,072: Figure 6.11 names none."""
@@ -197,7 +201,7 @@ def _measure(
     radius, count = noise_norm(study, settings.noise_share), settings.vectors
     like, small, seed = study.train.images, settings.small, study.seed
     # S_c of both networks is made of the same few products, as that of the retrained one is new.
-    products = min(4 * small, settings.products)
+    products = min(PRODUCTS * small, settings.products)
     basis = study.curved(small, ends=study.ends(products=products))
     pool = within(basis, like, settings.pool, radius, "pool", seed)
     tuned = _tuned(study, data, pool, recipe, settings)
@@ -286,14 +290,13 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     shown = {
-        name: title.replace("S_c", "$S_c$").replace(", ", ",\n") for name, title in TITLES.items()
+        name: textwrap.fill(title.replace("S_c", "$S_c$"), 18) for name, title in TITLES.items()
     }
-    shown = {name: title.replace("vectors of", "vectors\nof") for name, title in shown.items()}
     return bar_figure(
         {shown[name]: {"share": numbers[name]} for name in TITLES if name.startswith("fool")},
         ylabel="share of held-out images fooled",
         title=f"Retraining on vectors of $S_c$, {network.name}",
-        width=8.5,
+        width=10.0,
     )
 
 
@@ -350,6 +353,6 @@ def _notes(
         "the norm that "
         f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of each "
         "network's S_c, found by "
-        f"{min(4 * settings.small, settings.products, study.d)} products each. Where S_c of the "
+        f"{min(PRODUCTS * settings.small, settings.products, study.d)} products each. Where S_c of the "
         "original network fools no more than random vectors, there is nothing to retrain against.",
     ]

@@ -1,6 +1,7 @@
 """The most curved shared direction as a universal perturbation (Section 6.4.1, Figure 6.10)."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -210,9 +211,7 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     names = ("top", "top_less_sf", "negative", "sf_1", "sf", "random", "uap")
-    titles = {name: TITLES[name].replace(", ", ",\n").replace(" of ", "\nof ") for name in names}
-    titles = {name: title.replace("eigenvector", "\neigenvector") for name, title in titles.items()}
-    titles = {name: title.replace(" less", "\nless") for name, title in titles.items()}
+    titles = {name: textwrap.fill(TITLES[name], 14) for name in names}
     bars: dict[str, dict[str, Estimate]] = {}
     for name in names:
         shown = {"at the crossing": numbers[f"fool_{name}"]}
