@@ -83,7 +83,7 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
 
     def at(self, point: str) -> "CurvatureStudy[Settings_co]":
         """The same study at the ``crossing`` or at the ``closest`` points."""
-        check_choice("point", point, POINTS)
+        check_choice("point", point, tuple(POINTS))
         return self if point == self.point else replace(self, point=point)
 
     @cached_property

@@ -183,7 +183,7 @@ def _measure(
 ) -> dict[str, Tensor]:
     """Name -> one value per held-out image."""
     chosen = study.shared(max(ranks))[[rank - 1 for rank in ranks]]
-    placed = {}
+    placed: dict[str, Tensor] = {}
     for end, one in study.both.items():
         rho, values = relative_curvatures(one, one.test_points(), chosen, settings.directions)
         placed |= {f"rho {rank}{end}": one.placed(rho[:, k]) for k, rank in enumerate(ranks)}

@@ -131,7 +131,7 @@ def _measure(
     study: CurvatureStudy[Settings], universal: UniversalStudy, settings: Settings
 ) -> dict[str, Tensor]:
     """Name -> one value per held-out image, NaN for those without a point."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for end, one in study.both.items():
         points = one.test_points()
         vectors = torch.cat([universal.vector(2.0).perturbation, *_ends(one, bool(end))])
