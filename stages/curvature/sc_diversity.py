@@ -353,6 +353,7 @@ def _notes(
         "the norm that "
         f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of each "
         "network's S_c, found by "
-        f"{min(PRODUCTS * settings.small, settings.products, study.d)} products each. Where S_c of the "
-        "original network fools no more than random vectors, there is nothing to retrain against.",
+        f"{min(PRODUCTS * settings.small, settings.products, study.d)} products each. Where S_c "
+        "of the original network fools no more than random vectors, there is nothing to retrain "
+        "against.",
     ]
