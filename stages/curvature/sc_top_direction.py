@@ -211,7 +211,7 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     names = ("top", "top_less_sf", "negative", "sf_1", "sf", "random", "uap")
-    titles = {name: textwrap.fill(TITLES[name], 14) for name in names}
+    titles = {name: textwrap.fill(TITLES[name], 12) for name in names}
     bars: dict[str, dict[str, Estimate]] = {}
     for name in names:
         shown = {"at the crossing": numbers[f"fool_{name}"]}
