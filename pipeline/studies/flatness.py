@@ -16,9 +16,18 @@ from robustness_geometry.geometry import (
     random_directions,
 )
 from robustness_geometry.norms import norms
+from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Classifier, Images, Labels, Mask
 
-__all__ = ["FLAT", "flat_share", "flatness", "structureless_flat", "structureless_top"]
+__all__ = [
+    "FLAT",
+    "drawn_mean",
+    "flat_share",
+    "flatness",
+    "shuffled_top",
+    "structureless_flat",
+    "structureless_top",
+]
 
 POINTS = 9
 """Offsets at which the curve of the boundary in a section is measured."""
@@ -72,6 +81,44 @@ def structureless_top(dimension: int) -> float:
     # Entries of variance 1 on the diagonal and 1/2 beside it: v'Hv is standard normal, and the
     # largest eigenvalue goes to sqrt(2 (d - 1)).
     return math.sqrt(2 * dimension) / MEDIAN_SIZE
+
+
+def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The mean of v'Gv over random unit v, and its standard error, for matrices of known spectrum.
+
+    v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the
+    eigenvalue 0.
+
+    Args:
+        curvatures: (n, d - 1) the eigenvalues of G but for that of the normal.
+        draws: number T of random v.
+        seed: training seed, which names the stream of random numbers.
+    """
+    values = _drawn(curvatures, draws, seed)
+    return values.mean(dim=1), values.std(dim=1) / math.sqrt(draws)
+
+
+def shuffled_top(curvatures: Tensor, draws: int, seed: int) -> Tensor:
+    """(n,) the largest size of each spectrum over the median size along random tangent vectors.
+
+    The eigenvectors are turned at random, as random vectors are: so would the ratio be if the
+    Hessian were a matrix of this spectrum. Arguments as for :func:`drawn_mean`.
+    """
+    sizes = _drawn(curvatures, draws, seed, tangent=True).abs()
+    return curvatures.abs().amax(dim=1) / sizes.quantile(0.5, dim=1)
+
+
+def _drawn(curvatures: Tensor, draws: int, seed: int, *, tangent: bool = False) -> Tensor:
+    """(n, draws) v'Gv of random unit v, of the whole space or of the tangent space."""
+    generator = seeded("equation 7.4", seed)
+    drawn = []
+    for row in curvatures:
+        squares = torch.randn(
+            draws, len(row) + 1, generator=generator, dtype=torch.float64
+        ).square()
+        along = squares[:, 1:]  # the first coordinate is the normal's
+        drawn.append(along @ row / (along if tangent else squares).sum(dim=1))
+    return torch.stack(drawn)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,16 @@ from pipeline.studies.curvature_tables import (
     named,
     notes,
 )
-from pipeline.studies.flatness import FLAT, flat_share, structureless_flat, structureless_top
+from pipeline.studies.flatness import (
+    FLAT,
+    drawn_mean,
+    flat_share,
+    shuffled_top,
+    structureless_flat,
+    structureless_top,
+)
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count
-from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "principal_curvatures", "profile"]
@@ -173,6 +179,7 @@ def _quantities(
         "negative": (full < 0).double().mean(dim=1),
         "bent negative": ((full < 0) & bent).sum(dim=1) / bent.sum(dim=1),
         "excess": (mean_ - full.sum(dim=1) / study.d).abs() - ERRORS * error,
+        "top / random, shuffled": shuffled_top(full, settings.draws, study.seed),
         "largest full": full[:, 0],
         "smallest full": full[:, -1],
     }
@@ -182,28 +189,6 @@ def _quantities(
         | {name: study.placed(each) for name, each in values.items()}
         | {f"rank {rank}": each for rank, each in enumerate(ranks)}
     )
-
-
-def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The mean of v'Gv over random unit v, and its standard error, for matrices of known spectrum.
-
-    v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the
-    eigenvalue 0.
-
-    Args:
-        curvatures: (n, d - 1) the eigenvalues of G but for that of the normal.
-        draws: number T of random v.
-        seed: training seed, which names the stream of random numbers.
-    """
-    generator = seeded("equation 7.4", seed)
-    drawn = []
-    for row in curvatures:
-        squares = torch.randn(
-            draws, len(row) + 1, generator=generator, dtype=torch.float64
-        ).square()
-        drawn.append(squares[:, 1:] @ row / squares.sum(dim=1))
-    values = torch.stack(drawn)
-    return values.mean(dim=1), values.std(dim=1) / math.sqrt(draws)
 
 
 def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statistic]:
@@ -227,6 +212,7 @@ def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statisti
         "share_negative": mean("negative"),
         "share_negative_bent": mean("bent negative"),
         "equation 7.4, difference - 3 standard errors": mean("excess"),
+        "kappa_top / kappa_random, shuffled eigenvectors": median("top / random, shuffled"),
         "largest, full profile": mean("largest full"),
         "smallest, full profile": mean("smallest full"),
     }
@@ -369,7 +355,8 @@ def _notes(
         "'no structure' is a symmetric matrix of independent Gaussian entries: "
         f"{structureless_flat(FLAT):.1%} of its curvatures are at most 5% of the largest, which is "
         f"{structureless_top(study.d - 1):.0f} times the median size along random directions. A "
-        "ratio below that does not say that few directions are bent.",
+        "ratio below that does not say that few directions are bent. 'shuffled eigenvectors': the "
+        "ratio that a matrix of each measured spectrum has.",
     ]
     if not full:
         return [
