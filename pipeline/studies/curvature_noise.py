@@ -1,7 +1,7 @@
 """The norm that random noise needs to change labels, as it is measured, and radii relative to it.
 
-Chapters 4 and 6 relate the norms of universal vectors to it. A flat boundary predicts sqrt(d) times
-||r||_2, in the median over images; networks with many classes need less.
+Chapters 4 and 6 relate the norms of universal vectors to it. If the boundary were flat, it would be
+some sqrt(d) ||r||_2; where boundaries bend, or those of other classes lie near, it is less.
 """
 
 import math
