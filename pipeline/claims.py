@@ -51,11 +51,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Condition:
-    """A number and the bounds that it must keep; ``decides=False`` only shows the outcome."""
+    """A number and the bounds that it must keep.
+
+    With ``decides=False`` the outcome is only shown. Without a ``premise`` that surely holds, such
+    as that an attack is strong enough to judge by, the other tests say nothing.
+    """
 
     number: str
     bounds: Mapping[str, float]
     decides: bool = True
+    premise: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,8 +245,8 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     check_choice(f"{key}.relation", claim.relation, RELATIONS)
     check_choice(f"{key}.over", claim.over, ("", "all", "any"))
     check_choice(f"{key}.only_on", claim.only_on, ("", *THESIS_DATA.values()))
-    if tests and not any(test.decides for test in tests):
-        undecided = Described("decides: false throughout")
+    if tests and not any(test.decides and not test.premise for test in tests):
+        undecided = Described("decides: false or premise: true throughout")
         refuse(f"{key}.tests", undecided, "a list with at least one test that decides")
     if (claim.only_on or (claim.number and not tests)) and not claim.lacks:
         refuse(f"{key}.lacks", NOTHING, "what is missing where the claim cannot be tested")
@@ -250,10 +255,13 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
 
 def _test(entry: Mapping[str, Any], key: str) -> Condition:
     bounds = {name: number(f"{key}.tests.{name}", entry[name]) for name in BOUNDS if name in entry}
-    if not bounds or not set(entry) <= {"number", "decides", *BOUNDS}:
+    if not bounds or not set(entry) <= {"number", "decides", "premise", *BOUNDS}:
         refuse(
             f"{key}.tests",
             dict(entry),
-            "a mapping with number, one or two of " + ", ".join(BOUNDS) + ", and perhaps decides",
+            f"a mapping with number, one or two of {', '.join(BOUNDS)}, and perhaps decides or "
+            "premise",
         )
-    return Condition(entry["number"], bounds, entry.get("decides", True))
+    return Condition(
+        entry["number"], bounds, entry.get("decides", True), entry.get("premise", False)
+    )

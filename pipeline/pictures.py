@@ -12,10 +12,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.plots import SOFT, axes_grid, styled
+from pipeline.tables import outcome
+from robustness_geometry.types import Dataset, Mask, Perturbed
 
 __all__ = [
     "Panel",
     "image_grid",
+    "perturbed_panels",
+    "typical",
 ]
 
 
@@ -33,6 +37,35 @@ class Panel:
     image: Tensor
     caption: str = ""
     perturbation: bool = False
+
+
+def perturbed_panels(data: Dataset, image: Tensor, result: Perturbed, index: int) -> list[Panel]:
+    """The perturbed image with its label, and the perturbation with its relative norm.
+
+    Args:
+        data: names the classes.
+        image: (C, H, W), the one that was perturbed.
+        result: the perturbations of several images.
+        index: the place of this image among them.
+    """
+    perturbation = result.perturbations[index]
+    size = float(perturbation.norm() / image.norm())
+    return [
+        Panel((image + perturbation).clamp(0, 1), outcome(data, result, index)),
+        Panel(perturbation, f"relative norm {size:.3g}", perturbation=True),
+    ]
+
+
+def typical(sizes: Tensor, *preferred: Mask) -> int:
+    """The index of the median size among the first non-empty choice, or among all.
+
+    Args:
+        sizes: (N,).
+        preferred: masks (N,) of images to choose from, the best first.
+    """
+    every = torch.ones(len(sizes), dtype=torch.bool)
+    chosen = next((m for m in (*preferred, every) if bool(m.any())), every).nonzero()[:, 0]
+    return int(chosen[sizes[chosen].argsort()[len(chosen) // 2]])
 
 
 def image_grid(

@@ -1,13 +1,14 @@
 """Names and columns that tables, figures and notes share."""
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from pipeline.plots import literal
 from pipeline.statistics import Estimate
 from robustness_geometry.attacks.protocol import attack_name
-from robustness_geometry.types import Attack, Dataset
+from robustness_geometry.types import Attack, Dataset, Perturbed
 
 __all__ = [
     "class_name",
@@ -16,9 +17,11 @@ __all__ = [
     "interval",
     "norm_name",
     "norm_sign",
+    "outcome",
     "shown",
     "sign_shares",
     "titled",
+    "value",
 ]
 
 
@@ -44,6 +47,13 @@ def class_name(data: Dataset, label: Tensor | int) -> str:
     return f"“{literal(data.classes[index]) or f'class {index}'}”"
 
 
+def outcome(data: Dataset, result: Perturbed, index: int) -> str:
+    """The class that an image was perturbed into, as a caption, or ``not fooled``."""
+    if not bool(result.success[index]):
+        return "not fooled"
+    return class_name(data, result.adversarial_labels[index])
+
+
 def class_text(data: Dataset, label: Tensor | int) -> str:
     """The name of a class, in quotes, as tables hold it; its number where it has no name.
 
@@ -64,6 +74,11 @@ def titled(attack: Attack) -> str:
 def shown(estimate: Estimate) -> str:
     """A number with its interval, as notes give it."""
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def value(numbers: Mapping[str, Estimate], name: str) -> float:
+    """The value of a number; NaN where no case has it."""
+    return numbers[name].value if name in numbers else math.nan
 
 
 def columns(name: str, estimate: Estimate) -> dict[str, float]:

@@ -31,6 +31,7 @@ class Outcome:
     n: int = 0
     seeds: int = 0
     decides: bool = True
+    premise: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,10 @@ def _judgement(
     claim: Claim, measured: Measured, kind: str, tests: Sequence[Condition]
 ) -> Judgement:
     outcomes = tuple(_outcome(test, measured) for test in tests)
-    verdict = _all([outcome.verdict for outcome in outcomes if outcome.decides])
+    verdict = _all([o.verdict for o in outcomes if o.decides and not o.premise])
+    premises = [o.verdict for o in outcomes if o.premise]
+    if verdict in (REPRODUCED, CONTRADICTED) and premises and (met := _all(premises)) != REPRODUCED:
+        verdict = NOT_TESTED if met == NOT_TESTED else INCONCLUSIVE
     missing = [f"'{o.number}'" for o in outcomes if o.decides and o.verdict == NOT_TESTED]
     network = measured.network
     why = f"{_file(claim)} gives no {' and no '.join(missing)} for {network}" if missing else ""
@@ -245,7 +249,9 @@ def _judgement(
 def _outcome(test: Condition, measured: Measured) -> Outcome:
     estimate = measured.numbers.get(test.number)
     if estimate is None or (verdict := decide(estimate, test.bounds)) == NOT_TESTED:
-        return Outcome(test.number, test.bounds, NOT_TESTED, decides=test.decides)
+        return Outcome(
+            test.number, test.bounds, NOT_TESTED, decides=test.decides, premise=test.premise
+        )
     return Outcome(
         test.number,
         test.bounds,
@@ -256,6 +262,7 @@ def _outcome(test: Condition, measured: Measured) -> Outcome:
         estimate.n,
         estimate.seeds,
         test.decides,
+        test.premise,
     )
 
 

@@ -1,7 +1,8 @@
 """How experiments attack a network: which DeepFool they run, and FGSM at one eps for all images."""
 
+import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,7 +12,8 @@ from pipeline.evaluation import judged, valid
 from pipeline.executor import Executor, Mapped
 from pipeline.studies.subject import placed
 from robustness_geometry.attacks import alignment, deepfool, fgsm, fgsm_smallest_eps
-from robustness_geometry.attacks.protocol import Clip, attack_name, takes_generator
+from robustness_geometry.attacks.protocol import attack_name, takes_generator
+from robustness_geometry.attacks.subspaces import Subspace
 from robustness_geometry.checks import check_norm
 from robustness_geometry.norms import norms, relative_norms
 from robustness_geometry.types import Attack, Classifier, Images, Perturbed, predict
@@ -23,6 +25,7 @@ __all__ = [
     "deepfool_of",
     "fgsm_at_rate",
     "fooled_at",
+    "inside",
     "is_deepfool",
     "relative",
     "run",
@@ -64,25 +67,47 @@ def run(attack: Attack, model: Classifier, images: Tensor, executor: Executor) -
 
 
 def alignments(
+    attack: Attack,
     result: Perturbed,
     model: Classifier,
     images: Images,
     executor: Executor,
     *,
     norm: float = 2.0,
-    clip: Clip = None,
 ) -> Tensor:
     """How nearly the perturbations are smallest ones, to first order; cos(r, n) in l_2.
 
     Every table of minimum norms has it beside them; 1 is the best. Computed once for all
     experiments.
 
+    Args:
+        attack: what found the perturbations; if it keeps them in a box, so does the comparison.
+        result: its perturbations of the images.
+        model: the classifier.
+        images: (N, C, H, W).
+        executor: keeps the result.
+        norm: p of the norm that is small.
+
     Returns:
         (N,) in float64, NaN where the attack failed, r = 0 or the gradient is zero.
     """
-    measure = partial(alignment, model, norm=norm, clip=clip)
+    clip = inspect.signature(attack).parameters.get("clip")
+    box = None if clip is None else clip.default
+    measure = partial(alignment, model, norm=norm, clip=box)
     values = executor.cached(measure, images, result.perturbations).value
     return valid(values, result.success)
+
+
+def inside(attack: Attack, subspace: Subspace, model: Classifier, images: Images) -> Perturbed:
+    """``attack``, if it is a DeepFool, else the default one, inside a subspace.
+
+    Returns:
+        Perturbed, with the ``alignment`` of r and the projection of the normal onto the subspace.
+    """
+    boundary = deepfool_of(attack, norm=2.0, subspace=subspace)
+    found = judged(boundary, model, images)
+    aligned = alignment(model, images, found.perturbations, subspace=subspace)
+    return replace(found, alignment=aligned.masked_fill(~found.success, math.nan))
 
 
 def relative(

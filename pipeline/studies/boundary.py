@@ -81,7 +81,9 @@ def closest_points(model: Classifier, images: Images, executor: Executor) -> Bou
 
     Equations 6.1 and 7.1 define r as the smallest perturbation. Computed once for all experiments.
     """
-    return executor.cached(partial(boundary_points, model, attack=nearest), images).value
+    return executor.cached(
+        partial(boundary_points, model, attack=partial(nearest, start="both")), images
+    ).value
 
 
 def crossing_points(

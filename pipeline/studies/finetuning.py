@@ -8,10 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from pipeline.executor import Executor
-from pipeline.statistics import Estimate
+from pipeline.statistics import Estimate, Statistic, mean
 from pipeline.studies.attacking import (
     EPS_MAX,
     SharedEps,
+    alignments,
     deepfool_of,
     relative,
     run,
@@ -35,6 +36,7 @@ __all__ = [
     "by_epoch",
     "fine_tuning_notes",
     "fine_tuning_studies",
+    "mean_alignments",
     "recipe_of",
     "rho_by_epoch",
     "rho_note",
@@ -171,14 +173,17 @@ class FineTuningStudy(Subject):
         images = self.perturbed(strategy, scale)
         return fine_tuned(self.model, images, self.recipe, self.seed, self.executor)
 
-    def rho(self, model: Classifier) -> Tensor:
-        """||r||_2 / ||x||_2 of DeepFool on each test image, (m,).
+    def rho(self, model: Classifier, name: str) -> dict[str, Tensor]:
+        """DeepFool on each test image, (m,): ||r||_2 / ||x||_2 as ``name``, and ``cos <name>``.
 
-        NaN where DeepFool failed or the image is black.
+        The latter is cos(r, n). NaN where DeepFool failed or the image is black.
         """
-        images = self.test.images
-        found = run(deepfool_of(self.settings.attack, norm=2.0), model, images, self.executor).value
-        return relative(found.perturbations, images, found.success)
+        images, attack = self.test.images, deepfool_of(self.settings.attack, norm=2.0)
+        found = run(attack, model, images, self.executor).value
+        return {
+            name: relative(found.perturbations, images, found.success),
+            f"cos {name}": alignments(attack, found, model, images, self.executor),
+        }
 
 
 def fine_tuning_studies(
@@ -252,13 +257,22 @@ def rho_by_epoch(
         sets: name -> strategy and scale of a training set.
 
     Returns:
-        ``original`` and ``<name> <epoch>``, (m,) per-image values each.
+        ``original`` and ``<name> <epoch>``, (m,) per-image values each, and ``cos <...>``.
     """
-    rho = {"original": study.rho(study.model)}
+    found = study.rho(study.model, "original")
     for name, (strategy, scale) in sets.items():
         for epoch, model in enumerate(study.tuned(strategy, scale), 1):
-            rho[f"{name} {epoch}"] = study.rho(model)
-    return rho
+            found |= study.rho(model, f"{name} {epoch}")
+    return found
+
+
+def mean_alignments(names: Mapping[str, str]) -> dict[str, Statistic]:
+    """The mean cos(r, n) behind some rho.
+
+    Args:
+        names: suffix of the number -> the name of the quantity whose ``cos`` it is.
+    """
+    return {f"alignment_{suffix}": mean(f"cos {name}") for suffix, name in names.items()}
 
 
 def by_epoch(estimates: Mapping[str, Estimate], names: Sequence[str]) -> dict[int, Estimate]:
@@ -296,11 +310,13 @@ def fine_tuning_notes(studies: Sequence[FineTuningStudy]) -> list[str]:
 
 def rho_note(studies: Sequence[FineTuningStudy], samples: Mapping[str, Tensor]) -> str:
     """A note on how many images rho rests on."""
-    failed = int(sum(values.isnan().sum() for values in samples.values()))
-    cases = sum(values.numel() for values in samples.values())
+    every = [values for name, values in samples.items() if not name.startswith("cos ")]
+    failed = int(sum(values.isnan().sum() for values in every))
+    cases = sum(values.numel() for values in every)
     return (
         f"rho is measured on {len(studies[0].test)} held-out images; DeepFool failed in {failed} "
-        f"of {cases} cases, which are left out."
+        f"of {cases} cases, which are left out. cos(r, n), in the mean, tells how nearly its "
+        "perturbations are smallest ones."
     )
 
 

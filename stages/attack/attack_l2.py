@@ -13,7 +13,7 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import held_out
 from pipeline.executor import Executor, Mapped
 from pipeline.findings import Findings
-from pipeline.pictures import Panel, image_grid
+from pipeline.pictures import Panel, image_grid, perturbed_panels
 from pipeline.plots import estimate_line, histogram_figure, line_figure
 from pipeline.statistics import (
     Estimate,
@@ -26,6 +26,7 @@ from pipeline.statistics import (
     stack,
 )
 from pipeline.studies.attacking import (
+    alignments,
     deepfool_of,
     fgsm_at_rate,
     fooled_at,
@@ -33,11 +34,10 @@ from pipeline.studies.attacking import (
     relative,
     run,
 )
-from pipeline.tables import class_name, interval, titled
-from robustness_geometry.attacks import ddn, deepfool, lbfgs
+from pipeline.tables import class_name, interval, titled, value
+from robustness_geometry.attacks import deepfool, lbfgs, nearest
 from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import check_count, refuse
-from robustness_geometry.norms import norms
 from robustness_geometry.types import Attack, Classifier, Dataset, Images, Network, Perturbed
 
 __all__ = ["SECTION", "Settings", "attack_l2"]
@@ -56,7 +56,7 @@ METHODS = {
 EPS = tuple(float(eps) for eps in torch.logspace(-3, 1, 33, dtype=torch.float64))
 """The steps of the fooling curve, in pixel units: from invisible to far beyond a pixel's range."""
 
-QUANTITIES = ("rho", "centred", "fooled", "steps", "seconds")
+QUANTITIES = ("rho", "centred", "fooled", "steps", "seconds", "alignment")
 """What is measured of each method on each image."""
 
 
@@ -69,8 +69,9 @@ class Settings:
             also make the DeepFool of the table, with norm 2.
         lbfgs: the penalised attack that DeepFool is compared with; the default's fewer constants
             and steps give norms within one percent of the full attack's at a fraction of its time.
-        judge: an accurate minimum-norm attack that DeepFool is judged by; like DeepFool, it does
-            not clip.
+        judge: an accurate minimum-norm attack that DeepFool is judged by: the default takes the
+            nearest boundary points from DeepFool and from a descent as DDN's, the better of the two
+            for each image. Like DeepFool, it does not clip.
         samples: number of held-out images for DeepFool, FGSM and the attack under study.
         lbfgs_samples: number of these images for L-BFGS, which is slow.
         judge_samples: number of these images for the judge.
@@ -81,10 +82,10 @@ class Settings:
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
     lbfgs: Attack = field(default_factory=lambda: partial(lbfgs, constants=6, steps=20))
-    judge: Attack = field(default_factory=lambda: partial(ddn, steps=100, clip=None))
+    judge: Attack = field(default_factory=lambda: partial(nearest, start="both"))
     samples: int = 1000
     lbfgs_samples: int = 100
-    judge_samples: int = 100
+    judge_samples: int = 1000
     curve_samples: int = 500
     fooling_rate: float = 0.9
     resamples: int = 2000
@@ -103,11 +104,13 @@ class SeedResults:
     Attributes:
         results: method -> its perturbations of the first images; FGSM is missing where no eps
             fools enough of them.
+        alignments: method -> cos(r, n) of each image; FGSM, whose norm is not small, has none.
         eps: FGSM's step; NaN where no eps is enough.
         curve: (curve_samples, len(EPS)) whether FGSM fools each image at each eps.
     """
 
     results: dict[str, Mapped[Perturbed]]
+    alignments: dict[str, Tensor]
     eps: float
     curve: Tensor
 
@@ -165,23 +168,25 @@ def _measure(
     model: Classifier, images: Images, settings: Settings, executor: Executor
 ) -> SeedResults:
     """Run all methods against one training seed's network."""
-    boundary = run(deepfool_of(settings.attack, norm=2.0), model, images, executor)
-    studied = (
-        boundary
-        if is_deepfool(settings.attack, 2.0)
-        else run(settings.attack, model, images, executor)
-    )
-    results = {
-        "df": boundary,
-        "attack": studied,
-        "lbfgs": run(settings.lbfgs, model, images[: settings.lbfgs_samples], executor),
-        "minimum": run(settings.judge, model, images[: settings.judge_samples], executor),
+    attacks = {
+        "df": (deepfool_of(settings.attack, norm=2.0), len(images)),
+        "attack": (settings.attack, len(images)),
+        "lbfgs": (settings.lbfgs, settings.lbfgs_samples),
+        "minimum": (settings.judge, settings.judge_samples),
     }
+    if is_deepfool(settings.attack, 2.0):
+        attacks["attack"] = attacks["df"]
+    results, aligned = {}, {}
+    for method, (attack, count) in attacks.items():
+        few = images[:count]
+        results[method] = run(attack, model, few, executor)
+        aligned[method] = alignments(attack, results[method].value, model, few, executor)
     eps, smallest = fgsm_at_rate(model, images, settings.fooling_rate, executor)
     if smallest is not None:
         results["fgsm"] = smallest
     few = images[: settings.curve_samples]
-    return SeedResults(results, eps, executor.map(partial(fooled_at, model, eps=EPS), few).value)
+    curve = executor.map(partial(fooled_at, model, eps=EPS), few).value
+    return SeedResults(results, aligned, eps, curve)
 
 
 def _quantities(seed: SeedResults, images: Images, data: Dataset) -> dict[str, Tensor]:
@@ -204,6 +209,7 @@ def _quantities(seed: SeedResults, images: Images, data: Dataset) -> dict[str, T
             "fooled": result.success.double(),
             "steps": result.steps.double(),
             "seconds": mapped.seconds,
+            "alignment": seed.alignments.get(method, torch.full((n,), math.nan)),
         }
         found |= {f"{what} {method}": padded(value, len(images)) for what, value in values.items()}
     found["below"] = _below(found)
@@ -236,6 +242,7 @@ def _statistics() -> dict[str, Statistic]:
         single[f"rho_{method}"] = mean(f"rho {method}")
         single[f"share_fooled_{method}"] = share(f"fooled {method}")
         single[f"steps_{method}"] = mean(f"steps {method}")
+        single[f"alignment_{method}"] = mean(f"alignment {method}")
         single[f"_centred {method}"] = mean(f"centred {method}")
     return single | pairs | {f"_curve {i}": share(f"curve {i}") for i in range(len(EPS))}
 
@@ -270,6 +277,7 @@ def _table(estimates: dict[str, Estimate], samples: dict[str, Tensor]) -> pd.Dat
             "share_fooled": fooled.value,
             "failed": int((samples[f"fooled {method}"] == 0).sum()),
         }
+        row["cos(r, n)"] = value(estimates, f"alignment_{method}")
         rows.append(row | {"steps": estimates[f"steps_{method}"].value})
     return pd.DataFrame(rows)
 
@@ -338,24 +346,10 @@ def _examples(data: Dataset, images: Images, seed: SeedResults) -> Figure:
         label = int(seed.results["df"].value.labels[index])
         row: list[Panel | None] = [Panel(images[index], class_name(data, label))]
         for method in shown:
-            row += _pair(data, images[index], seed.results[method].value, index)
+            row += perturbed_panels(data, images[index], seed.results[method].value, index)
         rows.append(row)
     columns = ["image", *(f"{METHODS[m]}: {part}" for m in shown for part in ("image + r", "r"))]
     return image_grid(rows, column_titles=columns, title="DeepFool's and FGSM's perturbations")
-
-
-def _pair(data: Dataset, image: Tensor, result: Perturbed, index: int) -> list[Panel | None]:
-    """The perturbed image and the perturbation."""
-    perturbation = result.perturbations[index]
-    outcome = class_name(data, result.adversarial_labels[index])
-    size = float(norms(perturbation[None])[0] / norms(image[None])[0])
-    return [
-        Panel(
-            (image + perturbation).clamp(0, 1),
-            outcome if bool(result.success[index]) else f"{outcome} (not fooled)",
-        ),
-        Panel(perturbation, f"relative norm {size:.3g}", perturbation=True),
-    ]
 
 
 def _quartiles(seed: SeedResults, images: Images, methods: list[str]) -> list[int]:
@@ -392,6 +386,8 @@ def _notes(settings: Settings, found: list[SeedResults], samples: dict[str, Tens
         f"Attack under study: {titled(settings.attack)}; its rho is over the images that it fools.",
         "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by "
         "channel.",
+        "cos(r, n) is between the perturbation and the normal of the boundary where it ends, in "
+        "the mean; of a smallest perturbation it is 1, as its tangent plane is nowhere nearer.",
     ]
     if unreachable:
         notes.append(

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.bootstrap import measured, paired_bootstrap
-from pipeline.evaluation import held_out, judged, valid
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.pictures import Panel, image_grid
+from pipeline.pictures import Panel, image_grid, typical
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import (
     Estimate,
@@ -26,8 +26,9 @@ from pipeline.statistics import (
     spearman,
     stack,
 )
-from pipeline.studies.attacking import deepfool_of, run
-from pipeline.tables import class_name
+from pipeline.studies.attacking import alignments, deepfool_of, inside, run
+from pipeline.studies.boundary import or_infinite
+from pipeline.tables import class_name, outcome, value
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import (
@@ -129,14 +130,9 @@ class Bands:
         return band_count(*self.shape[1:], self.block)
 
     @property
-    def middle(self) -> int:
-        """The index of the middle band."""
-        return (self.count - 1) // 2
-
-    @property
     def marked(self) -> tuple[int, int, int]:
         """The first, the middle and the last band, as in Figure 3.10."""
-        return 0, self.middle, self.count - 1
+        return 0, (self.count - 1) // 2, self.count - 1
 
     @property
     def total(self) -> int:
@@ -215,26 +211,28 @@ def in_random_subspace(
     drawn = [random_subspace(images.shape[1:].numel(), m, own) for own in generator]
     d = images.shape[1:].numel()
     bases = torch.stack(drawn).to(images) if drawn else images.new_zeros(0, m, d)
-    return judged(deepfool_of(attack, subspace=bases), model, images)
+    return inside(attack, bases, model, images)
 
 
 def _measure(
     model: Classifier, images: Tensor, bands: Bands, settings: Settings, executor: Executor
 ) -> tuple[dict[str, Tensor], dict[int, Perturbed]]:
     """The quantities of one training seed, and the perturbations of the marked bands."""
-    full = run(deepfool_of(settings.attack, norm=2.0), model, images, executor).value
-    boundary = deepfool_of(settings.attack, norm=2.0, steps=settings.steps)
-    quantities = {"full": valid(relative_norms(full.perturbations, images), full.success)}
+    attack = deepfool_of(settings.attack, norm=2.0)
+    full = run(attack, model, images, executor).value
+    boundary = deepfool_of(settings.attack, steps=settings.steps)
+    quantities = {
+        "full": valid(relative_norms(full.perturbations, images), full.success),
+        "alignment": alignments(attack, full, model, images, executor),
+    }
     kept = {}
     for band in range(bands.count):
         projector = partial(project_onto_band, band=band, block=bands.block)
-        result = executor.map(
-            partial(judged, deepfool_of(boundary, subspace=projector), model), images
-        ).value
+        result = executor.map(partial(inside, boundary, projector, model), images).value
         quantities[f"band {band}"] = _scaled(result, images, bands.dimension(band), bands.total)
-        quantities[f"norm {band}"] = (
-            norms(result.perturbations).double().masked_fill(~result.success, math.inf)
-        )
+        quantities[f"norm {band}"] = or_infinite(result)
+        if result.alignment is not None:
+            quantities[f"alignment {band}"] = result.alignment
         if band in bands.marked:
             kept[band] = result
     for name, m in _random_dimensions(bands).items():
@@ -272,6 +270,8 @@ def _statistics(bands: Bands) -> dict[str, Statistic]:
         "median_middle - median_first": median_difference(middle, first),
         "median_last - median_middle": median_difference(last, middle),
         "rho": mean("full"),
+        "alignment": mean("alignment"),
+        **{f"alignment_{band}": mean(f"alignment {band}") for band in range(bands.count)},
         **{f"norm {band}": median(f"norm {band}") for band in range(bands.count)},
     }
 
@@ -321,6 +321,7 @@ def _table(
                 "low": beta.low,
                 "high": beta.high,
                 "median_norm": norm.value,
+                "cos(r, n)": value(estimates, f"alignment_{band}"),
                 "share_infeasible": float(samples[f"band {band}"].isnan().double().mean()),
                 "images": beta.n,
                 "seeds": beta.seeds,
@@ -355,12 +356,8 @@ def _example(data: Dataset, images: Tensor, bands: Bands, results: dict[int, Per
     for band in bands.marked:
         result = results[band]
         perturbation = result.perturbations[index]
-        outcome = (
-            class_name(data, result.adversarial_labels[index])
-            if result.success[index]
-            else "not fooled"
-        )
-        top.append(Panel((images[index] + perturbation).clamp(0, 1), f"perturbed\n{outcome}"))
+        caption = f"perturbed\n{outcome(data, result, index)}"
+        top.append(Panel((images[index] + perturbation).clamp(0, 1), caption))
         bottom.append(
             Panel(perturbation, f"norm {float(perturbation.norm()):.3g}", perturbation=True)
         )
@@ -377,13 +374,7 @@ def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
     fooled = torch.stack([results[band].success for band in bands.marked]).all(dim=0)
     labels = torch.stack([results[band].adversarial_labels for band in bands.marked])
     alike = fooled & (labels == labels[0]).all(dim=0)
-    chosen = (
-        next((mask for mask in (alike, fooled) if bool(mask.any())), torch.ones_like(fooled))
-        .nonzero()
-        .flatten()
-    )
-    order = norms(results[bands.count - 1].perturbations[chosen]).argsort()
-    return int(chosen[order[len(order) // 2]])
+    return typical(norms(results[bands.count - 1].perturbations), alike, fooled)
 
 
 def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list[str]:
@@ -399,7 +390,8 @@ def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list
         "a ratio of means.",
         f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they "
         "are left out of beta, counted in the table, and stand as infinite in the medians.",
-        f"Inside a subspace DeepFool takes at most {settings.steps} steps.",
+        f"Inside a subspace DeepFool takes at most {settings.steps} steps; cos(r, n), in the mean, "
+        "is with the normal's projection onto it.",
         f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band "
         f"and m = {wide}; an affine boundary would give {expected_beta(d, same):.3f} and "
         f"{expected_beta(d, wide):.3f}.",

@@ -15,13 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipeline.bootstrap import measured, paired_bootstrap
-from pipeline.evaluation import held_out, judged, valid
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.pictures import Panel, image_grid
-from pipeline.statistics import Estimate, median, share, stack
-from pipeline.studies.attacking import deepfool_of
-from pipeline.tables import class_name
+from pipeline.pictures import Panel, image_grid, perturbed_panels, typical
+from pipeline.statistics import Estimate, mean, median, share, stack
+from pipeline.studies.attacking import inside
+from pipeline.tables import class_name, value
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import orthonormalise
@@ -115,6 +115,7 @@ def watermark(network: Network, data: Dataset, settings: Settings, executor: Exe
     samples = stack([_quantities(results, images) for results in found])
     statistics = {f"share_fooled{s}": share(f"fooled{s}") for s in spans}
     statistics |= {f"relative_norm{s}": median(f"norm{s}") for s in spans}
+    statistics |= {f"alignment{s}": mean(f"alignment{s}") for s in spans}
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     return Findings(
         numbers=numbers,
@@ -187,14 +188,16 @@ def _attacked(
     executor: Executor, settings: Settings, model: torch.nn.Module, images: Tensor, span: Span
 ) -> Perturbed:
     """DeepFool inside one span, against one training seed's network."""
-    boundary = deepfool_of(settings.attack, norm=2.0, subspace=span.basis.to(executor.device))
-    return executor.map(partial(judged, boundary, model), images).value
+    basis = span.basis.to(executor.device)
+    return executor.map(partial(inside, settings.attack, basis, model), images).value
 
 
 def _quantities(results: dict[str, Perturbed], images: Tensor) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed."""
     quantities = {}
     for suffix, result in results.items():
+        if result.alignment is not None:
+            quantities[f"alignment{suffix}"] = result.alignment
         quantities[f"fooled{suffix}"] = result.success.double()
         quantities[f"norm{suffix}"] = valid(
             relative_norms(result.perturbations, images), result.success
@@ -222,6 +225,7 @@ def _table(
                 "median_relative_norm": relative.value,
                 "norm_low": relative.low,
                 "norm_high": relative.high,
+                "cos(r, n)": value(numbers, f"alignment{suffix}"),
                 "images": fooled.n,
                 "seeds": fooled.seeds,
             }
@@ -234,34 +238,15 @@ def _figure(data: Dataset, images: Tensor, results: dict[str, Perturbed]) -> Fig
     rows: list[list[Panel | None]] = []
     names = []
     for suffix, result in results.items():
-        index = _typical(result)
-        image, perturbation = images[index], result.perturbations[index]
-        outcome = (
-            class_name(data, result.adversarial_labels[index])
-            if result.success[index]
-            else "not fooled"
-        )
-        size = float(perturbation.norm() / image.norm())
-        rows.append(
-            [
-                Panel(image, class_name(data, result.labels[index])),
-                Panel(perturbation, f"relative norm {size:.3g}", perturbation=True),
-                Panel((image + perturbation).clamp(0, 1), outcome),
-            ]
-        )
+        index = typical(norms(result.perturbations), result.success)
+        perturbed, perturbation = perturbed_panels(data, images[index], result, index)
+        image = Panel(images[index], class_name(data, result.labels[index]))
+        rows.append([image, perturbation, perturbed])
         names.append(f"m = d / {WIDE[suffix]}")
     columns = ["image", "perturbation", "perturbed image"]
     return image_grid(
         rows, row_titles=names, column_titles=columns, title="Hidden words that change the label"
     )
-
-
-def _typical(result: Perturbed) -> int:
-    """The image of median norm among those fooled, or among all if none is."""
-    success = result.success
-    chosen = (success if bool(success.any()) else torch.ones_like(success)).nonzero().flatten()
-    order = norms(result.perturbations[chosen]).argsort()
-    return int(chosen[order[len(order) // 2]])
 
 
 def _word_figure(span: Span) -> Figure:
@@ -282,7 +267,7 @@ def _notes(spans: dict[str, Span], data: Dataset, count: int) -> list[str]:
         )
         + ".",
         "The relative norm is the median over the images that were fooled; perturbed images are "
-        "not clipped.",
+        "not clipped. cos(r, n), in the mean, is with the normal's projection onto the subspace.",
     ]
     if "_wide" not in spans:
         notes.append(f"No wide variant: floor(d / {WIDE['_wide']}) is above {LARGEST_WIDE}.")

@@ -103,15 +103,17 @@ def advft_attacks(
         },
         notes=[
             *notes(studies),
-            f"Accuracies on {len(studies[0].test)} held-out images. Under l_inf DeepFool an image "
-            "is right where its own smallest perturbation is longer than eps; DeepFool failed in "
-            f"{failed} cases, which count as right.",
+            f"Accuracies on {len(studies[0].test)} held-out images; all attacks keep the pixels in "
+            "[0, 1]. Under l_inf DeepFool an image is right where its own smallest perturbation is "
+            f"longer than eps; DeepFool failed in {failed} cases, which count as right.",
         ],
     )
 
 
 def beyond(model: Classifier, images: Images, labels: Labels, *, eps: float) -> dict[str, Tensor]:
-    """Whether l_inf DeepFool's perturbation of each image is longer than ``eps``.
+    """Whether l_inf DeepFool's perturbation of each image, within [0, 1], is longer than ``eps``.
+
+    The box is that of the other attacks, without which DeepFool would look stronger than them.
 
     Args:
         model: the network that is judged.
@@ -123,7 +125,7 @@ def beyond(model: Classifier, images: Images, labels: Labels, *, eps: float) -> 
         ``right`` (N,): whether an image has its true label and keeps it within eps; ``failed``
         (N,): whether DeepFool did not fool.
     """
-    result = deepfool(model, images, norm=math.inf, prune=None)
+    result = deepfool(model, images, norm=math.inf, prune=None, clip=BOX)
     fooled = recomputed_success(model, images, result)
     short = fooled & (norms(result.perturbations, math.inf) <= eps)
     return {"right": correct(model, images, labels) & ~short, "failed": ~fooled}

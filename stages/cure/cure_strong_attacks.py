@@ -7,10 +7,13 @@ References:
     regularization, and vice versa", arXiv:1811.09716, 2019.
     A. Madry, A. Makelov, L. Schmidt, D. Tsipras, A. Vladu, "Towards deep learning models resistant
     to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
+    M. Andriushchenko, F. Croce, N. Flammarion, M. Hein, "Square Attack: a query-efficient black-box
+    adversarial attack via random search", arXiv:1912.00049, 2020 (Square).
     J. Uesato, B. O'Donoghue, A. van den Oord, P. Kohli, "Adversarial risk and the dangers of
     evaluating against weak attacks", arXiv:1802.05666, 2018 (SPSA).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +33,7 @@ from pipeline.statistics import Estimate, Statistic, difference, mean, share, st
 from pipeline.studies.cure import BOX, CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
-from robustness_geometry.attacks import fgsm, spsa
+from robustness_geometry.attacks import fgsm, spsa, square
 from robustness_geometry.attacks.protocol import takes_generator
 from robustness_geometry.attacks.spsa import margin_loss
 from robustness_geometry.checks import check_count, check_positive, refuse
@@ -47,22 +50,26 @@ class Settings(CureSettings):
 
     Attributes:
         steps: numbers of steps of PGD, two or more, in ascending order; the first is the reference,
-            the last is compared with SPSA.
+            the last is compared with the attacks without gradients.
         restarts: number of random starts of the first PGD, of which the best counts, at least 1.
         wide: radius as a multiple of eps, > 0, at which hardly any image should be left.
-        spsa: the attack without gradients; its eps and norm are those of the attack that judges.
-        spsa_samples: number of held-out images that SPSA is run on, at least 3.
+        spsa: the thesis' attack without gradients.
+        square: another one, which needs fewer evaluations. The eps and norm of both are those of
+            the attack that judges.
+        spsa_samples: number of held-out images that these two are run on, at least 3.
     """
 
     steps: tuple[int, ...] = (20, 40, 100)
     restarts: int = 5
     wide: float = 4.0
     spsa: Attack = field(default_factory=lambda: partial(spsa, eps=8 / 255))
+    square: Attack = field(default_factory=lambda: partial(square, eps=8 / 255))
     spsa_samples: int = 1000
 
     binds: ClassVar[Mapping[str, Mapping[str, str]]] = {
         **CureSettings.binds,
         "spsa": {"eps": "cure.eps", "norm": "cure.attack.norm"},
+        "square": {"eps": "cure.eps", "norm": "cure.attack.norm"},
     }
 
     def __post_init__(self) -> None:
@@ -81,7 +88,8 @@ def cure_strong_attacks(
 ) -> Findings:
     """Measure accuracy of CURE under attacks that would find what masked gradients hide from PGD.
 
-    They are PGD with more steps, with restarts and in a larger ball, and SPSA without gradients.
+    They are PGD with more steps, with restarts and in a larger ball, and SPSA and Square, which use
+    no gradients.
 
     Args:
         network: the trained classifiers.
@@ -90,7 +98,8 @@ def cure_strong_attacks(
         executor: runs trainings and attacks.
 
     Returns:
-        ``adv_cure_<attack>`` and the differences that tell masked gradients; on SPSA's images
+        ``adv_cure_<attack>`` and the differences that tell masked gradients;
+        ``adv_cure_without_gradients`` is what SPSA and Square together leave. On SPSA's images
         ``pearson_spsa_pgd`` and ``share_spsa_below_pgd`` of the two attacks' losses f_y - max f_k,
         where the smaller one is the stronger.
     """
@@ -112,12 +121,14 @@ def cure_strong_attacks(
         tensors={name: values.float() for name, values in beside.items()},
         notes=[
             *notes(studies),
-            f"PGD and FGSM on {len(studies[0].test)} held-out images, SPSA on "
-            f"{beside['margin_spsa'].shape[1]} of them with the options {_options(settings.spsa)}; "
-            "its best iterate counts, of PGD the last one.",
+            f"PGD and FGSM on {len(studies[0].test)} held-out images, SPSA (options "
+            f"{_options(settings.spsa)}) and Square ({_options(settings.square)}) on "
+            f"{beside['margin_spsa'].shape[1]} of them; their best iterate counts, of PGD the last "
+            "one. That they find nothing tells something only if they break nearly as many images "
+            "as PGD does.",
             f"Masked gradients would show as: FGSM beating PGD({first}), PGD({last}) or restarts "
-            f"beating PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA beating "
-            f"PGD({last}).",
+            f"beating PGD({first}) by far, images left at {settings.wide:g} eps, or SPSA or Square "
+            f"beating PGD({last}).",
         ],
     )
 
@@ -165,7 +176,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
 
 
 def _beside(study: CureStudy[Settings]) -> dict[str, Tensor]:
-    """SPSA and the longest PGD on the same images."""
+    """SPSA, Square and the longest PGD on the same images."""
     settings = study.settings
     model, test = study.tuned("cure").model, study.test.first(settings.spsa_samples)
     ball: dict[str, object] = {"eps": study.eps, "norm": study.norm}
@@ -173,6 +184,8 @@ def _beside(study: CureStudy[Settings]) -> dict[str, Tensor]:
         "pgd": study.pgd(steps=settings.steps[-1]),
         "spsa": partial(settings.spsa, **ball),
     }
+    if test.images.ndim == 4:  # Square's windows are parts of pictures
+        attacks["square"] = partial(settings.square, **ball)
     values: dict[str, Tensor] = {}
     for name, attack in attacks.items():
         work = partial(outcome, attack, model)
@@ -183,6 +196,10 @@ def _beside(study: CureStudy[Settings]) -> dict[str, Tensor]:
             f"right_{name}": left["right"].double(),
             f"margin_{name}": left["margin"].double(),
         }
+    nothing = torch.full_like(values["right_spsa"], math.nan)
+    values = {"right_square": nothing, "margin_square": nothing} | values
+    found = values["right_square"].nan_to_num(nan=1.0)
+    values["right_without_gradients"] = values["right_spsa"] * found
     values["below"] = (values["margin_spsa"] < values["margin_pgd"]).double()
     return values
 
@@ -191,10 +208,14 @@ def _beside_statistics(settings: Settings) -> dict[str, Statistic]:
     last = f"adv_cure_pgd{settings.steps[-1]}"
     return {
         "adv_cure_spsa": share("right_spsa"),
+        "adv_cure_square": share("right_square"),
+        "adv_cure_without_gradients": share("right_without_gradients"),
         f"adv_cure_spsa - {last}": difference("right_spsa", "right_pgd"),
+        f"adv_cure_without_gradients - {last}": difference("right_without_gradients", "right_pgd"),
         "pearson_spsa_pgd": Statistic(("margin_spsa", "margin_pgd"), _pearson_over_all),
         "share_spsa_below_pgd": share("below"),
         "margin_spsa": mean("margin_spsa"),
+        "margin_square": mean("margin_square"),
         "margin_pgd": mean("margin_pgd"),
     }
 
@@ -223,6 +244,8 @@ def _attacks(settings: Settings) -> dict[str, str]:
     return titles | {
         "restarts": f"PGD({first}), {settings.restarts} restarts",
         "spsa": "SPSA",
+        "square": "Square",
+        "without_gradients": "SPSA or Square",
         "wide": f"PGD({first}) at {settings.wide:g} eps",
     }
 
@@ -248,10 +271,15 @@ def _masking(numbers: Mapping[str, Estimate], settings: Settings) -> pd.DataFram
         f"PGD({last}) finds little more": (f"adv_cure_pgd{first} - adv_cure_pgd{last}", "<=", 0.02),
         "restarts find little more": (f"adv_cure_pgd{first} - adv_cure_restarts", "<=", 0.05),
         "a large ball leaves few images": ("adv_cure_wide", "<=", 0.05),
-        f"SPSA finds little more than PGD({last})": (
-            f"adv_cure_spsa - adv_cure_pgd{last}",
+        f"SPSA and Square find little more than PGD({last})": (
+            f"adv_cure_without_gradients - adv_cure_pgd{last}",
             ">=",
             -0.02,
+        ),
+        f"SPSA and Square find nearly as much as PGD({last})": (
+            f"adv_cure_without_gradients - adv_cure_pgd{last}",
+            "<=",
+            0.1,
         ),
     }
     rows: Sequence[dict[str, object]] = [

@@ -22,9 +22,10 @@ from pipeline.studies.finetuning import (
     FineTuningStudy,
     fine_tuning_notes,
     fine_tuning_studies,
+    mean_alignments,
     tune_all,
 )
-from pipeline.tables import interval
+from pipeline.tables import interval, value
 from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Classifier, Dataset, Images, Labels, Network
@@ -164,7 +165,7 @@ def _quantities(study: FineTuningStudy) -> dict[str, Tensor]:
 
     def judged_by(model: Classifier, name: str) -> dict[str, Tensor]:
         pattern = study.executor.cached(partial(fooled_pattern, model, eps=steps), images).value
-        return {f"df {name}": study.rho(model), f"fgsm {name}": pattern.double()}
+        return {**study.rho(model, f"df {name}"), f"fgsm {name}": pattern.double()}
 
     found = {"unit": unit, **judged_by(study.model, "original")}
     for reading, strategy in READINGS.items():
@@ -197,6 +198,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         "rho_df_original": mean("df original"),
         "rho_fgsm_original": Statistic(("fgsm original", "unit"), rho),
     }
+    aligned = {"original": "df original"}
     for reading in READINGS:
         for epoch in range(1, settings.epochs + 1):
             df = (f"df {reading} {epoch}", "df original")
@@ -207,7 +209,8 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
                 (*judged, *df), excess
             )
             found[f"{reading}: 1 - gain_df_{epoch}"] = Statistic(df, loss)
-    return found
+            aligned[_alignment(reading, epoch).removeprefix("alignment_")] = df[0]
+    return found | mean_alignments(aligned)
 
 
 def _points(
@@ -222,6 +225,11 @@ def _points(
     return {0: start} | {epoch: numbers[name] for epoch, name in names.items() if name in numbers}
 
 
+def _alignment(reading: str, epoch: int) -> str:
+    """The name of the cos(r, n) of the DeepFool that measured one gain."""
+    return f"alignment_{reading}_{epoch}" if epoch else "alignment_original"
+
+
 def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
     """One row per reading, judge and epoch: the gain with its interval."""
     rows = [
@@ -232,6 +240,7 @@ def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
             "epoch": epoch,
             "gain": gain.value,
             **interval(gain),
+            "cos(r, n)": value(numbers, _alignment(reading, epoch)) if judge == "df" else math.nan,
         }
         for reading, strategy in READINGS.items()
         for judge in ("df", "fgsm")

@@ -21,12 +21,13 @@ from pipeline.studies.finetuning import (
     by_epoch,
     fine_tuning_notes,
     fine_tuning_studies,
+    mean_alignments,
     rho_by_epoch,
     rho_note,
     tune_all,
 )
 from pipeline.studies.subject import placed
-from pipeline.tables import class_name, interval
+from pipeline.tables import class_name, interval, value
 from robustness_geometry.checks import check_positive, refuse
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Dataset, Network, Perturbed, predict
@@ -116,7 +117,12 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
     for first, second in pairwise(f"{alpha:g}" for alpha in settings.alphas):
         pair = (f"{first} {settings.epochs}", f"{second} {settings.epochs}")
         found[f"rho_alpha_{first} - rho_alpha_{second}"] = difference(*pair)
-    return found
+    tuned = {
+        f"alpha_{alpha:g}_{epoch}": f"{alpha:g} {epoch}"
+        for alpha in settings.alphas
+        for epoch in range(1, settings.epochs + 1)
+    }
+    return found | mean_alignments({"original": "original", **tuned})
 
 
 def _points(
@@ -129,11 +135,22 @@ def _points(
 
 def _table(estimates: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
     rows = [
-        {"alpha": alpha, "epoch": epoch, "rho": rho.value, **interval(rho)}
+        {
+            "alpha": alpha,
+            "epoch": epoch,
+            "rho": rho.value,
+            **interval(rho),
+            "cos(r, n)": value(estimates, _alignment(alpha, epoch)),
+        }
         for alpha in settings.alphas
         for epoch, rho in _points(estimates, alpha, settings).items()
     ]
     return pd.DataFrame(rows)
+
+
+def _alignment(alpha: float, epoch: int) -> str:
+    """The name of the cos(r, n) behind one rho."""
+    return f"alignment_alpha_{alpha:g}_{epoch}" if epoch else "alignment_original"
 
 
 def _figure(network: Network, estimates: dict[str, Estimate], settings: Settings) -> Figure:

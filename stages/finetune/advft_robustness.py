@@ -17,12 +17,13 @@ from pipeline.studies.finetuning import (
     by_epoch,
     fine_tuning_notes,
     fine_tuning_studies,
+    mean_alignments,
     rho_by_epoch,
     rho_note,
     strategies,
     tune_all,
 )
-from pipeline.tables import interval
+from pipeline.tables import interval, value
 from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "advft_robustness"]
@@ -93,7 +94,12 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
     for other in ("fgsm", "clean"):
         lead = f"rho_ft_deepfool_{last} - rho_ft_{other}_{last}"
         gains[lead] = difference(f"ft_deepfool {last}", f"ft_{other} {last}")
-    return single | gains
+    tuned_names = {
+        f"ft_{strategy}_{epoch}": f"ft_{strategy} {epoch}"
+        for strategy in strategies(settings)
+        for epoch in range(1, last + 1)
+    }
+    return single | gains | mean_alignments({"original": "original", **tuned_names})
 
 
 def _points(numbers: dict[str, Estimate], strategy: str, settings: Settings) -> dict[int, Estimate]:
@@ -108,7 +114,8 @@ def _table(numbers: dict[str, Estimate], settings: Settings) -> pd.DataFrame:
     for strategy in strategies(settings):
         for epoch, rho in _points(numbers, strategy, settings).items():
             row: dict[str, object] = {"network": TITLES[strategy], "epoch": epoch, "rho": rho.value}
-            row |= interval(rho)
+            name = f"ft_{strategy}_{epoch}" if epoch else "original"
+            row |= {**interval(rho), "cos(r, n)": value(numbers, f"alignment_{name}")}
             gain = numbers.get(f"rho_ft_{strategy}_{epoch} / rho_original")
             if gain is not None:
                 row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}

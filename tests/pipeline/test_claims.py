@@ -222,7 +222,8 @@ def unshifted(number, threshold):
 @pytest.mark.parametrize("claim", [c for c in CLAIMS.claims if c.tests], ids=lambda claim: claim.id)
 def test_bounds_are_those_of_the_frozen_expression(claim):
     expected = [] if claim.id in READ else bounds_of(claim.expression)
-    deciding = [test for test in claim.tests if test.decides]
+    deciding = [test for test in claim.tests if test.decides and not test.premise]
+    assert any(test.premise for test in claim.tests) == ("# given " in claim.expression)
     bounds = [
         (kind, unshifted(test.number, threshold))
         for test in deciding
@@ -528,6 +529,28 @@ def test_a_test_that_is_only_shown_does_not_decide():
     ]
 
 
+@pytest.mark.parametrize(
+    ("premise", "tested", "expected"),
+    [
+        ((0.0, 0.05), (0.0, 0.05), "reproduced"),
+        ((0.0, 0.05), (-0.3, -0.2), "contradicted"),
+        ((0.05, 0.2), (0.05, 0.2), "inconclusive"),
+        ((0.3, 0.6), (0.3, 0.6), "inconclusive"),
+        ((0.3, 0.6), (-0.3, -0.2), "inconclusive"),
+        (None, (0.0, 0.05), "not tested here"),
+    ],
+)
+def test_nothing_is_decided_without_the_premise(premise, tested, expected):
+    tests = (
+        Condition("x", {"at_least": -0.02}),
+        Condition("strength", {"at_most": 0.1}, premise=True),
+    )
+    numbers = {"x": tested} | ({} if premise is None else {"strength": premise})
+    found = verdict(replace(LENET, tests=tests), results({"lenet": numbers}))
+    assert found.verdict == expected
+    assert [outcome.premise for outcome in found.decided_by[0].tests] == [False, True]
+
+
 # The verdicts' file
 
 
@@ -575,7 +598,7 @@ def test_the_file_of_verdicts_is_stable_and_counted(tmp_path):
         ),
         (
             {"tests": [{"number": "x", "above": 0, "decides": False}]},
-            r"claims\.c\.tests must be .*; got '?decides: false throughout",
+            r"claims\.c\.tests must be .*; got '?decides: false or premise: true throughout",
         ),
         (
             {"stage": "train"},

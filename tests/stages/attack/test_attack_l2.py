@@ -54,7 +54,11 @@ def test_numbers_on_an_affine_network_are_closed_forms(
     # On an affine network nothing is smaller than DeepFool without its overshoot, and these come
     # close to it.
     few = 1.02 * exact[:, :5].mean() / exact[:, :5].mean()
-    assert numbers["rho_df / rho_minimum"].value == pytest.approx(float(few), rel=0.03)
+    assert numbers["rho_df / rho_minimum"].value == pytest.approx(float(few), rel=1e-3)
+    for method in ("df", "minimum"):
+        assert numbers[f"alignment_{method}"].value == pytest.approx(1, abs=1e-5)
+    assert numbers["alignment_lbfgs"].value == pytest.approx(1, abs=0.02)
+    assert "alignment_fgsm" not in numbers
     assert numbers["rho_lbfgs / rho_df"].value == pytest.approx(1 / 1.02, rel=0.05)
     assert numbers["rho_lbfgs / rho_df"].n == 2
     torch.testing.assert_close(found.tensors["rho_df"].double(), 1.02 * exact, rtol=1e-4, atol=0)

@@ -47,6 +47,12 @@ def test_numbers_on_an_affine_network_are_closed_forms(data, affine_network, exe
     ratio = found.numbers["rho_inf_fgsm"].value / found.numbers["rho_inf_df"].value
     assert found.numbers["rho_inf_fgsm / rho_inf_df"].value == pytest.approx(ratio)
     assert found.numbers["rho_inf_fgsm - rho_inf_df"].low > 0
+    # The judge has no overshoot, and both move along the sign of the gradient.
+    assert found.numbers["rho_inf_minimum"].value == pytest.approx(float(exact.mean()), rel=1e-3)
+    assert found.numbers["rho_inf_df / rho_inf_minimum"].value == pytest.approx(1.02, rel=1e-3)
+    for method in ("df", "minimum"):
+        assert found.numbers[f"alignment_{method}"].value == pytest.approx(1, abs=1e-5)
+    assert "alignment_fgsm" not in found.numbers
     assert looked_at(found) == ["norms"]
 
 
@@ -70,7 +76,11 @@ def test_an_eps_out_of_reach_is_left_out(small, data, executor, looked_at):
     found = attack_linf(
         small.network({0: model}), data, Settings(samples=10, resamples=50), executor
     )
-    assert set(found.numbers) == {"share_fooled_df", "share_fooled_attack"}
+    assert set(found.numbers) == {
+        "share_fooled_df",
+        "share_fooled_minimum",
+        "share_fooled_attack",
+    }
     assert found.numbers["share_fooled_df"].value == 0.0
     assert found.numbers["share_fooled_df"].high > 0.0
     assert any("no eps fools 0.9" in note for note in found.notes)

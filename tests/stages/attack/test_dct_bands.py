@@ -42,6 +42,8 @@ def test_beta_of_an_affine_network_is_its_closed_form(small, affine_network, exe
         )
         beta = math.sqrt(4 / 256) * float(inside.mean() / rho)
         assert found.numbers[f"beta_{band}"].value == pytest.approx(beta, rel=1e-3)
+        # Inside the band, r is along the normal's projection: no smaller one exists there.
+        assert found.numbers[f"alignment_{band}"].value == pytest.approx(1, abs=1e-5)
         assert (found.numbers[f"beta_{band}"].n, found.numbers[f"beta_{band}"].seeds) == (40, 2)
     assert "beta_8" not in found.numbers
     assert found.numbers["rho"].value == pytest.approx(1.02 * float(rho), rel=1e-3)

@@ -64,6 +64,7 @@ def test_perturbations_lie_in_the_span_and_are_closed_forms(small, executor, loo
         middle = float(relative.flatten().sort().values[11:13].mean())
         assert found.numbers[f"relative_norm{suffix}"].value == pytest.approx(middle, rel=1e-3)
         assert found.numbers[f"share_fooled{suffix}"].value == 1.0
+        assert found.numbers[f"alignment{suffix}"].value == pytest.approx(1, abs=1e-5)
         assert found.numbers[f"share_fooled{suffix}"].low < 1.0
         assert (
             found.numbers[f"relative_norm{suffix}"].n,

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.evaluation import held_out
 from pipeline.studies.cure import CureStudy, Tuned, cure_studies
 from pipeline.studies.cure_settings import CureSettings
-from robustness_geometry.attacks import deepfool, fgsm, pgd, spsa
+from robustness_geometry.attacks import deepfool, fgsm, pgd, spsa, square
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Network, predict
@@ -26,8 +26,11 @@ from stages.cure.cure_visual import _figures, _one_a_class, cure_visual
 
 @pytest.fixture(scope="module")
 def settings(made):
-    given = partial(spsa, eps=9.0, steps=6, directions=8)
-    return Strong(**made.small, steps=(4, 8), restarts=2, wide=6.0, spsa=given, spsa_samples=12)
+    given = {
+        "spsa": partial(spsa, eps=9.0, steps=6, directions=8),
+        "square": partial(square, eps=9.0, queries=60),
+    }
+    return Strong(**made.small, steps=(4, 8), restarts=2, wide=6.0, spsa_samples=12, **given)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,17 @@ def test_losses_of_the_two_attacks_are_set_beside_each_other(strong):
     assert torch.equal(strong.tensors["right_pgd"].double(), right)
 
 
+def test_what_both_attacks_without_gradients_leave(strong):
+    left = strong.tensors["right_spsa"] * strong.tensors["right_square"]
+    numbers = strong.numbers
+    assert numbers["adv_cure_without_gradients"].value == pytest.approx(float(left.mean()))
+    gap = float((left - strong.tensors["right_pgd"]).double().mean())
+    found = numbers["adv_cure_without_gradients - adv_cure_pgd8"].value
+    assert found == pytest.approx(gap, abs=1e-6)
+    for one in ("spsa", "square"):
+        assert numbers["adv_cure_without_gradients"].value <= numbers[f"adv_cure_{one}"].value
+
+
 def test_the_correlation_is_over_seeds_and_images():
     a, b = torch.rand(2, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
@@ -91,12 +105,16 @@ def test_masked_gradients_are_told(network, data, executor, settings, monkeypatc
     )
     monkeypatch.setattr(CureStudy, "tuned", lambda self, name: Tuned(self.model, {}))
     given = replace(
-        settings, spsa=partial(spsa, eps=9.0, steps=12, directions=16, learning_rate=0.04)
+        settings,
+        spsa=partial(spsa, eps=9.0, steps=12, directions=16, learning_rate=0.04),
+        square=partial(square, eps=9.0, queries=500),
     )
     found = cure_strong_attacks(masked, data, given, executor)
     holds = found.tables["masking"].set_index("check")["holds"]
     assert found.numbers["adv_cure_spsa - adv_cure_pgd8"].value < -0.1
-    assert not holds["SPSA finds little more than PGD(8)"]
+    assert found.numbers["adv_cure_square"].value < found.numbers["adv_cure_pgd8"].value - 0.1
+    assert not holds["SPSA and Square find little more than PGD(8)"]
+    assert holds["SPSA and Square find nearly as much as PGD(8)"]
     assert not holds["a large ball leaves few images"]
     assert found.numbers["share_spsa_below_pgd"].value > 0.9
 
@@ -106,8 +124,8 @@ def test_all_attacks_share_the_ball_of_the_one_that_judges(
 ):
     seen = []
 
-    def spy(model, images, *, eps=9.0, norm=math.inf, labels=None):
-        seen.append(("spsa", eps, norm))
+    def spy(name, model, images, *, eps=9.0, norm=math.inf, labels=None):
+        seen.append((name, eps, norm))
         return pgd(model, images, eps=eps, norm=norm, steps=1, labels=labels)
 
     def stepped(model, images, *, eps=9.0, norm=math.inf, clip=None, labels=None):
@@ -121,10 +139,14 @@ def test_all_attacks_share_the_ball_of_the_one_that_judges(
     monkeypatch.setattr(type(executor), "cached", run)
     monkeypatch.setattr(CureStudy, "tuned", lambda self, name: Tuned(self.model, {}))
     own = replace(
-        settings, attack=partial(pgd, eps=9.0, norm=2), eps=0.3, spsa=partial(spy, eps=9.0)
+        settings,
+        attack=partial(pgd, eps=9.0, norm=2),
+        eps=0.3,
+        spsa=partial(spy, "spsa", eps=9.0),
+        square=partial(spy, "square", eps=9.0),
     )
     cure_strong_attacks(network, data, own, executor)
-    assert set(seen) == {("spsa", 0.3, 2.0), ("fgsm", 0.3, 2.0)}
+    assert set(seen) == {(name, 0.3, 2.0) for name in ("spsa", "square", "fgsm")}
 
 
 def test_an_outcome_is_judged_on_the_true_label(made):
@@ -216,5 +238,5 @@ def test_settings_out_of_range_are_refused(given, options, key):
 def test_options_that_the_experiment_sets_are_named():
     bound = {"attack": {"eps": "cure.eps"}}
     assert CureSettings.binds == Table82.binds == Visual.binds == bound
-    spsa_ = {"eps": "cure.eps", "norm": "cure.attack.norm"}
-    assert Strong.binds == {**bound, "spsa": spsa_}
+    ball = {"eps": "cure.eps", "norm": "cure.attack.norm"}
+    assert Strong.binds == {**bound, "spsa": ball, "square": ball}

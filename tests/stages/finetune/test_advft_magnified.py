@@ -20,6 +20,8 @@ def test_the_numbers_name_every_alpha_and_the_neighbours_differences(found):
         "rho_alpha_3",
         "rho_alpha_1 - rho_alpha_2",
         "rho_alpha_2 - rho_alpha_3",
+        "alignment_original",
+        *(f"alignment_alpha_{alpha}_{epoch}" for alpha in (1, 2, 3) for epoch in (1, 2)),
     }
     difference = found.numbers["rho_alpha_1 - rho_alpha_2"]
     assert difference.value == pytest.approx(

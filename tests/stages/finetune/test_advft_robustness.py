@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustness_geometry.attacks import deepfool
+from robustness_geometry.attacks import alignment, deepfool
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
 from robustness_geometry.training import extra_epochs, fine_tune, perturbed_split
@@ -23,17 +23,21 @@ def test_the_numbers_are_those_of_the_algorithm_done_by_hand(found, network, dat
     from pipeline.evaluation import held_out
 
     images = held_out(data, 30).images
-    before, after = [], []
+    before, after, cosines = [], [], []
     for seed, model in network.models.items():
         made = perturbed_split(data.train, deepfool(model, data.train.images).perturbations)
         states = fine_tune(model, made, extra_epochs(network.training, epochs=2), seed=seed)
         before.append(rho(model, images))
+        found_r = deepfool(model, images)
+        cosines.append(alignment(model, images, found_r.perturbations)[found_r.success].mean())
         original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.load_state_dict(states[1])
         after.append(rho(model, images))
         model.load_state_dict(original)
     numbers = found.numbers
     assert numbers["rho_original"].value == pytest.approx(sum(before) / 2, rel=1e-4)
+    mean_cosine = float(sum(cosines)) / 2
+    assert numbers["alignment_original"].value == pytest.approx(mean_cosine, rel=1e-4)
     assert numbers["rho_ft_deepfool_2"].value == pytest.approx(sum(after) / 2, rel=1e-4)
     assert numbers["rho_ft_deepfool_2 / rho_original"].value == pytest.approx(
         sum(after) / sum(before), rel=1e-4

@@ -15,7 +15,7 @@ from pipeline.studies.finetuning import (
     recipe_of,
     strategies,
 )
-from robustness_geometry.attacks import deepfool, fgsm, pgd
+from robustness_geometry.attacks import alignment, deepfool, fgsm, pgd
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Split, predict
@@ -88,7 +88,10 @@ def test_rho_is_deepfools_relative_l2_norm(study, network):
     images = study.test.images
     result = deepfool(network.models[0], images)
     expected = norms(result.perturbations) / norms(images)
-    torch.testing.assert_close(study.rho(network.models[0]), expected.double())
+    found = study.rho(network.models[0], "here")
+    torch.testing.assert_close(found["here"], expected.double())
+    cosines = alignment(network.models[0], images, result.perturbations)
+    torch.testing.assert_close(found["cos here"], cosines.double())
     assert bool(result.success.all())
 
 
