@@ -4,19 +4,16 @@ The instruments of Chapter 6 and Section 7.4.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from pipeline.bootstrap import measured
 from pipeline.evaluation import held_out
 from pipeline.executor import Executor
-from pipeline.statistics import Estimate
-from pipeline.studies.boundary import closest_points
+from pipeline.studies.boundary import closest_points, crossing_points
 from pipeline.studies.curvature_measures import along, at_random, ends, extremes, inside
 from pipeline.studies.curvature_settings import (
     Curvatures,
@@ -29,7 +26,7 @@ from pipeline.studies.curvature_settings import (
     check_products,
 )
 from pipeline.studies.subject import Subject
-from robustness_geometry.checks import Described, InputError, refuse
+from robustness_geometry.checks import Described, InputError, check_choice, refuse
 from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.geometry import (
     Boundary,
@@ -42,14 +39,16 @@ from robustness_geometry.norms import norms
 from robustness_geometry.types import Dataset, Images, Network, Split
 
 __all__ = [
+    "POINTS",
     "CurvatureStudy",
     "curvature_studies",
-    "named",
-    "notes",
     "training_split",
     "unit",
     "unseen_split",
 ]
+
+POINTS = {"crossing": "closest", "closest": "crossing"}
+"""Where the boundary is measured near an image -> the other place, which is shown beside it."""
 
 ROOM = 50_000_000
 """Numbers that the directions of a chunk of images may hold together."""
@@ -57,8 +56,11 @@ ROOM = 50_000_000
 MOST_IMAGES = 250
 """Images per chunk at most."""
 
-FEW_PRODUCTS = 60
-"""Products that S_c is found by at each multiple of h."""
+FEW_PRODUCTS = 30
+"""Products that S_c is found by at each multiple of h, for its leading directions alone."""
+
+BESIDE = 30
+"""Products that a small S_c is found by at the points that are shown beside a study's own."""
 
 AnySettings = TypeVar("AnySettings", bound=CurvatureSettings)
 Settings_co = TypeVar("Settings_co", bound=CurvatureSettings, covariant=True)
@@ -72,9 +74,23 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
 
     Attributes:
         settings: the settings of the experiment.
+        point: where the boundary is measured: at the ``closest`` point, whose r is the smallest
+            perturbation (Equations 6.1 and 7.1), or at the ``crossing`` of DeepFool's r.
     """
 
     settings: Settings_co
+    point: str = "closest"
+
+    def at(self, point: str) -> "CurvatureStudy[Settings_co]":
+        """The same study at the ``crossing`` or at the ``closest`` points."""
+        check_choice("point", point, tuple(POINTS))
+        return self if point == self.point else replace(self, point=point)
+
+    @cached_property
+    def both(self) -> "dict[str, CurvatureStudy[Settings_co]]":
+        """What the names of numbers end in -> the study at its own points, and at the others."""
+        other = POINTS[self.point]
+        return {"": self, f" ({other})": self.at(other)}
 
     @property
     def d(self) -> int:
@@ -92,7 +108,10 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
         return {factor: factor * self.h for factor in self.settings.sweep}
 
     def near(self, images: Images) -> Boundary:
-        """The points of the boundary nearest to images, NaN where there is none."""
+        """The points of the boundary near images, NaN where there is none."""
+        if self.point == "crossing":
+            attack = self.settings.boundary_attack
+            return crossing_points(attack, self.model, images, self.executor)
         return closest_points(self.model, images, self.executor)
 
     @cached_property
@@ -211,6 +230,10 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
         name = f"S_c of {len(chosen)} boundary points, seed {self.seed}"
         return self.executor.shared_task(work, name=name).value
 
+    def ends_beside(self: "CurvatureStudy[MeanHessian]", count: int) -> RitzPairs:
+        """:meth:`ends` of few products, for ``count`` directions that are shown beside others."""
+        return self.ends(products=min(max(BESIDE, 2 * count), self.settings.products))
+
     @cached_property
     def _ends(self: "CurvatureStudy[MeanHessian]") -> RitzPairs:
         return self.ends()
@@ -302,11 +325,17 @@ class CurvatureStudy(Subject, Generic[Settings_co]):
 
 
 def curvature_studies(
-    network: Network, data: Dataset, settings: AnySettings, executor: Executor
+    network: Network,
+    data: Dataset,
+    settings: AnySettings,
+    executor: Executor,
+    *,
+    point: str = "closest",
 ) -> list[CurvatureStudy[AnySettings]]:
     """One study for each training seed, in ascending order.
 
-    Where a data set has no training images, half of the held-out ones make the subspaces, and the
+    The boundary is measured at ``point``, see :class:`CurvatureStudy`. Where a data set has no
+    training images, half of the held-out ones make the subspaces, and the
     others judge them. A study has no images of a kind that the settings do not name.
     """
     made_of = settings.train_samples if isinstance(settings, TrainPoints) else 0
@@ -317,7 +346,7 @@ def curvature_studies(
         middle = len(every) // 2
         train = Split(every.images[middle:], every.labels[middle:]).first(made_of)
     return [
-        CurvatureStudy(model, seed, train, test, executor.for_seed(seed), settings)
+        CurvatureStudy(model, seed, train, test, executor.for_seed(seed), settings, point)
         for seed, model in sorted(network.models.items())
     ]
 
@@ -332,40 +361,6 @@ def unseen_split(data: Dataset, count: int) -> Split:
     """Held-out images that made no subspace, at most ``count``."""
     every = held_out(data, len(data.test))
     return every.first(count if len(data.train) else min(count, len(every) // 2))
-
-
-def named(numbers: Mapping[str, Estimate], settings: Curvatures) -> dict[str, Estimate]:
-    """The numbers that rest on at least one case, with the output in their names if not the logits.
-
-    The claims are about the logits.
-    """
-    suffix = "" if settings.output == "logits" else f" ({settings.output})"
-    return {f"{name}{suffix}": estimate for name, estimate in measured(numbers).items()}
-
-
-def notes(studies: Sequence[CurvatureStudy[Curvatures]]) -> list[str]:
-    """What was measured at which points, and with which h."""
-    first, settings = studies[0], studies[0].settings
-    points = [study.near_test for study in studies]
-    reached = [each.found() for each in points]
-    angles = torch.cat([each.angles for each in reached])
-    missing = sum(int((~each.success).sum()) for each in points)
-    cases = sum(len(each) for each in points)
-    shown = [f"{float(angles.quantile(q)):.2g}" for q in (0.5, 0.9)] if len(angles) else ["-", "-"]
-    return [
-        f"F is the {'logit' if settings.output == 'logits' else settings.output + ' output'} of "
-        "the other class minus "
-        "that of the image's own: positive curvature bends the boundary towards the image. "
-        "Curvature is measured over "
-        f"h = {first.h:.3g} (l2, pixel units); the table 'sweep' has "
-        f"{', '.join(f'{factor:g}' for factor in settings.sweep)} times that for training seed "
-        f"{first.seed} and "
-        f"{settings.sweep_samples} images.",
-        f"Boundary points of {len(first.test)} held-out images a training seed; {missing} of "
-        f"{cases} have none and "
-        f"are left out. The angle between r and the normal is {shown[0]} rad in the median, below "
-        f"{shown[1]} for 90%.",
-    ]
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -134,11 +134,20 @@ def ends(
 
 
 def profiles(
-    model: Classifier, h: float, output: str, points: Images, labels: Labels, targets: Labels
+    model: Classifier,
+    h: float,
+    output: str,
+    basis: str,
+    points: Images,
+    labels: Labels,
+    targets: Labels,
 ) -> Tensor:
-    """(n, d - 1) all principal curvatures of each point, the largest first, in float64."""
+    """(n, d - 1) all principal curvatures of each point, the largest first, in float64.
+
+    ``basis`` is ``spread`` or ``pixels``: the vectors that each Hessian is multiplied with.
+    """
     return principal_curvatures(
-        model, points, labels=labels, targets=targets, h=h, output=output
+        model, points, labels=labels, targets=targets, h=h, output=output, basis=basis
     ).values
 
 

@@ -38,8 +38,8 @@ class CurvatureSettings(Checked):
     """What every experiment on a trained network needs.
 
     Attributes:
-        boundary_attack: finds the smallest perturbations, from which the points of the boundary are
-            refined.
+        boundary_attack: the DeepFool whose perturbations are taken for the normals and followed to
+            where they cross the boundary; another attack is replaced by the default DeepFool.
         resamples: number of resamples of the bootstrap.
     """
 

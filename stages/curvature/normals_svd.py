@@ -1,7 +1,7 @@
 """Correlation of the normals of the decision boundary (Section 6.3.1, Remark 2, Figure 6.3)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,15 @@ from pipeline.evaluation import judged
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
-from pipeline.statistics import Estimate, exactly, mean, of_means, ratio_of_means, stack
+from pipeline.statistics import (
+    Estimate,
+    exactly,
+    mean,
+    median_of_ratios,
+    of_means,
+    ratio_of_means,
+    stack,
+)
 from pipeline.studies.attacking import deepfool_of
 from pipeline.studies.curvature import (
     CurvatureStudy,
@@ -23,11 +31,14 @@ from pipeline.studies.curvature import (
     training_split,
     unit,
 )
+from pipeline.studies.curvature_noise import noise_needed
 from pipeline.studies.curvature_settings import CurvatureSettings, TrainPoints, UnseenPoints
 from pipeline.studies.synthetic import Affine
 from pipeline.tables import columns
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import Described, check_count, refuse
+from robustness_geometry.geometry import theorem3_radius
+from robustness_geometry.norms import norms
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Images, Network
 
@@ -43,6 +54,9 @@ COVERED = 0.9
 
 ENOUGH = 0.98
 """Mean share of a normal's length beyond which no further singular vectors are looked at."""
+
+DELTA = 0.1
+"""Share of the points that Theorem 3 may leave unfooled."""
 
 LINEAR_POINTS = 100
 """Points of the binary linear classifier."""
@@ -106,7 +120,8 @@ def normals_svd(
     Returns:
         The share of the squared singular values in the first tenth over that of random vectors;
         ``dimension_90``, the smallest m whose singular vectors hold 90% of a normal's length in the
-        mean; and sv_2 / sv_1 of a binary linear classifier.
+        mean; Theorem 3's radius for a subspace of that many dimensions, in units of ||r||, beside
+        the norm that random noise needs; and sv_2 / sv_1 of a binary linear classifier.
 
     References:
         Thesis, Section 6.3.1, Remark 2 and Figure 6.3. S.-M. Moosavi-Dezfooli et al., "Universal
@@ -140,13 +155,38 @@ def normals_svd(
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     numbers |= {"sv_2 / sv_1, linear": exactly(linear_ratio(), LINEAR_POINTS)}
+    numbers |= _theorem3(studies, numbers["dimension_90"], settings)
     return Findings(
         numbers=measured(numbers),
         tables={"figure_6_3": _table(first), "energy": _energies(numbers, k)},
         figures={"figure_6_3": _figure(network, first), "inside": _inside(network, first)},
         tensors={"singular_values": torch.stack([each.values for each in spectra]).float()},
-        notes=_notes(first, settings, k, classes),
+        notes=_notes(first, numbers, settings, k, classes),
     )
+
+
+def _theorem3(
+    studies: Sequence[CurvatureStudy[Settings]], reached: Estimate, settings: Settings
+) -> dict[str, Estimate]:
+    """Theorem 3's radius in units of ||r||, and the norm that random noise needs in these units.
+
+    Args:
+        studies: one per training seed.
+        reached: the smallest dimension m of S_f in which a normal has 1 - xi = 90% of its length.
+        settings: for the number of resamples.
+    """
+    samples = []
+    for study in studies:
+        lengths = norms(study.near_train.perturbations).double()
+        needed = noise_needed(study.model, study.train.images, study.executor)
+        samples.append({"noise": needed, "r": lengths})
+    ratio = {"noise / r": median_of_ratios("noise", "r")}
+    numbers = paired_bootstrap(stack(samples), ratio, resamples=settings.resamples)
+    radius = theorem3_radius(round(reached.value), DELTA, 1 - COVERED)
+    return numbers | {
+        "theorem3_radius / r": exactly(radius),
+        "theorem3_radius / noise": exactly(radius / numbers["noise / r"].value),
+    }
 
 
 def normal_images(study: CurvatureStudy[TrainPoints], data: Dataset, count: int) -> Images:
@@ -309,7 +349,15 @@ def _inside(network: Network, spectrum: Spectrum) -> Figure:
     )
 
 
-def _notes(first: Spectrum, settings: Settings, k: int, classes: int) -> list[str]:
+def _notes(
+    first: Spectrum, numbers: Mapping[str, Estimate], settings: Settings, k: int, classes: int
+) -> list[str]:
+    radius, noise = numbers["theorem3_radius / r"].value, numbers["noise / r"].value
+    vacuous = (
+        "more than random noise needs, so that the bound is vacuous here"
+        if radius >= noise
+        else "less than random noise needs"
+    )
     return [
         f"N: unit r of {len(first.inside) - first.failed} training images ({first.failed} are "
         "without a "
@@ -320,5 +368,10 @@ def _notes(first: Spectrum, settings: Settings, k: int, classes: int) -> list[st
         "made the span; those "
         "held out are beside it in the table.",
         f"A linear classifier of {classes} classes has its normals in {classes - 1} dimensions.",
+        f"Theorem 3 for {numbers['dimension_90'].value:.0f} dimensions, 1 - xi = {COVERED:g} and "
+        f"delta = {DELTA:g}: a vector of norm {radius:.3g} ||r|| fools. Plain random noise needs "
+        f"{noise:.3g} ||r||, in the median over training images: the "
+        f"theorem's norm is {vacuous}. Theorem 4 asks for curvature above 0 along S_c at the "
+        "closest points, which experiment sc_average_curvature measures.",
         "Figures and the first table are of the first training seed.",
     ]

@@ -14,21 +14,32 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.statistics import Estimate, Statistic, mean, of_means, stack
-from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.statistics import Estimate, Statistic, exactly, mean, median, of_means, stack
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies
 from pipeline.studies.curvature_measures import profiles
 from pipeline.studies.curvature_settings import Curvatures, Leading
-from pipeline.tables import columns, sign_shares
+from pipeline.studies.curvature_tables import (
+    at_point,
+    curvature_columns,
+    measured_at,
+    named,
+    notes,
+)
+from pipeline.studies.flatness import (
+    FLAT,
+    drawn_mean,
+    flat_share,
+    shuffled_top,
+    structureless_flat,
+    structureless_top,
+)
+from pipeline.tables import columns
 from robustness_geometry.checks import check_count
-from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network
 
-__all__ = ["SECTION", "Settings", "flat_share", "principal_curvatures", "profile"]
+__all__ = ["SECTION", "Settings", "principal_curvatures", "profile"]
 
 SECTION = "Section 7.4, Figure 7.5b, Equation 7.4"
-
-FLAT = 0.05
-"""A curvature below this share of the largest one counts as near zero, as in the claims."""
 
 ERRORS = 3
 """Standard errors within which Equation 7.4 has to hold."""
@@ -45,16 +56,19 @@ class Settings(Leading):
             found and the mean is estimated.
         directions: number of random tangent directions per image, at least 2.
         draws: number of random vectors of Equation 7.4 per image, at least 2.
+        basis_samples: number of images, at most ``samples``, whose whole spectrum is computed at
+            each h, along vectors that move all pixels, and once along the pixels' own axes.
     """
 
     profile_samples: int = 1000
     full_dimension: int = 4000
     directions: int = 20
     draws: int = 100
+    basis_samples: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("profile_samples", "full_dimension"):
+        for name in ("profile_samples", "full_dimension", "basis_samples"):
             check_count(name, getattr(self, name))
         for name in ("directions", "draws"):
             check_count(name, getattr(self, name), minimum=2)
@@ -74,7 +88,8 @@ def principal_curvatures(
     Returns:
         ``share_flat`` of the mean profile, ``mean_curvature``, shares of negative curvatures, how
         far Equation 7.4 is from its standard errors; and curvatures along random directions over a
-        range of h. The profiles as tensors.
+        range of h. The same of a Hessian without structure; names that end in ``(crossing)`` belong
+        to the points where DeepFool's r cross the boundary. The profiles as tensors.
 
     References:
         Thesis, Section 7.4, Figure 7.5b and Equation 7.4. A. Fawzi, S.-M. Moosavi-Dezfooli et al.,
@@ -92,7 +107,8 @@ def principal_curvatures(
     ]
     samples = stack(parts)
     numbers = paired_bootstrap(samples, _statistics(samples, full), resamples=settings.resamples)
-    tables = {"summary": _table(numbers), "sweep": _over_h(studies[0], settings)}
+    numbers |= measured_at(studies) | _structureless(studies[0].d)
+    tables = {"summary": _table(numbers), "sweep": _over_h(studies[0], settings, full)}
     figures = {"extremes": _extremes_figure(network, parts[0])}
     if full:
         tables["figure_7_5b"] = _profile_table(every)
@@ -106,17 +122,28 @@ def principal_curvatures(
     )
 
 
-def profile(study: CurvatureStudy[Curvatures], count: int) -> Tensor:
-    """(n, d - 1) the principal curvatures at ``count`` held-out points, the largest first."""
+def profile(
+    study: CurvatureStudy[Curvatures],
+    count: int,
+    *,
+    h: float | None = None,
+    basis: str = "spread",
+) -> Tensor:
+    """(n, d - 1) the principal curvatures at ``count`` held-out points, the largest first.
+
+    ``basis`` as in :func:`robustness_geometry.geometry.principal_curvatures`.
+    """
     points = study.test_points(count)
-    work = partial(profiles, study.model, study.h, study.settings.output)
+    work = partial(profiles, study.model, h or study.h, study.settings.output, basis)
     return study.executor.cached(work, points.points, points.labels, points.targets, chunk=10).value
 
 
-def flat_share(profiles: Tensor) -> Tensor:
-    """(...,) the share of curvatures (..., K) whose size is at most 5% of the largest size."""
-    sizes = profiles.abs()
-    return (sizes <= FLAT * sizes.amax(dim=-1, keepdim=True)).double().mean(dim=-1)
+def _structureless(d: int) -> dict[str, Estimate]:
+    """What a Hessian without structure would have in d dimensions."""
+    return {
+        "share_flat, no structure": exactly(structureless_flat(FLAT)),
+        "kappa_top / kappa_random, no structure": exactly(structureless_top(d - 1)),
+    }
 
 
 def _quantities(
@@ -132,9 +159,18 @@ def _quantities(
         "largest": ends[:, 0],
         "smallest": ends[:, -1],
         "largest + smallest": ends[:, 0] + ends[:, -1],
+        "top / random": ends.abs().amax(dim=1) / direct.abs().quantile(0.5, dim=1),
+    }
+    (crossing,) = (one for end, one in study.both.items() if end)
+    other = crossing.at_random(
+        crossing.test_points(settings.profile_samples), settings.directions
+    ).double()
+    beside = {
+        "direct (crossing)": crossing.placed(other.mean(dim=1)),
+        "direct negative (crossing)": crossing.placed((other < 0).double().mean(dim=1)),
     }
     if full is None:
-        return {name: study.placed(each) for name, each in values.items()}
+        return beside | {name: study.placed(each) for name, each in values.items()}
     mean_, error = drawn_mean(full, settings.draws, study.seed)
     bent = full.abs() > FLAT * full.abs().amax(dim=1, keepdim=True)
     values |= {
@@ -143,35 +179,16 @@ def _quantities(
         "negative": (full < 0).double().mean(dim=1),
         "bent negative": ((full < 0) & bent).sum(dim=1) / bent.sum(dim=1),
         "excess": (mean_ - full.sum(dim=1) / study.d).abs() - ERRORS * error,
+        "top / random, shuffled": shuffled_top(full, settings.draws, study.seed),
         "largest full": full[:, 0],
         "smallest full": full[:, -1],
     }
     ranks = study.placed(full).T
-    return {name: study.placed(each) for name, each in values.items()} | {
-        f"rank {rank}": each for rank, each in enumerate(ranks)
-    }
-
-
-def drawn_mean(curvatures: Tensor, draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The mean of v'Gv over random unit v, and its standard error, for matrices of known spectrum.
-
-    v is uniform on the sphere in the eigenvectors' coordinates too, among which the normal has the
-    eigenvalue 0.
-
-    Args:
-        curvatures: (n, d - 1) the eigenvalues of G but for that of the normal.
-        draws: number T of random v.
-        seed: training seed, which names the stream of random numbers.
-    """
-    generator = seeded("equation 7.4", seed)
-    drawn = []
-    for row in curvatures:
-        squares = torch.randn(
-            draws, len(row) + 1, generator=generator, dtype=torch.float64
-        ).square()
-        drawn.append(squares[:, 1:] @ row / squares.sum(dim=1))
-    values = torch.stack(drawn)
-    return values.mean(dim=1), values.std(dim=1) / math.sqrt(draws)
+    return (
+        beside
+        | {name: study.placed(each) for name, each in values.items()}
+        | {f"rank {rank}": each for rank, each in enumerate(ranks)}
+    )
 
 
 def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statistic]:
@@ -179,6 +196,9 @@ def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statisti
         "mean_curvature": mean("mean" if full else "direct"),
         "mean_curvature_direct": mean("direct"),
         "share_negative_direct": mean("direct negative"),
+        "mean_curvature_direct (crossing)": mean("direct (crossing)"),
+        "share_negative_direct (crossing)": mean("direct negative (crossing)"),
+        "kappa_top / kappa_random": median("top / random"),
         "largest": mean("largest"),
         "smallest": mean("smallest"),
         "largest + smallest": mean("largest + smallest"),
@@ -192,6 +212,7 @@ def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statisti
         "share_negative": mean("negative"),
         "share_negative_bent": mean("bent negative"),
         "equation 7.4, difference - 3 standard errors": mean("excess"),
+        "kappa_top / kappa_random, shuffled eigenvectors": median("top / random, shuffled"),
         "largest, full profile": mean("largest full"),
         "smallest, full profile": mean("smallest full"),
     }
@@ -201,28 +222,44 @@ def _flat_of_means(*means: Tensor) -> Tensor:
     return flat_share(torch.stack(means, dim=-1))
 
 
-def _over_h(study: CurvatureStudy[Settings], settings: Settings) -> pd.DataFrame:
-    """Curvature along random tangent directions, and both ends of the spectrum, over h."""
+def _over_h(study: CurvatureStudy[Settings], settings: Settings, full: bool) -> pd.DataFrame:
+    """Curvature along random tangent directions, and both ends of the spectrum, over h.
+
+    ``share_flat`` is the mean over images of the share of each one's spectrum, found along vectors
+    that move all pixels (spread) and, at the h nearest to the default, along the pixels' own axes
+    (pixels).
+    """
+    nearest = min(study.h_factors, key=lambda factor: abs(math.log(factor)), default=None)
     rows = []
     points = study.test_points(settings.sweep_samples)
     for factor, h in study.h_factors.items():
         values = study.at_random(points, settings.directions, h=h)
         ends = study.extremes(points, h=h).values
-        row: dict[str, float] = {"h_factor": factor, "h": h, **sign_shares(values)}
+        row: dict[str, float] = {"h_factor": factor, "h": h, **curvature_columns(values, h)}
         row["share_of_points_with_negative_mean"] = float((values.mean(dim=1) < 0).double().mean())
-        rows.append(
-            row | {"largest": float(ends[:, 0].mean()), "smallest": float(ends[:, -1].mean())}
-        )
+        row |= {"largest": float(ends[:, 0].mean()), "smallest": float(ends[:, -1].mean())}
+        bases = ("spread", "pixels") if factor == nearest else ("spread",)
+        for basis in bases if full else ():
+            few, most = settings.basis_samples, settings.profile_samples
+            known = factor == 1 and basis == "spread" and few <= most
+            spectra = profile(study, most if known else few, h=h, basis=basis)
+            flat = flat_share(spectra[:few])
+            row |= {f"share_flat ({basis})": float(flat.mean()), "spectra": len(flat)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"number": name, **columns("value", e), "std": e.std, "points": e.n, "seeds": e.seeds}
-            for name, e in numbers.items()
-        ]
-    )
+    rows = []
+    for name, e in numbers.items():
+        if name.startswith("alignment"):
+            continue
+        end = " (crossing)" if name.endswith("(crossing)") else ""
+        row: dict[str, object] = {"number": name.removesuffix(end), **columns("value", e)}
+        where = at_point(end, "closest", numbers)
+        row |= {"point": "", "cos(r, n)": math.nan} if "no structure" in name else where
+        rows.append(row | {"std": e.std, "points": e.n, "seeds": e.seeds})
+    return pd.DataFrame(rows)
 
 
 def _profile_table(every: Sequence[Tensor]) -> pd.DataFrame:
@@ -313,7 +350,13 @@ def _notes(
         "own; "
         f"{numbers['share_negative_direct'].value:.0%} of these curvatures are negative. 'largest' "
         "and 'smallest' come "
-        f"from {study.products_each} products with each Hessian.",
+        f"from {study.products_each} products with each Hessian. Where DeepFool's r cross the "
+        f"boundary, {numbers['share_negative_direct (crossing)'].value:.0%} are negative.",
+        "'no structure' is a symmetric matrix of independent Gaussian entries: "
+        f"{structureless_flat(FLAT):.1%} of its curvatures are at most 5% of the largest, which is "
+        f"{structureless_top(study.d - 1):.0f} times the median size along random directions. A "
+        "ratio below that does not say that few directions are bent. 'shuffled eigenvectors': the "
+        "ratio that a matrix of each measured spectrum has.",
     ]
     if not full:
         return [
@@ -334,7 +377,10 @@ def _notes(
         f"{numbers['largest, full profile'].value:.3g} and {numbers['largest'].value:.3g}, the "
         "smallest "
         f"{numbers['smallest, full profile'].value:.3g} and {numbers['smallest'].value:.3g}.",
+        f"share_flat depends on h and on the vectors that the Hessian is multiplied with: here "
+        f"h = {study.h:.3g} and vectors that move all pixels; the sweep has others, with "
+        f"{settings.basis_samples} images each.",
         f"Equation 7.4 is tested on the measured spectra with {settings.draws} random v an image; "
-        "its constant is 1/d, "
-        "where 1/(d - 1) is printed, which is too close to tell apart here.",
+        "its constant is 1/d, where 1/(d - 1) is printed, which is too close to tell apart here. "
+        "This is arithmetic on known spectra, whatever the network.",
     ]

@@ -15,9 +15,16 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, of_means, stack
-from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies
 from pipeline.studies.curvature_settings import SharedDirections, dimension_of
-from pipeline.tables import columns, sign_shares
+from pipeline.studies.curvature_tables import (
+    at_point,
+    curvature_columns,
+    measured_at,
+    named,
+    notes,
+)
+from pipeline.tables import columns
 from robustness_geometry.checks import check_count
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Images, Network
@@ -29,6 +36,7 @@ SECTION = "Section 7.4, Table 7.1"
 TITLES = {
     "random": "random noise",
     "adversarial": "adversarial perturbations",
+    "adversarial (crossing)": "adversarial perturbations",
     "difference": "differences of two images",
     "gradient": "image gradients",
 }
@@ -75,6 +83,7 @@ def projection_share(
     m = settings.dimension or dimension_of(200, d)
     samples = stack(executor.each(lambda study: _measure(study, study.shared(m)), studies))
     numbers = paired_bootstrap(samples, _statistics(math.sqrt(m / d)), resamples=settings.resamples)
+    numbers |= measured_at(studies)
     return Findings(
         numbers=named(numbers, settings),
         tables={"table_7_1": _table(numbers), "sweep": _over_h(studies[0], m)},
@@ -101,7 +110,10 @@ def _measure(study: CurvatureStudy[Settings], basis: Tensor) -> dict[str, Tensor
     across, down = image_gradients(images)
     return {
         "random": _share(drawn, basis),
-        "adversarial": _share(study.near_test.perturbations, basis),
+        **{
+            f"adversarial{end}": _share(one.near_test.perturbations, basis)
+            for end, one in study.both.items()
+        },
         "difference": _share(others - images, basis),
         "gradient": torch.stack([_share(across, basis), _share(down, basis)]).mean(dim=0),
     }
@@ -149,7 +161,7 @@ def _over_h(study: CurvatureStudy[Settings], m: int) -> pd.DataFrame:
         row: dict[str, object] = {"h_factor": factor, "h": h, "m": len(basis)}
         row["images"] = len(study.test)
         row |= {f"proj_{kind}": float(values.nanmean()) for kind, values in shares.items()}
-        rows.append(row | sign_shares(leading))
+        rows.append(row | curvature_columns(leading, h))
     return pd.DataFrame(rows)
 
 
@@ -157,17 +169,18 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows = []
     for kind, title in TITLES.items():
         estimate = numbers[f"proj_{kind}"]
-        row: dict[str, object] = {
-            "perturbation": title,
-            **columns("share", estimate),
-            "std": estimate.std,
-        }
+        row: dict[str, object] = {"perturbation": title, "point": "", "cos(r, n)": math.nan}
+        if kind.startswith("adversarial"):
+            end = " (crossing)" if kind.endswith("(crossing)") else ""
+            row |= at_point(end, "closest", numbers)
+        row |= {**columns("share", estimate), "std": estimate.std}
         rows.append(row | {"images": estimate.n, "seeds": estimate.seeds})
     return pd.DataFrame(rows)
 
 
 def _figure(network: Network, numbers: Mapping[str, Estimate], m: int) -> Figure:
     titles = {kind: title.replace(" ", "\n", 1) for kind, title in TITLES.items()}
+    titles["adversarial (crossing)"] = "DeepFool's\nperturbations"
     return bar_figure(
         {titles[kind]: {"share": numbers[f"proj_{kind}"]} for kind in TITLES},
         ylabel=r"mean of $\|P_S v\|_2\,/\,\|v\|_2$",
@@ -182,9 +195,10 @@ def _notes(study: CurvatureStudy[Settings], m: int) -> list[str]:
         "dimensions (the thesis: 200 of 3,072), so that sqrt(m / d) = "
         f"{math.sqrt(m / study.d):.4f}.",
         f"{len(study.test)} held-out images a training seed: the smallest perturbation r of "
-        "each, to the point of "
-        "the boundary that DeepFool leads to, its difference from another one drawn at random, "
-        "Gaussian "
-        "noise, and the differences of neighbouring pixels along rows and along "
-        "columns, of which the mean counts.",
+        "each, to the closest point of the boundary, and DeepFool's to where it crosses the "
+        "boundary, its difference from another one drawn at random, Gaussian noise, "
+        "and the differences of neighbouring pixels along rows and along columns, of which the "
+        "mean counts.",
+        "The share of random noise is sqrt(m / d) for every subspace of m dimensions: arithmetic, "
+        "which says nothing about the network.",
     ]

@@ -1,6 +1,7 @@
 """Diversity of the vectors of S_c, and retraining on them (Section 6.4.1, Figure 6.11)."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +17,15 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.plots import bar_figure
-from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means, stack
-from pipeline.studies.curvature import CurvatureStudy, named, notes
-from pipeline.studies.curvature_fooling import fooled_shares, fooling_studies, noise_norm, within
+from pipeline.statistics import Estimate, Statistic, difference, exactly, mean, of_means, stack
+from pipeline.studies.curvature import CurvatureStudy
+from pipeline.studies.curvature_fooling import (
+    fooled_shares,
+    fooling_studies,
+    noise_norm,
+    radius_note,
+    within,
+)
 from pipeline.studies.curvature_settings import (
     MeanHessian,
     RandomVectors,
@@ -26,8 +33,9 @@ from pipeline.studies.curvature_settings import (
     check_products,
     dimension_of,
 )
+from pipeline.studies.curvature_tables import at_point, made_at, named, notes
 from pipeline.studies.training import fine_tuned
-from pipeline.studies.universal import UniversalStudy, cosines, made_of
+from pipeline.studies.universal import UniversalStudy, cosines, made_of, random_vectors
 from pipeline.studies.universal_settings import Retraining
 from pipeline.tables import columns
 from robustness_geometry.checks import check_count, refuse
@@ -39,6 +47,9 @@ from stages.curvature.sc_fooling import fooling_over_h
 __all__ = ["SECTION", "Settings", "largest_cosines", "sc_diversity"]
 
 SECTION = "Section 6.4.1, Figure 6.11"
+
+PRODUCTS = 3
+"""Products per dimension that S_c of the original and of the retrained network are found by."""
 
 LARGEST = 500
 """The largest m of Figure 6.9, of d = 3,072: Figure 6.11 names none."""
@@ -52,8 +63,8 @@ class Settings(MeanHessian, UniversalSet, RandomVectors, Retraining):
         draws: number of vectors whose pairs are compared, at least 2.
         repeats: number of times that they are drawn, at least 2.
         small: m of the S_c whose vectors a network is retrained on and judged by.
-        noise_share: norm of these vectors over that which random noise needs, in (0, 1]; the
-            thesis: a fifth.
+        noise_share: norm of these vectors over that which random noise needs, in (0, 1], measured
+            on the training images that make S_c; the thesis: a fifth.
         pool: number of vectors that the training images may carry.
         share: probability that a training image carries one, in (0, 1].
         epochs: number of extra epochs.
@@ -120,7 +131,9 @@ def sc_diversity(
         warm_up()
         samples = stack(executor.each(lambda pair: _measure(*pair, data, recipe, settings), pairs))
         numbers |= paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
-    radius = noise_norm(universal, settings.noise_share)
+    studies = [study for study, _ in pairs]
+    numbers |= made_at(studies)
+    radius = noise_norm(first, settings.noise_share)
     tables = {
         "cosines": _cosine_table(first.d, settings),
         "sweep": fooling_over_h(first, universal, settings.small, settings.vectors, radius),
@@ -133,7 +146,7 @@ def sc_diversity(
         numbers=named(numbers, settings),
         tables=tables,
         figures=figures,
-        notes=[*notes([study for study, _ in pairs]), *_notes(pairs, settings, retrained)],
+        notes=[*notes(studies), *_notes(pairs, numbers, settings, radius)],
     )
 
 
@@ -185,10 +198,10 @@ def _measure(
     settings: Settings,
 ) -> dict[str, Tensor]:
     """Name -> one value per held-out image."""
-    radius, count = noise_norm(universal, settings.noise_share), settings.vectors
+    radius, count = noise_norm(study, settings.noise_share), settings.vectors
     like, small, seed = study.train.images, settings.small, study.seed
     # S_c of both networks is made of the same few products, as that of the retrained one is new.
-    products = min(4 * small, settings.products)
+    products = min(PRODUCTS * small, settings.products)
     basis = study.curved(small, ends=study.ends(products=products))
     pool = within(basis, like, settings.pool, radius, "pool", seed)
     tuned = _tuned(study, data, pool, recipe, settings)
@@ -205,7 +218,11 @@ def _measure(
     fresh = within(basis, like, count, radius, "fresh", seed)
     anew = within(after, like, count, radius, "fresh", seed)
     shares = fooled_shares(later, {"retrained": anew, "old": fresh, "pool": pool})
-    return {**fooled_shares(universal, {"original": fresh}), **shares, **errors}
+    sets = {"original": fresh, "random": random_vectors(like.shape[1:], 2.0, radius, count)}
+    (beside,) = (one for end, one in study.both.items() if end)
+    other = beside.curved(small, ends=beside.ends_beside(small))
+    sets["original (closest)"] = within(other, like, count, radius, "fresh", seed)
+    return {**fooled_shares(universal, sets), **shares, **errors}
 
 
 def _tuned(
@@ -230,6 +247,9 @@ def _tuned(
 def _statistics() -> dict[str, Statistic]:
     return {
         "fool_original": mean("original"),
+        "fool_original (closest)": mean("original (closest)"),
+        "fool_random": mean("random"),
+        "fool_original - fool_random": difference("original", "random"),
         "fool_retrained": mean("retrained"),
         "fool_retrained_old_subspace": mean("old"),
         "fool_retrained_pool": mean("pool"),
@@ -245,6 +265,8 @@ def _half(retrained: Tensor, original: Tensor) -> Tensor:
 
 TITLES = {
     "fool_original": "original network, its S_c",
+    "fool_original (closest)": "original network, S_c at the closest points",
+    "fool_random": "original network, random vectors",
     "fool_retrained": "retrained, S_c made anew",
     "fool_retrained_old_subspace": "retrained, fresh vectors of the old S_c",
     "fool_retrained_pool": "retrained, the vectors trained on",
@@ -255,29 +277,26 @@ TITLES = {
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "what": title,
-                **columns("share", numbers[name]),
-                "images": numbers[name].n,
-                "seeds": numbers[name].seeds,
-            }
-            for name, title in TITLES.items()
-        ]
-    )
+    rows = []
+    for name, title in TITLES.items():
+        row: dict[str, object] = {"what": title, "point": "", "cos(r, n)": math.nan}
+        if "S_c" in title and not title.startswith("retrained"):
+            end = " (closest)" if name.endswith("(closest)") else ""
+            row |= at_point(end, "crossing", numbers)
+        row |= columns("share", numbers[name])
+        rows.append(row | {"images": numbers[name].n, "seeds": numbers[name].seeds})
+    return pd.DataFrame(rows)
 
 
 def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     shown = {
-        name: title.replace("S_c", "$S_c$").replace(", ", ",\n") for name, title in TITLES.items()
+        name: textwrap.fill(title.replace("S_c", "$S_c$"), 18) for name, title in TITLES.items()
     }
-    shown = {name: title.replace("vectors of", "vectors\nof") for name, title in shown.items()}
     return bar_figure(
         {shown[name]: {"share": numbers[name]} for name in TITLES if name.startswith("fool")},
         ylabel="share of held-out images fooled",
         title=f"Retraining on vectors of $S_c$, {network.name}",
-        width=8.5,
+        width=10.0,
     )
 
 
@@ -306,10 +325,11 @@ def _pictures(
 
 def _notes(
     pairs: Sequence[tuple[CurvatureStudy[Settings], UniversalStudy]],
+    numbers: Mapping[str, Estimate],
     settings: Settings,
-    retrained: bool,
+    radius: float,
 ) -> list[str]:
-    study = pairs[0][0]
+    study, universal = pairs[0]
     m = dimension_of(LARGEST, study.d)
     expected = math.sqrt(2 / (math.pi * m))
     lines = [
@@ -322,15 +342,18 @@ def _notes(
         "dimensions, whatever the "
         "network: the claim says more about m than about S_c.",
     ]
-    if not retrained:
+    if "fool_random" not in numbers:
         return [*lines, "The data set has no training images, so that nothing is retrained."]
     return [
         *lines,
+        radius_note(study, universal, radius, numbers["fool_random"]),
         f"Retrained for {settings.epochs} epochs on training images of which {settings.share:.0%} "
         "carry one of "
         f"{settings.pool} random vectors of S_c (m = {settings.small}, {settings.noise_share:g} of "
         "the norm that "
         f"random noise needs); {settings.vectors} fresh vectors of that norm judge, of each "
         "network's S_c, found by "
-        f"{min(4 * settings.small, settings.products, study.d)} products each.",
+        f"{min(PRODUCTS * settings.small, settings.products, study.d)} products each. Where S_c "
+        "of the original network fools no more than random vectors, there is nothing to retrain "
+        "against.",
     ]

@@ -1,10 +1,9 @@
 """The shared curved subspaces S_c of different networks (Section 6.5, Figures 6.12 and 6.13)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, permutations, product
+from itertools import permutations, product
 
 import pandas as pd
 import torch
@@ -16,20 +15,31 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Line, line_figure
 from pipeline.statistics import Estimate, Statistic, mean, median, of_means
-from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies, training_split
+from pipeline.studies.curvature_angles import IMAGES, angle_numbers, subspace_angles
 from pipeline.studies.curvature_fooling import within
 from pipeline.studies.curvature_settings import MeanHessian, check_products, dimension_of
+from pipeline.studies.curvature_tables import (
+    at_point,
+    curvature_columns,
+    measured_at,
+    named,
+    notes,
+)
 from pipeline.studies.universal import across_networks, check_one_shape
-from pipeline.tables import columns, sign_shares
+from pipeline.tables import columns
 from robustness_geometry.checks import check_count
-from robustness_geometry.geometry import principal_angles, random_subspace
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network
+from stages.curvature.sc_average_curvature import ENDS
 from stages.curvature.uap_sections import draw_sections
 
 __all__ = ["SECTION", "Settings", "sc_transfer"]
 
 SECTION = "Section 6.5, Figures 6.12 and 6.13"
+
+PCA_IMAGES = 1000
+"""Training images at most whose principal components are the control subspace."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,9 @@ def sc_transfer(
 ) -> Findings:
     """Take the principal angles between the S_c of networks, and cut each along the other's S_c.
 
+    The S_c are made, and the other networks cut, where DeepFool's r cross the boundary; the same of
+    the closest points stands beside it for a small m.
+
     Args:
         networks: name -> trained classifiers.
         data: name -> the data set of that network, all of one shape.
@@ -76,9 +89,10 @@ def sc_transfer(
         executor: runs the measurements.
 
     Returns:
-        ``cos_1[a][b]``, the cosine of the smallest angle, with that of random subspaces and of one
-        network's training seeds; ``share_positive[s][t]`` and ``kappa[s][t]``, the curvature of t's
-        boundary along the S_c of s; and what the claims ask of all pairs at once.
+        ``cos_1[a][b]``, the cosine of the smallest angle, with that of random subspaces, of one
+        network's training seeds and of the images' principal components; ``share_positive[s][t]``
+        and ``kappa[s][t]``, the curvature of t's boundary along the S_c of s; the differences that
+        the claims ask for, for each pair and in the mean over pairs.
 
     Raises:
         InputError: fewer than two networks, or images of different shapes.
@@ -89,26 +103,36 @@ def sc_transfer(
     """
     check_one_shape(networks, data)
     studies = {
-        name: curvature_studies(network, data[name], settings, executor)
+        name: curvature_studies(network, data[name], settings, executor, point="crossing")
         for name, network in networks.items()
     }
     names = list(studies)
     d = studies[names[0]][0].d
     m = settings.dimension or dimension_of(200, d)
     check_products(settings.products, max(m, settings.small), d)
-    angles = _angles(studies, m)
-    numbers = paired_bootstrap(
-        _firsts(angles), _angle_statistics(angles), resamples=settings.resamples
-    )
-    cuts = across_networks(studies, partial(_cut, settings=settings), QUANTITIES)
-    numbers |= paired_bootstrap(cuts, _cut_statistics(names), resamples=settings.resamples)
-    source, target = names[0], names[-1]
     first = next(iter(data.values()))
+    components = _components(first, studies[names[0]][0], m)
+    angles = subspace_angles(
+        {name: _subspaces(each, m) for name, each in studies.items()}, components, m
+    )
+    numbers, small = angle_numbers(angles, settings.resamples), settings.small
+    for end in ENDS:
+        bases = {name: _subspaces(each, small, end) for name, each in studies.items()}
+        few = subspace_angles(bases, components[:small], small)
+        found = angle_numbers(few, settings.resamples)
+        numbers |= {f"{name}, m = {small}{end}": value for name, value in found.items()}
+        at = {name: [study.both[end] for study in each] for name, each in studies.items()}
+        cut = partial(_cut, settings=settings, beside=bool(end), components=components[:small])
+        cuts = across_networks(at, cut, QUANTITIES)
+        found = paired_bootstrap(cuts, _cut_statistics(names), resamples=settings.resamples)
+        numbers |= {f"{name}{end}": value for name, value in found.items()}
+    numbers |= measured_at([study for each in studies.values() for study in each])
+    source, target = names[0], names[-1]
     ends = (studies[source][0], studies[target][0], source, target)
     return Findings(
         numbers=named(numbers, settings),
         tables={
-            "angles": _angle_table(angles, numbers),
+            "angles": _angle_table(angles, numbers, settings),
             "figure_6_12": _cosine_table(angles),
             "curvature": _cut_table(names, numbers),
             "sweep": _over_h(*ends, settings),
@@ -124,73 +148,51 @@ def sc_transfer(
     )
 
 
-def _angles(studies: Mapping[str, Sequence[CurvatureStudy[Settings]]], m: int) -> dict[str, Tensor]:
-    """Cosines of the principal angles between the S_c of every two networks.
-
-    Returns:
-        ``[a][b]`` -> (s, s, m) for each training seed of a (first) and of b (second), the smallest
-        angle first; ``[a][a]`` for the training seeds of one network; ``[random]``. s is the
-        largest number of training seeds; NaN where there are fewer, and for a subspace and itself.
-    """
-    bases = {name: [study.curved(m) for study in each] for name, each in studies.items()}
-    most, d = max(map(len, bases.values())), next(iter(bases.values()))[0].shape[1]
-    # Two sets of random subspaces, which meet as the training seeds of two networks do.
-    drawn = [random_subspace(d, m, seeded("random subspaces of S_c", k)) for k in range(2 * most)]
-    pairs = {f"[{a}][{b}]": (bases[a], bases[b]) for a, b in combinations(bases, 2)}
-    pairs |= {f"[{a}][{a}]": (same, same) for a, same in bases.items() if len(same) > 1}
-    pairs["[random]"] = (drawn[:most], drawn[most:])
-    cosines = {}
-    for name, (first, second) in pairs.items():
-        cosines[name] = torch.full((most, most, m), math.nan, dtype=torch.float64)
-        for (i, u), (j, v) in product(enumerate(first), enumerate(second)):
-            if u is not v:
-                cosines[name][i, j] = principal_angles(u, v).angles.cos()
-    return cosines
+def _subspaces(studies: Sequence[CurvatureStudy[Settings]], m: int, end: str = "") -> list[Tensor]:
+    """S_c of each training seed, (m, d), at the points that names ending in ``end`` belong to."""
+    chosen = [study.both[end] for study in studies]
+    return [one.curved(m, ends=one.ends_beside(m) if end else None) for one in chosen]
 
 
-def _firsts(angles: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> the cosines of the smallest angles, (s, s).
-
-    Rows and columns are the training seeds of two networks: the bootstrap draws those of both.
-    """
-    return {name: values[..., 0] for name, values in angles.items()}
-
-
-def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    # ``[a][b]`` of two different networks: neither ``[a][a]`` nor ``[random]``.
-    between = [name for name in angles if len(set(name.strip("[]").split("]["))) == 2]
-    statistics = {f"cos_1{name}": mean(name) for name in angles}
-    return statistics | {
-        "cos_1 - cos_1[random], smallest": of_means([*between, "[random]"], _margin)
-    }
+def _components(data: Dataset, study: CurvatureStudy[Settings], m: int) -> Tensor:
+    """The leading principal components of training images, (m, d) or as many as there are."""
+    images = training_split(data, PCA_IMAGES).images
+    flat = (images if len(images) else study.train.images).flatten(1).double()
+    return torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False).Vh[:m]
 
 
-def _margin(*cosines: Tensor) -> Tensor:
-    """The smallest cosine of all pairs less that of random subspaces, which comes last."""
-    return torch.stack(cosines[:-1]).amin(dim=0) - cosines[-1]
-
-
-QUANTITIES = ("median", "positive", "random")
+QUANTITIES = ("median", "positive", "random", "images", "images positive")
 """What is measured on every network along the S_c of every other one."""
 
 
 def _cut(
-    source: CurvatureStudy[Settings], target: CurvatureStudy[Settings], *, settings: Settings
+    source: CurvatureStudy[Settings],
+    target: CurvatureStudy[Settings],
+    *,
+    settings: Settings,
+    beside: bool,
+    components: Tensor,
 ) -> dict[str, Tensor]:
     """Curvatures of the target's boundary along random vectors of the source's S_c.
 
     Returns:
-        One value per image: ``median`` over the vectors, the share that is ``positive``, and the
-        median size along ``random`` directions.
+        One value per image: ``median`` over the vectors, the share that is ``positive``, the median
+        size along ``random`` directions, and the first two along random vectors of the principal
+        components of the ``images``.
     """
-    points = target.test_points()
-    vectors = _vectors(source, source.curved(settings.small), settings.directions)
-    along = target.along(points, vectors)
+    points, small = target.test_points(), settings.small
+    ends = source.ends_beside(small) if beside else None
+    vectors = _vectors(source, source.curved(small, ends=ends), settings.directions)
+    like = source.train.images
+    control = within(components, like, settings.directions, 1.0, "components", source.seed)
+    along, other = target.along(points, vectors), target.along(points, control)
     random = target.at_random(points, settings.directions)
     return {
         "median": target.placed(along.double().quantile(0.5, dim=1)),
         "positive": target.placed((along > 0).double().mean(dim=1)),
         "random": target.placed(random.double().abs().quantile(0.5, dim=1)),
+        "images": target.placed(other.double().quantile(0.5, dim=1)),
+        "images positive": target.placed((other > 0).double().mean(dim=1)),
     }
 
 
@@ -205,30 +207,35 @@ def _cut_statistics(names: Sequence[str]) -> dict[str, Statistic]:
         pair = f"[{s}][{t}]"
         statistics[f"kappa{pair}"] = median(f"median{pair}")
         statistics[f"share_positive{pair}"] = mean(f"positive{pair}")
+        statistics[f"kappa - kappa_random{pair}"] = _of_pairs([pair])
         if s == t:
             statistics[f"kappa_random[{t}]"] = median(f"random{pair}")
+            statistics[f"kappa_images[{t}]"] = median(f"images{pair}")
+            statistics[f"share_positive_images[{t}]"] = mean(f"images positive{pair}")
     others = [f"[{s}][{t}]" for s, t in permutations(names, 2)]
     shares = [f"positive{pair}" for pair in others]
-    sizes = [f"{what}{pair}" for pair in others for what in ("median", "random")]
     return statistics | {
-        "share_positive, smallest": of_means(shares, _smallest),
-        "kappa - kappa_random, smallest": Statistic(tuple(sizes), _smallest_excess, joint=False),
+        "share_positive, mean of pairs": of_means(shares, _mean_of),
+        "kappa - kappa_random, mean of pairs": _of_pairs(others),
     }
 
 
-def _smallest(*shares: Tensor) -> Tensor:
-    return torch.stack(shares).amin(dim=0)
+def _mean_of(*shares: Tensor) -> Tensor:
+    return torch.stack(shares).mean(dim=0)
 
 
-def _smallest_excess(*values: Tensor) -> Tensor:
-    """The smallest, over pairs of networks, of kappa less that of random directions.
+def _of_pairs(pairs: Sequence[str]) -> Statistic:
+    """The mean, over ordered pairs of networks, of kappa less the size along random directions."""
+    sizes = [f"{what}{pair}" for pair in pairs for what in ("median", "random")]
+    return Statistic(tuple(sizes), _mean_excess, joint=False)
 
-    The values of a pair stand side by side: first along S_c, then along random directions.
-    """
+
+def _mean_excess(*values: Tensor) -> Tensor:
+    """Of values that stand side by side: along S_c, then along random directions."""
     middle = median("kappa").reduce
     return torch.stack(
         [middle(a) - middle(b) for a, b in zip(values[::2], values[1::2], strict=True)]
-    ).amin(dim=0)
+    ).mean(dim=0)
 
 
 def _over_h(
@@ -247,19 +254,34 @@ def _over_h(
         sets = {f"S_c of {s}": target.along(points, vectors, h=h)}
         sets["random"] = target.at_random(points, settings.directions, h=h)
         rows += [
-            {"h_factor": factor, "h": h, "boundary_of": t, "direction": name, **sign_shares(values)}
+            {
+                "h_factor": factor,
+                "h": h,
+                "boundary_of": t,
+                "direction": name,
+                **curvature_columns(values, h),
+            }
             for name, values in sets.items()
         ]
     return pd.DataFrame(rows)
 
 
-def _angle_table(angles: Mapping[str, Tensor], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+def _angle_table(
+    angles: Mapping[str, Tensor], numbers: Mapping[str, Estimate], settings: Settings
+) -> pd.DataFrame:
+    small = settings.small
+    m = next(iter(angles.values())).shape[-1]
+    cases = [(m, "", "")] + [(small, end, f", m = {small}{end}") for end in ENDS]
     rows = []
-    for name, values in angles.items():
-        estimate = numbers[f"cos_1{name}"]
-        row: dict[str, object] = {"subspaces": name, **columns("cos_1", estimate)}
-        pairs = int((~values[..., 0].isnan()).sum())
-        rows.append(row | {"mean_of_all": float(values.nanmean()), "pairs_of_seeds": pairs})
+    for dimension, end, suffix in cases:
+        for name, values in angles.items():
+            row: dict[str, object] = {"subspaces": name, "m": dimension}
+            row |= at_point(end, "crossing", numbers)
+            row |= columns("cos_1", numbers[f"cos_1{name}{suffix}"])
+            if not suffix:
+                row["mean_of_all"] = float(values.nanmean())
+            row["pairs_of_seeds"] = int((~values[..., 0].isnan()).sum())
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -271,12 +293,15 @@ def _cosine_table(angles: Mapping[str, Tensor]) -> pd.DataFrame:
 
 def _cut_table(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows = []
-    for s, t in product(names, repeat=2):
-        kappa, positive = numbers[f"kappa[{s}][{t}]"], numbers[f"share_positive[{s}][{t}]"]
-        row: dict[str, object] = {"S_c_of": s, "boundary_of": t, **columns("kappa", kappa)}
-        row |= columns("share_positive", positive) | columns(
-            "kappa_random_size", numbers[f"kappa_random[{t}]"]
-        )
+    for end, s, t in product(ENDS, [*names, "images"], names):
+        pair = f"_images[{t}]{end}" if s == "images" else f"[{s}][{t}]{end}"
+        kappa, positive = numbers[f"kappa{pair}"], numbers[f"share_positive{pair}"]
+        row: dict[str, object] = {"S_c_of": s, "boundary_of": t}
+        row |= at_point(end, "crossing", numbers)
+        row |= columns("kappa", kappa) | columns("share_positive", positive)
+        row |= columns("kappa_random_size", numbers[f"kappa_random[{t}]{end}"])
+        if s != "images":
+            row |= columns("difference", numbers[f"kappa - kappa_random{pair}"])
         rows.append(row | {"images": kappa.n, "seeds": kappa.seeds})
     return pd.DataFrame(rows)
 
@@ -290,7 +315,9 @@ def _figure(angles: Mapping[str, Tensor], m: int) -> Figure:
         title = (
             f"{pair[0]}, two training seeds" if len(set(pair)) == 1 and len(pair) == 2 else title
         )
-        style = ":" if pair == ["random"] else "-" if len(set(pair)) == 2 else "--"
+        title = f"{pair[0]} and the images" if name.endswith(IMAGES) else title
+        plain = pair != ["random"] and not name.endswith(IMAGES)
+        style = ":" if not plain else "-" if len(set(pair)) == 2 else "--"
         lines[title] = Line(index, values.nanmean(dim=(0, 1)).tolist(), style=style, marker="")
     return line_figure(
         lines,
@@ -333,8 +360,11 @@ def _notes(networks: int, settings: Settings, m: int, d: int) -> list[str]:
         "draw the seeds of both networks; '[a][a]' are two training seeds of one network, "
         "'[random]' random subspaces "
         "of as many dimensions.",
-        f"'smallest' is over all pairs of the {networks} networks: the thesis' relations are "
-        "asked of all of them at "
-        "once. Curvature is divided by the gradient's norm; networks of the same training seed "
+        "'[a][images]': the angles of S_c with the leading principal components of the images, as "
+        "many; what S_c has in common with these, any subspace of smooth images has. In the table "
+        "of curvatures 'images' stands for random vectors of these components.",
+        f"'mean of pairs' is over all pairs of the {networks} networks, ordered ones for "
+        "curvatures; the tables have each pair. 'cos(r, n)' is the mean over all networks. "
+        "Curvature is divided by the gradient's norm; networks of the same training seed "
         "meet.",
     ]

@@ -14,9 +14,16 @@ from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, stack
-from pipeline.studies.curvature import CurvatureStudy, curvature_studies, named, notes
+from pipeline.studies.curvature import CurvatureStudy, curvature_studies
 from pipeline.studies.curvature_settings import Curvatures, SharedDirections, dimension_of
-from pipeline.tables import columns, sign_shares
+from pipeline.studies.curvature_tables import (
+    at_point,
+    curvature_columns,
+    measured_at,
+    named,
+    notes,
+)
+from pipeline.tables import columns
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import Boundary
 from robustness_geometry.types import Dataset, Network
@@ -30,6 +37,9 @@ SHOWN = 10
 
 GRID = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Ranks i at which rho_i is of d = 3,072; in proportion where d is smaller."""
+
+ENDS = ("", " (crossing)")
+"""What names of numbers end in at the closest points, which claims are judged at, and beside."""
 
 TANGENT = 1e-8
 """Squared length of a unit vector's tangent part below which it is rounding."""
@@ -64,6 +74,9 @@ def shared_directions(
 ) -> Findings:
     """Measure rho_i(z) = |u_i' PHP u_i| / E |v' PHP v| at unseen boundary points (Equation 7.3).
 
+    The u_i are made and measured at closest points; at the points where DeepFool's r cross the
+    boundary they are measured too.
+
     Args:
         network: the trained classifiers.
         data: the data set that they were trained on.
@@ -84,7 +97,9 @@ def shared_directions(
     ranks = ranks_of(settings, d, len(first.train))
     middle, last = (_nearest(ranks, dimension_of(i, d)) for i in (settings.middle, settings.last))
     samples = stack(executor.each(lambda study: _measure(study, ranks, settings), studies))
-    statistics: dict[str, Statistic] = {f"rho_{i}": mean(f"rho {i}") for i in ranks}
+    statistics: dict[str, Statistic] = {
+        f"rho_{i}{end}": mean(f"rho {i}{end}") for end in ENDS for i in ranks
+    }
     statistics |= {
         "rho_first": mean("rho 1"),
         "rho_middle": mean(f"rho {middle}"),
@@ -92,8 +107,10 @@ def shared_directions(
         "rho_first - rho_middle": difference("rho 1", f"rho {middle}"),
         "rho_middle - rho_last": difference(f"rho {middle}", f"rho {last}"),
         "share_negative_1": mean("negative 1"),
+        "share_negative_1 (crossing)": mean("negative 1 (crossing)"),
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
+    numbers |= measured_at(studies)
     return Findings(
         numbers=named(numbers, settings),
         tables={
@@ -166,9 +183,12 @@ def _measure(
 ) -> dict[str, Tensor]:
     """Name -> one value per held-out image."""
     chosen = study.shared(max(ranks))[[rank - 1 for rank in ranks]]
-    rho, values = relative_curvatures(study, study.test_points(), chosen, settings.directions)
-    placed = {f"rho {rank}": study.placed(rho[:, k]) for k, rank in enumerate(ranks)}
-    return placed | {"negative 1": study.placed((values[:, 0] < 0).double())}
+    placed: dict[str, Tensor] = {}
+    for end, one in study.both.items():
+        rho, values = relative_curvatures(one, one.test_points(), chosen, settings.directions)
+        placed |= {f"rho {rank}{end}": one.placed(rho[:, k]) for k, rank in enumerate(ranks)}
+        placed[f"negative 1{end}"] = one.placed((values[:, 0] < 0).double())
+    return placed
 
 
 def _over_h(study: CurvatureStudy[Settings], settings: Settings, most: int) -> pd.DataFrame:
@@ -186,10 +206,10 @@ def _over_h(study: CurvatureStudy[Settings], settings: Settings, most: int) -> p
                 "direction": name,
                 "rho": float(relative.mean()),
             }
-            rows.append(row | sign_shares(signed))
+            rows.append(row | curvature_columns(signed, h))
         values = study.at_random(points, settings.directions, h=h)
         row = {"h_factor": factor, "h": h, "direction": "random", "rho": 1.0}
-        rows.append(row | sign_shares(values))
+        rows.append(row | curvature_columns(values, h))
     return pd.DataFrame(rows)
 
 
@@ -198,11 +218,13 @@ def _table(numbers: Mapping[str, Estimate], ranks: Sequence[int]) -> pd.DataFram
         [
             {
                 "i": rank,
-                **columns("rho", numbers[f"rho_{rank}"]),
-                "std": numbers[f"rho_{rank}"].std,
-                "images": numbers[f"rho_{rank}"].n,
-                "seeds": numbers[f"rho_{rank}"].seeds,
+                **at_point(end, "closest", numbers),
+                **columns("rho", numbers[f"rho_{rank}{end}"]),
+                "std": numbers[f"rho_{rank}{end}"].std,
+                "images": numbers[f"rho_{rank}{end}"].n,
+                "seeds": numbers[f"rho_{rank}{end}"].seeds,
             }
+            for end in ENDS
             for rank in ranks
         ]
     )
@@ -210,7 +232,12 @@ def _table(numbers: Mapping[str, Estimate], ranks: Sequence[int]) -> pd.DataFram
 
 def _figure(network: Network, numbers: Mapping[str, Estimate], ranks: Sequence[int]) -> Figure:
     return line_figure(
-        {r"$\rho_i$": estimate_line(ranks, [numbers[f"rho_{rank}"] for rank in ranks])},
+        {
+            "closest points": estimate_line(ranks, [numbers[f"rho_{rank}"] for rank in ranks]),
+            "crossings": estimate_line(
+                ranks, [numbers[f"rho_{rank} (crossing)"] for rank in ranks], style=":"
+            ),
+        },
         xlabel="index i of the shared direction",
         ylabel=r"mean of $\rho_i$ at unseen boundary points",
         title=f"Curvature along shared directions, {network.name}",
@@ -257,5 +284,7 @@ def _notes(
         "Along u_1 the boundary bends away from the image at "
         f"{numbers['share_negative_1'].value:.0%} of the unseen "
         "points; rho_i itself has no sign.",
-        f"E |v' PHP v| is the mean over {settings.directions} random directions an image.",
+        f"E |v' PHP v| is the mean over {settings.directions} random directions an image. Were the "
+        "principal directions of each image turned at random, the u_i would be random directions, "
+        "and rho_i 1. The size of rho_i depends on h, as the sweep shows.",
     ]

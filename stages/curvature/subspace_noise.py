@@ -17,12 +17,11 @@ from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, s
 from pipeline.studies.curvature import (
     CurvatureStudy,
     curvature_studies,
-    named,
-    notes,
     unseen_split,
 )
 from pipeline.studies.curvature_settings import SharedDirections, dimension_of
-from pipeline.tables import columns, sign_shares
+from pipeline.studies.curvature_tables import curvature_columns, made_at, named, notes
+from pipeline.tables import columns
 from robustness_geometry.attacks.protocol import labels_at
 from robustness_geometry.checks import check_count, check_positive, refuse
 from robustness_geometry.geometry import random_subspace
@@ -91,7 +90,8 @@ def subspace_noise(
     Returns:
         ``changed_<kind>_<t>``, the share of held-out images whose label changes; over all t, by how
         much noise in S changes more than noise outside, at least; the mean excess of noise outside
-        over isotropic noise; and the rank correlation of t with the share for S.
+        over isotropic noise and over half of what noise in S changes; and the rank correlation of t
+        with the share for S.
 
     References:
         Thesis, Section 7.4 and Figure 7.7. A. Fawzi, S.-M. Moosavi-Dezfooli et al., "Classification
@@ -105,7 +105,7 @@ def subspace_noise(
     )
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
     return Findings(
-        numbers=named(numbers, settings),
+        numbers=named(numbers | made_at(studies), settings),
         tables={
             "figure_7_7": _table(numbers, settings),
             "sweep": _over_h(studies[0], m, images, settings),
@@ -184,6 +184,9 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         "changed_S_perp - changed_isotropic, mean": of_means(
             [*every["S_perp"], *every["isotropic"]], _mean_gap
         ),
+        "changed_S_perp - 0.5 changed_S, mean": of_means(
+            [*every["S_perp"], *every["S"]], _half_gap
+        ),
         "spearman": of_means(every["S"], partial(spearman, settings.magnitudes)),
     }
 
@@ -196,6 +199,12 @@ def _gaps(shares: Sequence[Tensor]) -> Tensor:
 
 def _smallest_gap(*shares: Tensor) -> Tensor:
     return _gaps(shares).amin(dim=0)
+
+
+def _half_gap(*shares: Tensor) -> Tensor:
+    half = len(shares) // 2
+    first, second = torch.stack(list(shares[:half])), torch.stack(list(shares[half:]))
+    return (first - 0.5 * second).mean(dim=0)
 
 
 def _mean_gap(*shares: Tensor) -> Tensor:
@@ -218,7 +227,7 @@ def _over_h(
                 f"changed_{kind}_{t:g}": float(changed[f"{kind} {t}"].mean())
                 for t in settings.magnitudes
             }
-        rows.append(row | sign_shares(leading))
+        rows.append(row | curvature_columns(leading, h))
     return pd.DataFrame(rows)
 
 
@@ -271,5 +280,6 @@ def _notes(
         f"{size:.3g}.",
         "All kinds of noise are made of the same draws. A random subspace of as many dimensions is "
         "the control: it "
-        "says what noise in few dimensions does of itself.",
+        "says what noise in few dimensions does of itself, and what S would do if each image's "
+        "principal directions were turned at random.",
     ]

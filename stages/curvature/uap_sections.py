@@ -13,17 +13,26 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, histogram_figure, styled
-from pipeline.statistics import Estimate, Statistic, mean, median, stack
-from pipeline.studies.curvature import CurvatureStudy, named, notes
+from pipeline.statistics import Estimate, Statistic, mean, median, ratio_of_medians, stack
+from pipeline.studies.curvature import CurvatureStudy
 from pipeline.studies.curvature_fooling import fooling_studies
 from pipeline.studies.curvature_settings import MeanHessian, UniversalVectors
+from pipeline.studies.curvature_tables import (
+    at_point,
+    curvature_columns,
+    measured_at,
+    named,
+    notes,
+)
+from pipeline.studies.flatness import flat_share
 from pipeline.studies.regions import draw_regions
 from pipeline.studies.universal import UniversalStudy, made_of
-from pipeline.tables import class_name, columns, sign_shares
+from pipeline.tables import class_name, columns
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import Boundary, plane_sections, tangent_projection
 from robustness_geometry.types import Classifier, Dataset, Network
-from stages.curvature.principal_curvatures import flat_share, profile
+from stages.curvature.principal_curvatures import profile
+from stages.curvature.sc_average_curvature import ENDS
 
 __all__ = ["SECTION", "Settings", "draw_sections", "uap_sections"]
 
@@ -76,8 +85,10 @@ def uap_sections(
 
     Returns:
         ``kappa_uap``, the median over images, ``kappa_random``, the median size along random
-        directions, and the first less three times the second; the same of the most positive and
-        most negative shared directions; ``share_flat`` of an image's principal curvatures.
+        directions, and the first less three times the second; how many times as large the size of
+        the curvature is; the same of the most positive and most negative shared directions; names
+        that end in ``(closest)`` belong to the closest points, as ``share_flat`` of an image's
+        principal curvatures does.
 
     References:
         Thesis, Section 6.4.1 and Figures 6.7 and 6.8. S.-M. Moosavi-Dezfooli et al., "Analysis of
@@ -93,6 +104,7 @@ def uap_sections(
     )
     samples = stack(executor.each(lambda pair: _measure(*pair, settings), pairs))
     numbers = paired_bootstrap(samples, _statistics(samples), resamples=settings.resamples)
+    numbers |= measured_at([study for study, _ in pairs])
     first, universal = pairs[0]
     v = universal.vector(2.0).perturbation
     kappas = {name: samples[name][0] for name in ("uap", "random signed")}
@@ -119,43 +131,54 @@ def _measure(
     study: CurvatureStudy[Settings], universal: UniversalStudy, settings: Settings
 ) -> dict[str, Tensor]:
     """Name -> one value per held-out image, NaN for those without a point."""
-    points = study.test_points()
-    vectors = torch.cat(
-        [universal.vector(2.0).perturbation, *(_end(study, negative) for negative in (False, True))]
-    )
-    along = study.along(points, vectors)
-    drawn = study.at_random(points, settings.directions)
-    values = {
-        "uap": along[:, 0],
-        "sc": along[:, 1],
-        "negative": along[:, 2],
-        "random": drawn.double().abs().quantile(0.5, dim=1),
-        "random signed": drawn[:, 0],
-        "uap positive": (along[:, 0] > 0).double(),
-        "random positive": (drawn > 0).double().mean(dim=1),
-    }
-    placed = {name: study.placed(each) for name, each in values.items()}
+    found: dict[str, Tensor] = {}
+    for end, one in study.both.items():
+        points = one.test_points()
+        vectors = torch.cat([universal.vector(2.0).perturbation, *_ends(one, bool(end))])
+        along = one.along(points, vectors)
+        drawn = one.at_random(points, settings.directions)
+        values = {
+            "uap": along[:, 0],
+            "uap size": along[:, 0].abs(),
+            "sc": along[:, 1],
+            "negative": along[:, 2],
+            "random": drawn.double().abs().quantile(0.5, dim=1),
+            "random signed": drawn[:, 0],
+            "uap positive": (along[:, 0] > 0).double(),
+            "random positive": (drawn > 0).double().mean(dim=1),
+        }
+        found |= {f"{name}{end}": one.placed(each) for name, each in values.items()}
     if study.d <= settings.full_dimension:
-        placed["flat"] = study.placed(flat_share(profile(study, settings.profile_samples)))
-    return placed
+        # The spectra are those of the closest points, which Section 7.4 computes too.
+        closest = study.at("closest")
+        flat = flat_share(profile(closest, settings.profile_samples))
+        found["flat"] = closest.placed(flat)
+    return found
 
 
-def _end(study: CurvatureStudy[Settings], negative: bool) -> Tensor:
-    """The eigenvector at one end of the mean Hessian's spectrum, (1, C, H, W)."""
-    return study.curved(1, negative=negative).view(1, *study.train.images.shape[1:])
+def _ends(study: CurvatureStudy[Settings], beside: bool) -> list[Tensor]:
+    """The eigenvectors at both ends of the mean Hessian's spectrum, (1, C, H, W) each."""
+    ends = study.ends_beside(1) if beside else None
+    both = [study.curved(1, negative=negative, ends=ends) for negative in (False, True)]
+    return [each.view(1, *study.train.images.shape[1:]) for each in both]
 
 
 def _statistics(samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    statistics = {
-        "kappa_uap": median("uap"),
-        "kappa_random": median("random"),
-        "kappa_random, signed": median("random signed"),
-        "kappa_sc": median("sc"),
-        "kappa_negative": median("negative"),
-        "kappa_uap - 3 kappa_random": Statistic(("uap", "random"), _margin),
-        "share_positive_uap": mean("uap positive"),
-        "share_positive_random": mean("random positive"),
-    }
+    statistics: dict[str, Statistic] = {}
+    for end in ENDS:
+        statistics |= {
+            f"kappa_uap{end}": median(f"uap{end}"),
+            f"kappa_random{end}": median(f"random{end}"),
+            f"kappa_random, signed{end}": median(f"random signed{end}"),
+            f"kappa_sc{end}": median(f"sc{end}"),
+            f"kappa_negative{end}": median(f"negative{end}"),
+            f"kappa_uap - 3 kappa_random{end}": Statistic((f"uap{end}", f"random{end}"), _margin),
+            f"|kappa_uap| / |kappa_random|{end}": ratio_of_medians(
+                f"uap size{end}", f"random{end}"
+            ),
+            f"share_positive_uap{end}": mean(f"uap positive{end}"),
+            f"share_positive_random{end}": mean(f"random positive{end}"),
+        }
     return statistics | ({"share_flat": mean("flat")} if "flat" in samples else {})
 
 
@@ -165,12 +188,15 @@ def _margin(universal: Tensor, random: Tensor) -> Tensor:
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"number": name, **columns("value", e), "images": e.n, "seeds": e.seeds}
-            for name, e in numbers.items()
-        ]
-    )
+    rows = []
+    for name, e in numbers.items():
+        if name.startswith("alignment"):
+            continue
+        end = ENDS[1] if name.endswith(ENDS[1]) or name == "share_flat" else ""
+        row: dict[str, object] = {"number": name.removesuffix(ENDS[1])}
+        row |= at_point(end, "crossing", numbers) | columns("value", e)
+        rows.append(row | {"images": e.n, "seeds": e.seeds})
+    return pd.DataFrame(rows)
 
 
 def _over_h(study: CurvatureStudy[Settings], v: Tensor, settings: Settings) -> pd.DataFrame:
@@ -187,7 +213,7 @@ def _over_h(study: CurvatureStudy[Settings], v: Tensor, settings: Settings) -> p
                 "h_factor": factor,
                 "h": h,
                 "direction": name,
-                **sign_shares(values),
+                **curvature_columns(values, h),
             }
             row["median"] = float(values.nanmedian())
             rows.append(row | {"median_size": float(values.abs().nanmedian())})
@@ -284,6 +310,7 @@ def _notes(
     settings: Settings,
 ) -> list[str]:
     universal, random = numbers["kappa_uap"].value, numbers["kappa_random"].value
+    size = numbers["|kappa_uap| / |kappa_random|"].value
     lines = [
         *made_of([universal for _, universal in pairs]),
         "The section along v is that with the plane of the boundary's normal and v; kappa is "
@@ -296,12 +323,16 @@ def _notes(
         "along the most positive "
         f"shared direction {numbers['kappa_sc'].value:.3g}, along the most negative one "
         f"{numbers['kappa_negative'].value:.3g}.",
+        f"Whatever its sign, the curvature along the universal perturbation is {size:.2g} times as "
+        "large as along random directions, in the medians.",
         "In the figure the black line bounds the region of the image's class against all others.",
     ]
     if "share_flat" in numbers:
         lines.append(
             f"share_flat: of the principal curvatures of {settings.profile_samples} images a "
             "training seed, those of "
-            "at most 5% of the image's largest size, as mean over images."
+            "at most 5% of the image's largest size, as mean over images, over the same h and "
+            "along vectors that move all pixels; the table 'sweep' of principal_curvatures has "
+            "other h and the pixels' own axes, on which it depends."
         )
     return lines

@@ -46,20 +46,39 @@ def test_equation_6_4_along_s_c_and_its_control(bent, averaged, looked_at):
     assert numbers["kappa_S"].value == numbers["kappa_S_2"].value
     assert numbers["kappa_S - std"].value == pytest.approx(numbers["kappa_S"].value, rel=1e-4)
     assert numbers["spearman_sc"].value <= -0.5
-    assert numbers["spearman_negative"].value >= 0.5
+    assert numbers["spearman_negative"].value >= 0.49
+    for name in ("kappa_S", "kappa_negative_2", "kappa_random", "share_positive_sc_2"):
+        assert numbers[f"{name} (closest)"].value == pytest.approx(numbers[name].value, rel=0.05)
+    assert numbers["alignment_closest"].value == pytest.approx(1, abs=1e-3)
+    assert 0.9 < numbers["alignment_crossing"].value < numbers["alignment_closest"].value
     assert numbers["kappa_S"].n == 8
-    assert len(averaged.tables["figure_6_9a"]) == 10
+    table = averaged.tables["figure_6_9a"]
+    assert table["point"].value_counts().to_dict() == {"crossing": 10, "closest": 7}
+    assert table.groupby("point")["cos(r, n)"].nunique().tolist() == [1, 1]
     assert looked_at(averaged) == ["figure_6_9a"]
 
 
-def test_the_sweep_divides_by_the_gradients_norm(slopes, averaged):
-    sweep = averaged.tables["sweep"]
+def crossed(bent, data, executor) -> torch.Tensor:
+    """||grad f|| / scale of Bent where DeepFool's r cross its boundary, (n,)."""
+    settings = average.Settings(**MEAN, dimensions=(1, 2), small=2)
+    (study,) = average.curvature_studies(
+        bent.network(bent.model()), data, settings, executor, point="crossing"
+    )
+    return study.near_test.gradient_norms.double() / bent.scale
+
+
+def test_the_sweep_divides_by_the_gradients_norm(bent, data, executor, averaged):
+    sweep, slopes = averaged.tables["sweep"], crossed(bent, data, executor)
     assert sweep["direction"].tolist() == ["sc", "negative", "random"]
     expected = float((1 / slopes[:3]).mean())
     assert sweep["mean_curvature"][0] == pytest.approx(2 * expected, rel=1e-3)
     assert sweep["mean_curvature"][1] == pytest.approx(-2.5 * expected, rel=1e-3)
     assert sweep["share_positive"].tolist()[:2] == [1, 0]
     assert sweep["points"].unique().tolist() == [3]
+    torch.testing.assert_close(
+        torch.tensor(sweep["kappa h"].tolist()),
+        torch.tensor((sweep["mean_curvature"] * sweep["h"]).tolist()),
+    )
 
 
 def test_sections_along_the_universal_perturbation(bent, data, slopes, executor, looked_at):
@@ -74,7 +93,13 @@ def test_sections_along_the_universal_perturbation(bent, data, slopes, executor,
             grid=12,
         )
         found = sections.uap_sections(bent.network(bent.model()), data, settings, executor)
-        numbers, middle = found.numbers, float((1 / slopes).quantile(0.5))
+        numbers = found.numbers
+        middle = float((1 / crossed(bent, data, executor)).quantile(0.5))
+        assert numbers["kappa_uap (closest)"].value == pytest.approx(
+            kappa * float((1 / slopes).quantile(0.5)), rel=1e-3
+        )
+        size = numbers["|kappa_uap| / |kappa_random|"].value
+        assert size == pytest.approx(abs(kappa) * middle / numbers["kappa_random"].value, rel=1e-3)
         assert numbers["kappa_uap"].value == pytest.approx(kappa * middle, rel=1e-3)
         assert numbers["kappa_sc"].value == pytest.approx(2 * middle, rel=1e-3)
         assert numbers["kappa_negative"].value == pytest.approx(-2.5 * middle, rel=1e-3)
@@ -131,6 +156,18 @@ def test_all_principal_curvatures(bent, slopes, profiled, looked_at):
         == pytest.approx(11 / 15)
     )
     assert numbers["share_negative_bent"].value == 0.5
+    assert numbers["share_flat, no structure"].value == pytest.approx(0.0636, abs=1e-3)
+    ratio = numbers["kappa_top / kappa_random"].value
+    assert 1 < ratio < 2.5 / 0.1
+    shuffled = numbers["kappa_top / kappa_random, shuffled eigenvectors"].value
+    assert shuffled == pytest.approx(
+        ratio, rel=0.15
+    )  # the Hessian of a smooth boundary is a matrix
+    none = numbers["kappa_top / kappa_random, no structure"].value
+    assert none == pytest.approx(30**0.5 / 0.6745, rel=1e-3)
+    assert numbers["mean_curvature_direct (crossing)"].value == pytest.approx(
+        numbers["mean_curvature_direct"].value, abs=0.1
+    )
     assert numbers["equation 7.4, difference - 3 standard errors"].value < 0
     values = profiled.tensors["principal_curvatures"]
     assert values.shape == (1, 8, 15)
@@ -146,6 +183,9 @@ def test_the_sweep_has_signs_at_each_h(profiled):
     assert (sweep["largest"] > 0).all()
     assert (sweep["smallest"] < 0).all()
     assert (sweep["share_positive"] + sweep["share_negative"] == 1).all()
+    for basis in ("spread", "pixels"):  # a smooth boundary's spectrum depends on neither
+        assert sweep[f"share_flat ({basis})"].tolist() == pytest.approx([11 / 15])
+    assert sweep["spectra"].tolist() == [8]
 
 
 def test_beyond_the_largest_dimension_only_the_ends_are_found(bent, data, slopes, executor):
@@ -208,6 +248,7 @@ def test_share_of_flat_curvatures():
         (all_of_them.Settings, {"full_dimension": 0}, "full_dimension must be .*; got 0"),
         (all_of_them.Settings, {"directions": 1}, "directions must be .*; got 1"),
         (all_of_them.Settings, {"draws": 1}, "draws must be .*; got 1"),
+        (all_of_them.Settings, {"basis_samples": 0}, "basis_samples must be .*; got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, options, key):

@@ -1,8 +1,7 @@
 """Studies and settings: boundary points with known geometry, S_c, its control, S_f and u_i."""
 
 import math
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,10 +11,16 @@ from pipeline.statistics import exactly, spread_margin
 from pipeline.studies.curvature import (
     CurvatureStudy,
     curvature_studies,
-    named,
     unseen_split,
 )
-from pipeline.studies.curvature_fooling import noise_norm, universal_of, within
+from pipeline.studies.curvature_fooling import (
+    noise_norm,
+    share_inside,
+    universal_of,
+    within,
+    without,
+)
+from pipeline.studies.curvature_noise import noise_needed, noise_radius
 from pipeline.studies.curvature_settings import (
     Curvatures,
     CurvatureSettings,
@@ -26,6 +31,8 @@ from pipeline.studies.curvature_settings import (
     check_products,
     dimension_of,
 )
+from pipeline.studies.curvature_tables import curvature_columns, measured_at, named
+from pipeline.studies.flatness import flat_share, structureless_flat, structureless_top
 from pipeline.tables import sign_shares
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import principal_angles
@@ -157,14 +164,110 @@ def test_without_training_images_half_of_the_others_make_the_subspaces(bent, exe
     assert len(together.unique(dim=0)) == 10
 
 
-def test_the_norm_that_noise_needs(bent, study):
-    settings = Everything(**SMALL, universal=partial(bent.maker))
-    radius = noise_norm(
-        universal_of(replace(study, settings=settings), bent.dataset(), 10_000), 0.2
+@pytest.mark.parametrize("radius", [3.0, 0.5])
+def test_the_norm_that_noise_needs_is_measured(bent, executor, radius):
+    """Before a plane 1 / |v_1| times its distance; a line from outside often misses a ball."""
+    data = bent.dataset(40, 8, draw=bent.around)
+    plane = bent.network(bent.affine(bent.axes()[:1]))
+    (flat,) = curvature_studies(plane, data, Everything(**SMALL), executor)
+    images = data.train.images
+    needed = noise_needed(flat.model, images, executor)
+    distances = ((images.flatten(1) - 0.5) @ bent.axes()[0]).abs()
+    # |v_1| of a random direction: its square is Beta(1/2, 15/2) distributed.
+    shares = torch.distributions.Beta(0.5, 7.5).sample((4000, 40)).sqrt()
+    expected = float((distances / shares).flatten().median())
+    assert float(needed.median()) == pytest.approx(expected, rel=0.35)
+    middle = float(needed[:8].sort().values[3])
+    assert noise_radius(needed[:8], 0.2, 16) == pytest.approx(min(0.2 * middle, 4))
+    assert noise_radius(torch.full((8,), math.inf), 0.2, 16) == 4
+    ball = bent.ball(radius)
+    through = noise_needed(ball, images, executor)
+    away = images.flatten(1).sub(0.5).norm(dim=1).double()
+    assert bool((through >= (away - radius).abs() - 1e-3).all())
+    if radius == 3.0:  # seen from inside, some side is nearer than its tangent
+        assert bool((through <= (radius**2 - away**2).sqrt() + 1e-2).all())
+    else:
+        assert bool(through.isinf().any())
+
+
+def test_the_norm_of_the_training_images_counts(bent, study, executor):
+    needed = noise_needed(study.model, study.train.images, executor)
+    assert noise_norm(study, 0.2) == noise_radius(needed, 0.2, bent.d)
+    assert noise_norm(study, 1.0) == 4 or noise_norm(study, 1.0) == float(needed.sort().values[3])
+
+
+def test_crossings_stand_where_deepfool_leads_and_no_nearer_than_the_closest(bent, executor):
+    """The line from the image along DeepFool's r crosses; in a ball both points are the same."""
+    data = bent.dataset(12, 10, draw=bent.around)
+    for model in (bent.model(), bent.ball(3.0)):
+        (study,) = curvature_studies(
+            bent.network(model), data, Everything(**SMALL), executor, point="crossing"
+        )
+        both = study.both
+        assert [one.point for one in both.values()] == ["crossing", "closest"]
+        assert list(both) == ["", " (closest)"]
+        assert study.at("crossing") is study
+        near, far = both[" (closest)"].near_test, study.near_test
+        kept = near.success & far.success
+        lengths = [each.perturbations.flatten(1).norm(dim=1)[kept] for each in (near, far)]
+        assert int(kept.sum()) > 2
+        assert bool((lengths[0] <= lengths[1] * 1.001).all())
+        assert bool((near.angles <= far.angles + 0.02)[kept].all())
+        found = measured_at([study])
+        cosines = far.angles.double().cos()[far.success]
+        assert found["alignment_crossing"].value == pytest.approx(float(cosines.mean()))
+        assert found["alignment_closest"].value >= found["alignment_crossing"].value - 1e-6
+    torch.testing.assert_close(lengths[0], lengths[1], rtol=1e-3, atol=0)
+    with pytest.raises(InputError, match=r"point must be .*; got 'nearest'"):
+        study.at("nearest")
+
+
+@pytest.mark.parametrize("radius", [3.0, 4.5])
+def test_curvature_and_its_scale_on_a_ball(bent, executor, radius):
+    """kappa = 1 / R whatever h, and the boundary turns by 2 atan(h / R) over 2 h."""
+    data = bent.dataset(8, 6, draw=bent.around)
+    (study,) = curvature_studies(
+        bent.network(bent.ball(radius)), data, Everything(**SMALL), executor
     )
-    distances = -(study.train.images.flatten(1) - 0.5) @ bent.axes()[0]
-    # DeepFool goes a tenth too far here, and 2% beyond.
-    assert radius == pytest.approx(0.2 * 4 * 1.12 * float(distances.quantile(0.5)), rel=0.05)
+    for h in (0.1, 1.0):
+        values = study.at_random(study.test_points(), 3, h=h)
+        found = curvature_columns(values, h)
+        assert found["kappa h"] == pytest.approx(h / radius, rel=1e-3)
+        assert found["kink"] == pytest.approx(2 * math.degrees(math.atan(h / radius)), rel=1e-3)
+        assert found["share_positive"] == 1
+
+
+@pytest.mark.parametrize("dimension", [200, 320])
+def test_a_hessian_without_structure(dimension):
+    """Drawn symmetric Gaussian matrices have the shares and ratios of the closed forms."""
+    generator = torch.Generator().manual_seed(dimension)
+    drawn = torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)
+    values = torch.linalg.eigvalsh((drawn + drawn.T) / 2)
+    v = torch.randn(400, dimension, generator=generator, dtype=torch.float64)
+    v = v / v.norm(dim=1, keepdim=True)
+    along = ((v @ drawn) * v).sum(dim=1).abs().median()
+    assert float(flat_share(values)) == pytest.approx(structureless_flat(0.05), abs=0.03)
+    ratio = float(values.abs().max() / along)
+    assert ratio == pytest.approx(structureless_top(dimension), rel=0.15)
+
+
+@pytest.mark.parametrize("m", [1, 4, 16])
+def test_vectors_without_a_subspace(bent, m):
+    """Orthogonal to it, at the same norm, unchanged where they were; nothing is left of its own."""
+    basis = bent.axes()[:m].float()
+    drawn = torch.randn(6, *bent.shape, generator=torch.Generator().manual_seed(m))
+    left = without(drawn, basis)
+    if m == bent.d:
+        assert not bool(left.any())
+        return
+    torch.testing.assert_close(left.flatten(1).norm(dim=1), drawn.flatten(1).norm(dim=1))
+    assert float((left.flatten(1) @ basis.T).abs().max()) < 1e-5
+    torch.testing.assert_close(without(left, basis), left, rtol=1e-4, atol=1e-5)
+    own = (basis[:1] * 2).view(1, *bent.shape)
+    assert not bool(without(own, basis).any())
+    inside = share_inside(torch.cat([own, left[:1], own + 2 * left[:1] / left[:1].norm()]), basis)
+    expected = torch.tensor([1.0, 0.0, 0.5**0.5], dtype=torch.float64)
+    torch.testing.assert_close(inside, expected, rtol=0, atol=1e-5)
 
 
 def test_too_few_products_are_refused_before_they_are_made(bent, executor):

@@ -29,8 +29,9 @@ def compared(bent, executor):
         **FOOLING,
         dimensions=(1, 2),
         small=2,
-        noise_share=0.7,
+        noise_share=0.95,
         algorithm_samples=8,
+        normals=1,
         universal=partial(bent.maker),
     )
     network = bent.network(bent.model(), bent.model(scale=1.0))
@@ -44,9 +45,18 @@ def test_vectors_of_s_c_fool_and_those_of_the_negative_control_do_not(compared, 
         assert values[f"fool_sc_{m}"] == 1
         assert values[f"fool_negative_{m}"] == 0
         assert 0.2 < values[f"fool_sf_{m}"] < 0.8  # one sign of the normal
+        # The normals have no part of the curved directions, so that nothing is lost without them.
+        assert values[f"fool_sc_less_sf_{m}"] == values[f"fool_sc_less_sf_{m} (closest)"] == 1
+        assert values[f"fool_negative_less_sf_{m}"] == 0
+        assert values[f"overlap_sc_{m}"] < 0.01
+        assert values[f"fool_sc_{m} (closest)"] == 1
+        assert values[f"fool_negative_{m} (closest)"] == 0
+    assert values["overlap_random"] == 0.25
     assert values["fool_uap"] == 1
-    assert 0 < values["fool_random"] < 0.5
+    assert 0 < values["fool_random"] < 0.6
     assert values["fool_sc - fool_negative"] == 1
+    assert values["fool_sc - fool_sc_less_sf"] == 0
+    assert any("is 0.95 of the measured one" in note for note in compared.notes)
     assert values["fool_sc - 0.9 fool_uap"] == pytest.approx(0.1)
     assert values["fool_sc - fool_uap, absolute"] == 0
     assert values["fool_sc_small - fool_sc_large"] == 0
@@ -71,7 +81,8 @@ def test_only_pairs_of_the_same_images_are_compared(compared):
     table = compared.tables["figure_6_9b"]
     assert table["images"].unique().tolist() == [10]
     assert table["seeds"].unique().tolist() == [2]
-    assert len(table) == 8
+    assert table["point"].value_counts().to_dict() == {"crossing": 10, "closest": 10, "": 2}
+    assert table["overlap with sf"].notna().sum() == 9  # S_c and its control twice at each point
 
 
 def test_too_large_a_subspace_is_refused(bent, executor):
@@ -95,6 +106,10 @@ def test_the_top_direction_fools_with_both_signs(bent, executor, looked_at):
     values = {name: estimate.value for name, estimate in found.numbers.items()}
     assert values["fool_top"] == values["fool_top_best"] == values["fool_uap"] == 1
     assert values["fool_negative"] == values["fool_negative_best"] == 0
+    assert values["fool_top (closest)"] == values["fool_top_less_sf (closest)"] == 1
+    assert values["overlap_top"] < 0.01
+    assert values["fool_sf_1"] == values["fool_sf_1 (closest)"] == 0.5
+    assert values["fool_top - fool_sf"] == 0.5
     assert 0.2 < values["fool_sf"] < 0.8
     assert values["fool_top - fool_negative"] == 1
     assert values["fool_uap - fool_top"] == 0
@@ -151,6 +166,44 @@ def test_vectors_of_s_f_fool_one_side_of_a_plane(bent, executor, looked_at):
     assert looked_at(found) == ["fooling"]
 
 
+def test_what_the_normals_lend_is_lost_without_them(bent, executor):
+    """S_c of a plane is arbitrary; the normal projected out, nothing fools across it any more."""
+    data = bent.dataset(40, 60, draw=bent.around)
+    model = bent.affine(bent.axes()[:1])
+    settings = sc.Settings(
+        **{**MEAN, "train_samples": 40},
+        **{**FOOLING, "fool_samples": 60},
+        dimensions=(1, 2),
+        small=2,
+        algorithm_samples=8,
+        normals=1,
+        universal=partial(bent.maker),
+    )
+    (pair,) = sc.fooling_studies(bent.network(model), data, settings, executor, images=8)
+    study, universal = pair
+    normal = study.normal_basis(1)
+    assert abs(float(normal[0].double() @ bent.axes()[0])) == pytest.approx(1, abs=1e-5)
+    mixed = (bent.axes()[0] + 2 * bent.axes()[3]).view(1, *bent.shape).float()
+    sets = {
+        "mixed": 9 * mixed,
+        "less": sc.without(9 * mixed, normal),
+        "normal": sc.fooling_vectors(normal, study.train.images, 5, 9.0, "test"),
+    }
+    assert len(sets["normal"]) == 2
+    shares = {name: float(v.mean()) for name, v in sc.fooled_shares(universal, sets).items()}
+    assert shares["mixed"] > 0.3
+    assert shares["less"] == 0
+    assert shares["normal"] == 0.5
+
+
+@pytest.mark.parametrize(("d", "m"), [(16, 10), (784, 10), (150_528, 100), (3 * 299**2, 100)])
+def test_s_f_is_compared_at_the_thesis_share_of_dimensions(d, m):
+    settings = sf.Settings()
+    assert settings.judged(d) == m
+    assert settings.every(d) == [1, 5, 10, 20, 50, 100]
+    assert sf.Settings(dimension=3).every(d) == [1, 3, 5, 10, 20, 50, 100]
+
+
 class Halves(torch.nn.Module):
     """The plane across the first axis where the second coordinate is above 0, else the third."""
 
@@ -195,10 +248,13 @@ def test_s_f_comes_from_training_images_alone(bent, executor):
         (sc.Settings, {"small": 3}, "small must be .*; got 3"),
         (sc.Settings, {"noise_share": 0.0}, "noise_share must be .*; got 0"),
         (sc.Settings, {"algorithm_samples": 1}, "algorithm_samples must be .*; got 1"),
-        (sf.Settings, {"dimension": 0}, "dimensions must be .*; got 0"),
+        (sf.Settings, {"dimension": 0}, "dimension must be .*; got 0"),
+        (sf.Settings, {"dimensions": (0,)}, "dimensions must be .*; got 0"),
         (sf.Settings, {"dimension": 30, "normal_samples": 20}, "dimension must be .*; got 30"),
         (sf.Settings, {"normal_samples": 1}, "normal_samples must be .*; got 1"),
         (top.Settings, {"dimension": 0}, "dimension must be .*; got 0"),
+        (top.Settings, {"normals": 0}, "normals must be .*; got 0"),
+        (sc.Settings, {"normals": 0}, "normals must be .*; got 0"),
         (top.Settings, {"vectors": 0}, "vectors must be .*; got 0"),
     ],
 )
