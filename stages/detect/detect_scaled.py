@@ -187,17 +187,28 @@ def _statistics(alphas: Sequence[float]) -> dict[str, Statistic]:
             numbers |= {
                 f"auc_alpha_{alpha:g}{suffix}": auc(*curvature),
                 f"auc_confidence_alpha_{alpha:g}{suffix}": auc(*confidence),
-                f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}{suffix}": auc_difference(
-                    curvature, confidence
-                ),
                 f"share_wrong_alpha_{alpha:g}{suffix}": share(f"wrong {alpha:g}{suffix}"),
             }
-        for less, more in pairwise(alphas):
-            pairs = [("curvature clean", f"curvature {alpha:g}{suffix}") for alpha in (less, more)]
-            numbers[f"auc_alpha_{less:g} - auc_alpha_{more:g}{suffix}"] = auc_difference(
-                pairs[0], pairs[1]
-            )
         numbers[f"alignment{suffix}"] = median(f"alignment{suffix}")
+    return numbers | _differences(alphas)
+
+
+def _differences(alphas: Sequence[float]) -> dict[str, Statistic]:
+    """Curvature against confidence, and each factor against the next, at closest points."""
+    curvature, confidence = (
+        {alpha: (f"{detector} clean", f"{detector} {alpha:g}") for alpha in alphas}
+        for detector in ("curvature", "confidence")
+    )
+    numbers = {
+        f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(
+            curvature[alpha], confidence[alpha]
+        )
+        for alpha in alphas
+    }
+    for less, more in pairwise(alphas):
+        numbers[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(
+            curvature[less], curvature[more]
+        )
     return numbers
 
 
