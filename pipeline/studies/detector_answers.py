@@ -9,11 +9,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from pipeline.evaluation import valid
-from pipeline.studies.detector import DetectorStudy, ScoreSettings, moved
+from pipeline.studies.detector import POINTS, DetectorStudy, Option, ScoreSettings, moved
 from pipeline.studies.detector_options import Choice
 from robustness_geometry.types import Images
 
-__all__ = ["Answers", "look", "together"]
+__all__ = ["Answers", "at_both_ends", "look", "together"]
 
 
 Answers: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
@@ -73,3 +73,30 @@ def _ranks(calibration: Answers, seen: Answers, names: Sequence[str], kind: int)
         place = torch.searchsorted(ordered, new).double() / len(ordered)
         ranks.append(valid(place, ~new.isnan()))
     return torch.stack(ranks, dim=1)
+
+
+def at_both_ends(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str, Tensor]:
+    """Curvatures, divided by the gradient's norm, at the image x and at its boundary points z."""
+    images, option, values = study.test.images, choice.option, dict[str, Tensor]()
+    # The curvature is divided after the measurement, so that this costs no new one.
+    options = {**choice.options, "at x": Option(option.output, option.h, True)}
+    at_image = study.scores(images, options)["at x"].scores
+    for point, suffix in POINTS.items():
+        boundary = study.boundary(images, point)
+        values[f"kappa x{suffix}"] = at_image
+        values[f"kappa z{suffix}"] = study.curvature_of(boundary, option.output, (option.h,))[:, 0]
+        values |= {
+            f"rank {end}{suffix}": _order(
+                values[f"kappa {end}{suffix}"], values[f"kappa z{suffix}"]
+            )
+            for end in "xz"
+        }
+    return values
+
+
+def _order(values: Tensor, other: Tensor) -> Tensor:
+    """The ranks (n,) of ``values`` among the images that have ``other`` too."""
+    kept = ~(values.isnan() | other.isnan())
+    ranks = torch.full_like(values, math.nan)
+    ranks[kept] = values[kept].argsort().argsort().double()
+    return ranks

@@ -7,6 +7,7 @@ References:
     networks", arXiv:1705.09552, 2017.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -283,7 +284,7 @@ def _bars(network: Network, numbers: Mapping[str, Estimate]) -> Figure:
     groups = {}
     for point, title in ELSEWHERE.items():
         if (found := numbers.get(f"share_negative_{_name(point)}")) is not None:
-            label = title.replace("crossing ", "crossing\n").replace("an image", "an image\n")
+            label = "\n".join(textwrap.wrap(title, width=18))
             groups[label] = {"negative": found}
     return bar_figure(
         groups,

@@ -7,12 +7,10 @@ References:
     networks", arXiv:1705.09552, 2017.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -33,12 +31,11 @@ from pipeline.statistics import (
 from pipeline.studies.detector import (
     POINTS,
     DetectorStudy,
-    Option,
     ScoreSettings,
     common_notes,
     roc_figure,
 )
-from pipeline.studies.detector_answers import look, together
+from pipeline.studies.detector_answers import at_both_ends, look, together
 from pipeline.studies.detector_options import (
     SCORES,
     Choice,
@@ -132,34 +129,7 @@ def _quantities(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str
                     for what, each in flagged.items()
                 }
         values[f"alignment{suffix}"] = study.alignment(images, point)
-    return values | _at_both_ends(study, choice)
-
-
-def _at_both_ends(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str, Tensor]:
-    """Curvatures, divided by the gradient's norm, at the image x and at its boundary points z."""
-    images, option, values = study.test.images, choice.option, dict[str, Tensor]()
-    # The curvature is divided after the measurement, so that this costs no new one.
-    options = {**choice.options, "at x": Option(option.output, option.h, True)}
-    at_image = study.scores(images, options)["at x"].scores
-    for point, suffix in POINTS.items():
-        boundary = study.boundary(images, point)
-        values[f"kappa x{suffix}"] = at_image
-        values[f"kappa z{suffix}"] = study.curvature_of(boundary, option.output, (option.h,))[:, 0]
-        values |= {
-            f"rank {end}{suffix}": _order(
-                values[f"kappa {end}{suffix}"], values[f"kappa z{suffix}"]
-            )
-            for end in "xz"
-        }
-    return values
-
-
-def _order(values: Tensor, other: Tensor) -> Tensor:
-    """The ranks (n,) of ``values`` among the images that have ``other`` too."""
-    kept = ~(values.isnan() | other.isnan())
-    ranks = torch.full_like(values, math.nan)
-    ranks[kept] = values[kept].argsort().argsort().double()
-    return ranks
+    return values | at_both_ends(study, choice)
 
 
 def _statistics(choice: Choice) -> dict[str, Statistic]:
