@@ -21,26 +21,23 @@ from torch import Tensor
 from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
 from pipeline.plots import Line, line_figure
-from pipeline.studies.attacking import deepfool_of
+from pipeline.studies.attacking import alignments
+from pipeline.studies.boundary import closest_points, crossing_points
+from pipeline.studies.detector_boundary import boundary_curvature
 from pipeline.studies.subject import Subject
 from pipeline.tables import titled
 from robustness_geometry.attacks import deepfool
-from robustness_geometry.attacks.protocol import takes_generator
+from robustness_geometry.attacks.protocol import judge, takes_generator
 from robustness_geometry.checks import Described, check_count, check_positive, refuse
 from robustness_geometry.detection import Confidence, CurvatureScore, confidence, scored
-from robustness_geometry.geometry import (
-    ClassCurvatures,
-    boundary_points,
-    class_curvatures,
-    default_h,
-)
-from robustness_geometry.randomness import Generators
+from robustness_geometry.geometry import Boundary, ClassCurvatures, class_curvatures, default_h
 from robustness_geometry.types import (
     Attack,
     Classifier,
     Dataset,
     Images,
     Network,
+    PerImage,
     Perturbed,
     Split,
     predict,
@@ -48,17 +45,22 @@ from robustness_geometry.types import (
 
 __all__ = [
     "OUTPUTS",
-    "BoundaryCurvature",
+    "POINTS",
     "DetectorSettings",
     "DetectorStudy",
     "Option",
     "ScoreSettings",
-    "boundary_curvature",
     "common_notes",
     "detector_studies",
+    "lengthened",
     "moved",
     "roc_figure",
 ]
+
+POINTS = {"closest": "", "crossing": " (crossing)"}
+"""Where the boundary is reached -> what the names of the numbers end in; claims are judged at the
+first. ``closest`` is the point of the boundary closest to the image, to which r of Equation 7.1
+leads; ``crossing`` is where the attack under study crosses the boundary."""
 
 OUTPUTS = ("softmax", "logits")
 """What the curvature may be that of: differences of probabilities, or of logits."""
@@ -72,7 +74,10 @@ class DetectorSettings:
     """The settings that all experiments of this stage share.
 
     Attributes:
-        attack: the attack that perturbs the images.
+        attack: the attack whose perturbed images are compared with those at the closest boundary
+            points.
+        overshoot: by which share a perturbation that leads to the closest boundary point is made
+            longer to lie beyond the boundary, > 0; DeepFool does so too.
         calibration_samples: number of held-out images on which options and thresholds are chosen,
             at least 2.
         samples: number of other held-out images, on which results are reported, at least 2. If the
@@ -85,6 +90,7 @@ class DetectorSettings:
     """
 
     attack: Attack = field(default_factory=lambda: partial(deepfool))
+    overshoot: float = 0.02
     calibration_samples: int = 500
     samples: int = 1000
     directions: int = 10
@@ -96,6 +102,7 @@ class DetectorSettings:
             check_count(name, getattr(self, name), minimum=2)
         for name in ("directions", "resamples"):
             check_count(name, getattr(self, name))
+        check_positive("overshoot", self.overshoot)
         if not self.h_factors:
             refuse("h_factors", self.h_factors, "one or more numbers > 0")
         for factor in self.h_factors:
@@ -192,6 +199,32 @@ class DetectorStudy(Subject, Generic[OwnCo]):
             partial(judged, chosen, self.model), images, randomness=takes_generator(chosen)
         ).value
 
+    def boundary(self, images: Images, point: str) -> Boundary:
+        """The boundary points of ``images`` of one of POINTS.
+
+        The attack that crosses the boundary is the one under study if that is a DeepFool, else the
+        default DeepFool.
+        """
+        if point == "closest":
+            return closest_points(self.model, images, self.executor)
+        return crossing_points(self.settings.attack, self.model, images, self.executor)
+
+    def perturbed(self, images: Images, point: str) -> Perturbed:
+        """Perturbations beyond one of POINTS: r made longer, or those of the attack under study."""
+        if point == "crossing":
+            return self.attacked(images)
+        work = partial(lengthened, self.model, overshoot=self.settings.overshoot)
+        return self.executor.cached(
+            work, images, self.boundary(images, "closest").perturbations
+        ).value
+
+    def alignment(self, images: Images, point: str) -> PerImage:
+        """cos(r, n) (N,) of the perturbations of one of POINTS; NaN where there is none."""
+        if point == "crossing":
+            return alignments(self.attacked(images), self.model, images, self.executor)
+        near = self.boundary(images, "closest")
+        return valid(near.angles.cos(), near.success)
+
     def curvatures(
         self: "DetectorStudy[ScoreSettings]",
         images: Images,
@@ -216,15 +249,27 @@ class DetectorStudy(Subject, Generic[OwnCo]):
         (curved,) = self.curvatures(images, (option.output,), (option.h,))
         return scored(curved, normalise=option.normalise)
 
+    def scores(
+        self: "DetectorStudy[ScoreSettings]", images: Images, options: Mapping[str, Option]
+    ) -> dict[str, CurvatureScore]:
+        """The score at ``images`` for each of several options; the same normals serve all steps."""
+        found: dict[str, CurvatureScore] = {}
+        for output in dict.fromkeys(option.output for option in options.values()):
+            mine = {name: option for name, option in options.items() if option.output == output}
+            steps = tuple(dict.fromkeys(option.h for option in mine.values()))
+            curved = dict(zip(steps, self.curvatures(images, (output,), steps), strict=True))
+            found |= {
+                name: scored(curved[option.h], normalise=option.normalise)
+                for name, option in mine.items()
+            }
+        return found
+
     def confidence(self, images: Images) -> Confidence:
         """The baseline at ``images``: 1 - the largest probability."""
         return self.executor.cached(partial(confidence, self.model), images).value
 
-    def boundary(self, images: Images, output: str, h: Sequence[float]) -> "BoundaryCurvature":
-        """The boundary's mean curvature where DeepFool's way out of an image's region crosses it.
-
-        The DeepFool is the attack under study if that is one, else the default DeepFool.
-        """
+    def curvature_of(self, boundary: Boundary, output: str, h: Sequence[float]) -> Tensor:
+        """The mean curvature (N, H) at boundary points for each step h; NaN where there is none."""
         work = partial(
             boundary_curvature,
             self.model,
@@ -232,8 +277,8 @@ class DetectorStudy(Subject, Generic[OwnCo]):
             h=tuple(h),
             directions=self.settings.directions,
         )
-        outward = self.attacked(images, deepfool_of(self.settings.attack)).perturbations
-        return self.executor.cached(work, images, outward, randomness=True).value
+        where = boundary.points, boundary.labels, boundary.targets
+        return self.executor.cached(work, *where, randomness=True).value
 
 
 def detector_studies(
@@ -262,69 +307,20 @@ def moved(images: Images, attacked: Perturbed, scale: float = 1.0) -> Images:
     )
 
 
-@dataclass(frozen=True)
-class BoundaryCurvature:
-    """The boundary near each image.
-
-    Attributes:
-        values: (N, H) the mean curvature kappa(z) for each step h, float64; NaN where no boundary
-            point was found.
-        points: (N, C, H, W) z.
-        targets: (N,) the classes beyond it.
-    """
-
-    values: Tensor
-    points: Tensor
-    targets: Tensor
-
-
-def boundary_curvature(
-    model: Classifier,
-    images: Images,
-    outward: Images,
-    *,
-    output: str,
-    h: Sequence[float],
-    directions: int,
-    generator: Generators = None,
-) -> BoundaryCurvature:
-    """The mean curvature of F = f_other - f_own where ``images + t outward`` crosses F = 0.
+def lengthened(
+    model: Classifier, images: Images, perturbations: Images, *, overshoot: float
+) -> Perturbed:
+    """The attack that goes from each image to a boundary point, and a little beyond it.
 
     Args:
         model: a classifier in evaluation mode.
         images: (N, C, H, W).
-        outward: (N, C, H, W) perturbations; the boundary is looked for at 0 < t <= 1.
-        output: one of OUTPUTS: what F is a difference of.
-        h: the steps of the differences, in pixel l2.
-        directions: number of random directions over which the curvature is averaged.
-        generator: one for the batch or one per image.
-
-    Returns:
-        One curvature per image and step, with the points and the classes beyond.
+        perturbations: (N, C, H, W) r, to the boundary points; NaN where there is none.
+        overshoot: the share by which r is made longer.
     """
     own = predict(model, images)
-    # ``outward`` passed off as an attack's result: only the crossing is looked for anew.
-    ready = Perturbed(outward, own, own, torch.ones_like(own).bool(), torch.zeros_like(own))
-    found = boundary_points(model, images, attack=lambda *_: ready, refinements=0)
-    points = torch.where(found.success.view(-1, *[1] * (images.ndim - 1)), found.points, images)
-    # A failed image needs some other class to be looked at; its value is dropped.
-    rivals = torch.where(found.success, found.targets, (found.labels == 0).long())
-    curved = class_curvatures(
-        model,
-        points,
-        h=h,
-        outputs=(output,),
-        directions=directions,
-        labels=found.labels,
-        rivals=rivals[:, None],
-        generator=generator,
-    )
-    values = [
-        scored(each, normalise=True).curvatures.gather(1, rivals[:, None])[:, 0] for each in curved
-    ]
-    return BoundaryCurvature(
-        torch.stack([valid(v, found.success) for v in values], dim=1), points, rivals
-    )
+    longer = ((1 + overshoot) * perturbations).nan_to_num(nan=0.0)
+    return judge(model, images, longer, own, torch.zeros_like(own))
 
 
 # Figures and notes
@@ -363,19 +359,25 @@ def roc_figure(curves: Mapping[str, tuple[Tensor, Tensor]], *, title: str) -> Fi
     )
 
 
-def common_notes(studies: Sequence[DetectorStudy[DetectorSettings]], failed: int) -> list[str]:
+def common_notes(
+    studies: Sequence[DetectorStudy[DetectorSettings]], failed: Mapping[str, int]
+) -> list[str]:
     """What every experiment of the stage says about its images.
 
     Args:
         studies: one study for each training seed.
-        failed: number of images of all seeds on which the attack failed.
+        failed: for each of POINTS the number of images of all seeds without a perturbation.
     """
     first = studies[0]
-    n = len(first.test)
+    n, settings = len(first.test), first.settings
     return [
         f"Options and thresholds were chosen on {len(first.train)} held-out images, everything "
         f"else was measured on {n} others, for each of {len(studies)} training "
-        f"seed{'s' if len(studies) > 1 else ''}. Perturbed images are those of "
-        f"{titled(first.settings.attack)}; it failed on {failed} of {n * len(studies)}, which are "
-        "left out with their clean images.",
+        f"seed{'s' if len(studies) > 1 else ''}.",
+        "Point `closest`: r leads to the closest boundary point that can be found, the r of "
+        f"Equation 7.1, and the perturbed image is x + {1 + settings.overshoot:g} r. Claims are "
+        "judged there; these numbers have the plain names. Point `crossing`: the perturbed images "
+        f"are those of {titled(settings.attack)}, with (crossing) behind the numbers' names. "
+        f"Without a perturbation, and left out: {failed['closest']} and {failed['crossing']} of "
+        f"{n * len(studies)} images.",
     ]

@@ -15,6 +15,7 @@ from pipeline.executor import Executor
 from pipeline.statistics import Estimate, Statistic, stack
 from pipeline.studies.detector import (
     OUTPUTS,
+    POINTS,
     DetectorStudy,
     Option,
     ScoreSettings,
@@ -25,9 +26,13 @@ from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import refuse
 from robustness_geometry.detection import scored
 from robustness_geometry.geometry import ClassCurvatures
-from robustness_geometry.types import Dataset, Network, Perturbed
+from robustness_geometry.types import Dataset, Images, Network, Perturbed
 
-__all__ = ["Choice", "ScoreMeasurement", "Trial", "choose", "measure_scores"]
+__all__ = ["SCORES", "Choice", "ScoreMeasurement", "Trial", "choose", "measure_scores"]
+
+SCORES = {"normalised": True, "undivided": False}
+"""Part of the numbers' names -> whether the curvature is divided by the norm of the gradient, as
+Algorithm 6 prints it."""
 
 
 @dataclass(frozen=True)
@@ -37,51 +42,50 @@ class Trial:
     Attributes:
         option: the option.
         factor: its h in units of the default one.
-        clean: (n,) the scores of the clean images, NaN where the attack failed.
-        perturbed: (n,) those of the perturbed ones.
-        recovered: (n,) whether the score is at least 0 and the class of the largest curvature is
-            the original one.
-        named: (n,) whether that class is the original one, whatever the score.
+        clean: (n,) the scores of the clean images.
+        perturbed: for each of POINTS (n,) those of the perturbed ones, NaN where there is none.
+        recovered: likewise, whether the score is at least 0 and the class of the largest curvature
+            is the original one.
         resolved: the share of images, clean or perturbed, whose curvature exceeds rounding errors.
     """
 
     option: Option
     factor: float
     clean: Tensor
-    perturbed: Tensor
-    recovered: Tensor
-    named: Tensor
+    perturbed: Mapping[str, Tensor]
+    recovered: Mapping[str, Tensor]
     resolved: float
 
-    @property
-    def auc(self) -> float:
+    def auc(self, point: str = "closest") -> float:
         """Area under the ROC curve of perturbed against clean images; NaN without both kinds."""
-        kept = self.clean.isfinite() & self.perturbed.isfinite()
+        perturbed = self.perturbed[point]
+        kept = self.clean.isfinite() & perturbed.isfinite()
         if not bool(kept.any()):
             return math.nan
         count = int(kept.sum())
-        scores = torch.cat([self.clean[kept], self.perturbed[kept]]).numpy()
+        scores = torch.cat([self.clean[kept], perturbed[kept]]).numpy()
         return float(roc_auc_score([0] * count + [1] * count, scores))
-
-    @property
-    def recovery(self) -> float:
-        """The share of perturbed images whose label is recovered at threshold 0."""
-        return float(self.recovered.nanmean())
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The options that do best on the calibration images.
+    """The options of the largest area under the ROC curve on the calibration images.
 
     Attributes:
         trials: all options that were tried.
-        detection: the option of the largest area under the ROC curve.
-        recovery: the option that recovers most labels at threshold 0.
+        options: the best option of each of SCORES that has one.
+        judged: the one of SCORES whose area is the largest: claims are judged by it, in detection
+            and in the recovery of labels alike.
     """
 
     trials: tuple[Trial, ...]
-    detection: Option
-    recovery: Option
+    options: Mapping[str, Option]
+    judged: str
+
+    @property
+    def option(self) -> Option:
+        """The option that claims are judged by."""
+        return self.options[self.judged]
 
 
 def choose(study: DetectorStudy[ScoreSettings]) -> Choice:
@@ -91,53 +95,66 @@ def choose(study: DetectorStudy[ScoreSettings]) -> Choice:
         InputError: the attack fools none of them, or the Hessian vanishes at every step.
     """
     images = study.train.images
-    attacked = study.attacked(images)
-    if not bool(attacked.success.any()):
+    attacked = {point: study.perturbed(images, point) for point in POINTS}
+    if not bool(attacked["crossing"].success.any()):
         refuse(
             "attack",
             attack_name(study.settings.attack),
             "an attack that fools some of the calibration images",
         )
-    kinds = (images, moved(images, attacked))
-    pairs = [study.curvatures(each, OUTPUTS, study.steps) for each in kinds]
+    curved = {point: _curved(study, moved(images, each)) for point, each in attacked.items()}
+    clean = _curved(study, images)
     trials = []
     for index, (output, step) in enumerate(product(OUTPUTS, range(len(study.steps)))):
-        both = [curvatures[index] for curvatures in pairs]
+        near = {point: each[index] for point, each in curved.items()}
         trials += [
-            _trial(study, attacked, both, output, step, normalise) for normalise in (True, False)
+            _trial(study, attacked, clean[index], near, Option(output, study.steps[step], divided))
+            for divided in SCORES.values()
         ]
     # An option whose differences are mostly rounding errors cannot be chosen.
-    usable = [trial for trial in trials if trial.resolved >= 0.5 and not math.isnan(trial.auc)]
+    usable = [trial for trial in trials if trial.resolved >= 0.5 and not math.isnan(trial.auc())]
     if not usable:
         refuse(
             "h_factors",
             study.settings.h_factors,
             "steps at which the network bends (its Hessian vanishes at all of these)",
         )
-    detection = max(usable, key=lambda trial: trial.auc)
-    recovery = max(usable, key=lambda trial: trial.recovery)
-    return Choice(tuple(trials), detection.option, recovery.option)
+    best: dict[str, Trial] = {}
+    for name, divided in SCORES.items():
+        if fitting := [trial for trial in usable if trial.option.normalise == divided]:
+            best[name] = max(fitting, key=lambda trial: trial.auc())
+    judged = max(best, key=lambda name: best[name].auc())
+    return Choice(tuple(trials), {name: trial.option for name, trial in best.items()}, judged)
+
+
+def _curved(study: DetectorStudy[ScoreSettings], images: Images) -> tuple[ClassCurvatures, ...]:
+    """The curvatures at ``images`` for all pairs of output and step."""
+    return study.curvatures(images, OUTPUTS, study.steps)
 
 
 def _trial(
     study: DetectorStudy[ScoreSettings],
-    attacked: Perturbed,
-    both: Sequence[ClassCurvatures],
-    output: str,
-    step: int,
-    normalise: bool,
+    attacked: Mapping[str, Perturbed],
+    at_clean: ClassCurvatures,
+    near: Mapping[str, ClassCurvatures],
+    option: Option,
 ) -> Trial:
-    """What one option gives, from the curvatures of the clean and of the perturbed images."""
-    clean, perturbed = (scored(curvatures, normalise=normalise) for curvatures in both)
-    named = perturbed.recovered == attacked.labels
+    """What one option gives, from the curvatures at the clean and at the perturbed images."""
+    clean = scored(at_clean, normalise=option.normalise)
+    perturbed = {point: scored(each, normalise=option.normalise) for point, each in near.items()}
+    recovered = {
+        point: (seen.recovered == attacked[point].labels) & (seen.scores >= 0)
+        for point, seen in perturbed.items()
+    }
+    success = {point: each.success for point, each in attacked.items()}
+    resolved = torch.cat([clean.resolved, perturbed["closest"].resolved])
     return Trial(
-        Option(output, study.steps[step], normalise),
-        study.settings.h_factors[step],
-        valid(clean.scores, attacked.success),
-        valid(perturbed.scores, attacked.success),
-        valid((named & (perturbed.scores >= 0)).double(), attacked.success),
-        valid(named.double(), attacked.success),
-        float(torch.cat([clean.resolved, perturbed.resolved]).double().mean()),
+        option,
+        study.settings.h_factors[study.steps.index(option.h)],
+        clean.scores,
+        {point: valid(seen.scores, success[point]) for point, seen in perturbed.items()},
+        {point: valid(holds.double(), success[point]) for point, holds in recovered.items()},
+        float(resolved.double().mean()),
     )
 
 
@@ -164,7 +181,7 @@ def measure_scores(
     settings: ScoreSettings,
     executor: Executor,
     quantities: Callable[[DetectorStudy[ScoreSettings], Choice], dict[str, Tensor]],
-    statistics: Mapping[str, Statistic],
+    statistics: Callable[[Choice], Mapping[str, Statistic]],
 ) -> ScoreMeasurement:
     """Choose the options of Algorithm 6, then measure every training seed with them.
 
@@ -174,7 +191,7 @@ def measure_scores(
         settings: the settings of the experiment.
         executor: runs the attack and the scores.
         quantities: what is measured of one training seed: name -> (n,).
-        statistics: name of a number -> statistic of the quantities.
+        statistics: the statistics of the quantities, by the names of their numbers.
 
     Raises:
         InputError: no option can be chosen.
@@ -182,5 +199,5 @@ def measure_scores(
     studies = detector_studies(network, data, settings, executor)
     choice = choose(studies[0])
     samples = stack(executor.each(lambda study: quantities(study, choice), studies))
-    numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
+    numbers = paired_bootstrap(samples, statistics(choice), resamples=settings.resamples)
     return ScoreMeasurement(studies, choice, samples, measured(numbers))

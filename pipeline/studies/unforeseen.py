@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.evaluation import valid
 from pipeline.statistics import Estimate, Statistic, auc, auc_difference, median, share
 from pipeline.studies.detector import DetectorStudy, Option, ScoreSettings, moved
+from pipeline.studies.detector_options import Choice
 from pipeline.studies.evasion import evade
 from robustness_geometry.attacks import deepfool, fgsm, pgd
 from robustness_geometry.detection import threshold_at
@@ -39,7 +40,7 @@ ATTACKS = {
 """Suffix of the numbers -> name of the attack in tables and figures."""
 
 EVASIONS = {
-    "as_it_is": "attack under study",
+    "as_it_is": "to the closest boundary point",
     "scaled": "the same, scaled to the radius",
     "knowing": "attack on the detector, within the radius",
 }
@@ -61,8 +62,8 @@ class Unforeseen:
     Attributes:
         eps_factor: eps of FGSM and PGD in units of the median norm of l_inf DeepFool's
             perturbations.
-        radius: radius of the attack that knows the detector, in units of the norm of the attack
-            under study.
+        radius: radius of the attack that knows the detector, in units of the norm of the
+            perturbation beyond the closest boundary point.
         steps: number of steps of the attack that knows the detector.
     """
 
@@ -72,19 +73,20 @@ class Unforeseen:
 
 
 def quantities(
-    study: DetectorStudy[ScoreSettings], option: Option, options: Unforeseen
+    study: DetectorStudy[ScoreSettings], choice: Choice, options: Unforeseen
 ) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed; NaN where an attack failed."""
     images = study.test.images
-    attacked = study.attacked(images)
-    results = {**_plain(study, options), "knowing": _knowing(study, attacked, option, options)}
-    seen = {name: _seen(study, option, result, 1.0) for name, result in results.items()}
-    seen["as_it_is"] = _seen(study, option, attacked, 1.0)
-    seen["scaled"] = _seen(study, option, attacked, options.radius)
+    attacked = study.perturbed(images, "closest")
+    knowing = _knowing(study, attacked, choice.option, options)
+    results = {**_plain(study, options), "knowing": knowing}
+    seen = {name: _seen(study, choice, result, 1.0) for name, result in results.items()}
+    seen["as_it_is"] = _seen(study, choice, attacked, 1.0)
+    seen["scaled"] = _seen(study, choice, attacked, options.radius)
     values = {
         f"{what} {name}": each for name, parts in seen.items() for what, each in parts.items()
     }
-    values["curvature clean"] = study.score(images, option).scores
+    values["curvature clean"] = study.scores(images, choice.options)[choice.judged].scores
     values["confidence clean"] = study.confidence(images).scores
     for name, result in results.items():
         counts = attacked.success if name == "knowing" else torch.ones_like(result.success)
@@ -94,7 +96,7 @@ def quantities(
 
 
 def _seen(
-    study: DetectorStudy[ScoreSettings], option: Option, result: Perturbed, scale: float
+    study: DetectorStudy[ScoreSettings], choice: Choice, result: Perturbed, scale: float
 ) -> dict[str, Tensor]:
     """What both detectors say of ``images + scale * r``, and whether a wrong label passes them.
 
@@ -102,9 +104,10 @@ def _seen(
     """
     images, rate = study.train.images, study.settings.false_positive_rate
     points = moved(study.test.images, result, scale)
-    scored, trusted = study.score(points, option), study.confidence(points)
+    scored = study.score(points, choice.option)
+    trusted, calibration = study.confidence(points), study.scores(images, choice.options)
     wrong = scored.labels != result.labels
-    passes = scored.scores < threshold_at(study.score(images, option).scores, rate)
+    passes = scored.scores < threshold_at(calibration[choice.judged].scores, rate)
     believed = trusted.scores < threshold_at(study.confidence(images).scores, rate)
     values = {
         "curvature": scored.scores,
@@ -136,9 +139,9 @@ def _plain(study: DetectorStudy[ScoreSettings], options: Unforeseen) -> dict[str
 def _knowing(
     study: DetectorStudy[ScoreSettings], attacked: Perturbed, option: Option, options: Unforeseen
 ) -> Perturbed:
-    """The attack under study, changed until the detector is silent.
+    """The perturbation beyond the closest boundary point, changed until the detector is silent.
 
-    Where the attack under study failed, this one fails too.
+    Where there is none, this attack fails.
     """
     images = study.test.images
     starts = moved(images, attacked) - images

@@ -7,14 +7,11 @@ References:
     networks", arXiv:1705.09552, 2017.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from pipeline.bootstrap import paired_bootstrap
@@ -32,28 +29,38 @@ from pipeline.statistics import (
     share,
 )
 from pipeline.studies.detector import (
+    POINTS,
     DetectorStudy,
-    Option,
     ScoreSettings,
     common_notes,
-    moved,
     roc_figure,
 )
-from pipeline.studies.detector_options import Choice, ScoreMeasurement, Trial, measure_scores
+from pipeline.studies.detector_answers import at_both_ends, look, together
+from pipeline.studies.detector_options import (
+    SCORES,
+    Choice,
+    ScoreMeasurement,
+    Trial,
+    measure_scores,
+)
 from pipeline.tables import columns, shown
 from robustness_geometry.detection import threshold_at
-from robustness_geometry.types import Dataset, Images, Network
+from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "detect_roc"]
 
 SECTION = "Section 7.5, Algorithm 6, Figure 7.9 (left)"
 
 DETECTORS = {
-    "curvature": "curvature",
+    "normalised": "curvature, divided by the gradient's norm (Algorithm 6)",
+    "undivided": "curvature, not divided",
     "confidence": "1 − largest probability",
-    "both": "both together",
+    "both": "curvature and probability together",
 }
 """Suffix of the numbers -> name of the detector in tables and figures."""
+
+JUDGED = "curvature"
+"""Stands in the numbers' names for the one of SCORES that claims are judged by."""
 
 
 @dataclass(frozen=True)
@@ -75,158 +82,100 @@ def detect_roc(network: Network, data: Dataset, settings: Settings, executor: Ex
         flagged at the calibrated threshold and at 0, how the curvature at the image goes with that
         at the boundary, and the sweep over the options; the scores (seeds, images) as tensors.
     """
-    measured = measure_scores(network, data, settings, executor, _quantities, _statistics())
-    choice, samples, numbers = measured.choice, measured.samples, measured.numbers
+    measured = measure_scores(network, data, settings, executor, _quantities, _statistics)
+    choice, samples = measured.choice, measured.samples
+    numbers = _with_judged(measured.numbers, choice)
     swept = _swept(choice, settings)
     return Findings(
         numbers=numbers,
-        tables={"detectors": _table(numbers), "options": _options(choice, swept)},
+        tables={"detectors": _table(numbers, choice), "options": _options(choice, swept)},
         figures={
-            "figure_7_9_left": _curves(network, samples),
-            "scores": _histogram(network, samples, choice.detection),
+            "figure_7_9_left": _curves(network, samples, choice),
+            "scores": _histogram(network, samples, choice),
             "options": _sweep_figure(network, choice, swept),
         },
-        tensors={
-            f"score_{kind}": samples[f"curvature {kind}"].float() for kind in ("clean", "perturbed")
-        },
-        notes=_notes(measured),
+        tensors=_tensors(samples, choice),
+        notes=_notes(measured, numbers),
     )
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What the detectors say of some images.
-
-    Attributes:
-        curvature: (n,) the scores of Algorithm 6 of the clean and of the perturbed images, NaN for
-            a perturbed image on which the attack failed.
-        confidence: the same of 1 - the largest probability.
-    """
-
-    curvature: tuple[Tensor, Tensor]
-    confidence: tuple[Tensor, Tensor]
-
-
-def _look(study: DetectorStudy[ScoreSettings], images: Images, option: Option) -> Looked:
-    """What the detectors say of ``images`` and of their perturbed versions."""
-    attacked = study.attacked(images)
-    perturbed = moved(images, attacked)
-    scores = study.score(images, option).scores, study.score(perturbed, option).scores
-    baseline = study.confidence(images).scores, study.confidence(perturbed).scores
-    return Looked(
-        (scores[0], valid(scores[1], attacked.success)),
-        (baseline[0], valid(baseline[1], attacked.success)),
-    )
+def _tensors(samples: Mapping[str, Tensor], choice: Choice) -> dict[str, Tensor]:
+    """The judged scores (seeds, images) of the clean and of both kinds of perturbed images."""
+    kinds = ("clean", "perturbed", "perturbed (crossing)")
+    names = ("score_clean", "score_perturbed", "score_perturbed_crossing")
+    return {
+        name: samples[f"{choice.judged} {kind}"].float()
+        for name, kind in zip(names, kinds, strict=True)
+    }
 
 
 def _quantities(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str, Tensor]:
     """Name -> (n,) values of one training seed: scores, flags, and curvatures with their ranks."""
-    option, images = choice.detection, study.test.images
-    calibration = _look(study, study.train.images, option)
-    report = _look(study, images, option)
-    # Detector -> its scores of clean and of perturbed images. What is learned or calibrated comes
-    # from the calibration images alone.
-    calibrating, reported = (
-        {
-            "curvature": seen.curvature,
-            "confidence": seen.confidence,
-            "both": _both(calibration, seen),
-        }
-        for seen in (calibration, report)
-    )
+    images, rate = study.test.images, study.settings.false_positive_rate
+    # What is learned or calibrated comes from the calibration images alone.
+    calibration = look(study, study.train.images, choice, "closest")
     values: dict[str, Tensor] = {}
-    for detector in DETECTORS:
-        clean, _ = calibrating[detector]
-        threshold = threshold_at(clean, study.settings.false_positive_rate)
-        for kind, scores in zip(("clean", "perturbed"), reported[detector], strict=True):
-            values[f"{detector} {kind}"] = scores
-            values[f"{detector} flags {kind}"] = valid(
-                (scores >= threshold).double(), ~scores.isnan()
+    for point, suffix in POINTS.items():
+        report = look(study, images, choice, point)
+        seen = {**report, "both": together(calibration, report, choice.judged)}
+        learned = {**calibration, "both": together(calibration, calibration, choice.judged)}
+        for name, (clean, perturbed) in seen.items():
+            threshold = threshold_at(learned[name][0], rate)
+            for kind, scores in (("clean", clean), (f"perturbed{suffix}", perturbed)):
+                values[f"{name} {kind}"] = scores
+                flagged = {"flags": scores >= threshold, "at zero": scores >= 0}
+                values |= {
+                    f"{name} {what} {kind}": valid(each.double(), ~scores.isnan())
+                    for what, each in flagged.items()
+                }
+        values[f"alignment{suffix}"] = study.alignment(images, point)
+    return values | at_both_ends(study, choice)
+
+
+def _statistics(choice: Choice) -> dict[str, Statistic]:
+    numbers: dict[str, Statistic] = {}
+    names = [name for name in DETECTORS if name in choice.options or name not in SCORES]
+    for suffix in POINTS.values():
+        pairs = {name: (f"{name} clean", f"{name} perturbed{suffix}") for name in names}
+        for name, pair in pairs.items():
+            flags = f"{name} flags perturbed{suffix}"
+            numbers |= {
+                f"auc_{name}{suffix}": auc(*pair),
+                f"accuracy_best_{name}{suffix}": balanced_accuracy(*pair),
+                f"share_flagged_perturbed_{name}{suffix}": share(flags),
+                f"share_flagged_clean_{name}": share(f"{name} flags clean"),
+            }
+        for title, name in ((JUDGED, choice.judged), ("both", "both")):
+            numbers[f"auc_{title} - auc_confidence{suffix}"] = auc_difference(
+                pairs[name], pairs["confidence"]
             )
-    # The threshold of the thesis: the sign of the curvature.
-    for kind, scores in zip(("clean", "perturbed"), report.curvature, strict=True):
-        values[f"zero flags {kind}"] = valid((scores >= 0).double(), ~scores.isnan())
-    # Curvatures at the image x and at its boundary point z. The score is divided by the gradient's
-    # norm after the measurement, so this option costs no new measurement.
-    values["kappa x"] = study.score(images, Option(option.output, option.h, True)).scores
-    values["kappa z"] = study.boundary(images, option.output, (option.h,)).values[:, 0]
-    return values | {
-        f"rank {end}": _order(values[f"kappa {end}"], values["kappa z"]) for end in "xz"
-    }
-
-
-def _order(values: Tensor, other: Tensor) -> Tensor:
-    """The ranks (n,) of ``values`` among the images that have ``other`` too."""
-    kept = ~(values.isnan() | other.isnan())
-    ranks = torch.full_like(values, math.nan)
-    ranks[kept] = values[kept].argsort().argsort().double()
-    return ranks
-
-
-def _both(calibration: Looked, seen: Looked) -> tuple[Tensor, Tensor]:
-    """A logistic regression on the ranks of the two scores among those of the calibration images.
-
-    Returns:
-        (n,) its scores of the clean and of the perturbed images; NaN without a calibration image of
-        each kind.
-    """
-    kinds = [_ranks(calibration, calibration, kind) for kind in (0, 1)]
-    kinds = [ranks[~ranks.isnan().any(dim=1)] for ranks in kinds]
-    if not all(map(len, kinds)):
-        clean, perturbed = (torch.full_like(scores, math.nan) for scores in seen.curvature)
-        return clean, perturbed
-    labels = torch.cat([torch.full((len(ranks),), kind) for kind, ranks in enumerate(kinds)])
-    model = LogisticRegression().fit(torch.cat(kinds).numpy(), labels.numpy())
-    weights, bias = torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
-    clean, perturbed = (_ranks(calibration, seen, kind) @ weights + bias for kind in (0, 1))
-    return clean, perturbed
-
-
-def _ranks(calibration: Looked, seen: Looked, kind: int) -> Tensor:
-    """The ranks of both scores among those of all calibration images, clean and perturbed.
-
-    Args:
-        calibration: the scores of the calibration images.
-        seen: the scores of the images to rank.
-        kind: 0 for the clean images, 1 for the perturbed ones.
-
-    Returns:
-        (n, 2) ranks in [0, 1] of the curvature and of the confidence; NaN stays NaN.
-    """
-    both = []
-    for known, new in (
-        (calibration.curvature, seen.curvature),
-        (calibration.confidence, seen.confidence),
-    ):
-        every = torch.cat(known)
-        ordered = every[~every.isnan()].sort().values
-        ranks = torch.searchsorted(ordered, new[kind]).double() / len(ordered)
-        both.append(valid(ranks, ~new[kind].isnan()))
-    return torch.stack(both, dim=1)
-
-
-def _statistics() -> dict[str, Statistic]:
-    pairs = {detector: (f"{detector} clean", f"{detector} perturbed") for detector in DETECTORS}
-    numbers: dict[str, Statistic] = {
-        f"auc_{detector}": auc(*pair) for detector, pair in pairs.items()
-    }
-    numbers["auc_curvature - auc_confidence"] = auc_difference(
-        pairs["curvature"], pairs["confidence"]
-    )
-    numbers["auc_both - auc_confidence"] = auc_difference(pairs["both"], pairs["confidence"])
-    for detector, pair in pairs.items():
-        numbers[f"accuracy_best_{detector}"] = balanced_accuracy(*pair)
-        for kind in ("clean", "perturbed"):
-            numbers[f"share_flagged_{kind}_{detector}"] = share(f"{detector} flags {kind}")
-    for kind in ("clean", "perturbed"):
-        numbers[f"share_flagged_{kind}_at_zero"] = share(f"zero flags {kind}")
-        numbers[f"median_score_{kind}"] = median(f"curvature {kind}")
-    numbers["median_score_clean * median_score_perturbed"] = Statistic(
-        pairs["curvature"], _product_of_medians
-    )
-    numbers["pearson(kappa_z, kappa_x)"] = Statistic(("kappa z", "kappa x"), _pearson_within_seeds)
-    numbers["spearman(kappa_z, kappa_x)"] = Statistic(("rank z", "rank x"), _pearson_within_seeds)
+        numbers |= _signs(choice.judged, suffix)
+        for title, end in (("pearson", "kappa"), ("spearman", "rank")):
+            ends = f"{end} z{suffix}", f"{end} x{suffix}"
+            numbers[f"{title}(kappa_z, kappa_x){suffix}"] = Statistic(ends, _pearson_within_seeds)
+        numbers[f"alignment{suffix}"] = median(f"alignment{suffix}")
     return numbers
+
+
+def _signs(judged: str, suffix: str) -> dict[str, Statistic]:
+    """What the sign of the judged score says, at its threshold in the thesis."""
+    numbers = {}
+    for kind in ("clean", f"perturbed{suffix}"):
+        numbers[f"median_score_{kind}"] = median(f"{judged} {kind}")
+        what, _, end = kind.partition(" ")
+        name = f"share_flagged_{what}_at_zero" + (f" {end}" if end else "")
+        numbers[name] = share(f"{judged} at zero {kind}")
+    numbers[f"median_score_clean * median_score_perturbed{suffix}"] = Statistic(
+        (f"{judged} clean", f"{judged} perturbed{suffix}"), _product_of_medians
+    )
+    return numbers
+
+
+def _with_judged(numbers: Mapping[str, Estimate], choice: Choice) -> dict[str, Estimate]:
+    """The numbers, those of the judged score also under the names that claims know."""
+    mine = {name: each for name, each in numbers.items() if choice.judged in name}
+    judged = {name.replace(choice.judged, JUDGED): each for name, each in mine.items()}
+    return {**judged, **numbers}
 
 
 def _product_of_medians(clean: Tensor, perturbed: Tensor) -> Tensor:
@@ -246,15 +195,23 @@ def _pearson_within_seeds(first: Tensor, second: Tensor) -> Tensor:
 # Tables, figures and notes
 
 
-def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
-    """One row per detector."""
+def _table(numbers: Mapping[str, Estimate], choice: Choice) -> pd.DataFrame:
+    """One row per point and detector."""
     rows = []
-    for detector, title in DETECTORS.items():
-        row: dict[str, object] = {"detector": title}
-        for name in ("auc", "accuracy_best", "share_flagged_clean", "share_flagged_perturbed"):
-            if (estimate := numbers.get(f"{name}_{detector}")) is not None:
+    for point, suffix in POINTS.items():
+        for detector, title in DETECTORS.items():
+            if f"auc_{detector}{suffix}" not in numbers:
+                continue
+            row: dict[str, object] = {"point": point, "detector": title}
+            row["option"] = str(choice.options.get(detector, ""))
+            row["judged"] = "yes" if (point, detector) == ("closest", choice.judged) else ""
+            for name in ("auc", "accuracy_best", "share_flagged_clean", "share_flagged_perturbed"):
+                end = "" if name == "share_flagged_clean" else suffix
+                estimate = numbers[f"{name}_{detector}{end}"]
                 row |= {**columns(name, estimate), "images": estimate.n, "seeds": estimate.seeds}
-        rows.append(row)
+            if (aligned := numbers.get(f"alignment{suffix}")) is not None:
+                row["cos(r, n)"] = aligned.value
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -262,34 +219,37 @@ def _swept(choice: Choice, settings: Settings) -> list[Estimate]:
     """The area under the ROC curve of every option on the calibration images, with its interval."""
     samples: dict[str, Tensor] = {}
     for index, trial in enumerate(choice.trials):
-        samples |= {f"clean {index}": trial.clean, f"perturbed {index}": trial.perturbed}
+        samples[f"clean {index}"] = trial.clean
+        samples[f"perturbed {index}"] = trial.perturbed["closest"]
     statistics = {str(i): auc(f"clean {i}", f"perturbed {i}") for i in range(len(choice.trials))}
     return list(paired_bootstrap(samples, statistics, resamples=settings.resamples).values())
 
 
 def _options(choice: Choice, swept: Sequence[Estimate]) -> pd.DataFrame:
     """One row per option that was tried, on the calibration images of the first training seed."""
-    return pd.DataFrame(
-        [
-            {
-                "output": trial.option.output,
-                "h": trial.option.h,
-                "h / default": trial.factor,
-                "divided by gradient norm": trial.option.normalise,
-                "auc": area.value,
-                "low": area.low,
-                "high": area.high,
-                "images": area.n,
-                "clean below 0": _share(trial.clean < 0, trial.clean),
-                "perturbed at least 0": _share(trial.perturbed >= 0, trial.perturbed),
-                "label recovered at 0": trial.recovery,
-                "label named": float(trial.named.nanmean()),
-                "out of rounding": trial.resolved,
-                "chosen for": _role(choice, trial),
+    rows = []
+    for trial, area in zip(choice.trials, swept, strict=True):
+        row = {
+            "output": trial.option.output,
+            "h": trial.option.h,
+            "h / default": trial.factor,
+            "divided by gradient norm": trial.option.normalise,
+            "auc": area.value,
+            "low": area.low,
+            "high": area.high,
+            "images": area.n,
+            "clean below 0": _share(trial.clean < 0, trial.clean),
+        }
+        for point, suffix in POINTS.items():
+            perturbed = trial.perturbed[point]
+            row |= {
+                f"auc{suffix}": trial.auc(point),
+                f"perturbed at least 0{suffix}": _share(perturbed >= 0, perturbed),
+                f"label recovered at 0{suffix}": float(trial.recovered[point].nanmean()),
             }
-            for trial, area in zip(choice.trials, swept, strict=True)
-        ]
-    )
+        row |= {"out of rounding": trial.resolved, "chosen for": _role(choice, trial)}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _share(holds: Tensor, values: Tensor) -> float:
@@ -298,23 +258,32 @@ def _share(holds: Tensor, values: Tensor) -> float:
 
 
 def _role(choice: Choice, trial: Trial) -> str:
-    roles = {"detection": choice.detection, "recovery": choice.recovery}
-    return ", ".join(role for role, option in roles.items() if option == trial.option)
+    """Which of SCORES the option was chosen for, the judged one marked."""
+    name = next((name for name, each in choice.options.items() if each == trial.option), "")
+    return f"{name}, judged" if name == choice.judged else name
 
 
-def _curves(network: Network, samples: Mapping[str, Tensor]) -> Figure:
-    curves = {DETECTORS[d]: (samples[f"{d} clean"], samples[f"{d} perturbed"]) for d in DETECTORS}
+def _curves(network: Network, samples: Mapping[str, Tensor], choice: Choice) -> Figure:
+    curves = {}
+    for point, suffix in POINTS.items():
+        for name in (choice.judged, "confidence"):
+            title = "curvature" if name == choice.judged else DETECTORS[name]
+            curves[f"{title}, {point}"] = (
+                samples[f"{name} clean"],
+                samples[f"{name} perturbed{suffix}"],
+            )
     return roc_figure(curves, title=f"Clean or perturbed? {network.name}")
 
 
-def _histogram(network: Network, samples: Mapping[str, Tensor], option: Option) -> Figure:
+def _histogram(network: Network, samples: Mapping[str, Tensor], choice: Choice) -> Figure:
     """The scores on an asinh scale, as they differ in sign and by orders of magnitude."""
-    size = samples["curvature clean"].abs().nanmedian()
+    size = samples[f"{choice.judged} clean"].abs().nanmedian()
+    kinds = {"clean images": "clean"}
+    kinds |= {f"perturbed images, {point}": f"perturbed{end}" for point, end in POINTS.items()}
     scaled = {
-        f"{kind} images": (samples[f"curvature {kind}"] / size).asinh()
-        for kind in ("clean", "perturbed")
+        title: (samples[f"{choice.judged} {kind}"] / size).asinh() for title, kind in kinds.items()
     }
-    xlabel = r"asinh$(\rho\,/\,$median of clean $|\rho|)$"
+    option, xlabel = choice.option, r"asinh$(\rho\,/\,$median of clean $|\rho|)$"
     return histogram_figure(
         scaled, xlabel=xlabel, title=f"Scores: {option.output}, h = {option.h:.3g}, {network.name}"
     )
@@ -344,32 +313,45 @@ def _sweep_figure(network: Network, choice: Choice, swept: Sequence[Estimate]) -
     )
 
 
-def _notes(measured: ScoreMeasurement) -> list[str]:
+def _notes(measured: ScoreMeasurement, numbers: Mapping[str, Estimate]) -> list[str]:
     study, choice, samples = measured.studies[0], measured.choice, measured.samples
-    settings, option = study.settings, choice.detection
-    failed = int(samples["curvature perturbed"].isnan().sum())
+    settings, option = study.settings, choice.option
+    failed = {
+        point: int(samples[f"{choice.judged} perturbed{end}"].isnan().sum())
+        for point, end in POINTS.items()
+    }
     lost = int(samples["kappa z"].isnan().sum())
     notes = common_notes(measured.studies, failed)
     edge = option.h in (min(study.steps), max(study.steps)) and len(study.steps) > 1
+    others = [f"{name}: {each}" for name, each in choice.options.items() if name != choice.judged]
     notes += [
         f"Algorithm 6 with {option}, T = {settings.directions} random directions: the option of "
-        "the largest area under the ROC curve on the calibration images of the first training "
-        f"seed, out of {len(choice.trials)} (table "
-        "options)." + (" Its h is at an end of the steps that were tried." if edge else ""),
+        "the largest area under the ROC curve at closest points, on the calibration images of the "
+        f"first training seed, out of {len(choice.trials)} (table options)."
+        + (" Its h is at an end of the steps that were tried." if edge else "")
+        + f" Claims are judged by it, in the recovery of labels too; {_printed(choice)}. The other "
+        f"score has its own best option ({'; '.join(others) or 'none'}).",
         f"Flagged: at or above the threshold that flags at most {settings.false_positive_rate:.0%} "
         "of the clean calibration images, one for each training seed; 'at zero' is the thesis' "
         "threshold for the sign. accuracy_best is at the best threshold for the reported images "
         "themselves, as in the thesis.",
-        "'Both together' is a logistic regression on the ranks of the two scores, fitted on the "
-        "calibration images.",
-        "kappa_z is the mean curvature of the nearest boundary where the way that the attack takes "
-        "crosses it, kappa_x the score at the image, both divided by the gradient's norm; z was "
-        f"not found for {lost} images.",
+        "'Curvature and probability together' is a logistic regression on the ranks of the judged "
+        "score and of 1 − the largest probability, fitted on the calibration images at closest "
+        "points.",
+        "kappa_z is the mean curvature at the boundary point, kappa_x the score at the image, both "
+        f"divided by the gradient's norm; the closest point was not found for {lost} images.",
     ]
-    return notes + _verdict(measured.numbers)
+    return [*notes, *_verdict(numbers)]
 
 
-def _verdict(numbers: dict[str, Estimate]) -> list[str]:
+def _printed(choice: Choice) -> str:
+    """Whether the judged score is the one that Algorithm 6 prints."""
+    if choice.option.normalise:
+        return "it is divided by the gradient's norm, as Algorithm 6 prints it"
+    return "Algorithm 6 prints the score divided by the gradient's norm, which this one is not"
+
+
+def _verdict(numbers: Mapping[str, Estimate]) -> list[str]:
     """Whether the curvature adds to what the probabilities tell anyway."""
     needed = ("auc_curvature", "auc_confidence", "auc_both", "auc_both - auc_confidence")
     if not all(name in numbers for name in needed):
@@ -379,11 +361,13 @@ def _verdict(numbers: dict[str, Estimate]) -> list[str]:
         name: numbers[f"share_flagged_perturbed_{name}"] for name in ("curvature", "confidence")
     }
     said = (
-        f"AUC {shown(curvature)} for the curvature, {shown(confidence)} for 1 − the largest "
-        f"probability, {shown(both)} for both together. At the calibrated thresholds the curvature "
-        f"flags {shown(flagged['curvature'])} of the perturbed images, the probability "
-        f"{shown(flagged['confidence'])}."
+        f"At closest points, AUC {shown(curvature)} for the curvature, {shown(confidence)} for 1 − "
+        f"the largest probability, {shown(both)} for both together. At the calibrated thresholds "
+        f"the curvature flags {shown(flagged['curvature'])} of the perturbed images, the "
+        f"probability {shown(flagged['confidence'])}."
     )
+    if (beside := numbers.get("auc_curvature (crossing)")) is not None:
+        said += f" For the attack under study the curvature has AUC {shown(beside)}."
     if gain.low > 0:
         return [f"{said} The curvature adds to the probabilities: {shown(gain)} of area."]
     if gain.high < 0:

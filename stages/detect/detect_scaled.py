@@ -10,8 +10,8 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,8 +22,9 @@ from pipeline.evaluation import valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure, estimate_line, line_figure
-from pipeline.statistics import Estimate, Statistic, auc, auc_difference, share, stack
+from pipeline.statistics import Estimate, Statistic, auc, auc_difference, median, share, stack
 from pipeline.studies.detector import (
+    POINTS,
     DetectorStudy,
     ScoreSettings,
     common_notes,
@@ -51,6 +52,9 @@ __all__ = ["SECTION", "Settings", "detect_scaled"]
 
 SECTION = "Section 7.5, Figure 7.9 (right), and beyond the thesis"
 
+DETECTORS = {"auc": "curvature", "auc_confidence": "1 − largest probability"}
+"""Beginning of the numbers' names -> name of the detector in figures."""
+
 
 @dataclass(frozen=True)
 class Settings(ScoreSettings):
@@ -60,15 +64,18 @@ class Settings(ScoreSettings):
         alphas: factors by which perturbations are scaled, each > 0, in ascending order.
         unforeseen_seeds: number of training seeds, from the first on, on which the other attacks
             are tried, at least 1.
+        unforeseen_samples: number of the reported images, from the first on, on which the other
+            attacks are tried, at least 2.
         eps_factor: eps of FGSM and PGD, > 0, in units of the median norm of l_inf DeepFool's
             perturbations.
         knowing_radius: radius of the attack that knows the detector, at least 1, in units of the
-            norm of the attack under study.
+            norm of the perturbation beyond the closest boundary point.
         knowing_steps: number of steps of the attack that knows the detector, at least 1.
     """
 
     alphas: tuple[float, ...] = (1.0, 2.0, 5.0)
     unforeseen_seeds: int = 1
+    unforeseen_samples: int = 1000
     eps_factor: float = 2.0
     knowing_radius: float = 2.0
     knowing_steps: int = 20
@@ -81,6 +88,7 @@ class Settings(ScoreSettings):
             check_positive("alphas", alpha)
         for name in ("unforeseen_seeds", "knowing_steps"):
             check_count(name, getattr(self, name))
+        check_count("unforeseen_samples", self.unforeseen_samples, minimum=2)
         check_positive("eps_factor", self.eps_factor)
         if check_positive("knowing_radius", self.knowing_radius) < 1:
             refuse("knowing_radius", self.knowing_radius, "a number >= 1")
@@ -108,9 +116,11 @@ def detect_scaled(
     choice = choose(studies[0])
     samples = stack([_quantities(study, choice, settings.alphas) for study in studies])
     options = Unforeseen(settings.eps_factor, settings.knowing_radius, settings.knowing_steps)
-    others = stack(
-        [quantities(s, choice.detection, options) for s in studies[: settings.unforeseen_seeds]]
-    )
+    few = [
+        replace(study, test=study.test.first(settings.unforeseen_samples))
+        for study in studies[: settings.unforeseen_seeds]
+    ]
+    others = stack([quantities(study, choice, options) for study in few])
     estimates = paired_bootstrap(
         samples, _statistics(settings.alphas), resamples=settings.resamples
     )
@@ -140,60 +150,85 @@ def detect_scaled(
 def _quantities(
     study: DetectorStudy[ScoreSettings], choice: Choice, alphas: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Name -> (n,) values of one training seed, NaN where the attack failed."""
+    """Name -> (n,) values of one training seed, NaN without a perturbation."""
     images = study.test.images
-    attacked = study.attacked(images)
     values = {
-        "curvature clean": study.score(images, choice.detection).scores,
+        "curvature clean": study.scores(images, choice.options)[choice.judged].scores,
         "confidence clean": study.confidence(images).scores,
     }
-    for alpha in alphas:
-        points = moved(images, attacked, alpha)
-        scored = study.score(points, choice.detection)
-        seen = {
-            "curvature": scored.scores,
-            "confidence": study.confidence(points).scores,
-            "wrong": (scored.labels != attacked.labels).double(),
-        }
-        values |= {
-            f"{name} {alpha:g}": valid(each, attacked.success) for name, each in seen.items()
-        }
+    for point, suffix in POINTS.items():
+        attacked = study.perturbed(images, point)
+        values[f"alignment{suffix}"] = study.alignment(images, point)
+        for alpha in alphas:
+            points = moved(images, attacked, alpha)
+            # At alpha = 1 other experiments need the scores of all options.
+            options = choice.options if alpha == 1 else {choice.judged: choice.option}
+            scored = study.scores(points, options)[choice.judged]
+            seen = {
+                "curvature": scored.scores,
+                "confidence": study.confidence(points).scores,
+                "wrong": (scored.labels != attacked.labels).double(),
+            }
+            values |= {
+                f"{name} {alpha:g}{suffix}": valid(each, attacked.success)
+                for name, each in seen.items()
+            }
     return values
 
 
 def _statistics(alphas: Sequence[float]) -> dict[str, Statistic]:
     numbers: dict[str, Statistic] = {}
-    for alpha in alphas:
-        curvature, confidence = (
-            (f"{detector} clean", f"{detector} {alpha:g}")
-            for detector in ("curvature", "confidence")
+    for suffix in POINTS.values():
+        for alpha in alphas:
+            curvature, confidence = (
+                (f"{detector} clean", f"{detector} {alpha:g}{suffix}")
+                for detector in ("curvature", "confidence")
+            )
+            numbers |= {
+                f"auc_alpha_{alpha:g}{suffix}": auc(*curvature),
+                f"auc_confidence_alpha_{alpha:g}{suffix}": auc(*confidence),
+                f"share_wrong_alpha_{alpha:g}{suffix}": share(f"wrong {alpha:g}{suffix}"),
+            }
+        numbers[f"alignment{suffix}"] = median(f"alignment{suffix}")
+    return numbers | _differences(alphas)
+
+
+def _differences(alphas: Sequence[float]) -> dict[str, Statistic]:
+    """Curvature against confidence, and each factor against the next, at closest points."""
+    curvature, confidence = (
+        {alpha: (f"{detector} clean", f"{detector} {alpha:g}") for alpha in alphas}
+        for detector in ("curvature", "confidence")
+    )
+    numbers = {
+        f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(
+            curvature[alpha], confidence[alpha]
         )
-        numbers |= {
-            f"auc_alpha_{alpha:g}": auc(*curvature),
-            f"auc_confidence_alpha_{alpha:g}": auc(*confidence),
-            f"auc_alpha_{alpha:g} - auc_confidence_alpha_{alpha:g}": auc_difference(
-                curvature, confidence
-            ),
-            f"share_wrong_alpha_{alpha:g}": share(f"wrong {alpha:g}"),
-        }
+        for alpha in alphas
+    }
     for less, more in pairwise(alphas):
-        pairs = [("curvature clean", f"curvature {alpha:g}") for alpha in (less, more)]
-        numbers[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(pairs[0], pairs[1])
+        numbers[f"auc_alpha_{less:g} - auc_alpha_{more:g}"] = auc_difference(
+            curvature[less], curvature[more]
+        )
     return numbers
 
 
 def _table(numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> pd.DataFrame:
-    """One row per factor."""
+    """One row per point and factor."""
     rows = []
-    for alpha in alphas:
-        names = {
-            "auc curvature": f"auc_alpha_{alpha:g}",
-            "auc confidence": f"auc_confidence_alpha_{alpha:g}",
-        }
-        row = {"alpha": alpha, **row_of(numbers, names)}
-        if (wrong := numbers.get(f"share_wrong_alpha_{alpha:g}")) is not None:
-            row["wrong label"] = wrong.value
-        rows.append(row)
+    for point, suffix in POINTS.items():
+        for alpha in alphas:
+            names = {
+                "auc curvature": f"auc_alpha_{alpha:g}{suffix}",
+                "auc confidence": f"auc_confidence_alpha_{alpha:g}{suffix}",
+            }
+            row = {"point": point, "alpha": alpha, **row_of(numbers, names)}
+            for column, name in (
+                ("wrong label", f"share_wrong_alpha_{alpha:g}{suffix}"),
+                ("cos(r, n)", f"alignment{suffix}"),
+            ):
+                if (found := numbers.get(name)) is not None:
+                    row[column] = found.value
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -202,18 +237,19 @@ def _curves(network: Network, samples: Mapping[str, Tensor], alphas: Sequence[fl
     curves = {
         rf"$\alpha$ = {alpha:g}": (clean, samples[f"curvature {alpha:g}"]) for alpha in alphas
     }
-    return roc_figure(curves, title=f"Scaled perturbations, {network.name}")
+    return roc_figure(curves, title=f"Scaled perturbations (closest points), {network.name}")
 
 
 def _lines(network: Network, numbers: Mapping[str, Estimate], alphas: Sequence[float]) -> Figure:
     lines = {}
-    for name, title in (("auc", "curvature"), ("auc_confidence", "1 − largest probability")):
+    for (point, suffix), (name, title) in product(POINTS.items(), DETECTORS.items()):
         areas = {
-            alpha: numbers[f"{name}_alpha_{alpha:g}"]
+            alpha: numbers[f"{name}_alpha_{alpha:g}{suffix}"]
             for alpha in alphas
-            if f"{name}_alpha_{alpha:g}" in numbers
+            if f"{name}_alpha_{alpha:g}{suffix}" in numbers
         }
-        lines[title] = estimate_line(list(areas), list(areas.values()))
+        style = "-" if point == "closest" else "--"
+        lines[f"{title}, {point}"] = estimate_line(list(areas), list(areas.values()), style=style)
     return line_figure(
         lines,
         xlabel=r"factor $\alpha$ of the perturbation",
@@ -248,16 +284,21 @@ def _notes(
     settings = studies[0].settings
     few = min(settings.unforeseen_seeds, len(studies))
     smallest = f"curvature {settings.alphas[0]:g}"
-    notes = common_notes(studies, int(samples[smallest].isnan().sum()))
+    failed = {
+        point: int(samples[f"{smallest}{end}"].isnan().sum()) for point, end in POINTS.items()
+    }
+    images = min(settings.unforeseen_samples, len(studies[0].test))
+    notes = common_notes(studies, failed)
     notes += [
-        f"Curvature: {choice.detection}, T = {settings.directions}: chosen at alpha = 1 on the "
-        "calibration images of the first training seed, for every factor and attack.",
+        f"Curvature: {choice.option}, T = {settings.directions}: chosen at alpha = 1 and closest "
+        "points on the calibration images of the first training seed, for every factor, point and "
+        "attack.",
         "A scaled perturbation counts where the unscaled one fooled; 'wrong label' says how many "
         "still fool. Scaled images are not clipped.",
-        f"Other attacks on the first {few} training seed{'s' if few > 1 else ''}, each on the "
-        f"images that it fools: l_inf DeepFool; FGSM and PGD at eps = {settings.eps_factor:g} "
-        "times the median norm of its perturbations.",
-        "The attack on the detector starts from the attack under study, scaled by "
+        f"Other attacks on the first {few} training seed{'s' if few > 1 else ''} and the first "
+        f"{images} images, each on those that it fools: l_inf DeepFool; FGSM and PGD at eps = "
+        f"{settings.eps_factor:g} times the median norm of its perturbations.",
+        "The attack on the detector starts from the perturbation at the closest point, scaled by "
         f"{settings.knowing_radius:g}, and takes {settings.knowing_steps} steps in the l2 ball of "
         "that norm: down the score while the label is wrong, and back across the boundary while it "
         "is right. It knows all but the directions that the detector then draws. Evading: a wrong "

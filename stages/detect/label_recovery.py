@@ -17,12 +17,12 @@ from pipeline.evaluation import valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.statistics import Estimate, Statistic, difference, ratio_of_means, share
-from pipeline.studies.detector import DetectorStudy, Option, ScoreSettings, common_notes, moved
-from pipeline.studies.detector_options import Choice, ScoreMeasurement, measure_scores
+from pipeline.statistics import Estimate, Statistic, difference, median, ratio_of_means, share
+from pipeline.studies.detector import POINTS, DetectorStudy, ScoreSettings, common_notes, moved
+from pipeline.studies.detector_options import SCORES, Choice, ScoreMeasurement, measure_scores
 from pipeline.tables import interval, shown
 from robustness_geometry.detection import threshold_at
-from robustness_geometry.types import Dataset, Images, Labels, Mask, Network
+from robustness_geometry.types import Dataset, Mask, Network
 
 __all__ = ["SECTION", "Settings", "label_recovery"]
 
@@ -32,10 +32,12 @@ RULES = {
     "": "largest curvature, score at least 0",
     "_calibrated": "largest curvature, score at least the calibrated threshold",
     "_named": "largest curvature, whatever the score",
-    "_of_detection": "largest curvature, score at least 0, option chosen for detection",
+    "_normalised": "largest curvature over the gradient's norm (Algorithm 6), score at least 0",
+    "_undivided": "largest curvature, not divided, score at least 0",
     "_runner_up": "runner-up class",
 }
-"""Suffix of share_recovered -> name of the rule in tables."""
+"""Suffix of share_recovered -> name of the rule in tables; the first three use the score that
+claims are judged by."""
 
 
 @dataclass(frozen=True)
@@ -60,71 +62,111 @@ def label_recovery(
         The shares of perturbed images whose label is recovered by each rule, with their differences
         from the runner-up class, and whether each image's is (seeds, images) as tensors.
     """
-    measured = measure_scores(network, data, settings, executor, _quantities, _statistics())
+    measured = measure_scores(network, data, settings, executor, _quantities, _statistics)
     return Findings(
         numbers=measured.numbers,
-        tables={"rules": _table(measured.numbers)},
+        tables={"rules": _table(measured)},
         figures={"rules": _figure(network, measured.numbers)},
         tensors={
-            f"recovered{rule}": measured.samples[f"recovered{rule}"].float() for rule in RULES
+            f"recovered{rule}": measured.samples[f"recovered{rule}"].float()
+            for rule in _rules(measured.choice)
         },
         notes=_notes(measured),
     )
 
 
+def _rules(choice: Choice) -> list[str]:
+    """The rules that can be tried: a score without an option has none."""
+    return [rule for rule in RULES if rule[1:] not in SCORES or rule[1:] in choice.options]
+
+
 def _quantities(study: DetectorStudy[ScoreSettings], choice: Choice) -> dict[str, Tensor]:
-    """Name -> (n,) whether it holds for each image of one training seed; NaN where r failed."""
+    """Name -> (n,) whether it holds for each image of one training seed; NaN without an r."""
     images = study.test.images
-    attacked = study.attacked(images)
-    perturbed = moved(images, attacked)
-    limit = threshold_at(
-        study.score(study.train.images, choice.recovery).scores, study.settings.false_positive_rate
-    )
-    scored = study.score(perturbed, choice.recovery)
-    named = scored.recovered == attacked.labels
-    detecting = _at_zero(study, perturbed, attacked.labels, choice.detection)
-    holds = {
-        "recovered": named & (scored.scores >= 0),
-        "recovered_calibrated": named & (scored.scores >= limit),
-        "recovered_named": named,
-        "recovered_of_detection": detecting,
-        "recovered_runner_up": study.confidence(perturbed).runner_up == attacked.labels,
-        "flagged": scored.scores >= 0,
-    }
-    values = {name: valid(each.double(), attacked.success) for name, each in holds.items()}
-    clean = study.score(images, choice.recovery).scores
-    return values | {
+    calibration = study.scores(study.train.images, choice.options)[choice.judged].scores
+    limit = threshold_at(calibration, study.settings.false_positive_rate)
+    clean = study.scores(images, choice.options)[choice.judged].scores
+    values = {
         "relabelled": (clean >= 0).double(),
         "relabelled_calibrated": (clean >= limit).double(),
     }
+    for point, suffix in POINTS.items():
+        attacked = study.perturbed(images, point)
+        holds = _holds(study, choice, point, limit)
+        values |= {
+            f"{name}{suffix}": valid(each.double(), attacked.success)
+            for name, each in holds.items()
+        }
+        values[f"alignment{suffix}"] = study.alignment(images, point)
+    return values
 
 
-def _at_zero(
-    study: DetectorStudy[ScoreSettings], perturbed: Images, labels: Labels, option: Option
-) -> Mask:
-    """(N,) whether the class of the largest curvature is the label and the score at least 0."""
-    scored = study.score(perturbed, option)
-    return (scored.recovered == labels) & (scored.scores >= 0)
+def _holds(
+    study: DetectorStudy[ScoreSettings], choice: Choice, point: str, limit: float
+) -> dict[str, Mask]:
+    """Name -> (N,) whether each rule recovers the label at one of POINTS, and whether 0 is reached.
+
+    Args:
+        study: one training seed.
+        choice: the options.
+        point: one of POINTS.
+        limit: the calibrated threshold of the judged score.
+    """
+    attacked = study.perturbed(study.test.images, point)
+    perturbed = moved(study.test.images, attacked)
+    scored = study.scores(perturbed, choice.options)
+    judged = scored[choice.judged]
+    named = judged.recovered == attacked.labels
+    at_zero = {
+        f"recovered_{name}": (each.recovered == attacked.labels) & (each.scores >= 0)
+        for name, each in scored.items()
+    }
+    return {
+        "recovered": at_zero[f"recovered_{choice.judged}"],
+        "recovered_calibrated": named & (judged.scores >= limit),
+        "recovered_named": named,
+        **at_zero,
+        "recovered_runner_up": study.confidence(perturbed).runner_up == attacked.labels,
+        "flagged": judged.scores >= 0,
+    }
 
 
-def _statistics() -> dict[str, Statistic]:
-    shares = {f"share_recovered{rule}": share(f"recovered{rule}") for rule in RULES}
-    return shares | {
-        "share_recovered - share_recovered_runner_up": difference(
-            "recovered", "recovered_runner_up"
-        ),
-        "share_recovered_of_flagged": ratio_of_means("recovered", "flagged"),
-        "share_flagged_at_zero": share("flagged"),
+def _statistics(choice: Choice) -> dict[str, Statistic]:
+    numbers: dict[str, Statistic] = {}
+    for suffix in POINTS.values():
+        numbers |= {
+            f"share_recovered{rule}{suffix}": share(f"recovered{rule}{suffix}")
+            for rule in _rules(choice)
+        }
+        numbers |= {
+            f"share_recovered - share_recovered_runner_up{suffix}": difference(
+                f"recovered{suffix}", f"recovered_runner_up{suffix}"
+            ),
+            f"share_recovered_of_flagged{suffix}": ratio_of_means(
+                f"recovered{suffix}", f"flagged{suffix}"
+            ),
+            f"share_flagged_at_zero{suffix}": share(f"flagged{suffix}"),
+            f"alignment{suffix}": median(f"alignment{suffix}"),
+        }
+    return numbers | {
         "share_clean_relabelled": share("relabelled"),
         "share_clean_relabelled_calibrated": share("relabelled_calibrated"),
     }
 
 
-def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:
-    rows = []
-    for rule, title in RULES.items():
-        if (recovered := numbers.get(f"share_recovered{rule}")) is not None:
-            rows.append({"rule": title, "share recovered": recovered.value, **interval(recovered)})
+def _table(measured: ScoreMeasurement) -> pd.DataFrame:
+    """One row per point and rule."""
+    rows, numbers, judged = [], measured.numbers, measured.choice.judged
+    for point, suffix in POINTS.items():
+        for rule in _rules(measured.choice):
+            if (recovered := numbers.get(f"share_recovered{rule}{suffix}")) is None:
+                continue
+            option = measured.choice.options.get(rule[1:] or judged)
+            row = {"point": point, "rule": RULES[rule], "share recovered": recovered.value}
+            row |= interval(recovered)
+            if (aligned := numbers.get(f"alignment{suffix}")) is not None:
+                row["cos(r, n)"] = aligned.value
+            rows.append({**row, "option": str(option or "")})
     return pd.DataFrame(rows)
 
 
@@ -136,9 +178,12 @@ def _figure(network: Network, numbers: dict[str, Estimate]) -> Figure:
         "_runner_up": "runner-up\nclass",
     }
     groups = {
-        title: {"labels recovered": numbers[f"share_recovered{rule}"]}
+        title: {
+            point: numbers[f"share_recovered{rule}{suffix}"]
+            for point, suffix in POINTS.items()
+            if f"share_recovered{rule}{suffix}" in numbers
+        }
         for rule, title in names.items()
-        if f"share_recovered{rule}" in numbers
     }
     title = f"Recovering the label of perturbed images, {network.name}"
     return bar_figure(groups, ylabel="share of perturbed images", title=title)
@@ -146,15 +191,20 @@ def _figure(network: Network, numbers: dict[str, Estimate]) -> Figure:
 
 def _notes(measured: ScoreMeasurement) -> list[str]:
     choice, numbers, study = measured.choice, measured.numbers, measured.studies[0]
-    classes = study.score(study.test.images, choice.recovery).curvatures.shape[1]
-    notes = common_notes(measured.studies, int(measured.samples["recovered"].isnan().sum()))
+    classes = study.scores(study.test.images, choice.options)[choice.judged].curvatures.shape[1]
+    failed = {
+        point: int(measured.samples[f"recovered{end}"].isnan().sum())
+        for point, end in POINTS.items()
+    }
+    others = [f"{name}: {each}" for name, each in choice.options.items() if name != choice.judged]
+    notes = common_notes(measured.studies, failed)
     notes += [
         "share_recovered: the class of the largest curvature is the label that the classifier gave "
         "to the clean image, and the score is at least 0, over all perturbed images; guessing "
         f"among the other classes would give {1 / max(1, classes - 1):.2f}. It uses "
-        f"{choice.recovery}: the option that recovers most on the calibration images of the first "
-        "training seed. share_recovered_of_detection uses the one chosen for detection, "
-        f"{choice.detection}.",
+        f"{choice.option}: the option of the largest area under the ROC curve on the calibration "
+        "images of the first training seed, in detection and here alike. Claims are judged by it; "
+        f"the other score has its own best option ({'; '.join(others) or 'none'}).",
         "share_clean_relabelled: clean images with a score of at least 0, whose label Algorithm 6 "
         "would replace.",
     ]

@@ -41,10 +41,19 @@ def test_every_factor_and_attack_has_its_baseline(found, looked_at):
     assert (numbers["auc_alpha_4"].n, numbers["auc_alpha_4"].seeds) == (14, 2)
     assert (numbers["auc_linf_deepfool"].n, numbers["auc_linf_deepfool"].seeds) == (14, 1)
     assert numbers["share_wrong_alpha_1"].value == numbers["share_wrong_as_it_is"].value == 1.0
-    assert found.tables["scaled"]["alpha"].tolist() == [1.0, 4.0]
+    assert found.tables["scaled"]["alpha"].tolist() == 2 * [1.0, 4.0]
+    assert found.tables["scaled"]["point"].tolist() == 2 * ["closest"] + 2 * ["crossing"]
+    assert (numbers["auc_alpha_4 (crossing)"].n, numbers["auc_alpha_4 (crossing)"].seeds) == (14, 2)
     assert len(found.tables["attacks"]) == 4
     assert len(found.tables["evasions"]) == 3
     assert looked_at(found) == ["attacks", "detectors", "figure_7_9_right"]
+
+
+def test_other_attacks_are_tried_on_the_first_images(network, data, executor):
+    few = replace(SMALL, unforeseen_samples=5)
+    found = detect_scaled(network, data, few, executor.scope("detect_scaled"))
+    assert (found.numbers["auc_knowing"].n, found.numbers["auc_alpha_1"].n) == (5, 14)
+    assert any("the first 5 images" in note for note in found.notes)
 
 
 def test_evasion_counts_wrong_labels_that_pass(found):
@@ -128,6 +137,7 @@ def test_where_the_attack_failed_nothing_is_changed(network, data):
         ({"alphas": (2.0, 1.0)}, "alphas must be"),
         ({"alphas": (0.0, 1.0)}, "alphas must be .*; got 0"),
         ({"unforeseen_seeds": 0}, "unforeseen_seeds must be .*; got 0"),
+        ({"unforeseen_samples": 1}, "unforeseen_samples must be .*; got 1"),
         ({"knowing_steps": 0}, "knowing_steps must be .*; got 0"),
         ({"knowing_radius": 0.5}, "knowing_radius must be .*; got 0.5"),
         ({"knowing_radius": math.inf}, "knowing_radius must be .*; got inf"),
