@@ -17,7 +17,7 @@ from robustness_geometry.certify.relaxation import (
     start_slopes,
 )
 
-__all__ = ["Network", "climb"]
+__all__ = ["Network", "bent_inputs", "climb"]
 
 AT_ONCE = 2**22
 """Entries of the largest tensor in one backward pass: 32 MiB."""
@@ -62,9 +62,7 @@ class Network:
                 the assumptions cannot hold, a lower bound may lie above an upper one.
         """
         region = Region(images, radii, norm, clip, [], [], [])
-        bent = {
-            node.inputs[0] for node in self.nodes if isinstance(node.operation, Rectifier | Maximum)
-        }
+        bent = bent_inputs(self.nodes)
         point = not bool(radii.any())  # of a single point, intervals say all
         for place in range(len(self.nodes)):
             for table, values in zip(
@@ -92,6 +90,7 @@ class Network:
         most = max(1, AT_ONCE // (largest * len(region.images)))
         found: list[list[Tensor]] = [[], []]
         for seeds in _units(node, grouping, most):
+            seeds = seeds.to(region.images)
             for side, sign in enumerate((1.0, -1.0)):
                 found[side].append(self._least(place, sign * seeds, region, grouping, steps))
         lower, upper = (torch.cat(parts, dim=1).unflatten(1, node.shape) for parts in found)
@@ -116,6 +115,11 @@ class Network:
             return lowest(backward(self.nodes, place, seeds, region, free))
 
         return climb(value, slopes, steps if slopes and free <= FEW else 0)[0]
+
+
+def bent_inputs(nodes: list[Node]) -> set[int]:
+    """The nodes whose values a nonlinear operation takes."""
+    return {node.inputs[0] for node in nodes if isinstance(node.operation, Rectifier | Maximum)}
 
 
 def climb(

@@ -55,7 +55,8 @@ class Groups:
         places = self.members[0].numel()
         flat = values.reshape(len(values), -1, len(self.owners[i]))
         found = flat.new_zeros(*flat.shape[:2], places + 1)
-        found = found.scatter_reduce(2, self.owners[i].expand_as(flat), flat, how)
+        owners = self.owners[i].to(flat.device)
+        found = found.scatter_reduce(2, owners.expand_as(flat), flat, how)
         return found[..., :places].flatten(1)
 
 

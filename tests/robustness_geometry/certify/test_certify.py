@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from robustness_geometry.attacks import deepfool, pgd
-from robustness_geometry.certify import exact_distance, lower_bounds
+from robustness_geometry.certify import bound_cost, exact_distance, lower_bounds
 from robustness_geometry.certify.intermediate import Network
 from robustness_geometry.certify.reading import read
 from robustness_geometry.checks import InputError
@@ -292,6 +292,35 @@ def test_a_search_cut_short_is_a_bracket():
     found = exact_distance(model, images, time_limit=1e-3)
     assert found.status == ("bracket",)
     assert 0 <= found.lower.item() < found.upper.item() < math.inf
+
+
+def test_a_limit_on_subproblems_gives_the_same_result_on_every_run():
+    model, images = dense(64, 40, 40, 10, seed=1), pixels(1, 1, 8, 8)
+    found = [exact_distance(model, images, time_limit=None, nodes=60) for _ in range(2)]
+    assert found[0].status == ("bracket",)
+    assert 60 <= found[0].nodes.item() < 60 + 2 * 128
+    assert torch.equal(found[0].lower, found[1].lower)
+    assert torch.equal(found[0].points, found[1].points)
+    with pytest.raises(InputError, match="nodes must be"):
+        exact_distance(model, images, nodes=0)
+
+
+def test_the_cost_counts_rows_times_layers():
+    model = dense(16, 8, 8, 4)
+    first, second, last = (17 + 8 * 16 - 1, 8 + 64, 8 + 32)  # ReLUs cost an operation a unit
+    rows = (
+        2 * 8 * (16 + 128 + 16) + 2 * 8 * (16 + 128 + 16 + 8 + 64) + 3 * (16 + 16 + 128 + 72 + 40)
+    )
+    assert bound_cost(model, (1, 4, 4), steps=0, evaluations=1) == rows, (first, second, last)
+    assert bound_cost(model, (1, 4, 4), steps=1, evaluations=2) == 8 * rows
+    assert bound_cost(model, (1, 4, 4), steps=0, evaluations=1, enough=1.0) < rows
+
+
+def test_units_that_share_no_pixel_cost_one_pass():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+    whole = bound_cost(model, (1, 8, 8), steps=0, evaluations=1)
+    apart = nn.Sequential(nn.Conv2d(1, 2, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).eval()
+    assert bound_cost(apart, (1, 8, 8), steps=0, evaluations=1) < 0.2 * whole
 
 
 def test_a_constant_network_has_no_boundary():
