@@ -295,7 +295,7 @@ def test_a_search_cut_short_is_a_bracket():
 
 
 def test_a_limit_on_subproblems_gives_the_same_result_on_every_run():
-    model, images = dense(64, 40, 40, 10, seed=1), pixels(1, 1, 8, 8)
+    model, images = dense(64, 60, 60, 10, seed=1, gain=2), pixels(1, 1, 8, 8)
     found = [exact_distance(model, images, time_limit=None, nodes=60) for _ in range(2)]
     assert found[0].status == ("bracket",)
     assert 60 <= found[0].nodes.item() < 60 + 2 * 128
@@ -307,11 +307,10 @@ def test_a_limit_on_subproblems_gives_the_same_result_on_every_run():
 
 def test_the_cost_counts_rows_times_layers():
     model = dense(16, 8, 8, 4)
-    first, second, last = (17 + 8 * 16 - 1, 8 + 64, 8 + 32)  # ReLUs cost an operation a unit
-    rows = (
-        2 * 8 * (16 + 128 + 16) + 2 * 8 * (16 + 128 + 16 + 8 + 64) + 3 * (16 + 16 + 128 + 72 + 40)
-    )
-    assert bound_cost(model, (1, 4, 4), steps=0, evaluations=1) == rows, (first, second, last)
+    first = 16 + 16 + 128  # the image, its flattening and the first layer
+    second = first + 8 + 64  # ReLUs cost one operation a unit
+    rows = 2 * 8 * first + 2 * 8 * second + 3 * (second + 8 + 32)
+    assert bound_cost(model, (1, 4, 4), steps=0, evaluations=1) == rows
     assert bound_cost(model, (1, 4, 4), steps=1, evaluations=2) == 8 * rows
     assert bound_cost(model, (1, 4, 4), steps=0, evaluations=1, enough=1.0) < rows
 
