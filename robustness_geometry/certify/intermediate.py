@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from robustness_geometry.certify.receptive import Groups, groups
 from robustness_geometry.certify.relaxation import (
     Region,
     Slopes,
-    backward,
+    descend,
     interval,
+    rounding,
     start_slopes,
+    to_nonlinear,
 )
 
 __all__ = ["Network", "bent_inputs", "climb"]
@@ -22,11 +25,18 @@ __all__ = ["Network", "bent_inputs", "climb"]
 AT_ONCE = 2**22
 """Entries of the largest tensor in one backward pass: 32 MiB."""
 
+KEPT = 2**24
+"""Largest number of rows times units of a node whose functionals are kept."""
+
 FEW = 2**20
 """Largest number of free slopes of a node's bounds in one image for which they are improved."""
 
 RATE = 0.1
 """First step of the ascent in slopes, which lie in [0, 1]; later ones are shorter."""
+
+
+Functionals = tuple[dict[int, Tensor], Tensor]
+"""Node -> (1, R, *shape), and constants (1, R) or by unit."""
 
 
 @dataclass
@@ -36,10 +46,12 @@ class Network:
     Attributes:
         nodes: its operations.
         groupings: node -> how its places are grouped; filled as needed.
+        starts: node -> its units as functionals of the nonlinear nodes before it; likewise.
     """
 
     nodes: list[Node]
     groupings: dict[int, Groups | None] = field(default_factory=dict)
+    starts: dict[int, Functionals] = field(default_factory=dict)
 
     def region(
         self,
@@ -49,6 +61,7 @@ class Network:
         clip: Clip = None,
         steps: int = 0,
         splits: Mapping[int, Tensor] | None = None,
+        plane: tuple[Tensor, Tensor] | None = None,
     ) -> Region:
         """Bounds of all nodes in balls around images.
 
@@ -60,8 +73,9 @@ class Network:
             steps: gradient steps in the slopes of nodes that have few.
             splits: node -> (N, *shape) the sign that a unit is assumed to have, 0 for either. Where
                 the assumptions cannot hold, a lower bound may lie above an upper one.
+            plane: as of :class:`Region`, for norms 2 and inf.
         """
-        region = Region(images, radii, norm, clip, [], [], [])
+        region = Region(images, radii, norm, clip, [], [], [], [], plane)
         bent = bent_inputs(self.nodes)
         point = not bool(radii.any())  # of a single point, intervals say all
         for place in range(len(self.nodes)):
@@ -71,6 +85,7 @@ class Network:
                 strict=True,
             ):
                 table.append(values)
+            region.errors.append(rounding(self.nodes, place, region))
             if place in bent and place > 0 and not point:
                 below, above = self._rows(place, region, steps)
                 region.lower[place] = torch.maximum(region.lower[place], below)
@@ -89,32 +104,68 @@ class Network:
         largest = max(n.size for n in self.nodes[: place + 1])
         most = max(1, AT_ONCE // (largest * len(region.images)))
         found: list[list[Tensor]] = [[], []]
-        for seeds in _units(node, grouping, most):
-            seeds = seeds.to(region.images)
+        done = 0
+        for pending, constants in self._starts(place, grouping, most, region.images):
+            errors = region.errors[place].flatten(1)[:, done : done + constants.shape[1]]
+            done += constants.shape[1]
             for side, sign in enumerate((1.0, -1.0)):
-                found[side].append(self._least(place, sign * seeds, region, grouping, steps))
+                rows = {i: sign * v for i, v in pending.items()}
+                start = (rows, sign * constants - errors)
+                found[side].append(self._least(place, start, region, grouping, steps))
         lower, upper = (torch.cat(parts, dim=1).unflatten(1, node.shape) for parts in found)
         return lower, -upper
 
+    def _starts(
+        self, place: int, grouping: Groups | None, most: int, like: Tensor
+    ) -> Iterator[Functionals]:
+        """The units of a node as functionals of nonlinear ones, at most ``most`` at a time."""
+        node = self.nodes[place]
+        if place not in self.starts:
+            rows = node.size if grouping is None else node.shape[0] * len(grouping.members)
+            if rows * node.size > KEPT:
+                for seeds in _units(node, grouping, most):
+                    yield to_nonlinear(self.nodes, place, seeds.to(like), grouping)
+                return
+            (seeds,) = _units(node, grouping, rows)
+            self.starts[place] = to_nonlinear(self.nodes, place, seeds.to(like), grouping)
+        pending, constants = self.starts[place]
+        # A grouping's rows come channel by channel.
+        each = 1 if grouping is None else len(grouping.members)
+        units = 1 if grouping is None else grouping.members[0].numel()
+        step = max(1, most // each)
+        for start in range(0, constants.shape[1] // units, step):
+            rows_of, units_of = (slice(start * k, (start + step) * k) for k in (each, units))
+            yield {i: v[:, rows_of] for i, v in pending.items()}, constants[:, units_of]
+
     def _least(
-        self, place: int, seeds: Tensor, region: Region, grouping: Groups | None, steps: int
+        self,
+        place: int,
+        start: Functionals,
+        region: Region,
+        grouping: Groups | None,
+        steps: int,
     ) -> Tensor:
-        """The least values of functionals of a node, (N, R) or by unit."""
+        """The least values of functionals, (N, R) or by unit."""
         box = None if region.clip is None else (region.lower[0], region.upper[0])
-        slopes = start_slopes(self.nodes, place, region, seeds.shape[1])
+        pending, constants = start
+        slopes = start_slopes(self.nodes, place, region, len(next(iter(pending.values()))[0]))
 
-        def lowest(found: tuple[Tensor, Tensor], reduce: Reduce = by_row) -> Tensor:
-            return least(*found, region.images, region.radii, region.norm, box, reduce)
+        def lowest(free: Slopes) -> Tensor:
+            found = descend(self.nodes, pending, [constants], region, free, grouping=grouping)
+            reduce: Reduce = by_row
+            if grouping is not None:
+                reduce = partial(_by_unit, grouping)
+            return least(
+                *found, region.images, region.radii, region.norm, box, reduce, region.plane
+            )
 
-        if grouping is not None:
-            found = backward(self.nodes, place, seeds, region, slopes, grouping=grouping)
-            return lowest(found, lambda pixels, how: grouping.split(0, pixels, how))
         free = sum(v[0, 0].numel() for v in slopes.values()) * self.nodes[place].size
+        climbs = slopes and grouping is None and free <= FEW
+        return climb(lowest, slopes, steps if climbs else 0)[0]
 
-        def value(free: Slopes) -> Tensor:
-            return lowest(backward(self.nodes, place, seeds, region, free))
 
-        return climb(value, slopes, steps if slopes and free <= FEW else 0)[0]
+def _by_unit(grouping: Groups, pixels: Tensor, how: str) -> Tensor:
+    return grouping.split(0, pixels, how)
 
 
 def bent_inputs(nodes: list[Node]) -> set[int]:

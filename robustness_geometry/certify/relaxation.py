@@ -34,7 +34,19 @@ from robustness_geometry.certify.operations import (
 )
 from robustness_geometry.certify.receptive import Groups
 
-__all__ = ["Region", "Slopes", "backward", "chord", "interval", "margin", "start_slopes"]
+__all__ = [
+    "Region",
+    "Slopes",
+    "backward",
+    "chord",
+    "descend",
+    "dot",
+    "interval",
+    "margin",
+    "rounding",
+    "start_slopes",
+    "to_nonlinear",
+]
 
 Slopes = Mapping[int, Tensor]
 """Node -> what is free in its relaxation, in [0, 1], (N, R, *shape)."""
@@ -52,6 +64,10 @@ class Region:
         lower: node -> (N, *shape).
         upper: node -> (N, *shape).
         sizes: node -> (N, *shape) at least the sum of the sizes of the terms of each value.
+        errors: node -> (N, *shape) the rounding errors of a functional that is the value, on its
+            way back to the last nonlinear operation.
+        plane: coefficients (N, *image) and constants (N,) of a functional that is at most zero at
+            all points that matter: the bounds hold for those; None: for all points of the balls.
     """
 
     images: Tensor
@@ -61,6 +77,8 @@ class Region:
     lower: list[Tensor]
     upper: list[Tensor]
     sizes: list[Tensor]
+    errors: list[Tensor]
+    plane: tuple[Tensor, Tensor] | None = None
 
     def size(self, place: int) -> Tensor:
         """Bounds on |value| of a node, (N, *shape)."""
@@ -106,6 +124,25 @@ def interval(nodes: list[Node], place: int, region: Region) -> tuple[Tensor, Ten
     centre = operation.apply((low[0] + high[0]) / 2)
     spread = operation.magnify((high[0] - low[0]) / 2) + error
     return centre - spread, centre + spread, total
+
+
+def rounding(nodes: list[Node], place: int, region: Region) -> Tensor:
+    """The errors of a node, from those of its inputs and its own terms.
+
+    They are the sum of |row| * margin * sizes over the affine nodes before it, with |row| at most
+    the product of their |W|; twice that, as the rows are rounded too.
+    """
+    node = nodes[place]
+    operation = node.operation
+    own = 2 * margin(node) * region.sizes[place]
+    before = [region.errors[i] for i in node.inputs]
+    if isinstance(operation, Input | Rectifier | Maximum):
+        return torch.zeros_like(own)
+    if isinstance(operation, Sum):
+        return own + torch.stack(before).sum(dim=0)
+    if isinstance(operation, Concatenation):
+        return own + torch.cat(before, dim=operation.dim)
+    return own + operation.magnify(before[0])
 
 
 def _box(region: Region) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,8 +257,25 @@ def backward(
         each unit, (N, U), with a grouping.
     """
     pending = {place: seeds.expand(len(region.images), *seeds.shape[1:])}
-    constants: list[Tensor] = []
-    for i in range(place, 0, -1):
+    return descend(nodes, pending, [], region, slopes, multipliers, seen, grouping)
+
+
+def descend(
+    nodes: list[Node],
+    pending: dict[int, Tensor],
+    constants: list[Tensor],
+    region: Region,
+    slopes: Slopes,
+    multipliers: Mapping[int, Tensor] | None = None,
+    seen: dict[int, Tensor] | None = None,
+    grouping: Groups | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`backward`, for functionals of several nodes: node -> (N or 1, R, *shape).
+
+    ``constants``, each (N, R) or by unit, are added.
+    """
+    pending, constants = dict(pending), list(constants)
+    for i in range(max(pending), 0, -1):
         if i not in pending:
             continue
         rows, node = pending.pop(i), nodes[i]
@@ -238,7 +292,34 @@ def backward(
         for z, part in parts:
             pending[z] = pending[z] + part if z in pending else part
         constants.append(_total(i, terms + more, grouping))
-    return pending[0], torch.stack(constants).sum(dim=0)
+    return pending[0], torch.as_tensor(sum(constants))
+
+
+def to_nonlinear(
+    nodes: list[Node], place: int, seeds: Tensor, grouping: Groups | None = None
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Functionals (1, R, *shape) of a node, as functionals of the nonlinear ones before it.
+
+    They do not depend on the images. Rounding errors are left to ``Region.errors``.
+
+    Returns:
+        Nonlinear node, or the image's -> (1, R, *shape), and constants (1, R) or by unit.
+    """
+    pending, ends = {place: seeds}, {}
+    constants = [_total(place, [(seeds, seeds.new_zeros(1, *seeds.shape[2:]))], grouping)]
+    for i in range(place, -1, -1):
+        if i not in pending:
+            continue
+        rows = pending.pop(i)
+        if isinstance(nodes[i].operation, Input | Rectifier | Maximum):
+            ends[i] = rows
+            continue
+        parts, more = _turn(nodes, i, rows)
+        for z, part in parts:
+            pending[z] = pending[z] + part if z in pending else part
+        if more:
+            constants.append(_total(i, more, grouping))
+    return ends, torch.as_tensor(sum(constants))
 
 
 Terms = list[tuple[Tensor, Tensor]]
@@ -249,12 +330,18 @@ def _total(i: int, terms: Terms, grouping: Groups | None) -> Tensor:
     """The sum of a node's constants, (N, R), or those of each unit, (N, U)."""
     if grouping is not None:
         products = [(rows * values[:, None]).flatten(2) for rows, values in terms]
-        return grouping.split(i, torch.stack(products).sum(dim=0))
-    found = [
-        (rows.flatten(2) @ values.flatten(1).expand(len(rows), -1)[..., None])[..., 0]
-        for rows, values in terms
-    ]
-    return torch.stack(found).sum(dim=0)
+        return grouping.split(i, torch.as_tensor(sum(products)))
+    return torch.as_tensor(sum(dot(rows, values) for rows, values in terms))
+
+
+def dot(rows: Tensor, values: Tensor) -> Tensor:
+    """The products (N, R) of rows (N or 1, R, *shape) with (N or 1, *shape)."""
+    left, right = rows.flatten(2), values.flatten(1)
+    if len(left) == 1:
+        return right @ left[0].T
+    if len(right) == 1:
+        return left @ right[0]
+    return (left @ right[..., None])[..., 0]
 
 
 def _turn(nodes: list[Node], i: int, rows: Tensor) -> tuple[list[tuple[int, Tensor]], Terms]:
