@@ -26,7 +26,7 @@ __all__ = ["LowerBounds", "lower_bounds", "rival_rows"]
 TOGETHER = 2**20
 """Values of all nodes, over images and rivals, that one search holds at once."""
 
-GROWTH = 1.5
+GROWTH = 1.2
 """By how much a ball that is cut is larger than the proved one."""
 
 WORTH = 0.2
@@ -213,27 +213,26 @@ class _Search:
         Returns:
             The proved radii (N,) and the limiting rivals (N,).
         """
-        cuts = [_Cuts() for _ in self.images]
+        cuts = [[_Cut(proved) for proved in row] for row in self.proved.tolist()]
         for _ in range(count):
-            radii, first = self.proved.min(dim=1)
-            open_ones = [int(n) for n in torch.nonzero((radii > 0) & (radii < FAR)).flatten()]
-            if not open_ones:
+            first = self.proved.argmin(dim=1).tolist()
+            chosen = [(n, k) for n, k in enumerate(first) if cuts[n][k].open]
+            if not chosen:
                 break
-            chosen = [(n, int(first[n])) for n in open_ones]
-            tried = [cuts[n].radius(k, float(self.proved[n, k])) for n, k in chosen]
-            found, planes = self._behind(chosen, tried, [cuts[n].planes.get(k) for n, k in chosen])
-            for i, (n, k) in enumerate(chosen):
-                reached = float(found[i])
-                self.proved[n, k] = max(float(self.proved[n, k]), min(reached, tried[i]))
-                cuts[n].note(k, tried[i], reached, (planes[0][i], planes[1][i]))
+            tried = [cuts[n][k] for n, k in chosen]
+            found, (normals, constants) = self._behind(chosen, tried)
+            for (n, k), cut, *new in zip(
+                chosen, tried, found.tolist(), normals, constants, strict=True
+            ):
+                cut.note(new[0], (new[1], new[2]))
+                self.proved[n, k] = cut.proved
         radii, first = self.proved.min(dim=1)
         return radii, self.rivals.gather(1, first[:, None])[:, 0]
 
     def _behind(
         self,
         chosen: list[tuple[int, int]],
-        radii: list[float],
-        planes: list[tuple[Tensor, Tensor] | None],
+        cuts: "list[_Cut]",
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The distances (P,) of linear bounds for pairs of image and rival, and these bounds."""
         rows = torch.tensor([n for n, _ in chosen], device=self.images.device)
@@ -242,10 +241,10 @@ class _Search:
         # A plane that is nowhere above zero leaves the whole ball.
         none = (torch.zeros_like(images[0]), images.new_tensor(-1.0))
         normals, constants = (
-            torch.stack([(none if plane is None else plane)[part] for plane in planes])
-            for part in (0, 1)
+            torch.stack([(cut.plane or none)[part] for cut in cuts]) for part in (0, 1)
         )
-        return self._bounded(images, seeds, images.new_tensor(radii), (normals, constants))
+        radii = images.new_tensor([cut.radius for cut in cuts])
+        return self._bounded(images, seeds, radii, (normals, constants))
 
     def _bounded(
         self,
@@ -287,29 +286,27 @@ class _Search:
         return halfspace_distance(*found, self.images, self.norm, self.clip)
 
 
-class _Cuts:
-    """Which radii are tried for one image, by rival, and the linear bounds that cut their balls."""
+class _Cut:
+    """Which ball is tried next for one image and rival, and the linear bound that cuts it."""
 
-    def __init__(self) -> None:
-        self.planes: dict[int, tuple[Tensor, Tensor] | None] = {}
-        self.radii: dict[int, float] = {}
-        self.last: dict[int, float] = {}
+    def __init__(self, proved: float) -> None:
+        self.proved, self.radius = proved, GROWTH * proved
+        self.reached = 0.0
+        self.plane: tuple[Tensor, Tensor] | None = None
 
-    def radius(self, rival: int, proved: float) -> float:
-        """The next radius to try."""
-        return self.radii.setdefault(rival, GROWTH * proved)
+    @property
+    def open(self) -> bool:
+        """Whether a larger radius may still be proved."""
+        return 0 < self.proved < FAR and self.radius > (1 + CLOSE) * self.proved
 
-    def note(
-        self, rival: int, radius: float, reached: float, plane: tuple[Tensor, Tensor]
-    ) -> None:
+    def note(self, reached: float, plane: tuple[Tensor, Tensor]) -> None:
         """Go on behind the new bound: in the same ball while that helps, else in a smaller one."""
-        if reached >= radius:
-            self.planes[rival], self.radii[rival] = None, GROWTH * radius
-            self.last.pop(rival, None)
+        self.proved = max(self.proved, min(reached, self.radius))
+        if reached >= self.radius:
+            self.plane, self.radius, self.reached = None, GROWTH * self.radius, 0.0
             return
-        before = self.last.get(rival, 0.0)
-        if reached > before:
-            self.planes[rival], self.last[rival] = plane, reached
-        best = max(before, reached)
-        if rival in self.last and reached - before < WORTH * (radius - best) and before > 0:
-            self.radii[rival] = (radius + best) / 2
+        gain = reached - self.reached
+        if gain > 0:  # a bound in a larger ball holds in a smaller one too
+            self.plane, self.reached = plane, reached
+        if gain < WORTH * (self.radius - reached):
+            self.radius = (self.radius + self.proved) / 2
