@@ -15,6 +15,7 @@ from robustness_geometry.certify.relaxation import (
     Slopes,
     descend,
     interval,
+    offsets,
     rounding,
     start_slopes,
     to_nonlinear,
@@ -35,10 +36,6 @@ RATE = 0.1
 """First step of the ascent in slopes, which lie in [0, 1]; later ones are shorter."""
 
 
-Functionals = tuple[dict[int, Tensor], Tensor]
-"""Node -> (1, R, *shape), and constants (1, R) or by unit."""
-
-
 @dataclass
 class Network:
     """A network as read, and what is found out about it once.
@@ -47,11 +44,13 @@ class Network:
         nodes: its operations.
         groupings: node -> how its places are grouped; filled as needed.
         starts: node -> its units as functionals of the nonlinear nodes before it; likewise.
+        constants: the offsets of the nodes and their sizes, as of :class:`Region`; likewise.
     """
 
     nodes: list[Node]
     groupings: dict[int, Groups | None] = field(default_factory=dict)
-    starts: dict[int, Functionals] = field(default_factory=dict)
+    starts: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    constants: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
 
     def region(
         self,
@@ -75,7 +74,8 @@ class Network:
                 the assumptions cannot hold, a lower bound may lie above an upper one.
             plane: as of :class:`Region`, for norms 2 and inf.
         """
-        region = Region(images, radii, norm, clip, [], [], [], [], plane)
+        constants = self._offsets(images)
+        region = Region(images, radii, norm, clip, [], [], [], [], *constants, plane)
         bent = bent_inputs(self.nodes)
         point = not bool(radii.any())  # of a single point, intervals say all
         for place in range(len(self.nodes)):
@@ -104,50 +104,57 @@ class Network:
         largest = max(n.size for n in self.nodes[: place + 1])
         most = max(1, AT_ONCE // (largest * len(region.images)))
         found: list[list[Tensor]] = [[], []]
-        done = 0
-        for pending, constants in self._starts(place, grouping, most, region.images):
-            errors = region.errors[place].flatten(1)[:, done : done + constants.shape[1]]
-            done += constants.shape[1]
+        for pending, units in self._starts(place, grouping, most, region.images):
+            offset, error = (v[place].flatten(1)[:, units] for v in (region.offsets, region.errors))
             for side, sign in enumerate((1.0, -1.0)):
                 rows = {i: sign * v for i, v in pending.items()}
-                start = (rows, sign * constants - errors)
-                found[side].append(self._least(place, start, region, grouping, steps))
+                low = self._least(place, rows, sign * offset - error, region, grouping, steps)
+                found[side].append(low)
         lower, upper = (torch.cat(parts, dim=1).unflatten(1, node.shape) for parts in found)
         return lower, -upper
 
+    def _offsets(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        if not self.constants[0]:
+            for place in range(len(self.nodes)):
+                offsets(self.nodes, place, *self.constants, like)
+        return self.constants
+
     def _starts(
         self, place: int, grouping: Groups | None, most: int, like: Tensor
-    ) -> Iterator[Functionals]:
-        """The units of a node as functionals of nonlinear ones, at most ``most`` at a time."""
+    ) -> Iterator[tuple[dict[int, Tensor], slice]]:
+        """The units of a node as functionals of nonlinear ones, at most ``most`` at a time.
+
+        Yields:
+            Nonlinear node -> (1, R, *shape), and which of the node's units these are.
+        """
         node = self.nodes[place]
-        if place not in self.starts:
-            rows = node.size if grouping is None else node.shape[0] * len(grouping.members)
-            if rows * node.size > KEPT:
-                for seeds in _units(node, grouping, most):
-                    yield to_nonlinear(self.nodes, place, seeds.to(like), grouping)
-                return
-            (seeds,) = _units(node, grouping, rows)
-            self.starts[place] = to_nonlinear(self.nodes, place, seeds.to(like), grouping)
-        pending, constants = self.starts[place]
         # A grouping's rows come channel by channel.
         each = 1 if grouping is None else len(grouping.members)
         units = 1 if grouping is None else grouping.members[0].numel()
-        step = max(1, most // each)
-        for start in range(0, constants.shape[1] // units, step):
-            rows_of, units_of = (slice(start * k, (start + step) * k) for k in (each, units))
-            yield {i: v[:, rows_of] for i, v in pending.items()}, constants[:, units_of]
+        step, count = max(1, most // each), node.size // units
+        if place not in self.starts and count * each * node.size <= KEPT:
+            (seeds,) = _units(node, grouping, count * each)
+            self.starts[place] = to_nonlinear(self.nodes, place, seeds.to(like))
+        seeds_of = iter(()) if place in self.starts else _units(node, grouping, step * each)
+        for start in range(0, count, step):
+            which = slice(start * units, (start + step) * units)
+            if place not in self.starts:
+                yield to_nonlinear(self.nodes, place, next(seeds_of).to(like)), which
+                continue
+            rows = slice(start * each, (start + step) * each)
+            yield {i: v[:, rows] for i, v in self.starts[place].items()}, which
 
     def _least(
         self,
         place: int,
-        start: Functionals,
+        pending: dict[int, Tensor],
+        constants: Tensor,
         region: Region,
         grouping: Groups | None,
         steps: int,
     ) -> Tensor:
         """The least values of functionals, (N, R) or by unit."""
         box = None if region.clip is None else (region.lower[0], region.upper[0])
-        pending, constants = start
         slopes = start_slopes(self.nodes, place, region, len(next(iter(pending.values()))[0]))
 
         def lowest(free: Slopes) -> Tensor:

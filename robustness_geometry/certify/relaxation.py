@@ -43,6 +43,7 @@ __all__ = [
     "dot",
     "interval",
     "margin",
+    "offsets",
     "rounding",
     "start_slopes",
     "to_nonlinear",
@@ -66,6 +67,8 @@ class Region:
         sizes: node -> (N, *shape) at least the sum of the sizes of the terms of each value.
         errors: node -> (N, *shape) the rounding errors of a functional that is the value, on its
             way back to the last nonlinear operation.
+        offsets: node -> (1, *shape) its value where the nonlinear nodes and the image are zero.
+        offset_sizes: node -> (1, *shape) the sum of the sizes of that value's terms.
         plane: coefficients (N, *image) and constants (N,) of a functional that is at most zero at
             all points that matter: the bounds hold for those; None: for all points of the balls.
     """
@@ -78,6 +81,8 @@ class Region:
     upper: list[Tensor]
     sizes: list[Tensor]
     errors: list[Tensor]
+    offsets: list[Tensor]
+    offset_sizes: list[Tensor]
     plane: tuple[Tensor, Tensor] | None = None
 
     def size(self, place: int) -> Tensor:
@@ -126,15 +131,46 @@ def interval(nodes: list[Node], place: int, region: Region) -> tuple[Tensor, Ten
     return centre - spread, centre + spread, total
 
 
-def rounding(nodes: list[Node], place: int, region: Region) -> Tensor:
-    """The errors of a node, from those of its inputs and its own terms.
+def offsets(
+    nodes: list[Node], place: int, found: list[Tensor], sizes: list[Tensor], like: Tensor
+) -> None:
+    """Append what a node is where all nonlinear nodes and the image are zero, and its size.
 
-    They are the sum of |row| * margin * sizes over the affine nodes before it, with |row| at most
+    Args:
+        nodes: the network.
+        place: the node.
+        found: the offsets (1, *shape) of the nodes before it.
+        sizes: the sums (1, *shape) of the sizes of their terms.
+        like: has the device, float64.
+    """
+    node = nodes[place]
+    operation = node.operation
+    before = [(found[i], sizes[i]) for i in node.inputs]
+    if isinstance(operation, Input | Rectifier | Maximum):
+        value = size = like.new_zeros(1, *node.shape)
+    elif isinstance(operation, Sum):
+        value = torch.stack([s * v for s, (v, _) in zip(operation.signs, before, strict=True)]).sum(
+            dim=0
+        )
+        size = torch.stack([size for _, size in before]).sum(dim=0)
+    elif isinstance(operation, Concatenation):
+        value, size = (torch.cat(parts, dim=operation.dim) for parts in zip(*before, strict=True))
+    else:
+        value = operation.apply(before[0][0])
+        size = operation.magnify(before[0][1]) + operation.constant_size(node.shape)
+    found.append(value)
+    sizes.append(size)
+
+
+def rounding(nodes: list[Node], place: int, region: Region) -> Tensor:
+    """The errors of a functional that is a node's value, back to the nonlinear nodes before it.
+
+    They are the sum of |row| * margin * sizes over the affine nodes on the way, with |row| at most
     the product of their |W|; twice that, as the rows are rounded too.
     """
     node = nodes[place]
     operation = node.operation
-    own = 2 * margin(node) * region.sizes[place]
+    own = 2 * margin(node) * (region.sizes[place] + region.offset_sizes[place])
     before = [region.errors[i] for i in node.inputs]
     if isinstance(operation, Input | Rectifier | Maximum):
         return torch.zeros_like(own)
@@ -256,8 +292,9 @@ def backward(
         Coefficients (N, R, *image) and constants (N, R), rounding errors subtracted; those of
         each unit, (N, U), with a grouping.
     """
-    pending = {place: seeds.expand(len(region.images), *seeds.shape[1:])}
-    return descend(nodes, pending, [], region, slopes, multipliers, seen, grouping)
+    seeds = seeds.expand(len(region.images), *seeds.shape[1:])
+    constants = [_total(place, _segment(place, seeds, region), grouping)]
+    return descend(nodes, {place: seeds}, constants, region, slopes, multipliers, seen, grouping)
 
 
 def descend(
@@ -272,54 +309,59 @@ def descend(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`backward`, for functionals of several nodes: node -> (N or 1, R, *shape).
 
-    ``constants``, each (N, R) or by unit, are added.
+    ``constants``, each (N, R) or by unit, are added: those of the affine nodes between these and
+    the nonlinear ones before.
     """
     pending, constants = dict(pending), list(constants)
     for i in range(max(pending), 0, -1):
         if i not in pending:
             continue
         rows, node = pending.pop(i), nodes[i]
+        if not isinstance(node.operation, Rectifier | Maximum):
+            _spread(pending, nodes, i, rows)
+            continue
+        if seen is not None:
+            seen[i] = rows
         terms = [(rows.abs(), -margin(node) * region.sizes[i])]
-        if isinstance(node.operation, Rectifier | Maximum):
-            if seen is not None:
-                seen[i] = rows
-            turned, more = _relax(nodes, i, rows, region, slopes[i])
-            if multipliers is not None and i in multipliers:
-                turned = turned + multipliers[i]
-            parts = [(node.inputs[0], turned)]
-        else:
-            parts, more = _turn(nodes, i, rows)
-        for z, part in parts:
-            pending[z] = pending[z] + part if z in pending else part
+        turned, more = _relax(nodes, i, rows, region, slopes[i])
+        if multipliers is not None and i in multipliers:
+            turned = turned + multipliers[i]
+        z = node.inputs[0]
+        pending[z] = pending[z] + turned if z in pending else turned
         constants.append(_total(i, terms + more, grouping))
+        constants.append(_total(z, _segment(z, turned, region), grouping))
     return pending[0], torch.as_tensor(sum(constants))
 
 
-def to_nonlinear(
-    nodes: list[Node], place: int, seeds: Tensor, grouping: Groups | None = None
-) -> tuple[dict[int, Tensor], Tensor]:
+def _segment(place: int, rows: Tensor, region: Region) -> "Terms":
+    """The constants of functionals of a node, from there to the nonlinear nodes before it."""
+    return [(rows, region.offsets[place]), (rows.abs(), -region.errors[place])]
+
+
+def _spread(pending: dict[int, Tensor], nodes: list[Node], i: int, rows: Tensor) -> None:
+    """Rewrite functionals of an affine node as functionals of its inputs, constants left out."""
+    for z, part in _turn(nodes, i, rows):
+        pending[z] = pending[z] + part if z in pending else part
+
+
+def to_nonlinear(nodes: list[Node], place: int, seeds: Tensor) -> dict[int, Tensor]:
     """Functionals (1, R, *shape) of a node, as functionals of the nonlinear ones before it.
 
-    They do not depend on the images. Rounding errors are left to ``Region.errors``.
+    They do not depend on the images. Constants and rounding errors are left to ``Region``.
 
     Returns:
-        Nonlinear node, or the image's -> (1, R, *shape), and constants (1, R) or by unit.
+        Nonlinear node, or the image's -> (1, R, *shape).
     """
     pending, ends = {place: seeds}, {}
-    constants = [_total(place, [(seeds, seeds.new_zeros(1, *seeds.shape[2:]))], grouping)]
     for i in range(place, -1, -1):
         if i not in pending:
             continue
         rows = pending.pop(i)
         if isinstance(nodes[i].operation, Input | Rectifier | Maximum):
             ends[i] = rows
-            continue
-        parts, more = _turn(nodes, i, rows)
-        for z, part in parts:
-            pending[z] = pending[z] + part if z in pending else part
-        if more:
-            constants.append(_total(i, more, grouping))
-    return ends, torch.as_tensor(sum(constants))
+        else:
+            _spread(pending, nodes, i, rows)
+    return ends
 
 
 Terms = list[tuple[Tensor, Tensor]]
@@ -344,20 +386,18 @@ def dot(rows: Tensor, values: Tensor) -> Tensor:
     return (left @ right[..., None])[..., 0]
 
 
-def _turn(nodes: list[Node], i: int, rows: Tensor) -> tuple[list[tuple[int, Tensor]], Terms]:
-    """Rewrite functionals of a linear node as functionals of its inputs, and what is left over."""
+def _turn(nodes: list[Node], i: int, rows: Tensor) -> list[tuple[int, Tensor]]:
+    """Functionals of an affine node as functionals of its inputs, without its constant."""
     node = nodes[i]
     match node.operation:
         case Sum(signs):
             signed = zip(signs, node.inputs, strict=True)
-            return [(z, rows if sign > 0 else -rows) for sign, z in signed], []
+            return [(z, rows if sign > 0 else -rows) for sign, z in signed]
         case Concatenation(dim, sizes):
-            return list(zip(node.inputs, rows.split(sizes, dim=dim + 1), strict=True)), []
+            return list(zip(node.inputs, rows.split(sizes, dim=dim + 1), strict=True))
         case Linear() | Convolution() | Scale() | Pooling() | Reshape() as operation:
-            constant = operation.constant(node.shape)
             turned = operation.adjoint(rows.flatten(0, 1), nodes[node.inputs[0]].shape)
-            parts = [(node.inputs[0], turned.unflatten(0, rows.shape[:2]))]
-            return parts, [] if constant is None else [(rows, constant)]
+            return [(node.inputs[0], turned.unflatten(0, rows.shape[:2]))]
     raise TypeError(type(node.operation).__name__)
 
 

@@ -63,7 +63,8 @@ class Settings:
         work: multiply-adds that the lower bounds of one training seed in one norm may take: as many
             of the images are certified as that allows, none where one image takes more.
         steps: gradient steps in the slopes of the lower bounds.
-        evaluations: largest number of radii that the lower bounds try.
+        evaluations: largest number of radii that the lower bounds try for whole balls.
+        cuts: number of parts of balls that they try.
         exact_samples: number of held-out images whose exact distance is searched for, on each of
             the two small networks.
         nodes: largest number of subproblems of that search, in each image: a limit on work, not on
@@ -77,7 +78,8 @@ class Settings:
     samples: int = 100
     work: float = 1e13
     steps: int = 0
-    evaluations: int = 4
+    evaluations: int = 3
+    cuts: int = 40
     exact_samples: int = 40
     nodes: int = 50_000
     exact_linf: bool = True
@@ -88,6 +90,7 @@ class Settings:
         for name in ("samples", "evaluations", "exact_samples", "nodes", "epochs", "resamples"):
             check_count(name, getattr(self, name))
         check_count("steps", self.steps, minimum=0)
+        check_count("cuts", self.cuts, minimum=0)
         check_positive("work", self.work)
 
 
@@ -155,10 +158,11 @@ def bracket(network: Network, data: Dataset, settings: Settings, executor: Execu
 
 
 def proved(
-    model: Classifier, images: Images, *, norm: float, steps: int, evaluations: int
+    model: Classifier, images: Images, *, norm: float, steps: int, evaluations: int, cuts: int
 ) -> Tensor:
     """The lower bounds (n,) alone, as a function that the executor can key."""
-    return lower_bounds(model, images, norm=norm, steps=steps, evaluations=evaluations).radii
+    options = {"steps": steps, "evaluations": evaluations, "cuts": cuts}
+    return lower_bounds(model, images, norm=norm, **options).radii
 
 
 def exactly_closed(
@@ -193,7 +197,7 @@ def _bracketed(
 ) -> Judged:
     """The brackets of a network's images in one norm."""
     count, refusal = _affordable(network.model, images, settings)
-    options = {"norm": norm, "steps": settings.steps, "evaluations": settings.evaluations}
+    options = {"norm": norm, "steps": settings.steps, "evaluations": settings.evaluations, "cuts": settings.cuts}
     seeds = []
     for seed, model in sorted(network.models.items()):
         own = executor.for_seed(seed)
@@ -215,6 +219,7 @@ def _affordable(model: Classifier, images: Images, settings: Settings) -> tuple[
             tuple(images.shape[1:]),
             steps=settings.steps,
             evaluations=settings.evaluations,
+            cuts=settings.cuts,
             enough=settings.work,
         )
     except InputError as error:
@@ -266,7 +271,7 @@ def _solved(
 ) -> Judged:
     """The exact distances of one small network in one norm."""
     values = _attacked(model, images, norm, settings.attack, executor)
-    options = {"norm": norm, "steps": settings.steps, "evaluations": settings.evaluations}
+    options = {"norm": norm, "steps": settings.steps, "evaluations": settings.evaluations, "cuts": settings.cuts}
     lower = executor.cached(partial(proved, model, **options), images)
     values |= {"lower": lower.value, "seconds lower": lower.seconds}
     search = partial(exactly_closed, model, norm=norm, nodes=settings.nodes)
