@@ -64,7 +64,8 @@ class Settings:
             of the images are certified as that allows, none where one image takes more.
         steps: gradient steps in the slopes of the lower bounds.
         evaluations: largest number of radii that the lower bounds try for whole balls.
-        cuts: number of parts of balls that they try.
+        cuts: number of parts of balls that they try; 0 where not one image could be certified
+            otherwise.
         exact_samples: number of held-out images whose exact distance is searched for, on each of
             the two small networks.
         nodes: largest number of subproblems of that search, in each image: a limit on work, not on
@@ -93,6 +94,11 @@ class Settings:
         check_count("cuts", self.cuts, minimum=0)
         check_positive("work", self.work)
 
+    @property
+    def bounds(self) -> dict[str, int]:
+        """The options of the lower bounds."""
+        return {"steps": self.steps, "evaluations": self.evaluations, "cuts": self.cuts}
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -102,6 +108,7 @@ class Judged:
         norm: exponent p of the norm.
         samples: quantity -> (seeds, n); NaN where it was not measured.
         certified: number of images with a proved lower bound.
+        cuts: number of parts of balls that were tried for them.
         refusal: why there is none, if so.
         small: name of the small network; empty for the network under study.
     """
@@ -109,6 +116,7 @@ class Judged:
     norm: float
     samples: Mapping[str, Tensor]
     certified: int
+    cuts: int
     refusal: str
     small: str = ""
 
@@ -153,7 +161,7 @@ def bracket(network: Network, data: Dataset, settings: Settings, executor: Execu
         timings=timings,
         tables=tables,
         figures=figures,
-        notes=[*_notes(found, settings), *notes],
+        notes=[*_notes(network.name, found, settings), *notes],
     )
 
 
@@ -196,37 +204,39 @@ def _bracketed(
     network: Network, images: Images, norm: float, settings: Settings, executor: Executor
 ) -> Judged:
     """The brackets of a network's images in one norm."""
-    count, refusal = _affordable(network.model, images, settings)
-    options = {"norm": norm, "steps": settings.steps, "evaluations": settings.evaluations, "cuts": settings.cuts}
+    count, options, refusal = _affordable(network.model, images, settings)
     seeds = []
     for seed, model in sorted(network.models.items()):
         own = executor.for_seed(seed)
         values = _attacked(model, images, norm, settings.attack, own)
         values["lower"] = values["seconds lower"] = torch.full((len(images),), math.nan).double()
         if count:
-            mapped = own.cached(partial(proved, model, **options), images[:count], chunk=2)
+            mapped = own.cached(
+                partial(proved, model, norm=norm, **options), images[:count], chunk=2
+            )
             values["lower"] = padded(mapped.value.double(), len(images))
             values["seconds lower"] = padded(mapped.seconds, len(images))
         seeds.append(values)
-    return Judged(norm, stack(seeds), count, refusal)
+    return Judged(norm, stack(seeds), count, options["cuts"], refusal)
 
 
-def _affordable(model: Classifier, images: Images, settings: Settings) -> tuple[int, str]:
-    """How many images can be certified; if none, why."""
-    try:
-        cost = bound_cost(
-            model,
-            tuple(images.shape[1:]),
-            steps=settings.steps,
-            evaluations=settings.evaluations,
-            cuts=settings.cuts,
-            enough=settings.work,
-        )
-    except InputError as error:
-        return 0, str(error)
-    if cost > settings.work:
-        return 0, f"one image takes {cost:.1e} multiply-adds or more, above work={settings.work:g}"
-    return min(len(images), int(settings.work // cost)), ""
+def _affordable(
+    model: Classifier, images: Images, settings: Settings
+) -> tuple[int, dict[str, int], str]:
+    """How many images can be certified, with which options; if none, why.
+
+    Where not one image can be certified with parts of balls, whole balls are tried alone.
+    """
+    cost = math.inf
+    for options in (settings.bounds, settings.bounds | {"cuts": 0}):
+        try:
+            cost = bound_cost(model, tuple(images.shape[1:]), enough=settings.work, **options)
+        except InputError as error:
+            return 0, options, str(error).partition("; got ")[2] or str(error)
+        if cost <= settings.work:
+            return min(len(images), int(settings.work // cost)), options, ""
+    why = f"one image takes {cost:.1e} multiply-adds or more, above work={settings.work:g}"
+    return 0, settings.bounds, why
 
 
 def _small(data: Dataset, settings: Settings, executor: Executor) -> tuple[list[Judged], list[str]]:
@@ -271,7 +281,7 @@ def _solved(
 ) -> Judged:
     """The exact distances of one small network in one norm."""
     values = _attacked(model, images, norm, settings.attack, executor)
-    options = {"norm": norm, "steps": settings.steps, "evaluations": settings.evaluations, "cuts": settings.cuts}
+    options = {"norm": norm, **settings.bounds}
     lower = executor.cached(partial(proved, model, **options), images)
     values |= {"lower": lower.value, "seconds lower": lower.seconds}
     search = partial(exactly_closed, model, norm=norm, nodes=settings.nodes)
@@ -280,7 +290,8 @@ def _solved(
     values["seconds exact"] = found.seconds
     values["closed"] = (values["status"] == STATUSES.index("exact")).double()
     values["exact"] = values["high"].masked_fill(values["closed"] == 0, math.nan)
-    return Judged(norm, stack([values]), len(images), "", f"{units}-{units}")
+    name = f"{units}-{units}"
+    return Judged(norm, stack([values]), len(images), settings.cuts, "", name)
 
 
 def _numbers(
@@ -409,14 +420,15 @@ def _panel(axes: Axes, judged: Judged) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _notes(found: Sequence[Judged], settings: Settings) -> list[str]:
+def _notes(network: str, found: Sequence[Judged], settings: Settings) -> list[str]:
     notes = [
         "Lower bounds hold for every point of the space, not of [0, 1] alone: neither nearest nor "
         "DeepFool clips. DeepFool's distance holds its overshoot.",
         "A bound's cost is judged beforehand: for each unit in front of a nonlinear layer, the "
-        "multiply-adds from it back to the image, twice, times the radii that are tried. Of the "
-        f"images, as many are certified as {settings.work:.0e} multiply-adds allow (a training "
-        f"seed in one norm): {found[0].certified} of {found[0].samples['nearest'].shape[1]}.",
+        "multiply-adds from it back to the image, twice, times the balls and their parts that are "
+        f"tried. Of the images of {network}, as many are certified as {settings.work:.0e} "
+        f"multiply-adds allow (a training seed in one norm): {found[0].certified} of "
+        f"{found[0].samples['nearest'].shape[1]}, with {found[0].cuts} parts of balls.",
     ]
     refusals = dict.fromkeys(each.refusal for each in found if each.refusal)
-    return notes + [f"No lower bounds: {refusal}." for refusal in refusals]
+    return notes + [f"No lower bounds of {network}: {refusal}." for refusal in refusals]

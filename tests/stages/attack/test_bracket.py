@@ -84,15 +84,21 @@ def test_a_layer_that_cannot_be_certified_is_named_and_the_rest_goes_on(small, d
     assert "lower / nearest (l2)" not in found.numbers
 
 
-@pytest.mark.parametrize("share", [0.5, 3.0])
-def test_the_cost_decides_how_many_images_are_certified(small, data, executor, share):
+@pytest.mark.parametrize(
+    ("cuts", "share", "certified", "used"), [(0, 0.5, 0, 40), (0, 1.5, 1, 0), (40, 3.0, 3, 40)]
+)
+def test_the_cost_decides_how_many_images_are_certified(
+    small, data, executor, cuts, share, certified, used
+):
     model = small.affine(3, SHAPE, 0)
-    cost = bound_cost(model, SHAPE, steps=0, evaluations=QUICK.evaluations)
-    found = bracket(small.network({0: model}), data, replace(QUICK, work=share * cost), executor)
+    options = {"steps": QUICK.steps, "evaluations": QUICK.evaluations}
+    work = share * bound_cost(model, SHAPE, cuts=cuts, **options)
+    found = bracket(small.network({0: model}), data, replace(QUICK, work=work), executor)
     table = found.tables["distances"]
-    assert table["certified"].tolist() == [math.floor(share)] * 2
-    assert table["not certified because"].str.contains("multiply-adds").tolist() == [share < 1] * 2
-    assert any(f"{math.floor(share)} of 12" in note for note in found.notes)
+    assert table["certified"].tolist() == [certified] * 2
+    said = table["not certified because"].str.contains("multiply-adds")
+    assert said.tolist() == [certified == 0] * 2
+    assert any(f"{certified} of 12, with {used} parts" in note for note in found.notes)
 
 
 def test_images_too_large_for_the_small_networks_are_said_to_be(small, executor):
