@@ -133,8 +133,13 @@ class Tree:
         if values.min() <= scale and size < self.upper:
             self.upper, self.step, self.rival = size, step, int(values.argmin())
 
-    def search(self, until: float) -> None:
-        """Split subproblems, the one of the lowest bound first, until the bounds meet."""
+    def search(self, until: float, most: float) -> None:
+        """Split subproblems, the one of the lowest bound first, until the bounds meet.
+
+        Args:
+            until: when to stop, as of ``time.monotonic``.
+            most: number of subproblems at which to stop.
+        """
         if (self.rows @ self.dense.logits(np.zeros_like(self.step)) <= 0).any():
             self._take(np.zeros_like(self.step))
             self.closed = 0.0
@@ -147,7 +152,7 @@ class Tree:
             [_Part(k, none, (-1, -1), {}) for k in range(len(self.rows))], [0.0] * len(self.rows)
         )
         while self.heap and self.heap[0][0] < self._enough():
-            if time.monotonic() > until:
+            if self.nodes >= most or time.monotonic() > until:
                 return
             batch = [heapq.heappop(self.heap) for _ in range(min(BATCH, len(self.heap)))]
             batch = [entry for entry in batch if entry[0] < self._enough()]

@@ -28,7 +28,14 @@ from robustness_geometry.certify.operations import (
     Sum,
 )
 from robustness_geometry.certify.reading import read
-from robustness_geometry.checks import Described, InputError, check_norm, check_positive, refuse
+from robustness_geometry.checks import (
+    Described,
+    InputError,
+    check_count,
+    check_norm,
+    check_positive,
+    refuse,
+)
 from robustness_geometry.geometry.boundary import boundary_points
 from robustness_geometry.norms import norms
 from robustness_geometry.outputs import logits_at
@@ -75,7 +82,8 @@ def exact_distance(
     norm: Number = 2.0,
     labels: Labels | None = None,
     clip: Bounds | None = None,
-    time_limit: Number = 60.0,
+    time_limit: Number | None = 60.0,
+    nodes: int | None = None,
     tolerance: Number = 1e-6,
 ) -> ExactDistance:
     """Find the nearest point of the decision boundary, and prove that none is nearer.
@@ -97,7 +105,9 @@ def exact_distance(
         labels: (N,) the classes of the images; None: the predicted ones. Images that are predicted
             otherwise have distance 0.
         clip: lowest and highest pixel value: only points in that box count; None: all points do.
-        time_limit: seconds for each image.
+        time_limit: seconds for each image; None: no limit.
+        nodes: largest number of subproblems for each image, passed by one batch of them at most;
+            None: no limit. Without a limit of time, the result is the same on every run.
         tolerance: largest difference of upper and lower bound, as a share of the upper one, at
             which a distance is called exact.
 
@@ -129,15 +139,16 @@ def exact_distance(
     p, box = check_norm("norm", norm), check_clip(clip)
     if p not in (2, math.inf):
         refuse("norm", norm, "2 or inf for an exact distance")
-    limit = check_positive("time_limit", time_limit)
+    limit = math.inf if time_limit is None else check_positive("time_limit", time_limit)
+    most = math.inf if nodes is None else check_count("nodes", nodes)
     accuracy = check_positive("tolerance", tolerance)
     check_input(model, images, clip=box, labels=labels)
     images = images.detach()
     own = clean_labels(model, images, labels) if len(images) else images.new_zeros(0).long()
-    layers = _dense(read(model, tuple(images.shape[1:]))) if len(images) else []
+    layers = _dense(read(model, tuple(images.shape[1:])), images.device) if len(images) else []
     starts = _starts(model, images, own, box)
     found = [
-        _one(layers, image, int(label), start, p, box, limit, accuracy)
+        _one(layers, image, int(label), start, p, box, limit, most, accuracy)
         for image, label, start in zip(images.double(), own, starts, strict=True)
     ]
     values = torch.tensor([[f.lower, f.upper, f.seconds] for f in found], dtype=torch.float64)
@@ -188,13 +199,18 @@ def _outward(model: Classifier, images: Images, labels: Labels, targets: Labels 
         return torch.full_like(images, torch.nan, dtype=torch.float64)
 
 
-def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
+def _unit(node: Node, device: torch.device) -> Tensor:
+    """The identity on a node's values, one row a value."""
+    return torch.eye(node.size, dtype=torch.float64, device=device).view(-1, *node.shape)
+
+
+def _dense(nodes: list[Node], device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """The layers (W, b) of a chain of affine operations and ReLUs, multiplied out."""
     layers, weight, bias = [], None, None
     for place, node in enumerate(nodes):
         operation = node.operation
         if isinstance(operation, Input):
-            weight = torch.eye(node.size, dtype=torch.float64).view(-1, *node.shape)
+            weight = _unit(node, device)
             bias = weight.new_zeros(1, *node.shape)
             continue
         if isinstance(operation, Maximum | Concatenation | Sum) or node.inputs != (place - 1,):
@@ -205,7 +221,7 @@ def _dense(nodes: list[Node]) -> list[tuple[Tensor, Tensor]]:
             if operation.slope:
                 refuse("model", Described(f"a rectifier of slope {operation.slope}"), CHAIN)
             layers.append((weight.flatten(1).T, bias.flatten()))
-            weight = torch.eye(node.size, dtype=torch.float64).view(-1, *node.shape)
+            weight = _unit(node, device)
             bias = weight.new_zeros(1, *node.shape)
         else:
             zero = operation.apply(torch.zeros_like(bias))
@@ -237,6 +253,7 @@ def _one(
     norm: float,
     clip: Clip,
     limit: float,
+    most: float,
     tolerance: float,
 ) -> _Found:
     """Search around one image (C, H, W)."""
@@ -260,7 +277,7 @@ def _one(
     for k in sizes.argsort().tolist():
         if float(sizes[k]) < 1.5 * tree.upper:  # those far longer than the best lead nowhere
             tree.offer(np.asarray((steps[k] if basis is None else basis.T @ steps[k]).numpy()))
-    tree.search(began + limit)
+    tree.search(began + limit, most)
     step = torch.from_numpy(tree.step)
     point = image.cpu() + (step if basis is None else basis @ step).view(image.shape)
     upper = float(norms((point - image.cpu())[None], norm)) if tree.found else math.inf

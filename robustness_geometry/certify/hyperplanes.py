@@ -18,6 +18,9 @@ Clip = tuple[float, float] | None
 
 Reduce = Callable[[Tensor, str], Tensor]
 
+BISECTIONS = 8
+"""Steps to the multiplier of a plane in l_inf, which need not be exact."""
+
 HALVINGS = 60
 """Steps of the searches over one multiplier; each result is safe after any number."""
 
@@ -67,30 +70,106 @@ def least(
     norm: float,
     box: tuple[Tensor, Tensor] | None,
     reduce: Reduce = by_row,
+    plane: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The least value (N, R) of functionals over balls, and over a box around them if given.
 
-    ``reduce`` sums over the pixels, or takes their maximum (``amax``), functional by functional.
+    Args:
+        coefficients: (N or 1, R, *shape).
+        constants: (N, R), or by unit.
+        images: (N, *shape), the centres.
+        radii: (N,).
+        norm: exponent p of the balls.
+        box: lower and upper corners, (N, *shape), of a box around each ball.
+        reduce: sums over the pixels, or takes their maximum (``amax``), functional by functional.
+        plane: coefficients (N, *shape) and constants (N,) of functionals at most zero: only points
+            where they are count. For norms 2 and inf.
     """
-    slack, x, q = _slack(images[0].numel()), images[:, None], dual(norm)
-    terms = coefficients * x
-    value = constants + reduce(terms, "sum")
-    value = value - slack * (reduce(terms.abs(), "sum") + constants.abs())
-    if math.isinf(q):
-        size = reduce(coefficients.abs(), "amax")
-    elif q == 1:
-        size = reduce(coefficients.abs(), "sum")
-    elif q == 2:
-        size = (reduce(coefficients.square(), "sum") + 1e-300).sqrt()
-    else:
-        size = (reduce(coefficients.abs().pow(q), "sum") + 1e-300).pow(1 / q)
+    slack, q = _slack(images[0].numel()), dual(norm)
+    value = constants + _dots(coefficients, images, reduce)
+    error = _dots(coefficients.abs(), images.abs(), reduce) + constants.abs()
+    value = value - slack * error
+    size = _dual_norm(coefficients, q, reduce)
     found = value - radii[:, None] * size * (1 + slack)
+    if plane is not None and (norm == 2 or (math.isinf(norm) and reduce is by_row)):
+        cut = _least_behind(coefficients, value, size, images, radii, norm, reduce, plane)
+        found = torch.maximum(found, cut)
     if box is None:
         return found
     ends = [coefficients * side[:, None] for side in box]
     sizes = reduce(torch.maximum(ends[0].abs(), ends[1].abs()), "sum") + constants.abs()
     in_box = constants + reduce(torch.minimum(*ends), "sum") - slack * sizes
     return torch.maximum(found, in_box)
+
+
+def _dots(coefficients: Tensor, vectors: Tensor, reduce: Reduce) -> Tensor:
+    """The products of functionals (N or 1, R, *shape) with vectors (N, *shape)."""
+    if reduce is not by_row:
+        return reduce(coefficients * vectors[:, None], "sum")
+    rows, x = _flat(coefficients, vectors)
+    return x[:, 0] @ rows[0].T if len(rows) == 1 else (rows @ x.mT)[..., 0]
+
+
+def _dual_norm(coefficients: Tensor, q: float, reduce: Reduce) -> Tensor:
+    if math.isinf(q):
+        return reduce(coefficients.abs(), "amax")
+    if q == 1:
+        return reduce(coefficients.abs(), "sum")
+    if q == 2:
+        return (reduce(coefficients.square(), "sum") + 1e-300).sqrt()
+    return (reduce(coefficients.abs().pow(q), "sum") + 1e-300).pow(1 / q)
+
+
+def _least_behind(
+    coefficients: Tensor,
+    value: Tensor,
+    size: Tensor,
+    images: Tensor,
+    radii: Tensor,
+    norm: float,
+    reduce: Reduce,
+    plane: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The least value over the part of each ball where a functional is at most zero.
+
+    For any multiplier m >= 0, the functional plus m times the plane's lies below it there. In l_2
+    the best multiplier has a closed form; in l_inf it is found by bisection.
+    """
+    slack = _slack(images[0].numel())
+    normal, constant = plane
+    height = values(normal[:, None], constant[:, None], images)  # (N, 1), rounded down
+    radius = radii[:, None]
+    length = _dual_norm(normal[:, None], dual(norm), by_row).clamp_min(1e-150)
+    if norm == 2:
+        inner = _dots(coefficients, normal, reduce)
+        along = inner / length
+        across = (size.square() - along.square()).clamp_min(0).sqrt()
+        share = (height / (length * radius).clamp_min(1e-300)).clamp(0, 1 - 1e-9)
+        m = (share * across / (1 - share.square()).sqrt() - along).clamp_min(0) / length
+        square = size.square() + 2 * m * inner + (m * length).square()
+        square = square + 4 * slack * (size + m * length).square()
+        reach = square.clamp_min(0).sqrt()
+    else:
+        m = _multiplier(coefficients, normal, height / radius.clamp_min(1e-300), size / length)
+        reach = (coefficients + _times(m, normal, coefficients)).abs().flatten(2).sum(dim=2)
+    bound = value + m * height - radius * reach * (1 + slack)
+    bound = bound - 8 * EPS * (value.abs() + m * height.abs())
+    return torch.where((height > 0) & torch.isfinite(bound), bound, -math.inf)
+
+
+def _times(m: Tensor, normal: Tensor, like: Tensor) -> Tensor:
+    return m.view(*m.shape, *[1] * (like.ndim - 2)) * normal[:, None]
+
+
+def _multiplier(coefficients: Tensor, normal: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
+    """The multiplier at which |coefficients + m normal| grows as fast as ``wanted`` (N, 1)."""
+    low, high = torch.zeros_like(scale), 4 * scale
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        moved = (coefficients + _times(middle, normal, coefficients)).sign()
+        short = _dots(moved, normal, by_row) < wanted
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return low
 
 
 def halfspace_distance(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,15 +13,21 @@ from robustness_geometry.certify.receptive import Groups, groups
 from robustness_geometry.certify.relaxation import (
     Region,
     Slopes,
-    backward,
+    descend,
     interval,
+    offsets,
+    rounding,
     start_slopes,
+    to_nonlinear,
 )
 
-__all__ = ["Network", "climb"]
+__all__ = ["Network", "bent_inputs", "climb"]
 
 AT_ONCE = 2**22
 """Entries of the largest tensor in one backward pass: 32 MiB."""
+
+KEPT = 2**24
+"""Largest number of rows times units of a node whose functionals are kept."""
 
 FEW = 2**20
 """Largest number of free slopes of a node's bounds in one image for which they are improved."""
@@ -36,10 +43,14 @@ class Network:
     Attributes:
         nodes: its operations.
         groupings: node -> how its places are grouped; filled as needed.
+        starts: node -> its units as functionals of the nonlinear nodes before it; likewise.
+        constants: the offsets of the nodes and their sizes, as of :class:`Region`; likewise.
     """
 
     nodes: list[Node]
     groupings: dict[int, Groups | None] = field(default_factory=dict)
+    starts: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    constants: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
 
     def region(
         self,
@@ -49,6 +60,7 @@ class Network:
         clip: Clip = None,
         steps: int = 0,
         splits: Mapping[int, Tensor] | None = None,
+        plane: tuple[Tensor, Tensor] | None = None,
     ) -> Region:
         """Bounds of all nodes in balls around images.
 
@@ -60,11 +72,11 @@ class Network:
             steps: gradient steps in the slopes of nodes that have few.
             splits: node -> (N, *shape) the sign that a unit is assumed to have, 0 for either. Where
                 the assumptions cannot hold, a lower bound may lie above an upper one.
+            plane: as of :class:`Region`, for norms 2 and inf.
         """
-        region = Region(images, radii, norm, clip, [], [], [])
-        bent = {
-            node.inputs[0] for node in self.nodes if isinstance(node.operation, Rectifier | Maximum)
-        }
+        constants = self._offsets(images)
+        region = Region(images, radii, norm, clip, [], [], [], [], *constants, plane)
+        bent = bent_inputs(self.nodes)
         point = not bool(radii.any())  # of a single point, intervals say all
         for place in range(len(self.nodes)):
             for table, values in zip(
@@ -73,6 +85,7 @@ class Network:
                 strict=True,
             ):
                 table.append(values)
+            region.errors.append(rounding(self.nodes, place, region))
             if place in bent and place > 0 and not point:
                 below, above = self._rows(place, region, steps)
                 region.lower[place] = torch.maximum(region.lower[place], below)
@@ -91,31 +104,80 @@ class Network:
         largest = max(n.size for n in self.nodes[: place + 1])
         most = max(1, AT_ONCE // (largest * len(region.images)))
         found: list[list[Tensor]] = [[], []]
-        for seeds in _units(node, grouping, most):
+        for pending, units in self._starts(place, grouping, most, region.images):
+            offset, error = (v[place].flatten(1)[:, units] for v in (region.offsets, region.errors))
             for side, sign in enumerate((1.0, -1.0)):
-                found[side].append(self._least(place, sign * seeds, region, grouping, steps))
+                rows = {i: sign * v for i, v in pending.items()}
+                low = self._least(place, rows, sign * offset - error, region, grouping, steps)
+                found[side].append(low)
         lower, upper = (torch.cat(parts, dim=1).unflatten(1, node.shape) for parts in found)
         return lower, -upper
 
+    def _offsets(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        if not self.constants[0]:
+            for place in range(len(self.nodes)):
+                offsets(self.nodes, place, *self.constants, like)
+        return self.constants
+
+    def _starts(
+        self, place: int, grouping: Groups | None, most: int, like: Tensor
+    ) -> Iterator[tuple[dict[int, Tensor], slice]]:
+        """The units of a node as functionals of nonlinear ones, at most ``most`` at a time.
+
+        Yields:
+            Nonlinear node -> (1, R, *shape), and which of the node's units these are.
+        """
+        node = self.nodes[place]
+        # A grouping's rows come channel by channel.
+        each = 1 if grouping is None else len(grouping.members)
+        units = 1 if grouping is None else grouping.members[0].numel()
+        step, count = max(1, most // each), node.size // units
+        if place not in self.starts and count * each * node.size <= KEPT:
+            (seeds,) = _units(node, grouping, count * each)
+            self.starts[place] = to_nonlinear(self.nodes, place, seeds.to(like))
+        seeds_of = iter(()) if place in self.starts else _units(node, grouping, step * each)
+        for start in range(0, count, step):
+            which = slice(start * units, (start + step) * units)
+            if place not in self.starts:
+                yield to_nonlinear(self.nodes, place, next(seeds_of).to(like)), which
+                continue
+            rows = slice(start * each, (start + step) * each)
+            yield {i: v[:, rows] for i, v in self.starts[place].items()}, which
+
     def _least(
-        self, place: int, seeds: Tensor, region: Region, grouping: Groups | None, steps: int
+        self,
+        place: int,
+        pending: dict[int, Tensor],
+        constants: Tensor,
+        region: Region,
+        grouping: Groups | None,
+        steps: int,
     ) -> Tensor:
-        """The least values of functionals of a node, (N, R) or by unit."""
+        """The least values of functionals, (N, R) or by unit."""
         box = None if region.clip is None else (region.lower[0], region.upper[0])
-        slopes = start_slopes(self.nodes, place, region, seeds.shape[1])
+        slopes = start_slopes(self.nodes, place, region, len(next(iter(pending.values()))[0]))
 
-        def lowest(found: tuple[Tensor, Tensor], reduce: Reduce = by_row) -> Tensor:
-            return least(*found, region.images, region.radii, region.norm, box, reduce)
+        def lowest(free: Slopes) -> Tensor:
+            found = descend(self.nodes, pending, [constants], region, free, grouping=grouping)
+            reduce: Reduce = by_row
+            if grouping is not None:
+                reduce = partial(_by_unit, grouping)
+            return least(
+                *found, region.images, region.radii, region.norm, box, reduce, region.plane
+            )
 
-        if grouping is not None:
-            found = backward(self.nodes, place, seeds, region, slopes, grouping=grouping)
-            return lowest(found, lambda pixels, how: grouping.split(0, pixels, how))
         free = sum(v[0, 0].numel() for v in slopes.values()) * self.nodes[place].size
+        climbs = slopes and grouping is None and free <= FEW
+        return climb(lowest, slopes, steps if climbs else 0)[0]
 
-        def value(free: Slopes) -> Tensor:
-            return lowest(backward(self.nodes, place, seeds, region, free))
 
-        return climb(value, slopes, steps if slopes and free <= FEW else 0)[0]
+def _by_unit(grouping: Groups, pixels: Tensor, how: str) -> Tensor:
+    return grouping.split(0, pixels, how)
+
+
+def bent_inputs(nodes: list[Node]) -> set[int]:
+    """The nodes whose values a nonlinear operation takes."""
+    return {node.inputs[0] for node in nodes if isinstance(node.operation, Rectifier | Maximum)}
 
 
 def climb(

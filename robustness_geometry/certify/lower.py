@@ -1,5 +1,6 @@
 """Proved lower bounds on the distance to the decision boundary."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,15 @@ __all__ = ["LowerBounds", "lower_bounds", "rival_rows"]
 
 TOGETHER = 2**20
 """Values of all nodes, over images and rivals, that one search holds at once."""
+
+GROWTH = 1.2
+"""By how much a ball that is cut is larger than the proved one."""
+
+WORTH = 0.2
+"""Share of the way to the sphere by which a new cut must move for another one in the same ball."""
+
+FAR = 1e100
+"""Distances above this are infinite."""
 
 CLOSE = 0.02
 """Relative width at which the search for the best radius ends."""
@@ -55,7 +65,8 @@ def lower_bounds(
     labels: Labels | None = None,
     clip: Bounds | None = None,
     steps: int = 10,
-    evaluations: int = 5,
+    evaluations: int = 4,
+    cuts: int = 16,
 ) -> LowerBounds:
     """Prove how far each image is at least from any point with another label.
 
@@ -64,6 +75,10 @@ def lower_bounds(
     a linear function of the image, whose zero is at some distance d(eps): the smaller of eps and
     d(eps) is proved. A search finds the eps at which the two are equal; any of its steps would be
     a valid answer.
+
+    In l_2 and l_inf the class with the smallest bound is then looked at again: in a larger ball,
+    only the points where the linear bound is negative can have another label. On that part of the
+    ball the network is bounded more tightly, which gives a better linear bound, and so on.
 
     What is proved holds for the network in exact arithmetic with the weights that it has, images
     and labels as given. The bounds are computed in float64 with all rounding errors counted (sums
@@ -80,8 +95,10 @@ def lower_bounds(
             otherwise have distance 0.
         clip: lowest and highest pixel value: only points in that box count, so that the bound may
             be larger; None: all points do.
-        steps: gradient steps in the slopes, per evaluation; 0 for plain CROWN.
+        steps: gradient steps in the slopes of the bounds of f_label - f_rival, per evaluation; 0
+            for plain CROWN.
         evaluations: largest number of radii that are tried.
+        cuts: number of linear bounds on parts of balls for each image; 0 for balls alone.
 
     Returns:
         LowerBounds, in float64.
@@ -110,6 +127,7 @@ def lower_bounds(
     p, box = check_norm("norm", norm), check_clip(clip)
     check_count("steps", steps, minimum=0)
     check_count("evaluations", evaluations)
+    check_count("cuts", cuts, minimum=0)
     check_input(model, images, clip=box, labels=labels)
     images = images.detach()
     if not len(images):
@@ -122,7 +140,8 @@ def lower_bounds(
     with torch.no_grad():
         for rows in torch.arange(len(images)).split(max(1, TOGETHER // wide)):
             search = _Search(network, images[rows].double(), own[rows], p, box, steps)
-            parts.append(search.run(evaluations))
+            search.run(evaluations)
+            parts.append(search.cut(cuts if p in (2, math.inf) else 0))
     radii, rivals = (torch.cat(part) for part in zip(*parts, strict=True))
     return LowerBounds(radii, own, rivals)
 
@@ -163,8 +182,8 @@ class _Search:
         self.seeds, self.rivals = rival_rows(labels, network.nodes[-1].size)
         self.proved = torch.zeros(self.seeds.shape[:2], dtype=torch.float64, device=images.device)
 
-    def run(self, evaluations: int) -> tuple[Tensor, Tensor]:
-        """The proved radii (N,) and the limiting rivals (N,)."""
+    def run(self, evaluations: int) -> None:
+        """Prove radii for all rivals at once, in whole balls."""
         zero = self.images.new_zeros(len(self.images))
         # In a ball of radius 0 every unit is linear: this is the distance to the tangent plane.
         inside, above = zero, self._distance(zero, 0).amin(dim=1).clamp_max(1e100)
@@ -187,13 +206,72 @@ class _Search:
             share = (above / (above - below).clamp_min(1e-300)).clamp(0.1, 0.9)
             between = torch.where(best > 0, best + (outside - best) * share, 0.3 * outside)
             radii = torch.where(unknown, farther, between)
+
+    def cut(self, count: int) -> tuple[Tensor, Tensor]:
+        """Raise the smallest of each image's bounds, on parts of balls.
+
+        Returns:
+            The proved radii (N,) and the limiting rivals (N,).
+        """
+        cuts = [[_Cut(proved) for proved in row] for row in self.proved.tolist()]
+        for _ in range(count):
+            first = self.proved.argmin(dim=1).tolist()
+            chosen = [(n, k) for n, k in enumerate(first) if cuts[n][k].open]
+            if not chosen:
+                break
+            tried = [cuts[n][k] for n, k in chosen]
+            found, (normals, constants) = self._behind(chosen, tried)
+            for (n, k), cut, *new in zip(
+                chosen, tried, found.tolist(), normals, constants, strict=True
+            ):
+                cut.note(new[0], (new[1], new[2]))
+                self.proved[n, k] = cut.proved
         radii, first = self.proved.min(dim=1)
         return radii, self.rivals.gather(1, first[:, None])[:, 0]
+
+    def _behind(
+        self,
+        chosen: list[tuple[int, int]],
+        cuts: "list[_Cut]",
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The distances (P,) of linear bounds for pairs of image and rival, and these bounds."""
+        rows = torch.tensor([n for n, _ in chosen], device=self.images.device)
+        columns = torch.tensor([k for _, k in chosen], device=self.images.device)
+        images, seeds = self.images[rows], self.seeds[rows, columns][:, None]
+        # A plane that is nowhere above zero leaves the whole ball.
+        none = (torch.zeros_like(images[0]), images.new_tensor(-1.0))
+        normals, constants = (
+            torch.stack([(cut.plane or none)[part] for cut in cuts]) for part in (0, 1)
+        )
+        radii = images.new_tensor([cut.radius for cut in cuts])
+        return self._bounded(images, seeds, radii, (normals, constants))
+
+    def _bounded(
+        self,
+        images: Tensor,
+        seeds: Tensor,
+        radii: Tensor,
+        plane: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        nodes = self.network.nodes
+        last = len(nodes) - 1
+        region = self.network.region(images, radii, self.norm, self.clip, plane=plane)
+
+        def value(slopes: Slopes) -> Tensor:
+            found = backward(nodes, last, seeds, region, slopes)
+            return ratio(*found, images, self.norm)
+
+        slopes = start_slopes(nodes, last, region, 1)
+        best, slopes = climb(value, slopes, self.steps if slopes else 0)
+        functional = backward(nodes, last, seeds, region, slopes)
+        if self.clip is not None:
+            best = halfspace_distance(*functional, images, self.norm, self.clip)
+        return best[:, 0], (functional[0][:, 0], functional[1][:, 0])
 
     def _distance(self, radii: Tensor, steps: int) -> Tensor:
         """The distances (N, R) to the zeros of the linear bounds in balls of ``radii``."""
         nodes = self.network.nodes
-        region = self.network.region(self.images, radii, self.norm, self.clip, steps)
+        region = self.network.region(self.images, radii, self.norm, self.clip)
         last = len(nodes) - 1
 
         def value(slopes: Slopes) -> Tensor:
@@ -206,3 +284,29 @@ class _Search:
             return best.clamp_min(0)
         found = backward(nodes, last, self.seeds, region, slopes)
         return halfspace_distance(*found, self.images, self.norm, self.clip)
+
+
+class _Cut:
+    """Which ball is tried next for one image and rival, and the linear bound that cuts it."""
+
+    def __init__(self, proved: float) -> None:
+        self.proved, self.radius = proved, GROWTH * proved
+        self.reached = 0.0
+        self.plane: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether a larger radius may still be proved."""
+        return 0 < self.proved < FAR and self.radius > (1 + CLOSE) * self.proved
+
+    def note(self, reached: float, plane: tuple[Tensor, Tensor]) -> None:
+        """Go on behind the new bound: in the same ball while that helps, else in a smaller one."""
+        self.proved = max(self.proved, min(reached, self.radius))
+        if reached >= self.radius:
+            self.plane, self.radius, self.reached = None, GROWTH * self.radius, 0.0
+            return
+        gain = reached - self.reached
+        if gain > 0:  # a bound in a larger ball holds in a smaller one too
+            self.plane, self.reached = plane, reached
+        if gain < WORTH * (self.radius - reached):
+            self.radius = (self.radius + self.proved) / 2

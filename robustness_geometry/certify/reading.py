@@ -101,6 +101,7 @@ class _Reader(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
+        self.extra_traceback = False  # an error's text is one line of our own
         self.nodes: list[Node] = []
         self.places: dict[fx.Node, int] = {}
         self.dtype = next(

@@ -55,7 +55,8 @@ class Groups:
         places = self.members[0].numel()
         flat = values.reshape(len(values), -1, len(self.owners[i]))
         found = flat.new_zeros(*flat.shape[:2], places + 1)
-        found = found.scatter_reduce(2, self.owners[i].expand_as(flat), flat, how)
+        owners = self.owners[i].to(flat.device)
+        found = found.scatter_reduce(2, owners.expand_as(flat), flat, how)
         return found[..., :places].flatten(1)
 
 
@@ -68,9 +69,12 @@ def groups(nodes: list[Node], place: int) -> Groups | None:
     for period in range(1, max(height, width)):
         if min(period, height) * min(period, width) > WORTHWHILE * height * width:
             return None
-        owners = _owners(nodes, place, period)
+        if _owners(nodes, place, _pair(shape, period)) is None:
+            continue  # most periods fail for two places already, which is quickly seen
+        members = _members(shape, period)
+        owners = _owners(nodes, place, members)
         if owners is not None:
-            return Groups(_members(shape, period), owners)
+            return Groups(members, owners)
     return None
 
 
@@ -80,10 +84,19 @@ def _members(shape: tuple[int, ...], period: int) -> Tensor:
     return torch.stack([group == g for g in group.unique()]).to(torch.float64)
 
 
-def _owners(nodes: list[Node], place: int, period: int) -> dict[int, Tensor] | None:
+def _pair(shape: tuple[int, ...], period: int) -> Tensor:
+    """One group of two places in the middle, a period apart along the longer side."""
+    pair = torch.zeros(1, *shape[1:], dtype=torch.float64)
+    axis = 1 if shape[1] >= shape[2] else 2
+    start = (shape[axis] - 1 - period) // 2
+    line = pair.select(3 - axis, shape[3 - axis] // 2)
+    line[0, [start, start + period]] = 1
+    return pair
+
+
+def _owners(nodes: list[Node], place: int, members: Tensor) -> dict[int, Tensor] | None:
     """Which place each entry belongs to; None where an entry belongs to two places of a group."""
     shape = nodes[place].shape
-    members = _members(shape, period)
     none = members[0].numel()
     numbers = torch.arange(none, dtype=torch.float64).view(members[0].shape)
     rows = torch.stack([members, members * numbers, members * numbers.square()])

@@ -34,7 +34,20 @@ from robustness_geometry.certify.operations import (
 )
 from robustness_geometry.certify.receptive import Groups
 
-__all__ = ["Region", "Slopes", "backward", "chord", "interval", "margin", "start_slopes"]
+__all__ = [
+    "Region",
+    "Slopes",
+    "backward",
+    "chord",
+    "descend",
+    "dot",
+    "interval",
+    "margin",
+    "offsets",
+    "rounding",
+    "start_slopes",
+    "to_nonlinear",
+]
 
 Slopes = Mapping[int, Tensor]
 """Node -> what is free in its relaxation, in [0, 1], (N, R, *shape)."""
@@ -52,6 +65,12 @@ class Region:
         lower: node -> (N, *shape).
         upper: node -> (N, *shape).
         sizes: node -> (N, *shape) at least the sum of the sizes of the terms of each value.
+        errors: node -> (N, *shape) the rounding errors of a functional that is the value, on its
+            way back to the last nonlinear operation.
+        offsets: node -> (1, *shape) its value where the nonlinear nodes and the image are zero.
+        offset_sizes: node -> (1, *shape) the sum of the sizes of that value's terms.
+        plane: coefficients (N, *image) and constants (N,) of a functional that is at most zero at
+            all points that matter: the bounds hold for those; None: for all points of the balls.
     """
 
     images: Tensor
@@ -61,6 +80,10 @@ class Region:
     lower: list[Tensor]
     upper: list[Tensor]
     sizes: list[Tensor]
+    errors: list[Tensor]
+    offsets: list[Tensor]
+    offset_sizes: list[Tensor]
+    plane: tuple[Tensor, Tensor] | None = None
 
     def size(self, place: int) -> Tensor:
         """Bounds on |value| of a node, (N, *shape)."""
@@ -106,6 +129,56 @@ def interval(nodes: list[Node], place: int, region: Region) -> tuple[Tensor, Ten
     centre = operation.apply((low[0] + high[0]) / 2)
     spread = operation.magnify((high[0] - low[0]) / 2) + error
     return centre - spread, centre + spread, total
+
+
+def offsets(
+    nodes: list[Node], place: int, found: list[Tensor], sizes: list[Tensor], like: Tensor
+) -> None:
+    """Append what a node is where all nonlinear nodes and the image are zero, and its size.
+
+    Args:
+        nodes: the network.
+        place: the node.
+        found: the offsets (1, *shape) of the nodes before it.
+        sizes: the sums (1, *shape) of the sizes of their terms.
+        like: has the device, float64.
+    """
+    node = nodes[place]
+    operation = node.operation
+    before = [(found[i], sizes[i]) for i in node.inputs]
+    if isinstance(operation, Input | Rectifier | Maximum):
+        value = size = like.new_zeros(1, *node.shape)
+    elif isinstance(operation, Sum):
+        value = torch.stack([s * v for s, (v, _) in zip(operation.signs, before, strict=True)]).sum(
+            dim=0
+        )
+        size = torch.stack([size for _, size in before]).sum(dim=0)
+    elif isinstance(operation, Concatenation):
+        value, size = (torch.cat(parts, dim=operation.dim) for parts in zip(*before, strict=True))
+    else:
+        value = operation.apply(before[0][0])
+        size = operation.magnify(before[0][1]) + operation.constant_size(node.shape)
+    found.append(value)
+    sizes.append(size)
+
+
+def rounding(nodes: list[Node], place: int, region: Region) -> Tensor:
+    """The errors of a functional that is a node's value, back to the nonlinear nodes before it.
+
+    They are the sum of |row| * margin * sizes over the affine nodes on the way, with |row| at most
+    the product of their |W|; twice that, as the rows are rounded too.
+    """
+    node = nodes[place]
+    operation = node.operation
+    own = 2 * margin(node) * (region.sizes[place] + region.offset_sizes[place])
+    before = [region.errors[i] for i in node.inputs]
+    if isinstance(operation, Input | Rectifier | Maximum):
+        return torch.zeros_like(own)
+    if isinstance(operation, Sum):
+        return own + torch.stack(before).sum(dim=0)
+    if isinstance(operation, Concatenation):
+        return own + torch.cat(before, dim=operation.dim)
+    return own + operation.magnify(before[0])
 
 
 def _box(region: Region) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,26 +292,76 @@ def backward(
         Coefficients (N, R, *image) and constants (N, R), rounding errors subtracted; those of
         each unit, (N, U), with a grouping.
     """
-    pending = {place: seeds.expand(len(region.images), *seeds.shape[1:])}
-    constants: list[Tensor] = []
-    for i in range(place, 0, -1):
+    seeds = seeds.expand(len(region.images), *seeds.shape[1:])
+    constants = [_total(place, _segment(place, seeds, region), grouping)]
+    return descend(nodes, {place: seeds}, constants, region, slopes, multipliers, seen, grouping)
+
+
+def descend(
+    nodes: list[Node],
+    pending: dict[int, Tensor],
+    constants: list[Tensor],
+    region: Region,
+    slopes: Slopes,
+    multipliers: Mapping[int, Tensor] | None = None,
+    seen: dict[int, Tensor] | None = None,
+    grouping: Groups | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`backward`, for functionals of several nodes: node -> (N or 1, R, *shape).
+
+    ``constants``, each (N, R) or by unit, are added: those of the affine nodes between these and
+    the nonlinear ones before.
+    """
+    pending, constants = dict(pending), list(constants)
+    for i in range(max(pending), 0, -1):
         if i not in pending:
             continue
         rows, node = pending.pop(i), nodes[i]
+        if not isinstance(node.operation, Rectifier | Maximum):
+            _spread(pending, nodes, i, rows)
+            continue
+        if seen is not None:
+            seen[i] = rows
         terms = [(rows.abs(), -margin(node) * region.sizes[i])]
-        if isinstance(node.operation, Rectifier | Maximum):
-            if seen is not None:
-                seen[i] = rows
-            turned, more = _relax(nodes, i, rows, region, slopes[i])
-            if multipliers is not None and i in multipliers:
-                turned = turned + multipliers[i]
-            parts = [(node.inputs[0], turned)]
-        else:
-            parts, more = _turn(nodes, i, rows)
-        for z, part in parts:
-            pending[z] = pending[z] + part if z in pending else part
+        turned, more = _relax(nodes, i, rows, region, slopes[i])
+        if multipliers is not None and i in multipliers:
+            turned = turned + multipliers[i]
+        z = node.inputs[0]
+        pending[z] = pending[z] + turned if z in pending else turned
         constants.append(_total(i, terms + more, grouping))
-    return pending[0], torch.stack(constants).sum(dim=0)
+        constants.append(_total(z, _segment(z, turned, region), grouping))
+    return pending[0], torch.as_tensor(sum(constants))
+
+
+def _segment(place: int, rows: Tensor, region: Region) -> "Terms":
+    """The constants of functionals of a node, from there to the nonlinear nodes before it."""
+    return [(rows, region.offsets[place]), (rows.abs(), -region.errors[place])]
+
+
+def _spread(pending: dict[int, Tensor], nodes: list[Node], i: int, rows: Tensor) -> None:
+    """Rewrite functionals of an affine node as functionals of its inputs, constants left out."""
+    for z, part in _turn(nodes, i, rows):
+        pending[z] = pending[z] + part if z in pending else part
+
+
+def to_nonlinear(nodes: list[Node], place: int, seeds: Tensor) -> dict[int, Tensor]:
+    """Functionals (1, R, *shape) of a node, as functionals of the nonlinear ones before it.
+
+    They do not depend on the images. Constants and rounding errors are left to ``Region``.
+
+    Returns:
+        Nonlinear node, or the image's -> (1, R, *shape).
+    """
+    pending, ends = {place: seeds}, {}
+    for i in range(place, -1, -1):
+        if i not in pending:
+            continue
+        rows = pending.pop(i)
+        if isinstance(nodes[i].operation, Input | Rectifier | Maximum):
+            ends[i] = rows
+        else:
+            _spread(pending, nodes, i, rows)
+    return ends
 
 
 Terms = list[tuple[Tensor, Tensor]]
@@ -249,28 +372,32 @@ def _total(i: int, terms: Terms, grouping: Groups | None) -> Tensor:
     """The sum of a node's constants, (N, R), or those of each unit, (N, U)."""
     if grouping is not None:
         products = [(rows * values[:, None]).flatten(2) for rows, values in terms]
-        return grouping.split(i, torch.stack(products).sum(dim=0))
-    found = [
-        (rows.flatten(2) @ values.flatten(1).expand(len(rows), -1)[..., None])[..., 0]
-        for rows, values in terms
-    ]
-    return torch.stack(found).sum(dim=0)
+        return grouping.split(i, torch.as_tensor(sum(products)))
+    return torch.as_tensor(sum(dot(rows, values) for rows, values in terms))
 
 
-def _turn(nodes: list[Node], i: int, rows: Tensor) -> tuple[list[tuple[int, Tensor]], Terms]:
-    """Rewrite functionals of a linear node as functionals of its inputs, and what is left over."""
+def dot(rows: Tensor, values: Tensor) -> Tensor:
+    """The products (N, R) of rows (N or 1, R, *shape) with (N or 1, *shape)."""
+    left, right = rows.flatten(2), values.flatten(1)
+    if len(left) == 1:
+        return right @ left[0].T
+    if len(right) == 1:
+        return left @ right[0]
+    return (left @ right[..., None])[..., 0]
+
+
+def _turn(nodes: list[Node], i: int, rows: Tensor) -> list[tuple[int, Tensor]]:
+    """Functionals of an affine node as functionals of its inputs, without its constant."""
     node = nodes[i]
     match node.operation:
         case Sum(signs):
             signed = zip(signs, node.inputs, strict=True)
-            return [(z, rows if sign > 0 else -rows) for sign, z in signed], []
+            return [(z, rows if sign > 0 else -rows) for sign, z in signed]
         case Concatenation(dim, sizes):
-            return list(zip(node.inputs, rows.split(sizes, dim=dim + 1), strict=True)), []
+            return list(zip(node.inputs, rows.split(sizes, dim=dim + 1), strict=True))
         case Linear() | Convolution() | Scale() | Pooling() | Reshape() as operation:
-            constant = operation.constant(node.shape)
             turned = operation.adjoint(rows.flatten(0, 1), nodes[node.inputs[0]].shape)
-            parts = [(node.inputs[0], turned.unflatten(0, rows.shape[:2]))]
-            return parts, [] if constant is None else [(rows, constant)]
+            return [(node.inputs[0], turned.unflatten(0, rows.shape[:2]))]
     raise TypeError(type(node.operation).__name__)
 
 

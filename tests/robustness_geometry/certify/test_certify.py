@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from robustness_geometry.attacks import deepfool, pgd
-from robustness_geometry.certify import exact_distance, lower_bounds
+from robustness_geometry.certify import bound_cost, exact_distance, lower_bounds
 from robustness_geometry.certify.intermediate import Network
 from robustness_geometry.certify.reading import read
 from robustness_geometry.checks import InputError
@@ -266,8 +266,9 @@ class Branching(nn.Module):
 def test_a_refusal_names_the_layer(layer, text):
     model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Sequential(layer), nn.Flatten()).eval()
     for function in (lower_bounds, exact_distance):
-        with pytest.raises(InputError, match=text):
+        with pytest.raises(InputError, match=text) as caught:
             function(model, torch.rand(1, 1, 6, 6))
+        assert "\n" not in str(caught.value)
 
 
 def test_the_exact_distance_refuses_what_is_no_chain_of_relus():
@@ -292,6 +293,35 @@ def test_a_search_cut_short_is_a_bracket():
     found = exact_distance(model, images, time_limit=1e-3)
     assert found.status == ("bracket",)
     assert 0 <= found.lower.item() < found.upper.item() < math.inf
+
+
+def test_a_limit_on_subproblems_gives_the_same_result_on_every_run():
+    model, images = dense(64, 60, 60, 10, seed=1, gain=2), pixels(1, 1, 8, 8)
+    found = [exact_distance(model, images, time_limit=None, nodes=60) for _ in range(2)]
+    assert found[0].status == ("bracket",)
+    assert 60 <= found[0].nodes.item() < 60 + 2 * 128
+    assert torch.equal(found[0].lower, found[1].lower)
+    assert torch.equal(found[0].points, found[1].points)
+    with pytest.raises(InputError, match="nodes must be"):
+        exact_distance(model, images, nodes=0)
+
+
+def test_the_cost_counts_rows_times_layers():
+    model = dense(16, 8, 8, 4)
+    layers = (16 + 16 + 128, 8 + 64, 8 + 32)  # ReLUs and reshapings cost one operation a unit
+    rows = 2 * 8 * 16 + 2 * 8 * (layers[0] + 8 + 16)  # the first layer's own product is made once
+    options = {"steps": 0, "evaluations": 1, "cuts": 0}
+    assert bound_cost(model, (1, 4, 4), **options) == rows + 3 * sum(layers)
+    options = {"steps": 1, "evaluations": 2, "cuts": 3}
+    assert bound_cost(model, (1, 4, 4), **options) == 5 * rows + 4 * 9 * sum(layers)
+
+
+def test_units_that_share_no_pixel_cost_one_pass():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+    whole = bound_cost(model, (1, 8, 8), steps=0, evaluations=1, cuts=0)
+    assert bound_cost(model, (1, 8, 8), steps=0, evaluations=1, cuts=0, enough=1.0) < whole
+    apart = nn.Sequential(nn.Conv2d(1, 2, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).eval()
+    assert bound_cost(apart, (1, 8, 8), steps=0, evaluations=1, cuts=0) < 0.2 * whole
 
 
 def test_a_constant_network_has_no_boundary():
