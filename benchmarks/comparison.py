@@ -19,10 +19,8 @@ __all__ = ["OURS", "Row", "Subject", "compare", "fastest_batches", "measure_boun
 
 OURS = "this project"
 EVERY = "this project, prune=None"
-AUTO = "this project, prune=auto"
-DEFAULT = "this project, variant=clean"
-PRUNE = 2.0
-"""``prune`` of this project's configurations; the mean norms show that it changes no result."""
+PRUNED = "this project, prune=2"
+CLEAN = "this project, variant=clean"
 Spread = dict[str, float]
 
 
@@ -135,11 +133,11 @@ def _compare_group(
     attacks: dict[str, Attack] = {
         OURS: partial(_ours, clip=clip),
         EVERY: partial(_ours, clip=clip, prune=None),
-        AUTO: partial(_ours, clip=clip, prune="auto"),
-        DEFAULT: partial(_ours, clip=clip, variant="clean"),
+        PRUNED: partial(_ours, clip=clip, prune=2.0),
+        CLEAN: partial(_ours, clip=clip, variant="clean"),
     }
     attacks |= {peer.name: partial(_theirs, peer, clip=clip) for peer in peers}
-    batches = {**batches, EVERY: batches[OURS], AUTO: batches[OURS], DEFAULT: batches[OURS]}
+    batches = {**batches, **dict.fromkeys((EVERY, PRUNED, CLEAN), batches[OURS])}
     sizes = {
         name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks
     }
@@ -151,10 +149,10 @@ def _compare_group(
     names = {peer.name: f"{peer.name} {peer.version}" for peer in peers}
     notes = {peer.name: "its own clipping" if clip else peer.unclipped for peer in peers}
     notes |= {
-        OURS: "variant=overshot, the one of foolbox and adv-lib; prune=2",
+        OURS: "variant=overshot, the one of foolbox and adv-lib; prune=auto, the default",
         EVERY: "variant=overshot; the gradients of all classes",
-        AUTO: "variant=overshot; the library's default",
-        DEFAULT: "prune=2",
+        PRUNED: "variant=overshot",
+        CLEAN: "the default",
     }
     return [
         Row(
@@ -192,7 +190,7 @@ def _ours(
     *,
     clip: bool,
     variant: str = "overshot",
-    prune: float | str | None = PRUNE,
+    prune: float | str | None = "auto",
 ) -> Tensor:
     box = (0.0, 1.0) if clip else None
     found: Perturbed = deepfool(
