@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -120,7 +121,7 @@ def _measured(
         "repeats": repeats,
         "missing": [peer.name for peer in PEERS if not peer.installed],
     }
-    makers: dict[str, Callable[[], object]] = {
+    makers: dict[str, Callable[[], dict[str, object]]] = {
         "comparisons": partial(_compared, subject, repeats),
         "universal": partial(_universal, data, model, options),
         "subspaces": partial(_subspaces, subject, repeats),
@@ -133,7 +134,7 @@ def _measured(
     for part in parts:
         _say(part)
         found = makers[part]()
-        results |= found if part == "comparisons" else {part: found}  # type: ignore[operator]
+        results |= found if part == "comparisons" else {part: found}
     return results
 
 
@@ -195,12 +196,18 @@ def _device(text: str) -> torch.device:
 
 
 def _write_speed(results: dict[str, object], folder: Path) -> None:
-    """Write what was measured over the same parts of the device's file, and print it."""
+    """Write what was measured over the same parts of the device's file, and print it.
+
+    Where the file has other parts, ``machines`` says on what the new ones were measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / slug(results["machine"]["device"])  # type: ignore[index]
-    file = target.with_suffix(".json")
-    if file.exists():
-        results = json.loads(file.read_text()) | results
+    machine: Any = results["machine"]
+    target = folder / slug(machine["device"])
+    file, parts = target.with_suffix(".json"), {"comparisons", *SECTIONS} & results.keys()
+    before = json.loads(file.read_text()) if file.exists() else {}
+    if before and len(parts) <= len(SECTIONS):
+        machines = before.get("machines", {}) | dict.fromkeys(sorted(parts), machine)
+        results = before | results | {"machine": before["machine"], "machines": machines}
     text = markdown(results)
     print(text)
     file.write_text(json.dumps(results, indent=1) + "\n")

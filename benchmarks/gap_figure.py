@@ -30,7 +30,7 @@ def draw(networks: Sequence[Plain], path: Path) -> None:
         path: PNG file.
     """
     columns = len(networks)
-    figure, grid = axes_grid(2, columns, width=max(4.2 * columns, 8.0), height=9.5)
+    figure, grid = axes_grid(2, columns, width=max(3.7 * columns, 8.0), height=9.0)
     names = list(dict.fromkeys(_name(row) for each in networks for row in each["rows"]))
     with styled():
         for column, network in enumerate(networks):
@@ -43,7 +43,7 @@ def draw(networks: Sequence[Plain], path: Path) -> None:
                 axes.set_xlim(*PASSES)
                 axes.set_xticks([10, 30, 100, 300], labels=["10", "30", "100", "300"])
                 axes.set_xticks([], minor=True)
-            _titles(grid[:, column], network, first=column == 0)
+            _titles(*grid[:, column], network, first=column == 0)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     save(figure, path)
@@ -94,8 +94,7 @@ def _shown(interval: Plain, end: str, quantity: str) -> float:
     return min(max(value, low), high)
 
 
-def _titles(pair: Sequence[Axes], network: Plain, *, first: bool) -> None:
-    gap, area = pair
+def _titles(gap: Axes, area: Axes, network: Plain, *, first: bool) -> None:
     reference = "exact" if network["reference"] == "exact" else "best known"
     gap.set_title(f"{network['network']}\nto {reference}, {network['images']} digits")
     gap.set_yscale("log")

@@ -201,6 +201,9 @@ def _row(task: Task, each: Contender, budget: int, run: Plain, best: Tensor) -> 
         },
         resamples=RESAMPLES,
     )
+    intervals = {name: _interval(estimate) for name, estimate in numbers.items()}
+    if bool(known.any()):  # the same number, from the curve itself
+        intervals["optimality"]["value"] = optimality(distances[known], best[known])
     return {
         "attack": each.name,
         "library": each.library,
@@ -211,7 +214,7 @@ def _row(task: Task, each: Contender, budget: int, run: Plain, best: Tensor) -> 
         "seconds": run["seconds"],
         "mean_norm": float(distances[found].mean()) if bool(found.any()) else None,
         "largest_gap": float(gaps[~gaps.isnan()].max()) if bool(found.any()) else None,
-    } | {name: _interval(estimate) for name, estimate in numbers.items()}
+    } | intervals
 
 
 def _optimality_of(largest: float, area: Tensor, least: Tensor) -> Tensor:
@@ -224,11 +227,12 @@ def _interval(estimate: Estimate) -> dict[str, float | None]:
     return {name: value if value == value else None for name, value in values.items()}
 
 
-def optimality(distances: Tensor, best: Tensor) -> float:
+def optimality(distances: Tensor, best: Tensor) -> float | None:
     """AttackBench's optimality of an attack: 1 for the best known distances, 0 for none found.
 
     It is 1 - (A - A*) / (eps0 - A*), where A is the area under the robust accuracy of the attack
-    from 0 to eps0, A* that of the best known distances, and eps0 the largest of these.
+    from 0 to eps0, A* that of the best known distances, and eps0 the largest of these. It is None
+    where all of these are equal.
 
     Args:
         distances: (N,) distances of the attack, inf where it failed.
@@ -242,7 +246,7 @@ def optimality(distances: Tensor, best: Tensor) -> float:
     area, least = (
         robust_accuracy_area(each, torch.isfinite(each), largest) for each in (distances, best)
     )
-    return (largest - area) / (largest - least)
+    return (largest - area) / (largest - least) if largest > least else None
 
 
 def attackbench_rows(results: Plain) -> list[dict[str, object]]:
@@ -290,6 +294,7 @@ LEGEND = (
 def document(results: Plain, figure: str) -> list[str]:
     """The measurements as lines of Markdown, with the file name of their figure."""
     machine = results["machine"]
+    load = ", ".join(map(str, machine["load_average"]))
     lines = [
         "# Minimum l2 norm against passes",
         "",
@@ -297,8 +302,8 @@ def document(results: Plain, figure: str) -> list[str]:
         "",
         LEGEND.format(batch=results["batch"]),
         "",
-        f"Times: {machine['device']}, {machine['threads']} threads, torch {machine['torch']}; load "
-        f"average at the start {', '.join(map(str, machine['load_average']))}.",
+        f"Times: {machine['device']}, {machine['threads']} of its {machine['cpus']} processors, "
+        f"torch {machine['torch']}; load average at the start {load}.",
     ]
     for network in results["networks"]:
         lines += ["", f"## {network['network']}", "", _conditions(network, results["seconds"])]

@@ -40,6 +40,7 @@ def markdown(results: Plain) -> str:
         "",
         LEGEND,
     ]
+    lines += _alone(results, "comparisons")
     for title, rows in results.get("comparisons", {}).items():
         lines += ["", f"## {title}", "", *_comparison(rows), "", _summary(rows)]
     lines += ["", *[f"{name}: not installed: not measured." for name in results["missing"]]]
@@ -47,14 +48,21 @@ def markdown(results: Plain) -> str:
         lines += ["", "## Against the bound", "", *_bound(results["bound"])]
     for name, paragraphs in SECTIONS.items():
         if name in results:
-            lines += ["", *paragraphs(results[name])]
+            lines += ["", *paragraphs(results[name]), *_alone(results, name)]
     return "\n".join([*lines, ""])
+
+
+def _alone(results: Plain, part: str) -> list[str]:
+    """The machine of a part that was measured by itself."""
+    machine = results.get("machines", {}).get(part)
+    return ["", f"Measured by itself: {_machine(machine)}"] if machine else []
 
 
 def _machine(machine: Plain) -> str:
     load = ", ".join(map(str, machine["load_average"]))
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
-        f"{machine['threads']} threads of {machine['cpus']} processors, torch {machine['torch']}, "
+        f"{threads} of {machine['cpus']} processors, torch {machine['torch']}, "
         f"Python {machine['python']}; load average at the start {load}."
     )
 

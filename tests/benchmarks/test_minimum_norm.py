@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks import contenders
-from benchmarks.__main__ import main
+from benchmarks.__main__ import _write_speed, main
 from benchmarks.comparison import Subject
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.minimum_norm import (
@@ -120,7 +120,7 @@ def test_what_leaves_the_box_is_clipped_before_it_is_judged(subject):
 def test_results_go_to_tables_figure_and_attackbench_rows(subject, tmp_path):
     two = Contender("fake", None, steps, {10: {"steps": 1, "stretch": 3.0}, 30: FAKE.options[10]})
     tasks = [measure_task(Task("affine", subject, None), [OWN, two], [])]
-    machine = {"device": "x", "threads": 1, "torch": "2", "load_average": [0.0]}
+    machine = {"device": "x", "threads": 1, "cpus": 2, "torch": "2", "load_average": [0.0]}
     results = {"machine": machine, "networks": tasks, "missing": [], "batch": 100, "seconds": 1.0}
     rows = attackbench_rows(results)
     assert len(rows) == 3
@@ -162,6 +162,19 @@ def test_every_installed_contender_fools_at_its_largest_budget(subject):
             row = measure_task(Task("affine", subject, (0.0, 1.0)), [each], [])["rows"][-1]
             assert row["ASR"]["value"] == 1
             assert row["forward"] > 0 < row["backward"]
+
+
+def test_a_part_takes_the_place_of_the_old_one_and_names_its_machine(tmp_path):
+    machine = {"device": "X 1", "cpus": 2, "threads": 2, "python": "3", "torch": "2"}
+    before, after = (machine | {"load_average": [load]} for load in (1.0, 2.0))
+    old = {"network": "n", "machine": before, "missing": [], "cure": {}, "subspaces": "kept"}
+    (tmp_path / "x-1.json").write_text(json.dumps(old))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.__main__.markdown", lambda results: str(results["machines"]))
+        _write_speed({"network": "n", "machine": after, "missing": [], "cure": {"a": 1}}, tmp_path)
+    found = json.loads((tmp_path / "x-1.json").read_text())
+    assert (found["cure"], found["subspaces"]) == ({"a": 1}, "kept")
+    assert (found["machine"], found["machines"]) == (before, {"cure": after})
 
 
 def test_a_part_that_does_not_exist_is_named(capsys):

@@ -147,6 +147,9 @@ def test_a_run_of_one_part_has_a_report():
     lines = markdown({name: RESULTS[name] for name in kept}).splitlines()
     assert "## Detection" in lines
     assert not any("Curvature" in line or "bound" in line for line in lines)
+    machines = {"detection": RESULTS["machine"] | {"threads": 1}}
+    lines = markdown(RESULTS | {"machines": machines}).splitlines()
+    assert len([line for line in lines if line.startswith("Measured by itself: 1 thread of")]) == 1
 
 
 def test_machine_is_named():
