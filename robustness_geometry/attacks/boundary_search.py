@@ -115,13 +115,21 @@ class BoundarySearch:
             refinements: largest number of projections.
             angle: angle in radians at which an image is no longer projected.
         """
-        inside = (self.start < 0).nonzero()[:, 0]
-        self._look(self._shorten(inside, _line(outward[inside])))
+        self._look(self.cross(outward))
         for _ in range(refinements):
             rows = (self.angles > angle).nonzero()[:, 0]
             if not len(rows):
                 break
             self._look(self._turn(rows))
+
+    def cross(self, outward: Images) -> Tensor:
+        """Take as r the places where the lines to ``outward`` (N, ...) cross the boundary.
+
+        Returns:
+            The indices of the images whose line has a crossing.
+        """
+        inside = (self.start < 0).nonzero()[:, 0]
+        return self._shorten(inside, _line(outward[inside]))
 
     def _gaps(self, points: Images, rows: Tensor) -> tuple[PerImage, PerImage]:
         """F (k,), and bounds on its rounding error (k,)."""

@@ -3,8 +3,15 @@
 import math
 
 import torch
+from torch import Tensor
 
-from robustness_geometry.attacks.gradients import linearise, loss_weights
+from robustness_geometry.attacks.boundary_search import BoundarySearch, leaving
+from robustness_geometry.attacks.gradients import (
+    Pull,
+    difference_gradients,
+    linearise,
+    loss_weights,
+)
 from robustness_geometry.attacks.protocol import Clip, confine, is_reached, per_image
 from robustness_geometry.attacks.steepest import steepest_curve
 from robustness_geometry.attacks.subspaces import Projection
@@ -13,13 +20,20 @@ from robustness_geometry.types import Classifier, Images, Labels, Logits, PerIma
 
 __all__ = ["descent"]
 
-FIRST_RADIUS = 1.0
-"""The first radius, as a multiple of the distance to the boundary of a linearised classifier."""
+RIVALS = 3
+"""Classes whose gradients at the image are compared for the first direction."""
 
-SHARES = 0.9, 0.4
+FAR, LOOKS = 3.0, 5
+"""How far their lines are followed, as a multiple of the distance to the nearest linearised
+boundary, and the largest number of evaluations in the search of one line."""
+
+TIE = 1e-3
+"""Share of the linearised distance in the comparison, for lines that cross nothing."""
+
+SHARES = 0.9, 0.3
 """Share of the gradient's direction in the next one, at the first and at the last step."""
 
-CHANGES = 0.2, 0.05
+CHANGES = 0.3, 0.03
 """Relative change of the radius at the first and at the last step."""
 
 
@@ -40,12 +54,15 @@ def descent(
     along the gradient of the cross-entropy. All lengths are relative to the distance of the
     linearised boundary from the image, so that no option depends on the units of the pixels.
 
+    The first direction decides which class is reached. Without targets it is therefore chosen
+    among the gradients of the foremost other classes: the line along it crosses the boundary first.
+
     Args:
         model: a classifier in evaluation mode.
         images: x, (N, ...).
         labels: (N,) the labels to leave.
         targets: (N,) the labels to reach, or None.
-        steps: number of gradients, at least 2.
+        steps: number of steps, at least 2; each takes one gradient, the first up to 3.
         norm: p, 1 <= p <= inf.
         clip: lowest and highest pixel value, or None.
         project: the projection of gradients onto the subspace of the perturbations.
@@ -61,11 +78,8 @@ def descent(
     rows = torch.arange(len(images), device=images.device)
     moved, best = torch.zeros_like(images), torch.zeros_like(images)
     smallest, radii = images.new_full((2, len(images)), torch.inf)
-    for step in range(steps):
+    for step in range(steps + 1):
         logits, pull = linearise(model, images + moved)
-        gradients = pull(_weights(logits, labels, targets))
-        if project is not None:
-            gradients = project(gradients[:, None], rows)[:, 0]
         reached = torch.isfinite(logits).all(dim=1) & is_reached(
             logits.argmax(dim=1), labels, targets
         )
@@ -73,12 +87,20 @@ def descent(
         better = reached & (sizes < smallest)
         smallest = torch.where(better, sizes, smallest)
         best = torch.where(per_image(better, images), moved, best)
+        if step == steps:
+            break
+        if step == 0 and targets is None:
+            gradients, radii = _first(model, images, labels, logits, pull, norm, clip, project)
+        else:
+            gradients = pull(_weights(logits, labels, targets))
+            if project is not None:
+                gradients = project(gradients[:, None], rows)[:, 0]
+            if targets is not None and step == 0:
+                radii = _gaps(logits, targets) / norms(gradients, dual(norm))
+        change, share = (_cosine(ends, step, steps) for ends in (CHANGES, SHARES))
         if step == 0:
-            gaps = _gaps(logits, labels, targets)
-            radii = FIRST_RADIUS * gaps / norms(gradients, dual(norm))
             share = 1.0
         else:
-            change, share = (_cosine(ends, step, steps) for ends in (CHANGES, SHARES))
             radii = radii * torch.where(reached, 1 - change, 1 + change)
         steepest = steepest_curve(images, gradients, radii, norm, clip)
         scale = torch.where(sizes > 0, radii / sizes, 0.0)
@@ -97,9 +119,9 @@ def _weights(logits: Logits, labels: Labels, targets: Labels | None) -> Logits:
     return loss_weights(logits, labels) if targets is None else -loss_weights(logits, targets)
 
 
-def _gaps(logits: Logits, labels: Labels, targets: Labels | None) -> PerImage:
-    """(N,) by how much the goal is missed, in units of the logits."""
-    goal = (labels if targets is None else targets)[:, None]
+def _gaps(logits: Logits, targets: Labels) -> PerImage:
+    """(N,) by how much the targets are missed, in units of the logits."""
+    goal = targets[:, None]
     others = logits.scatter(1, goal, -torch.inf).amax(dim=1)
     return (logits.gather(1, goal)[:, 0] - others).abs()
 
@@ -108,3 +130,44 @@ def _cosine(ends: tuple[float, float], step: int, steps: int) -> float:
     """A value that goes from the first end to the other along half a cosine."""
     first, last = ends
     return last + (first - last) * (1 + math.cos(math.pi * step / (steps - 1))) / 2
+
+
+def _first(
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    logits: Logits,
+    pull: Pull,
+    norm: float,
+    clip: Clip,
+    project: Projection | None,
+) -> tuple[Images, PerImage]:
+    """The gradient to follow first, and the distance of its linearised boundary."""
+    rows, own = torch.arange(len(images), device=images.device), labels[:, None]
+    count = min(RIVALS, logits.shape[1] - 1)
+    rivals = logits.scatter(1, own, -torch.inf).topk(count).indices
+    gradients = difference_gradients(pull, logits.shape[1], rivals, own.expand_as(rivals))
+    if project is not None:
+        gradients = project(gradients, rows)
+    gaps = (logits.gather(1, own) - logits.gather(1, rivals)).abs()
+    distances = gaps / norms(gradients.flatten(0, 1), dual(norm)).view_as(gaps)
+    if count == 1:
+        return gradients[:, 0], distances[:, 0]
+    far = FAR * distances.amin(dim=1, keepdim=True).expand_as(distances)
+    ends = _ends(images, gradients, far, norm, clip)
+    search = BoundarySearch(
+        model, images.repeat_interleave(count, 0), leaving(labels.repeat_interleave(count)), LOOKS
+    )
+    search.cross(ends)
+    crossed = norms(search.perturbations, norm).view_as(distances)
+    chosen = (torch.where(crossed.isnan(), far, crossed) + TIE * distances).argmin(dim=1)
+    return gradients[rows, chosen], distances[rows, chosen]
+
+
+def _ends(images: Images, gradients: Tensor, far: Tensor, norm: float, clip: Clip) -> Tensor:
+    """The points at the distances ``far`` (N, K) along the gradients (N, K, ...), (N K, ...)."""
+    copies, radii = images.repeat_interleave(far.shape[1], 0), far.flatten()
+    curve = steepest_curve(copies, gradients.flatten(0, 1), radii, norm, clip)
+    ends = curve(torch.ones_like(radii), torch.arange(len(radii), device=radii.device))
+    # A vanishing gradient leads nowhere.
+    return torch.where(torch.isfinite(ends), ends, 0.0)

@@ -1,7 +1,7 @@
-"""The smallest perturbation that can be found fast: close boundary points, from several starts."""
+"""The smallest perturbation that can be found fast: a close boundary point, by projections."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -73,10 +73,10 @@ def nearest(
     images: Images,
     *,
     norm: Number = 2,
-    start: str = "both",
+    start: str = "ddn",
     rivals: int = 1,
     steps: int = 7,
-    refinements: int = 5,
+    refinements: int = 20,
     bisections: int = 8,
     angle: Number = 0.01,
     clip: Bounds | None = None,
@@ -96,11 +96,12 @@ def nearest(
         model: a classifier in evaluation mode.
         images: x, (N, C, H, W).
         norm: p of the l_p norm to minimise, 1 <= p <= inf.
-        start: ``deepfool``; ``ddn``, a short descent on spheres of changing radius, as DDN takes in
-            l_2; or ``both``.
+        start: ``ddn``, a short descent on spheres of changing radius, as DDN takes in l_2;
+            ``deepfool``; or ``both``. Images for which ``ddn`` finds nothing are tried again with
+            ``deepfool``.
         rivals: 1 starts towards any other class; k > 1 starts again towards each of the k
             foremost other classes of the image.
-        steps: gradients of the start ``ddn``.
+        steps: steps of the start ``ddn``: one gradient each, the first up to 3.
         refinements: largest number of projections from each start.
         bisections: largest number of evaluations in the search of one line.
         angle: angle between r and the normal, in radians, at which an image is no longer projected;
@@ -165,7 +166,21 @@ def nearest(
         own, goal = (None if given is None else given[rows] for given in (labels, targets))
         own = clean_labels(model, images[rows], own, goal)
         within = None if subspace is None else _Part(project, rows)
-        parts.append(_Nearest(model, images[rows], own, goal, options, within).result())
+        found = _Nearest(model, images[rows], own, goal, options, within).result()
+        lost = (~found.success).nonzero()[:, 0]
+        if start == "ddn" and len(lost):
+            again = _Nearest(
+                model,
+                images[rows[lost]],
+                own[lost],
+                None if goal is None else goal[lost],
+                replace(options, start="deepfool"),
+                None if within is None else _Part(project, rows[lost]),
+            ).result()
+            for f in fields(Perturbed):
+                if getattr(found, f.name) is not None:
+                    getattr(found, f.name)[lost] = getattr(again, f.name)
+        parts.append(found)
     return _joined(parts)
 
 

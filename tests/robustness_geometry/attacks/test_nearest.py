@@ -162,7 +162,7 @@ def test_on_networks_no_point_is_farther_than_that_of_deepfool(seed, unit, norm,
     images = torch.rand(3, 1, 3, 3, generator=generator, dtype=torch.float64)
     first = deepfool(model, images, norm=norm, clip=clip, prune=PRUNE)
     found = nearest(model, images, norm=norm, clip=clip, start="deepfool")
-    both = nearest(model, images, norm=norm, clip=clip)
+    both = nearest(model, images, norm=norm, clip=clip, start="both")
     for result in (found, both):
         assert bool((result.success | ~first.success).all())
         reached = predict(model, result.adversarial(images))
@@ -173,8 +173,33 @@ def test_on_networks_no_point_is_farther_than_that_of_deepfool(seed, unit, norm,
         )
     shorter = norms(both.perturbations, norm) <= norms(found.perturbations, norm)
     assert bool(shorter[found.success].all())
-    again = nearest(model, images, norm=norm, clip=clip)
+    again = nearest(model, images, norm=norm, clip=clip, start="both")
     assert torch.equal(both.perturbations, again.perturbations)
+
+
+@pytest.mark.parametrize(("norm", "clip"), [(2, None), (2, BOX), (math.inf, None)])
+def test_the_first_direction_leads_to_the_boundary_that_its_line_crosses_first(norm, clip):
+    # Linearised at x = (.5, .5), the boundary of class 1 is nearer than that of class 2, at a
+    # distance of .2 against .25; but it bends away, and is never reached.
+    def logits(x):
+        first, second = x[:, 0] - 0.5, x[:, 1] - 0.5
+        away = first - 4 * first.square() - 0.2
+        return torch.stack([0 * first, away, second - 0.25], dim=1)
+
+    image = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
+    found = nearest(Function(logits), image, norm=norm, clip=clip)
+    assert found.adversarial_labels.tolist() == [2]
+    assert norms(found.perturbations, norm).item() == pytest.approx(0.25, rel=1e-3)
+
+
+class Function(nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+        self.eval()
+
+    def forward(self, x):
+        return self.logits(x.flatten(1))
 
 
 def test_the_alignment_of_any_attack_is_the_cosine_with_the_normal(network, pictures):
