@@ -161,7 +161,12 @@ CONTENDERS = (
         partial(_own, nearest),
         {30: {"start": "ddn", **QUICK}, 100: {"start": "ddn"}, 300: {"start": "ddn", "steps": 100}},
     ),
-    Contender("nearest", None, partial(_own, nearest), {100: {}, 300: {"rivals": 3}}),
+    Contender(
+        "nearest, start=both",
+        None,
+        partial(_own, nearest),
+        {100: {"start": "both"}, 300: {"start": "both", "rivals": 3}},
+    ),
     Contender(
         "DDN",
         None,
@@ -249,7 +254,7 @@ LONG = (
         "nearest",
         None,
         partial(_own, nearest),
-        {1000: {"rivals": 4, "refinements": 12, "steps": 40, "angle": 0.001}},
+        {1000: {"start": "both", "rivals": 4, "steps": 40, "angle": 0.001}},
     ),
 )
 """Long runs that only serve to know the smallest norms."""
