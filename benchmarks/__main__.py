@@ -19,7 +19,7 @@ from benchmarks.curvature import measure_curvature
 from benchmarks.detection import measure_detection
 from benchmarks.machine import describe, slug
 from benchmarks.minimum_norm import measure_minimum_norms
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, Peer
 from benchmarks.report import SECTIONS, markdown
 from benchmarks.subspace import measure_subspaces
 from benchmarks.universal import Setting, measure_universal
@@ -51,11 +51,13 @@ class Options:
         device: where networks and images are.
         images: number of test digits attacked.
         repeats: number of timed rounds.
+        peers: the libraries beside which DeepFool is measured.
     """
 
     device: torch.device
     images: int
     repeats: int
+    peers: Sequence[Peer]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             _device(given.device),
             check_count("images", given.images),
             check_count("repeats", given.repeats),
+            [peer for peer in PEERS if peer.name in _peers(given.peers)],
         )
         torch.set_num_threads(check_count("threads", given.threads))
     except InputError as error:
@@ -105,7 +108,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         help=f"measure only these, and keep the rest of the results: {', '.join(PARTS)}",
     )
+    add("--peers", nargs="+", help="libraries beside which DeepFool is measured; default: all")
     return parser
+
+
+def _peers(names: Sequence[str] | None) -> Sequence[str]:
+    known = [peer.name for peer in PEERS]
+    return [check_choice("peers", name, known) for name in (known if names is None else names)]
 
 
 def _measured(
@@ -119,10 +128,10 @@ def _measured(
         "network": NETWORK,
         "machine": machine,
         "repeats": repeats,
-        "missing": [peer.name for peer in PEERS if not peer.installed],
+        "missing": [peer.name for peer in options.peers if not peer.installed],
     }
     makers: dict[str, Callable[[], dict[str, object]]] = {
-        "comparisons": partial(_compared, subject, repeats),
+        "comparisons": partial(_compared, subject, options),
         "universal": partial(_universal, data, model, options),
         "subspaces": partial(_subspaces, subject, repeats),
         "curvature": partial(measure_curvature, model, subject.images, repeats=repeats),
@@ -138,11 +147,11 @@ def _measured(
     return results
 
 
-def _compared(subject: Subject, repeats: int) -> dict[str, object]:
+def _compared(subject: Subject, options: Options) -> dict[str, object]:
     """DeepFool beside its peers, and beside the bound on its speed."""
-    batches = fastest_batches(subject)
+    batches, repeats = fastest_batches(subject), options.repeats
     rows = {
-        title: compare(subject, batches, clip=clip, repeats=repeats)
+        title: compare(subject, batches, clip=clip, repeats=repeats, peers=options.peers)
         for title, clip in (("No clipping", False), ("Clipped to [0, 1]", True))
     }
     return {

@@ -1,6 +1,6 @@
 """l2 DeepFool of this project and of its peers, on the same images in the same run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -107,7 +107,14 @@ def _fastest_batch(attack: Attack, subject: Subject) -> int:
     return tried[min(tried, key=lambda text: seconds[text][0])]
 
 
-def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats: int) -> list[Row]:
+def compare(
+    subject: Subject,
+    batches: Mapping[str, int],
+    *,
+    clip: bool,
+    repeats: int,
+    peers: Sequence[Peer] = PEERS,
+) -> list[Row]:
     """Measure the installed peers beside this project, slow peers on fewer images.
 
     Args:
@@ -115,15 +122,16 @@ def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats
         batches: library -> number of images at once; a library without an entry takes all.
         clip: whether the perturbed images stay inside [0, 1].
         repeats: number of timed rounds, after one in which the passes are counted.
+        peers: the libraries beside which it is measured.
     """
     groups: dict[int, list[Peer]] = {}
-    for peer in PEERS:
+    for peer in peers:
         if peer.installed:
             count = min(peer.images or len(subject.images), len(subject.images))
             groups.setdefault(count, []).append(peer)
     rows: list[Row] = []
-    for count, peers in groups.items() or [(len(subject.images), [])]:
-        rows += _compare_group(subject.first(count), peers, batches, clip, repeats)
+    for count, group in groups.items() or [(len(subject.images), [])]:
+        rows += _compare_group(subject.first(count), group, batches, clip, repeats)
     return rows
 
 

@@ -93,7 +93,7 @@ def measure_minimum_norms(
         subject = Subject.of(model, data.test.images[:small].to(device))
         name = "784-" + "-".join(map(str, hidden)) + "-10"
         tasks.append(measure_task(_closed(name, subject, seconds)))
-    missing = sorted({each.library for each in CONTENDERS if not each.installed})
+    missing = sorted({str(each.distribution) for each in CONTENDERS if not each.installed})
     return {"networks": tasks, "missing": missing, "batch": BATCH, "seconds": seconds}
 
 
