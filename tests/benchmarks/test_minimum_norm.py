@@ -177,6 +177,7 @@ def test_a_part_takes_the_place_of_the_old_one_and_names_its_machine(tmp_path):
     assert (found["machine"], found["machines"]) == (before, {"cure": after})
 
 
-def test_a_part_that_does_not_exist_is_named(capsys):
-    assert main(["--only", "norms"]) == 2
-    assert "only must be" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["only", "peers"])
+def test_a_part_or_library_that_does_not_exist_is_named(option, capsys):
+    assert main([f"--{option}", "norms"]) == 2
+    assert f"{option} must be" in capsys.readouterr().err
