@@ -46,7 +46,7 @@ check: .venv/ok            ## lint and types
 peers: .venv-peers/ok      ## compare results with the other libraries
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
 
-bench: .venv-peers/ok      ## speed beside the other libraries, as ratios
+bench: .venv-peers/ok      ## speed and norms beside the other libraries (ARGS="--only minimum_norm": a part)
 	@.venv-peers/bin/python -m benchmarks $(ARGS)
 
 bench-gpu: .venv-peers/ok  ## speed and memory on a GPU, beside the CPU and the other libraries

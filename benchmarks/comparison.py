@@ -1,6 +1,6 @@
 """l2 DeepFool of this project and of its peers, on the same images in the same run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -19,10 +19,8 @@ __all__ = ["OURS", "Row", "Subject", "compare", "fastest_batches", "measure_boun
 
 OURS = "this project"
 EVERY = "this project, prune=None"
-AUTO = "this project, prune=auto"
-DEFAULT = "this project, variant=clean"
-PRUNE = 2.0
-"""``prune`` of this project's configurations; the mean norms show that it changes no result."""
+PRUNED = "this project, prune=2"
+CLEAN = "this project, variant=clean"
 Spread = dict[str, float]
 
 
@@ -109,7 +107,14 @@ def _fastest_batch(attack: Attack, subject: Subject) -> int:
     return tried[min(tried, key=lambda text: seconds[text][0])]
 
 
-def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats: int) -> list[Row]:
+def compare(
+    subject: Subject,
+    batches: Mapping[str, int],
+    *,
+    clip: bool,
+    repeats: int,
+    peers: Sequence[Peer] = PEERS,
+) -> list[Row]:
     """Measure the installed peers beside this project, slow peers on fewer images.
 
     Args:
@@ -117,15 +122,16 @@ def compare(subject: Subject, batches: Mapping[str, int], *, clip: bool, repeats
         batches: library -> number of images at once; a library without an entry takes all.
         clip: whether the perturbed images stay inside [0, 1].
         repeats: number of timed rounds, after one in which the passes are counted.
+        peers: the libraries beside which it is measured.
     """
     groups: dict[int, list[Peer]] = {}
-    for peer in PEERS:
+    for peer in peers:
         if peer.installed:
             count = min(peer.images or len(subject.images), len(subject.images))
             groups.setdefault(count, []).append(peer)
     rows: list[Row] = []
-    for count, peers in groups.items() or [(len(subject.images), [])]:
-        rows += _compare_group(subject.first(count), peers, batches, clip, repeats)
+    for count, group in groups.items() or [(len(subject.images), [])]:
+        rows += _compare_group(subject.first(count), group, batches, clip, repeats)
     return rows
 
 
@@ -135,11 +141,11 @@ def _compare_group(
     attacks: dict[str, Attack] = {
         OURS: partial(_ours, clip=clip),
         EVERY: partial(_ours, clip=clip, prune=None),
-        AUTO: partial(_ours, clip=clip, prune="auto"),
-        DEFAULT: partial(_ours, clip=clip, variant="clean"),
+        PRUNED: partial(_ours, clip=clip, prune=2.0),
+        CLEAN: partial(_ours, clip=clip, variant="clean"),
     }
     attacks |= {peer.name: partial(_theirs, peer, clip=clip) for peer in peers}
-    batches = {**batches, EVERY: batches[OURS], AUTO: batches[OURS], DEFAULT: batches[OURS]}
+    batches = {**batches, **dict.fromkeys((EVERY, PRUNED, CLEAN), batches[OURS])}
     sizes = {
         name: min(batches.get(name, len(subject.images)), len(subject.images)) for name in attacks
     }
@@ -151,10 +157,10 @@ def _compare_group(
     names = {peer.name: f"{peer.name} {peer.version}" for peer in peers}
     notes = {peer.name: "its own clipping" if clip else peer.unclipped for peer in peers}
     notes |= {
-        OURS: "variant=overshot, the one of foolbox and adv-lib; prune=2",
+        OURS: "variant=overshot, the one of foolbox and adv-lib; prune=auto, the default",
         EVERY: "variant=overshot; the gradients of all classes",
-        AUTO: "variant=overshot; the library's default",
-        DEFAULT: "prune=2",
+        PRUNED: "variant=overshot",
+        CLEAN: "the default",
     }
     return [
         Row(
@@ -192,7 +198,7 @@ def _ours(
     *,
     clip: bool,
     variant: str = "overshot",
-    prune: float | str | None = PRUNE,
+    prune: float | str | None = "auto",
 ) -> Tensor:
     box = (0.0, 1.0) if clip else None
     found: Perturbed = deepfool(

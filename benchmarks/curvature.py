@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import curvature_peers
 from benchmarks.counting import count_passes
+from benchmarks.curvature_peers import measure_curvature_peers
 from benchmarks.timing import paired_seconds, ratios, spread
 from robustness_geometry.geometry import (
     Boundary,
@@ -45,7 +47,16 @@ def measure_curvature(model: nn.Module, images: Tensor, *, repeats: int) -> dict
         "profile": measure_profile(model, images[:1], repeats=repeats),
         "leading": measure_leading(images.device),
         "memory": measure_memory(model, images[:MANY]),
+        "peers": _measure_peers(images.device),
     }
+
+
+def _measure_peers(device: torch.device, side: int = 12) -> dict[str, object]:
+    """Curvatures on a random softplus network beside other libraries."""
+    model = _network(nn.Softplus(beta=10), side).to(device, torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, side, side, generator=generator, dtype=torch.float64)
+    return measure_curvature_peers(model, image.to(device))
 
 
 def measure_profile(model: nn.Module, image: Tensor, *, repeats: int) -> dict[str, object]:
@@ -211,4 +222,5 @@ def paragraphs(results: Plain) -> list[str]:
         f"From {memory['images'][0]} to {memory['images'][1]} images the peak memory of the mean "
         "Hessian rises by "
         f"{memory['rise_mib']:.1f} MiB; one Hessian has {memory['hessian_mib']:.1f} MiB.",
+        *(["", *curvature_peers.paragraphs(results["peers"])] if "peers" in results else []),
     ]

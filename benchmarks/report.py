@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks import cure, curvature, detection, subspace, universal
 
-__all__ = ["markdown"]
+__all__ = ["SECTIONS", "markdown"]
 
 Plain = Mapping[str, Any]
 SECTIONS = {
@@ -40,19 +40,29 @@ def markdown(results: Plain) -> str:
         "",
         LEGEND,
     ]
-    for title, rows in results["comparisons"].items():
-        lines += ["", f"## {title}", "", *_comparison(rows)]
+    lines += _alone(results, "comparisons")
+    for title, rows in results.get("comparisons", {}).items():
+        lines += ["", f"## {title}", "", *_comparison(rows), "", _summary(rows)]
     lines += ["", *[f"{name}: not installed: not measured." for name in results["missing"]]]
-    lines += ["", "## Against the bound", "", *_bound(results["bound"])]
+    if "bound" in results:
+        lines += ["", "## Against the bound", "", *_bound(results["bound"])]
     for name, paragraphs in SECTIONS.items():
-        lines += ["", *paragraphs(results[name])]
+        if name in results:
+            lines += ["", *paragraphs(results[name]), *_alone(results, name)]
     return "\n".join([*lines, ""])
+
+
+def _alone(results: Plain, part: str) -> list[str]:
+    """The machine of a part that was measured by itself."""
+    machine = results.get("machines", {}).get(part)
+    return ["", f"Measured by itself: {_machine(machine)}"] if machine else []
 
 
 def _machine(machine: Plain) -> str:
     load = ", ".join(map(str, machine["load_average"]))
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
-        f"{machine['threads']} threads of {machine['cpus']} processors, torch {machine['torch']}, "
+        f"{threads} of {machine['cpus']} processors, torch {machine['torch']}, "
         f"Python {machine['python']}; load average at the start {load}."
     )
 
@@ -85,6 +95,19 @@ def _comparison(rows: Sequence[Plain]) -> list[str]:
         for row in rows
     ]
     return _table([header, *body])
+
+
+def _summary(rows: Sequence[Plain]) -> str:
+    """How much faster this project is than each library that takes all images."""
+    most, ours = max(row["images"] for row in rows), rows[0]["mean_norm"]
+    peers = [
+        f"{row['name']} takes **{row['ratio']['median']:.2f}** times as long "
+        f"({row['ratio']['min']:.2f} to {row['ratio']['max']:.2f}), at a mean norm "
+        f"{row['mean_norm'] / ours - 1:+.2%} of ours"
+        for row in rows
+        if row["images"] == most and not row["name"].startswith("this project")
+    ]
+    return "; ".join(peers) + "." if peers else "No library took all images."
 
 
 def _bound(bound: Plain) -> list[str]:

@@ -18,7 +18,7 @@ __all__ = ["measure_agreement"]
 
 
 def measure_agreement(size: Size, subject: Subject, record: Record) -> None:
-    """Compare the norms of DeepFool and the boundary search with those on the CPU.
+    """Compare the norms of DeepFool and of the boundary searches with those on the CPU.
 
     The device is measured in each of its precisions, the CPU in single precision.
     """

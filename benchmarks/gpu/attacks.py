@@ -1,4 +1,4 @@
-"""DeepFool beside the other libraries, and the search of the nearest boundary point."""
+"""DeepFool beside the other libraries, and the searches of the nearest boundary point."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from benchmarks.comparison import Subject
 from benchmarks.gpu.blocks import Block, Contestant, average
 from benchmarks.gpu.networks import Size
 from benchmarks.peers import PEERS, Peer
-from robustness_geometry.attacks import deepfool
+from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.geometry import Boundary, boundary_points
 from robustness_geometry.norms import norms
 from robustness_geometry.types import Perturbed, predict
@@ -17,7 +17,8 @@ from robustness_geometry.types import Perturbed, predict
 __all__ = ["all_classes_block", "boundary_block", "deepfool_block", "searches", "unclipped"]
 
 PRUNE, EVERY = "deepfool, prune=2", "deepfool, prune=None"
-UNCLIPPED, SEARCH = "deepfool, unclipped, prune=2", "boundary_points"
+UNCLIPPED = "deepfool, unclipped, prune=2"
+SEARCH, NEAREST = "boundary_points", "nearest"
 
 
 def deepfool_block(size: Size, subject: Subject) -> Block:
@@ -89,13 +90,16 @@ def unclipped(size: Size) -> Callable[..., Perturbed]:
 
 
 def searches(size: Size) -> dict[str, Callable[..., Perturbed | Boundary]]:
-    """The search of the nearest boundary point, after the attack that it starts from."""
+    """The searches of the nearest boundary point, after the attack that they start from.
+
+    ``nearest`` starts from DeepFool with all classes and from a short descent.
+    """
     attack = unclipped(size)
-    return {UNCLIPPED: attack, SEARCH: partial(boundary_points, attack=attack)}
+    return {UNCLIPPED: attack, SEARCH: partial(boundary_points, attack=attack), NEAREST: nearest}
 
 
 def boundary_block(size: Size, subject: Subject) -> Block:
-    """The search of the nearest boundary point beside the attack that it starts from."""
+    """The searches of the nearest boundary point beside the attack that they start from."""
     model, images, labels = subject.model, subject.images, subject.labels
     rows = [
         Contestant(name, len(images), partial(search, model, images, labels=labels), _near, model)

@@ -66,7 +66,9 @@ class Tree:
         self.heap: list[tuple[float, int, _Part]] = []
         self.order = itertools.count()
         nodes = [Node(Input(), (), (network.layers[0][0].shape[1],))]
-        for weight, bias in network.layers:
+        # The relaxations take images where the dense network takes steps from one.
+        first, shift = network.layers[0]
+        for weight, bias in [(first, shift - first @ network.image), *network.layers[1:]]:
             linear = Linear(torch.from_numpy(weight), torch.from_numpy(bias))
             nodes.append(Node(linear, (len(nodes) - 1,), (len(bias),)))
             nodes.append(Node(Rectifier(0.0), (len(nodes) - 1,), (len(bias),)))

@@ -39,6 +39,7 @@ def test_every_row_is_measured_and_written(tmp_path, monkeypatch, capsys):
         "deepfool, prune=2",
         "deepfool, prune=None",
         "boundary_points",
+        "nearest",
         "CURE step",
         "PGD(10) step",
     ):
@@ -57,7 +58,13 @@ def test_every_row_is_measured_and_written(tmp_path, monkeypatch, capsys):
     assert {row["name"] for row in results["agreement"]} == {
         "deepfool, unclipped, prune=2",
         "boundary_points",
+        "nearest",
     }
+    for place in ("one", "many"):
+        found = rows[place, "nearest"]
+        assert found["success"] == 1
+        assert found["forward"] > 0 < found["backward"]
+        assert found["mean_norm"] <= rows[place, "deepfool, unclipped, prune=2"]["mean_norm"]
     assert all(row["max"] == 0 and row["agree"] == 1 for row in results["agreement"])
     text = out.with_suffix(".md").read_text()
     assert text in capsys.readouterr().out

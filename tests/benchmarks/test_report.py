@@ -124,6 +124,10 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
         "100.0%",
         "wide",
     ]
+    assert (
+        "foolbox 3.3.4 takes **4.00** times as long (3.90 to 4.25), at a mean norm +0.00% of ours."
+        in lines
+    )
     assert "ART: not installed: not measured." in lines
     assert any("**95%** (90% to 100%)" in line for line in lines)
     assert any("**97%** (91% to 110%)" in line for line in lines)
@@ -136,6 +140,16 @@ def test_report_shows_ratios_with_spread_counts_and_what_is_missing():
         line.startswith("| lenet | 4000 ms") and "0.50 (0.40 to 0.60)" in line for line in lines
     )
     assert "| batch_size=32 | 4.00 | 4.00 (3.90 to 4.25) | 50.0% | 40.0% |" in lines
+
+
+def test_a_run_of_one_part_has_a_report():
+    kept = ("network", "machine", "missing", "detection")
+    lines = markdown({name: RESULTS[name] for name in kept}).splitlines()
+    assert "## Detection" in lines
+    assert not any("Curvature" in line or "bound" in line for line in lines)
+    machines = {"detection": RESULTS["machine"] | {"threads": 1}}
+    lines = markdown(RESULTS | {"machines": machines}).splitlines()
+    assert len([line for line in lines if line.startswith("Measured by itself: 1 thread of")]) == 1
 
 
 def test_machine_is_named():

@@ -83,6 +83,22 @@ def test_the_box_stands_in_the_way_of_the_nearest_point(norm, free, boxed):
             assert found.upper.item() == pytest.approx(distance, rel=1e-6)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_the_exact_distance_in_a_box_is_that_of_the_grid(norm, seed):
+    model, images = dense(2, 6, 4, seed=seed, gain=4.0), pixels(4, 1, 1, 2, seed=seed)
+    side = torch.linspace(0, 1, 501, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side).view(-1, 1, 1, 2)
+    labels = predict(model, grid)
+    found = exact_distance(model, images, norm=norm, clip=(0, 1))
+    for image, own, low, high, status in zip(
+        images, found.labels, found.lower, found.upper, found.status, strict=True
+    ):
+        nearest = norms((grid - image)[labels != own], norm).min()
+        assert status == "exact"
+        assert low <= nearest <= high + 0.003
+
+
 @pytest.mark.parametrize(("norm", "distance"), [(2, 0.9), (math.inf, 0.7)])
 def test_two_relus_by_hand(norm, distance):
     """ReLU(x) + ReLU(y) = 1 seen from (-0.5, 0.1): (-0.5, 1) in l_2, (0.2, 0.8) in l_inf."""
