@@ -221,7 +221,8 @@ class DetectorStudy(Subject, Generic[OwnCo]):
     def alignment(self, images: Images, point: str) -> PerImage:
         """cos(r, n) (N,) of the perturbations of one of POINTS; NaN where there is none."""
         if point == "crossing":
-            return alignments(self.attacked(images), self.model, images, self.executor)
+            attack, found = self.settings.attack, self.attacked(images)
+            return alignments(attack, found, self.model, images, self.executor)
         near = self.boundary(images, "closest")
         return valid(near.angles.cos(), near.success)
 

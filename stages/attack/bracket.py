@@ -196,7 +196,7 @@ def _attacked(
         result = mapped.value
         found[name] = valid(norms(result.perturbations, norm), result.success)
         found[f"seconds {name}"] = mapped.seconds
-        found[f"alignment {name}"] = alignments(result, model, images, executor, norm=norm)
+        found[f"alignment {name}"] = alignments(each, result, model, images, executor, norm=norm)
     return found
 
 

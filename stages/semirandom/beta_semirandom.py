@@ -156,14 +156,15 @@ def _measure(
     """Name -> (n,) values of one training seed."""
     attack = settings.boundary_attack
     near = closest_points(model, images, executor)
-    found = run(deepfool_of(attack, norm=2.0, clip=None), model, images, executor).value
+    deepfool = deepfool_of(attack, norm=2.0, clip=None)
+    found = run(deepfool, model, images, executor).value
     worst = {
         "": _positive(norms(near.perturbations), near.success),
         " (DeepFool)": _positive(norms(found.perturbations), found.success),
     }
     quantities = {
         "alignment": valid(near.angles.cos(), near.success),
-        "alignment (DeepFool)": alignments(found, model, images, executor),
+        "alignment (DeepFool)": alignments(deepfool, found, model, images, executor),
     }
     law = partial(flat_ratios, tuple(dimensions.values()), settings.flat_draws, model)
     flat = executor.map(law, images, randomness=True).value

@@ -131,13 +131,15 @@ def _measure(
     attack = settings.boundary_attack
     search = partial(search_inside, attack, settings.m, settings.lines, seed, True, model)
     inside = executor.map(search, images, randomness=True).value
-    found = run(deepfool_of(attack, norm=2.0, clip=None), model, images, executor).value
+    deepfool = deepfool_of(attack, norm=2.0, clip=None)
+    found = run(deepfool, model, images, executor).value
+    aligned = alignments(deepfool, found, model, images, executor)
     return {
         "random": inside.line,
         "semirandom": inside.best,
         "worst": as_perturbed(closest_points(model, images, executor)),
         DEEPFOOL["semirandom"]: inside.deepfool,
-        DEEPFOOL["worst"]: replace(found, alignment=alignments(found, model, images, executor)),
+        DEEPFOOL["worst"]: replace(found, alignment=aligned),
     }
 
 
