@@ -161,12 +161,13 @@ def _table(measured: ScoreMeasurement) -> pd.DataFrame:
         for rule in _rules(measured.choice):
             if (recovered := numbers.get(f"share_recovered{rule}{suffix}")) is None:
                 continue
-            option = measured.choice.options.get(rule[1:] or judged)
+            name = rule[1:] if rule[1:] in SCORES else judged
+            option = "" if rule == "_runner_up" else str(measured.choice.options[name])
             row = {"point": point, "rule": RULES[rule], "share recovered": recovered.value}
             row |= interval(recovered)
             if (aligned := numbers.get(f"alignment{suffix}")) is not None:
                 row["cos(r, n)"] = aligned.value
-            rows.append({**row, "option": str(option or "")})
+            rows.append({**row, "option": option})
     return pd.DataFrame(rows)
 
 
