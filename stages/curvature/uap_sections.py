@@ -253,7 +253,7 @@ def draw_sections(
     grid: int,
     title: str,
 ) -> Figure:
-    """Decision regions in the planes of the normal and a direction, through each image.
+    """Decision regions in the planes of r and a direction, through each image.
 
     There is one row per kind of direction.
 
@@ -262,7 +262,7 @@ def draw_sections(
         data: its data set, for the names of classes.
         images: (k, C, H, W).
         points: their boundary points, none missing.
-        directions: name of a kind -> (k, C, H, W); only the tangent part counts.
+        directions: name of a kind -> (k, C, H, W); only the part orthogonal to r counts.
         grid: number of points along each side.
         title: title of the figure.
     """
@@ -273,8 +273,10 @@ def draw_sections(
     figure, axes = axes_grid(len(directions), len(images), width=wide, height=high)
     for row, (name, vectors) in zip(axes, directions.items(), strict=True):
         # Both axes are in units of ||r||: the image is at 0, its boundary point at 1 upwards.
-        tangent = tangent_projection(vectors[:, None].to(points.normals), points.normals)[:, 0]
-        lengths = points.perturbations.flatten(1).norm(dim=1).view(-1, *[1] * (tangent.ndim - 1))
+        # The plane is that of r and the direction, whose part across r is drawn.
+        r = points.perturbations
+        lengths = r.flatten(1).norm(dim=1).view(-1, *[1] * (r.ndim - 1))
+        tangent = tangent_projection(vectors[:, None].to(r), r / lengths)[:, 0]
         across = (
             lengths * tangent / tangent.flatten(1).norm(dim=1).view(-1, *[1] * (tangent.ndim - 1))
         )
