@@ -215,8 +215,8 @@ class _Search:
         """
         cuts = [[_Cut(proved) for proved in row] for row in self.proved.tolist()]
         for _ in range(count):
-            first = self.proved.argmin(dim=1).tolist()
-            chosen = [(n, k) for n, k in enumerate(first) if cuts[n][k].open]
+            weakest = enumerate(self.proved.argmin(dim=1).tolist())
+            chosen = [(n, k) for n, k in weakest if cuts[n][k].open]
             if not chosen:
                 break
             tried = [cuts[n][k] for n, k in chosen]
