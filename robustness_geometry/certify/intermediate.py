@@ -10,16 +10,8 @@ from torch import Tensor
 from robustness_geometry.certify.hyperplanes import Clip, Reduce, by_row, least
 from robustness_geometry.certify.operations import Maximum, Node, Rectifier
 from robustness_geometry.certify.receptive import Groups, groups
-from robustness_geometry.certify.relaxation import (
-    Region,
-    Slopes,
-    descend,
-    interval,
-    offsets,
-    rounding,
-    start_slopes,
-    to_nonlinear,
-)
+from robustness_geometry.certify.regions import Region, interval, offsets, rounding
+from robustness_geometry.certify.relaxation import Slopes, descend, start_slopes, to_nonlinear
 
 __all__ = ["Network", "bent_inputs", "climb"]
 

@@ -215,16 +215,14 @@ class _Search:
         """
         cuts = [[_Cut(proved) for proved in row] for row in self.proved.tolist()]
         for _ in range(count):
-            first = self.proved.argmin(dim=1).tolist()
-            chosen = [(n, k) for n, k in enumerate(first) if cuts[n][k].open]
+            weakest = enumerate(self.proved.argmin(dim=1).tolist())
+            chosen = [(n, k) for n, k in weakest if cuts[n][k].open]
             if not chosen:
                 break
             tried = [cuts[n][k] for n, k in chosen]
             found, (normals, constants) = self._behind(chosen, tried)
-            for (n, k), cut, *new in zip(
-                chosen, tried, found.tolist(), normals, constants, strict=True
-            ):
-                cut.note(new[0], (new[1], new[2]))
+            for i, ((n, k), cut) in enumerate(zip(chosen, tried, strict=True)):
+                cut.note(float(found[i]), (normals[i], constants[i]))
                 self.proved[n, k] = cut.proved
         radii, first = self.proved.min(dim=1)
         return radii, self.rivals.gather(1, first[:, None])[:, 0]

@@ -7,24 +7,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.plots import COLOURS, axes_grid, literal, styled
+from pipeline.plots import literal
 from pipeline.statistics import Estimate, Statistic, mean, mean_of_ratios, padded, share, stack
 from pipeline.studies.attacking import alignments, deepfool_of, run
+from pipeline.studies.brackets import Judged, bracket_figure
 from pipeline.studies.training import trained
-from pipeline.tables import norm_name, norm_sign
+from pipeline.tables import norm_name
 from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.certify import bound_cost, exact_distance, lower_bounds
 from robustness_geometry.checks import InputError, check_count, check_positive
@@ -95,36 +93,9 @@ class Settings:
         check_positive("work", self.work)
 
     @property
-    def bounds(self) -> dict[str, int]:
+    def bounds(self) -> dict[str, Any]:
         """The options of the lower bounds."""
         return {"steps": self.steps, "evaluations": self.evaluations, "cuts": self.cuts}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What is known of the distances of one network's images in one norm.
-
-    Attributes:
-        norm: exponent p of the norm.
-        samples: quantity -> (seeds, n); NaN where it was not measured.
-        certified: number of images with a proved lower bound.
-        cuts: number of parts of balls that were tried for them.
-        refusal: why there is none, if so.
-        small: name of the small network; empty for the network under study.
-    """
-
-    norm: float
-    samples: Mapping[str, Tensor]
-    certified: int
-    cuts: int
-    refusal: str
-    small: str = ""
-
-    @property
-    def suffix(self) -> str:
-        """What tells its numbers from those of other networks and norms."""
-        name = norm_name(self.norm)
-        return f"({self.small}, {name})" if self.small else f"({name})"
 
 
 def bracket(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
@@ -149,9 +120,9 @@ def bracket(network: Network, data: Dataset, settings: Settings, executor: Execu
     small, notes = _small(data, settings, executor)
     numbers, timings = _numbers([*found, *small], settings.resamples)
     title = f"Proved and found distances, {literal(network.name)}"
-    figures = {"distances": _figure(found, title)}
+    figures = {"distances": bracket_figure(found, title)}
     if small:
-        figures["exact"] = _figure(small, "Two small networks, solved exactly")
+        figures["exact"] = bracket_figure(small, "Two small networks, solved exactly")
     tables = {"distances": pd.DataFrame([_row(each, numbers) for each in found])}
     if small:
         tables["exact"] = pd.DataFrame([_row(each, numbers) for each in small])
@@ -169,8 +140,9 @@ def proved(
     model: Classifier, images: Images, *, norm: float, steps: int, evaluations: int, cuts: int
 ) -> Tensor:
     """The lower bounds (n,) alone, as a function that the executor can key."""
-    options = {"steps": steps, "evaluations": evaluations, "cuts": cuts}
-    return lower_bounds(model, images, norm=norm, **options).radii
+    return lower_bounds(
+        model, images, norm=norm, steps=steps, evaluations=evaluations, cuts=cuts
+    ).radii
 
 
 def exactly_closed(
@@ -186,7 +158,7 @@ def _attacked(
     model: Classifier, images: Images, norm: float, attack: Attack, executor: Executor
 ) -> dict[str, Tensor]:
     """The distances that nearest and DeepFool find, with their cos(r, n) and seconds."""
-    attacks = {
+    attacks: dict[str, Attack] = {
         "nearest": partial(nearest, norm=norm),
         "df": deepfool_of(attack, norm=norm, clip=None),
     }
@@ -222,7 +194,7 @@ def _bracketed(
 
 def _affordable(
     model: Classifier, images: Images, settings: Settings
-) -> tuple[int, dict[str, int], str]:
+) -> tuple[int, dict[str, Any], str]:
     """How many images can be certified, with which options; if none, why.
 
     Where not one image can be certified with parts of balls, whole balls are tried alone.
@@ -281,7 +253,7 @@ def _solved(
 ) -> Judged:
     """The exact distances of one small network in one norm."""
     values = _attacked(model, images, norm, settings.attack, executor)
-    options = {"norm": norm, **settings.bounds}
+    options: dict[str, Any] = {"norm": norm, **settings.bounds}
     lower = executor.cached(partial(proved, model, **options), images)
     values |= {"lower": lower.value, "seconds lower": lower.seconds}
     search = partial(exactly_closed, model, norm=norm, nodes=settings.nodes)
@@ -380,44 +352,6 @@ def _by_image(judged: Judged) -> pd.DataFrame:
             for image in range(count)
         ]
     )
-
-
-def _figure(found: Sequence[Judged], title: str) -> Figure:
-    """The distances of each image, of the first training seed, sorted by what nearest found."""
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    figure, grid = axes_grid(rows, columns, width=5.2 * columns + 1.4, height=3.6 * rows + 0.4)
-    with styled():
-        for axes, judged in zip(grid.flat, found, strict=False):
-            _panel(axes, judged)
-        for axes in grid.flat[len(found) :]:
-            axes.set_axis_off()
-        handles: dict[str, object] = {}
-        for axes in grid.flat:
-            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles.keys(), loc="outside right upper")
-        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-    return figure
-
-
-def _panel(axes: Axes, judged: Judged) -> None:
-    first = {name: values[0].numpy() for name, values in judged.samples.items()}
-    order = first["nearest"].argsort()
-    ranks = range(1, len(order) + 1)
-    closed = first.get("exact")
-    if np.isfinite(first["lower"]).any():
-        axes.plot(ranks, first["lower"][order], "v", color=COLOURS[2], label="proved lower bound")
-    if closed is not None:
-        axes.vlines(
-            ranks, first["low"][order], first["high"][order], color=COLOURS[5], linewidth=1.5
-        )
-        axes.plot(ranks, closed[order], "_", color="black", markersize=9, label="exact")
-    axes.plot(ranks, first["nearest"][order], "o", color=COLOURS[0], markersize=4, label="nearest")
-    axes.plot(ranks, first["df"][order], "x", color=COLOURS[1], markersize=4, label="DeepFool")
-    name = f"{judged.small}, {norm_sign(judged.norm)}" if judged.small else norm_sign(judged.norm)
-    axes.set(title=name, xlabel="image, sorted by nearest", ylabel="distance to the boundary")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)
 
 
 def _notes(network: str, found: Sequence[Judged], settings: Settings) -> list[str]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from robustness_geometry.attacks import deepfool, pgd
 from robustness_geometry.certify import bound_cost, exact_distance, lower_bounds
+from robustness_geometry.certify.hyperplanes import least
 from robustness_geometry.certify.intermediate import Network
 from robustness_geometry.certify.reading import read
 from robustness_geometry.checks import InputError
@@ -122,6 +123,35 @@ def test_max_pooling_by_brute_force(norm):
     for image, own, radius in zip(images, found.labels, found.radii, strict=True):
         nearest = norms((grid - image)[labels != own], norm).min()
         assert 0.3 * nearest < radius <= nearest
+
+
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_no_sampled_point_behind_a_plane_is_below_the_least_value(norm):
+    generator = torch.Generator().manual_seed(0)
+    rows, normal = (torch.randn(k, 4, generator=generator).double() for k in (30, 1))
+    x, radius = torch.zeros(1, 4).double(), torch.ones(1).double()
+    steps = project(4 * torch.randn(40000, 4, generator=generator).double(), 1.0, norm)
+    steps *= torch.rand(40000, 1, generator=generator).double()[:, :1] ** 0.1
+    for height in (0.2, 0.8):
+        plane = (normal, height * norms(normal, dual(norm)))
+        behind = steps[steps @ normal[0] + plane[1] <= 0]
+        options = {"images": x, "radii": radius, "norm": norm, "box": None}
+        none = torch.zeros(1, 30).double()
+        whole, part = (least(rows[None], none, plane=p, **options)[0] for p in (None, plane))
+        reached = (behind @ rows.T).amin(dim=0)
+        assert bool((part <= reached).all())
+        assert bool((whole <= part).all())
+        assert (part - reached).abs().mean() < 0.5 * (whole - reached).abs().mean()
+
+
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_parts_of_balls_raise_the_bound_and_keep_it_below_the_distance(norm):
+    model, images = dense(8, 12, 10, 4, seed=5), pixels(6, 1, 2, 4)
+    exact = exact_distance(model, images, norm=norm)
+    balls, parts = (lower_bounds(model, images, norm=norm, cuts=cuts).radii for cuts in (0, 20))
+    assert bool((balls <= parts).all())
+    assert bool((parts <= exact.upper).all())
+    assert parts.mean() > 1.05 * balls.mean()
 
 
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
