@@ -43,7 +43,7 @@ def draw(networks: Sequence[Plain], path: Path) -> None:
                 axes.set_xlim(*PASSES)
                 axes.set_xticks([10, 30, 100, 300], labels=["10", "30", "100", "300"])
                 axes.set_xticks([], minor=True)
-            _titles(*grid[:, column], network, first=column == 0)
+            _titles(grid[0, column], grid[1, column], network, first=column == 0)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     save(figure, path)
