@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _peers(names: Sequence[str] | None) -> Sequence[str]:
-    known = [peer.name for peer in PEERS]
+    known = tuple(peer.name for peer in PEERS)
     return [check_choice("peers", name, known) for name in (known if names is None else names)]
 
 

@@ -165,7 +165,7 @@ CONTENDERS = (
         "nearest, start=both",
         None,
         partial(_own, nearest),
-        {100: {"start": "both"}, 300: {"start": "both", "rivals": 3}},
+        {200: {"start": "both"}, 300: {"start": "both", "rivals": 2}},
     ),
     Contender(
         "DDN",

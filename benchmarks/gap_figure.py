@@ -18,7 +18,7 @@ FLOOR, CEILING = 1e-4, 3.0
 FULL = 0.99
 """Share of fooled images below which a marker is hollow."""
 
-PASSES = (6, 450)
+PASSES = (6, 600)
 MARKERS = "osD^vPX*<>ph"
 
 
@@ -43,7 +43,7 @@ def draw(networks: Sequence[Plain], path: Path) -> None:
                 axes.set_xlim(*PASSES)
                 axes.set_xticks([10, 30, 100, 300], labels=["10", "30", "100", "300"])
                 axes.set_xticks([], minor=True)
-            _titles(*grid[:, column], network, first=column == 0)
+            _titles(grid[0, column], grid[1, column], network, first=column == 0)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     save(figure, path)
@@ -102,7 +102,7 @@ def _titles(gap: Axes, area: Axes, network: Plain, *, first: bool) -> None:
     ticks = [1e-4, 1e-3, 1e-2, 1e-1, 1]
     gap.set_yticks(ticks, labels=["0.01%", "0.1%", "1%", "10%", "100%"])
     area.set_ylim(0.0, 1.02)
-    area.set_xlabel("passes an image, forward + backward")
+    area.set_xlabel("passes, forward + backward")
     if first:
         gap.set_ylabel("mean gap (hollow: fools under 99%)")
         area.set_ylabel("optimality, failures counted")

@@ -354,7 +354,7 @@ def _shown(interval: Plain, sign: str) -> str:
     if values[0] is None:
         return ""
     value, low, high = (
-        "?" if each is None else _percent(each) if sign else f"{each:.3f}" for each in values
+        "?" if each is None else _percent(each) if sign else f"{each:z.3f}" for each in values
     )
     return f"{value} ({low} to {high})"
 
