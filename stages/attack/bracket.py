@@ -122,7 +122,7 @@ def bracket(network: Network, data: Dataset, settings: Settings, executor: Execu
     title = f"Proved and found distances, {literal(network.name)}"
     figures = {"distances": bracket_figure(found, title)}
     if small:
-        figures["exact"] = bracket_figure(small, "Two small networks, solved exactly")
+        figures["exact"] = bracket_figure(small, "Two small networks: exact distances")
     tables = {"distances": pd.DataFrame([_row(each, numbers) for each in found])}
     if small:
         tables["exact"] = pd.DataFrame([_row(each, numbers) for each in small])
@@ -260,6 +260,7 @@ def _solved(
     found = executor.cached(search, images, chunk=1)
     values |= {name: value.double() for name, value in found.value.items()}
     values["seconds exact"] = found.seconds
+    values["low"] = torch.maximum(values["low"], values["lower"]).minimum(values["high"])
     values["closed"] = (values["status"] == STATUSES.index("exact")).double()
     values["exact"] = values["high"].masked_fill(values["closed"] == 0, math.nan)
     name = f"{units}-{units}"

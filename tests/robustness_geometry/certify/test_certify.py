@@ -146,12 +146,12 @@ def test_no_sampled_point_behind_a_plane_is_below_the_least_value(norm):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_parts_of_balls_raise_the_bound_and_keep_it_below_the_distance(norm):
-    model, images = dense(8, 12, 10, 4, seed=5), pixels(6, 1, 2, 4)
+    model, images = dense(6, 8, 6, 3, seed=5), pixels(3, 1, 2, 3)
     exact = exact_distance(model, images, norm=norm)
     balls, parts = (lower_bounds(model, images, norm=norm, cuts=cuts).radii for cuts in (0, 20))
     assert bool((balls <= parts).all())
-    assert bool((parts <= exact.upper).all())
-    assert parts.mean() > 1.05 * balls.mean()
+    assert bool((parts <= exact.upper * (1 + 1e-9)).all())
+    assert parts.mean() > 1.1 * balls.mean()
 
 
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
