@@ -243,6 +243,8 @@ class Executor:
             results[index] = function(items[index])
 
         if self._machine.ranks == 1:
+            if (module := getattr(function, "__module__", None)) is not None:
+                self._sources.digest([module])  # before the fork, else every worker reads it anew
             self._crew.share(len(items), work)
         return [
             results[index] if index in results else function(item)
