@@ -35,6 +35,7 @@ _PLUMBING = {
         "processes",
         "progress",
         "runs",
+        "servers",
         "storage",
         "tracking",
     )

@@ -5,29 +5,23 @@
 
 import argparse
 import atexit
-import http.client
 import logging
 import os
 import socket
-import ssl
 import sys
-import threading
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import database, processes
+from pipeline import database, processes, servers
 from pipeline.processes import dvc_ancestor
 from pipeline.runs import LoggedRun, Run, cut, legal_name
 from pipeline.storage import check_folder
@@ -44,11 +38,6 @@ _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 _SESSION, _PROCESS = "pipeline.session", "pipeline.process"
-_PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-"""How MLflow asks a server for the first time; later it is patient."""
-
-PATIENCE = 5.0
-"""Seconds that a server may take to answer at all."""
 
 
 @dataclass(frozen=True)
@@ -262,20 +251,20 @@ class _Store:
         )
         # First, as to import MLflow takes seconds.
         if self._file is None:
-            _check_server(self.uri)
+            servers.check_server(self.uri)
         else:
             check_folder("tracking.uri", self._file.parent)
             with self.lock():
                 database.check(self._file)
         self.mlflow = _mlflow()
-        with _asking_once():
+        with servers.asking_once():
             try:
                 self._connect()
             except Exception as error:  # of MLflow, of its database or of a missing driver
                 reason = cut(" ".join(str(error).split()))
                 refuse(
                     "tracking.uri",
-                    _without_password(self.uri),
+                    servers.without_password(self.uri),
                     f"a tracking store that MLflow can use ({reason})",
                 )
 
@@ -331,71 +320,6 @@ def _mlflow() -> Any:
     for name, level in (("mlflow", logging.WARNING), ("mlflow.utils.environment", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
     return mlflow
-
-
-def _check_server(uri: str) -> None:
-    """Check that something answers at the address of a server, whatever it answers.
-
-    Raises:
-        InputError: nothing does within PATIENCE.
-    """
-    failures: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            _ask(uri)
-        except Exception as error:  # it is raised below
-            failures.append(error)
-
-    # To look up a name, or to read a slow answer, may take longer than a connection's time limit.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE + 0.5)
-    if failures:
-        raise failures[0]
-    if thread.is_alive():
-        allowed = f"the address of a server that answers (none did within {PATIENCE:.0f} s)"
-        refuse("tracking.uri", _without_password(uri), allowed)
-
-
-def _ask(uri: str) -> None:
-    place = urlsplit(uri)
-    address = _without_password(uri)
-    try:
-        if place.scheme in ("http", "https"):
-            with urllib.request.urlopen(address, timeout=PATIENCE):
-                return
-        if place.hostname and place.port:
-            with socket.create_connection((place.hostname, place.port), timeout=PATIENCE):
-                return
-    except urllib.error.HTTPError as answer:
-        answer.close()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):  # MLflow may be told not to mind
-            text = getattr(reason, "strerror", None) or reason
-            refuse("tracking.uri", address, f"the address of a server that answers ({text})")
-
-
-def _without_password(uri: str) -> str:
-    place = urlsplit(uri)
-    if "@" not in place.netloc:
-        return uri
-    return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
-
-
-@contextmanager
-def _asking_once() -> Iterator[None]:
-    """Within it MLflow asks a server once and briefly, instead of for minutes."""
-    before = {name: os.environ.get(name) for name in _PROBE}
-    os.environ.update(_PROBE)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

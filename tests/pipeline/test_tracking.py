@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import nn
 
-from pipeline import database, processes, tracking
+from pipeline import database, processes, servers, tracking
 from pipeline.findings import Findings
 from pipeline.runs import LoggedRun
 from pipeline.statistics import Estimate
@@ -520,8 +520,8 @@ def test_a_server_that_is_not_there_is_refused_at_once(scheme):
 
 
 def test_a_server_that_does_not_answer_is_refused(silent, monkeypatch):
-    assert tracking.PATIENCE <= 5
-    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    assert servers.PATIENCE <= 5
+    monkeypatch.setattr(servers, "PATIENCE", 0.2)
     assert "a server that answers (timed out)" in refused(f"http://127.0.0.1:{silent}")
 
 
@@ -532,7 +532,7 @@ def test_a_name_that_takes_long_to_look_up_is_refused_in_time(monkeypatch):
         time.sleep(seconds)
         raise OSError("no such name")
 
-    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(servers, "PATIENCE", 0.2)
     monkeypatch.setattr(tracking.urllib.request, "urlopen", slow)
     began = time.monotonic()
     assert "a server that answers (none did within 0 s)" in refused("http://nowhere.example")

@@ -1,0 +1,88 @@
+"""Whether a tracking server answers, found out before anything waits for it."""
+
+import http.client
+import os
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from robustness_geometry.checks import refuse
+
+__all__ = ["PATIENCE", "asking_once", "check_server", "without_password"]
+
+_PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""How MLflow asks a server for the first time; later it is patient."""
+
+PATIENCE = 5.0
+"""Seconds that a server may take to answer at all."""
+
+
+def check_server(uri: str) -> None:
+    """Check that something answers at the address of a server, whatever it answers.
+
+    Raises:
+        InputError: nothing does within PATIENCE.
+    """
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            _ask(uri)
+        except Exception as error:  # it is raised below
+            failures.append(error)
+
+    # To look up a name, or to read a slow answer, may take longer than a connection's time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE + 0.5)
+    if failures:
+        raise failures[0]
+    if thread.is_alive():
+        allowed = f"the address of a server that answers (none did within {PATIENCE:.0f} s)"
+        refuse("tracking.uri", without_password(uri), allowed)
+
+
+def _ask(uri: str) -> None:
+    place = urlsplit(uri)
+    address = without_password(uri)
+    try:
+        if place.scheme in ("http", "https"):
+            with urllib.request.urlopen(address, timeout=PATIENCE):
+                return
+        if place.hostname and place.port:
+            with socket.create_connection((place.hostname, place.port), timeout=PATIENCE):
+                return
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # MLflow may be told not to mind
+            text = getattr(reason, "strerror", None) or reason
+            refuse("tracking.uri", address, f"the address of a server that answers ({text})")
+
+
+def without_password(uri: str) -> str:
+    """The address without the name and password in it."""
+    place = urlsplit(uri)
+    if "@" not in place.netloc:
+        return uri
+    return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
+
+
+@contextmanager
+def asking_once() -> Iterator[None]:
+    """Within it MLflow asks a server once and briefly, instead of for minutes."""
+    before = {name: os.environ.get(name) for name in _PROBE}
+    os.environ.update(_PROBE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
