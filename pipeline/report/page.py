@@ -12,7 +12,8 @@ from pipeline.ledger import write_own
 from pipeline.report.beside import Material
 from pipeline.report.results import Results, read_results
 from pipeline.report.text import estimate_text
-from pipeline.report.verdicts import VERDICTS, Verdict, judge, write_verdicts
+from pipeline.report.verdicts import Verdict, judge, write_verdicts
+from pipeline.report.words import VERDICTS
 from pipeline.report.views import ChapterView, ClaimView, beyond_views, chapter_views, counts
 
 __all__ = ["write_report"]
@@ -21,9 +22,13 @@ HERE = Path(__file__).parent
 BRAND = '<a class="brand" href="#top">robustness-geometry</a>'
 """What tells a page of this project from others."""
 
-SYMBOLS = dict(zip(VERDICTS, ("✓", "✕", "≈", "–"), strict=True))
+SYMBOLS = dict(zip(VERDICTS, ("✓", "✓", "≈", "✕", "✕", "=", "–"), strict=True))
 CLASSES = dict(
-    zip(VERDICTS, ("reproduced", "contradicted", "inconclusive", "untested"), strict=True)
+    zip(
+        VERDICTS,
+        ("reproduced", "carries", "undecided", "fails", "contradicted", "arithmetic", "untested"),
+        strict=True,
+    )
 )
 
 

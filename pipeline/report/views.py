@@ -10,7 +10,8 @@ from pipeline.report import files
 from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
 from pipeline.report.results import Measured
 from pipeline.report.text import bounds_text, counts_text, interval_text
-from pipeline.report.verdicts import NOT_TESTED, VERDICTS, Judgement, Outcome, Verdict
+from pipeline.report.verdicts import Judgement, Outcome, Verdict
+from pipeline.report.words import NOT_TESTED, VERDICTS
 
 __all__ = [
     "ChapterView",
