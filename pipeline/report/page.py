@@ -53,6 +53,7 @@ def write_report(
     networks: Mapping[str, Mapping[str, Any]],
     counterparts: Mapping[str, str],
     provenance: Mapping[str, str],
+    kin: Mapping[str, str] | None = None,
     description: str = "",
     claims: Claims | None = None,
 ) -> Path:
@@ -81,7 +82,7 @@ def write_report(
     """
     claims = (claims or load_claims()).on(counterparts)
     found = read_results(results / suite, networks)
-    verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts)
+    verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts, kin=kin)
     write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
     material = Material(claims.experiments, judged, found, list(networks))

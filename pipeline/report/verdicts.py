@@ -327,7 +327,7 @@ def _verdict(
     kinds = {judgement.kind for judgement in judged if judgement.kind}
     kind = "" if outcome == NOT_TESTED else "value" if kinds == {"value"} else "relation"
     reasons = [j.why for j in judged if j.verdict == NOT_TESTED == outcome]
-    decided = ARITHMETIC if claim.arithmetic and kind else word(outcome, ground)
+    decided = ARITHMETIC if claim.arithmetic and kind == "relation" else word(outcome, ground)
     return Verdict(
         claim.id,
         claim.stage,

@@ -35,6 +35,7 @@ def write(config: Config) -> None:
                 ROOT / "reports",
                 networks={name: asdict(network) for name, network in config.networks.items()},
                 counterparts=suite.counterparts,
+                kin=suite.kin,
                 provenance={
                     "Training seeds": ", ".join(map(str, config.seeds)),
                     **provenance(ROOT),
