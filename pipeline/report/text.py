@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pipeline.statistics import Estimate
 
 __all__ = [
+    "CHAPTERS",
     "bounds_text",
     "counts_text",
     "estimate_text",
@@ -14,6 +15,16 @@ __all__ = [
     "printed",
     "unit",
 ]
+
+CHAPTERS = {
+    3: "Adversarial perturbations",
+    4: "Universal perturbations",
+    5: "Between random noise and the worst case",
+    6: "Why universal perturbations exist",
+    7: "The shape of decision regions",
+    8: "Curvature and robust training",
+}
+"""The chapters of the thesis that make claims."""
 
 SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool_", "fool[", "random[")
 LABELS = {

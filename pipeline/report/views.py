@@ -9,7 +9,7 @@ from pipeline.claims import ALL, Claim, Experiment
 from pipeline.report import files
 from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
 from pipeline.report.results import Measured
-from pipeline.report.text import bounds_text, counts_text, interval_text
+from pipeline.report.text import CHAPTERS, bounds_text, counts_text, interval_text
 from pipeline.report.verdicts import Judgement, Outcome, Verdict
 from pipeline.report.words import NOT_TESTED, VERDICTS
 
@@ -25,15 +25,6 @@ __all__ = [
     "claim_view",
     "counts",
 ]
-
-CHAPTERS = {
-    3: "Adversarial perturbations",
-    4: "Universal perturbations",
-    5: "Between random noise and the worst case",
-    6: "Why universal perturbations exist",
-    7: "The shape of decision regions",
-    8: "Curvature and robust training",
-}
 
 
 @dataclass(frozen=True)
