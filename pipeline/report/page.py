@@ -10,11 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.claims import ALL, Claims, load_claims
 from pipeline.ledger import write_own
 from pipeline.report.beside import Material
+from pipeline.report.counting import tally
+from pipeline.report.front import chapter_fronts, failures, network_words
 from pipeline.report.results import Results, read_results
-from pipeline.report.text import estimate_text
+from pipeline.report.text import estimate_text, label
 from pipeline.report.verdicts import Verdict, judge, write_verdicts
-from pipeline.report.words import VERDICTS
-from pipeline.report.views import ChapterView, ClaimView, beyond_views, chapter_views, counts
+from pipeline.report.views import beyond_views, chapter_views
+from pipeline.report.words import ARITHMETIC, NEGATIVE, NOT_TESTED, VERDICTS, word
 
 __all__ = ["write_report"]
 
@@ -71,6 +73,7 @@ def write_report(
         counterparts: networks of the thesis -> the suite's network that answers for them; see
             :func:`~.verdicts.judge`.
         provenance: versions, seeds, commit, device ...: label -> text, shown as given.
+        kin: data set of the thesis -> why the suite's pictures and networks are of its kind.
         description: one sentence on the suite.
         claims: claims to judge; None: those of the project.
 
@@ -86,7 +89,13 @@ def write_report(
     write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
     material = Material(claims.experiments, judged, found, list(networks))
-    chapters = chapter_views(material)
+    views = [_network(name, spec, found, counterparts) for name, spec in networks.items()]
+    words = network_words(
+        {
+            view.name: (_leaf(spec.get("model", "")).split(",")[0], view.dataset)
+            for view, spec in zip(views, networks.values(), strict=True)
+        }
+    )
     text = (
         _environment()
         .get_template("page.html")
@@ -94,11 +103,17 @@ def write_report(
             suite=suite,
             description=description,
             provenance=provenance,
-            networks=[_network(name, spec, found, counterparts) for name, spec in networks.items()],
-            chapters=chapters,
+            networks=views,
+            words=words,
+            fronts=chapter_fronts(material, words),
+            failures=failures(judged, words),
+            chapters=chapter_views(material),
             beyond=beyond_views(material),
-            summary=_summary(verdicts),
-            open_questions=_open_questions(chapters),
+            summary=tally(verdicts),
+            tested=sum(
+                1 for verdict in verdicts if verdict.verdict not in (ARITHMETIC, NOT_TESTED)
+            ),
+            reasons=_reasons(verdicts),
             missing=_missing(claims, found, list(networks)),
             claims=claims,
             style=(HERE / "style.css").read_text(encoding="utf-8"),
@@ -117,7 +132,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(VERDICTS=VERDICTS, SYMBOLS=SYMBOLS, CLASSES=CLASSES)
+    environment.globals.update(
+        VERDICTS=VERDICTS,
+        SYMBOLS=SYMBOLS,
+        CLASSES=CLASSES,
+        NEGATIVE=NEGATIVE,
+        label=label,
+        word=word,
+    )
     return environment
 
 
@@ -152,31 +174,10 @@ def _leaf(leaf: object) -> str:
     return ", ".join([given.get("_target_", "").rpartition(".")[2], *options]).strip(", ")
 
 
-def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Counts of verdicts over all claims and by kind, and reasons for claims not tested."""
-    total = counts(verdicts)
-    kinds = {
-        kind: counts([v for v in verdicts if v.kind == kind]) for kind in ("value", "relation")
-    }
-    decided = sum(number for name, number in total.items() if name != VERDICTS[3])
-    reasons: dict[str, int] = {}
-    for verdict in verdicts:
-        if verdict.verdict == VERDICTS[3]:
-            reasons[verdict.why] = reasons.get(verdict.why, 0) + 1
-    return {
-        "all": len(verdicts),
-        "counts": total,
-        "kinds": kinds,
-        "tested": decided,
-        "reasons": reasons,
-    }
-
-
-def _open_questions(chapters: Sequence[ChapterView]) -> list[ClaimView]:
-    """The contradicted claims, then the inconclusive ones."""
-    experiments = [experiment for chapter in chapters for experiment in chapter.experiments]
-    views = [claim for experiment in experiments for claim in experiment.claims]
-    return [view for name in VERDICTS[1:3] for view in views if view.verdict.verdict == name]
+def _reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Why claims are not tested -> how many."""
+    reasons = [verdict.why for verdict in verdicts if verdict.verdict == NOT_TESTED]
+    return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
 
 
 def _missing(claims: Claims, results: Results, networks: Sequence[str]) -> list[str]:

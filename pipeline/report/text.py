@@ -53,7 +53,16 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def label(name: str) -> str:
-    """A column's heading for a number."""
+    """What readers call a number.
+
+    Example:
+        >>> from pipeline.report.text import label
+        >>> label("rho_fgsm / rho_df"), label("fool_val_linf - fool_X_linf")
+        ('ρ̂ FGSM / ρ̂ DeepFool', 'held out, ℓ∞ − X, ℓ∞')
+    """
+    for sign, shown in ((" - ", " − "), (" / ", " / ")):
+        if sign in name and name not in LABELS:
+            return shown.join(label(part) for part in name.split(sign))
     return LABELS.get(name, name.replace("_", " "))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.claims import ALL, Claim, Experiment
 from pipeline.report import files
 from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
+from pipeline.report.grounds import GROUNDS
 from pipeline.report.results import Measured
 from pipeline.report.text import CHAPTERS, bounds_text, counts_text, interval_text
 from pipeline.report.verdicts import Judgement, Outcome, Verdict
@@ -20,6 +21,7 @@ __all__ = [
     "JudgementView",
     "NumbersTable",
     "OutcomeView",
+    "TestView",
     "beyond_views",
     "chapter_views",
     "claim_view",
@@ -68,6 +70,18 @@ class ClaimView:
 
 
 @dataclass(frozen=True)
+class TestView:
+    """A distinct test and the claims that share it, that on the nearest ground first."""
+
+    claims: tuple[ClaimView, ...]
+
+    @property
+    def first(self) -> ClaimView:
+        """The claim whose verdict stands for the test."""
+        return self.claims[0]
+
+
+@dataclass(frozen=True)
 class ExperimentView:
     """An experiment with all its results."""
 
@@ -80,6 +94,8 @@ class ExperimentView:
     tables: tuple[files.Table, ...]
     notes: tuple[tuple[str, str], ...]
     numbers: NumbersTable
+    tests: tuple[TestView, ...]
+    untested: tuple[ClaimView, ...]
     claims: tuple[ClaimView, ...]
     verdicts: Mapping[str, int]
 
@@ -155,6 +171,7 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         (claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id
     ]
     names = [*(each.name for each in material.experiments), *material.results]
+    views = tuple(claim_view(claim, verdict, material) for claim, verdict in own)
     found = material.results.get(experiment.name, {})
     networks = (ALL,) if experiment.across else material.networks
     measured = tuple(found[network] for network in networks if network in found)
@@ -170,8 +187,21 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         tables=tuple(table for m in measured for table in files.tables(m, experiment.name, names)),
         notes=_notes(measured),
         numbers=_numbers(measured),
-        claims=tuple(claim_view(claim, verdict, found) for claim, verdict in own),
+        tests=_tests(views),
+        untested=tuple(view for view in views if view.verdict.verdict == NOT_TESTED),
+        claims=views,
         verdicts=counts([verdict for _, verdict in own]),
+    )
+
+
+def _tests(views: Sequence[ClaimView]) -> tuple[TestView, ...]:
+    groups: dict[str, list[ClaimView]] = {}
+    for view in views:
+        if view.verdict.verdict != NOT_TESTED:
+            groups.setdefault(view.verdict.test, []).append(view)
+    return tuple(
+        TestView(tuple(sorted(shared, key=lambda view: GROUNDS.index(view.verdict.ground))))
+        for shared in groups.values()
     )
 
 
@@ -192,14 +222,15 @@ def _numbers(measured: Sequence[Measured]) -> NumbersTable:
     return NumbersTable(tuple(m.network for m in measured), rows)
 
 
-def claim_view(claim: Claim, verdict: Verdict, measured: Mapping[str, Measured]) -> ClaimView:
+def claim_view(claim: Claim, verdict: Verdict, material: Material) -> ClaimView:
     """A claim, with the networks that decide before the others.
 
     Args:
         claim: the claim.
         verdict: its verdict.
-        measured: network -> results of its experiment.
+        material: the results.
     """
+    measured = material.results.get(claim.experiment.replace("-", "_"), {})
     first = next((measured[j.network] for j in verdict.decided_by if j.network in measured), None)
     ours = cell(first, claim.number) if first and claim.number in first.numbers else Cell("")
     views = [_judgement(judgement, True) for judgement in verdict.decided_by if judgement.tests]
