@@ -9,12 +9,13 @@ from pipeline.report import files
 from pipeline.report.beside import Material
 from pipeline.report.counting import Tally, by_test, tally
 from pipeline.report.results import Measured
-from pipeline.report.text import CHAPTERS, estimate_text
-from pipeline.report.verdicts import Verdict
+from pipeline.report.text import CHAPTERS, DATA, bounds_text, estimate_text, interval_text, label
+from pipeline.report.verdicts import Judgement, Verdict
 from pipeline.report.words import (
     ARITHMETIC,
     CARRIES,
     CONTRADICTED,
+    FAILS,
     NEGATIVE,
     NOT_CARRIES,
     NOT_TESTED,
@@ -45,15 +46,7 @@ MODELS = {
     "resnet18": "ResNet-18",
     "bn_cnn": "batch-norm CNN",
 }
-DATA = {
-    "mnist5k": "5,000 MNIST digits",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-    "cifar10": "CIFAR-10",
-    "svhn": "SVHN",
-    "imagenet": "ImageNet",
-}
-"""Our names of models and data sets -> what readers call them."""
+"""Our names of models -> what readers call them."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +70,19 @@ class ChapterFront:
 
 @dataclass(frozen=True)
 class Failure:
-    """A distinct test that fails, with all claims that share it."""
+    """A distinct test that fails.
+
+    Attributes:
+        verdict: on the claim whose ground is the nearest.
+        claims: all claims that share the test, this one first.
+        networks: where it fails, in words.
+        measured: what was measured against which bound, in words.
+    """
 
     verdict: Verdict
     claims: tuple[Claim, ...]
     networks: str
+    measured: str
 
 
 def chapter_fronts(material: Material, words: Mapping[str, str]) -> list[ChapterFront]:
@@ -116,15 +117,19 @@ def _share(counted: Tally) -> str:
 
 
 def _counted(counted: Tally, names: tuple[str, str]) -> str:
-    """Such as "9 hold (7 reproduced, 2 carry over)"."""
+    """Such as "9 hold (7 reproduced, 2 carry over)", or "2 carry over"."""
     near, far = (counted.tests[name] for name in names)
     positive = names[0] == REPRODUCED
-    all_ = near + far
-    verb = "hold" if positive else "do not hold"
-    verb = {"hold": "holds", "do not hold": "does not hold"}[verb] if all_ == 1 else verb
-    parts = [(near, names[0]), (far, "carry over" if positive else "do not carry over")]
-    shown = ", ".join(f"{number} {name}" for number, name in parts if number)
-    return f"{all_} {verb} ({shown})" if shown else f"none {'holds' if positive else 'fails'}"
+    if not near + far:
+        return f"none {'holds' if positive else 'fails'}"
+    here = f"{near} {'is' if near == 1 else 'are'} {names[0]}"
+    there = {
+        True: f"{far} {'carries' if far == 1 else 'carry'} over",
+        False: f"{far} {'does' if far == 1 else 'do'} not carry over",
+    }[positive]
+    if near and far:
+        return f"{near + far} {'hold' if positive else 'do not'} ({here}, {there})"
+    return here if near else there
 
 
 def _many(number: int, noun: str) -> str:
@@ -182,12 +187,26 @@ def failures(
     for test in by_test(verdict for _, verdict in pairs):
         if test.verdict in NEGATIVE:
             shared = [(c, v) for c, v in pairs if v.test == test.test and v.verdict in NEGATIVE]
-            verdict = next(v for _, v in shared if v.id == test.id)
-            networks = [j.network for j in verdict.decided_by if j.verdict in NEGATIVE]
-            named = ", ".join(words.get(network, network) for network in networks)
-            claims = tuple(claim for claim, _ in shared)
-            found.setdefault(claims[0].reason, []).append(Failure(verdict, claims, named))
+            shared.sort(key=lambda pair: pair[0].id != test.id)
+            claims, verdict = tuple(claim for claim, _ in shared), shared[0][1]
+            fails = [j for j in verdict.decided_by if j.verdict in NEGATIVE]
+            named = ", ".join(
+                words.get(judgement.network, judgement.network) for judgement in fails
+            )
+            failure = Failure(verdict, claims, named, _measured(fails[0]))
+            found.setdefault(claims[0].reason, []).append(failure)
     return found
+
+
+def _measured(judgement: Judgement) -> str:
+    """The tests that fail on a network: "ρ̂ DeepFool is 3.1 [2.9, 3.3], and should be < 3"."""
+    said = []
+    for test in judgement.tests:
+        if test.decides and test.verdict == FAILS:
+            value = " ".join(interval_text(test.number, test.value, test.low, test.high))
+            bounds = bounds_text(test.number, test.bounds)
+            said.append(f"{label(test.number)} is {value}, and should be {bounds}")
+    return "; ".join(said)
 
 
 def network_words(networks: Mapping[str, tuple[str, str]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from pipeline.claims import ALL, MADE_UP, SUBSETS, THESIS_DATA, Claim, Claims
+from pipeline.report.text import DATA
 from robustness_geometry.checks import NOTHING, one_of, refuse
 
 __all__ = ["GROUNDS", "Ground", "Grounds", "check_kin"]
@@ -58,8 +59,8 @@ class Grounds:
         data = (THESIS_DATA | SUBSETS).get(dataset, "")
         for name, model in about:
             if name == data and self._answers(claim, name, model, network):
-                part = "a part of " if dataset in SUBSETS else ""
-                return Ground(OWN, f"{part}{data}, for the thesis' {model or 'network'}")
+                own = DATA.get(dataset, dataset)
+                return Ground(OWN, f"{own}, for the thesis' {data} {model}".rstrip())
         names = list(dict.fromkeys(name for name, _ in about))
         for name in names:
             if name in self.kin:
@@ -67,7 +68,7 @@ class Grounds:
         others = " or ".join(name for name in names if name != data)
         if not others:
             return Ground(FAR, "another network than the thesis'")
-        return Ground(FAR, f"{dataset or 'other data'} instead of {others}")
+        return Ground(FAR, f"{DATA.get(dataset, dataset) or 'other data'} instead of {others}")
 
     def about(self, claim: Claim) -> list[tuple[str, str]]:
         """The pairs of data set and network that a claim is about, by their names in the thesis.

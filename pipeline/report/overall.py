@@ -27,7 +27,17 @@ from pipeline.report.words import (
 from pipeline.statistics import Estimate
 from robustness_geometry.checks import refuse
 
-__all__ = ["Beside", "Standing", "Suite", "combine", "overall", "readme", "suites", "written"]
+__all__ = [
+    "Beside",
+    "Standing",
+    "Suite",
+    "combine",
+    "judged",
+    "overall",
+    "readme",
+    "suites",
+    "written",
+]
 
 TIME = "t_"
 """How the names of wall-clock times begin, which stand apart from the metrics."""
@@ -104,28 +114,36 @@ def suites(root: Path) -> list[Suite]:
     return found
 
 
+def judged(root: Path, suite: Suite, claims: Claims) -> list[Verdict]:
+    """The verdicts of a suite, computed from the metrics that are there.
+
+    Times, which stand apart from these and are not kept with the code, come from the suite's own
+    file of verdicts.
+
+    Args:
+        root: folder of the repository.
+        suite: the suite.
+        claims: claims to judge.
+    """
+    folder = root / "results" / suite.name
+    return judge(
+        claims,
+        _timed(read_results(folder, suite.networks), folder / "claims.json", claims),
+        networks=suite.networks,
+        counterparts=suite.counterparts,
+        kin=suite.kin,
+    )
+
+
 def overall(root: Path, claims: Claims | None = None) -> list[Standing]:
     """The standing of every claim, in the order of the claims file.
-
-    Verdicts are computed from the metrics that are there. Times, which stand apart from these and
-    are not kept with the code, come from the suite's own file of verdicts.
 
     Args:
         root: folder of the repository.
         claims: claims to judge; None: those of the project.
     """
     claims = claims or load_claims()
-    by_suite: dict[str, list[Verdict]] = {}
-    for suite in suites(root):
-        folder = root / "results" / suite.name
-        found = _timed(read_results(folder, suite.networks), folder / "claims.json", claims)
-        by_suite[suite.name] = judge(
-            claims,
-            found,
-            networks=suite.networks,
-            counterparts=suite.counterparts,
-            kin=suite.kin,
-        )
+    by_suite = {suite.name: judged(root, suite, claims) for suite in suites(root)}
     return [
         combine(claim, {name: verdicts[i] for name, verdicts in by_suite.items()})
         for i, claim in enumerate(claims.claims)
@@ -212,11 +230,11 @@ def readme(standings: Sequence[Standing], names: Sequence[str]) -> str:
     whole = tally(standings)
     tested = sum(whole.claims[name] for name in shown)
     lines = [
-        f"Over the results of the suites {' and '.join(names)}: {tested} of {len(standings)} claims "
-        f"are tested, by {whole.asked} distinct tests",
-        f"(claims that share one test count once), of which {whole.decided} are decided; "
-        f"{whole.claims[ARITHMETIC]} claims are arithmetic and",
-        f"{whole.claims[NOT_TESTED]} are not tested, with the reason.",
+        f"Suites with results: {', '.join(names)}. {tested} of {len(standings)} claims are tested, "
+        f"by {whole.asked} distinct tests",
+        f"(claims that share one count once), of which {whole.decided} are decided; "
+        f"{whole.claims[ARITHMETIC]} claims are arithmetic, and",
+        f"{whole.claims[NOT_TESTED]} are not tested.",
         "",
         f"| Chapter | decided / asked | {' | '.join(shown)} | claims tested |",
         f"| --- | {' | '.join(['---:'] * (len(shown) + 2))} |",

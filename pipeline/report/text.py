@@ -7,6 +7,7 @@ from pipeline.statistics import Estimate
 
 __all__ = [
     "CHAPTERS",
+    "DATA",
     "bounds_text",
     "counts_text",
     "estimate_text",
@@ -25,6 +26,16 @@ CHAPTERS = {
     8: "Curvature and robust training",
 }
 """The chapters of the thesis that make claims."""
+
+DATA = {
+    "mnist5k": "5,000 MNIST digits",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "svhn": "SVHN",
+    "imagenet": "ImageNet",
+}
+"""Our names of data sets -> what readers call them."""
 
 SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool_", "fool[", "random[")
 LABELS = {

@@ -216,7 +216,8 @@ def test_every_claim_stands_on_the_page_once(built):
 
 def test_figures_are_embedded_and_a_broken_one_is_named(built):
     page = Page(make(built).read_text())
-    assert len(page.sources) == 2
+    assert len(page.sources) == 3  # one of the two stands on the first page as well
+    assert len(set(page.sources)) == 2
     assert "attack_l2_cut_off.png is not a whole PNG file" in page.text
     assert "n = 1,000, 3 training seeds" in page.text
 
