@@ -1,17 +1,16 @@
 """The verdict on each claim over all suites that have results: the nearest ground decides."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from pipeline.claims import Claim, Claims, load_claims
 from pipeline.report.counting import counts, tally
 from pipeline.report.grounds import GROUNDS
-from pipeline.report.results import Results, read_results
+from pipeline.report.results import read_results, with_times
 from pipeline.report.text import CHAPTERS
 from pipeline.report.verdicts import Verdict, judge
 from pipeline.report.words import (
@@ -24,7 +23,6 @@ from pipeline.report.words import (
     outcome_of,
     word,
 )
-from pipeline.statistics import Estimate
 from robustness_geometry.checks import refuse
 
 __all__ = [
@@ -38,9 +36,6 @@ __all__ = [
     "suites",
     "written",
 ]
-
-TIME = "t_"
-"""How the names of wall-clock times begin, which stand apart from the metrics."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ def judged(root: Path, suite: Suite, claims: Claims) -> list[Verdict]:
     folder = root / "results" / suite.name
     return judge(
         claims,
-        _timed(read_results(folder, suite.networks), folder / "claims.json", claims),
+        with_times(read_results(folder, suite.networks), folder / "claims.json", claims),
         networks=suite.networks,
         counterparts=suite.counterparts,
         kin=suite.kin,
@@ -188,30 +183,6 @@ def _outcome(verdict: Verdict) -> str:
 def _beside(suite: str, verdict: Verdict) -> Beside:
     networks = tuple(judgement.network for judgement in verdict.decided_by if judgement.tests)
     return Beside(suite, verdict.verdict, verdict.ground, networks)
-
-
-def _timed(results: Results, path: Path, claims: Claims) -> Results:
-    """Results, with the times that only the suite's file of verdicts holds."""
-    if not path.exists():
-        return results
-    files = {claim.id: claim.experiment.replace("-", "_") for claim in claims.claims}
-    filled = {name: dict(entry) for name, entry in results.items()}
-    for entry in json.loads(path.read_text(encoding="utf-8"))["claims"]:
-        measured = filled.get(files.get(entry["id"], ""), {})
-        for network, test in _times(entry):
-            if network in measured and test["number"] not in measured[network].numbers:
-                known = {key: float(test[key]) for key in ("value", "low", "high")}
-                estimate = Estimate(**known, n=test["n"], seeds=test["seeds"])
-                numbers = {**measured[network].numbers, test["number"]: estimate}
-                measured[network] = replace(measured[network], numbers=numbers)
-    return filled
-
-
-def _times(entry: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for judgement in (*entry["decided_by"], *entry["others"]):
-        for test in judgement["tests"]:
-            if test["number"].startswith(TIME) and test["value"] is not None:
-                yield judgement["network"], test
 
 
 def written(standings: Sequence[Standing], names: Iterable[str]) -> str:

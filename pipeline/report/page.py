@@ -5,33 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline.claims import ALL, Claims, load_claims
 from pipeline.ledger import write_own
 from pipeline.report.beside import Material
 from pipeline.report.counting import tally
 from pipeline.report.front import chapter_fronts, failures, network_words
-from pipeline.report.results import Results, read_results
-from pipeline.report.text import estimate_text, label
+from pipeline.report.results import Results, read_results, with_times
+from pipeline.report.template import BRAND, environment, style
+from pipeline.report.text import estimate_text
 from pipeline.report.verdicts import Verdict, judge, write_verdicts
 from pipeline.report.views import beyond_views, chapter_views
-from pipeline.report.words import ARITHMETIC, NEGATIVE, NOT_TESTED, VERDICTS, word
+from pipeline.report.words import ARITHMETIC, NOT_TESTED
 
 __all__ = ["write_report"]
-
-HERE = Path(__file__).parent
-BRAND = '<a class="brand" href="#top">robustness-geometry</a>'
-"""What tells a page of this project from others."""
-
-SYMBOLS = dict(zip(VERDICTS, ("✓", "✓", "≈", "✕", "✕", "=", "–"), strict=True))
-CLASSES = dict(
-    zip(
-        VERDICTS,
-        ("reproduced", "carries", "undecided", "fails", "contradicted", "arithmetic", "untested"),
-        strict=True,
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -84,9 +70,10 @@ def write_report(
         InputError: a results file is not what a stage writes.
     """
     claims = (claims or load_claims()).on(counterparts)
-    found = read_results(results / suite, networks)
+    verdicts_file = results / suite / "claims.json"
+    found = with_times(read_results(results / suite, networks), verdicts_file, claims)
     verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts, kin=kin)
-    write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
+    write_verdicts(verdicts_file, suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
     material = Material(claims.experiments, judged, found, list(networks))
     views = [_network(name, spec, found, counterparts) for name, spec in networks.items()]
@@ -97,7 +84,7 @@ def write_report(
         }
     )
     text = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             suite=suite,
@@ -116,31 +103,12 @@ def write_report(
             reasons=_reasons(verdicts),
             missing=_missing(claims, found, list(networks)),
             claims=claims,
-            style=(HERE / "style.css").read_text(encoding="utf-8"),
+            style=style(),
         )
     )
     page = reports / suite / "index.html"
     write_own(page, text, lambda found: BRAND in found)
     return page
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        VERDICTS=VERDICTS,
-        SYMBOLS=SYMBOLS,
-        CLASSES=CLASSES,
-        NEGATIVE=NEGATIVE,
-        label=label,
-        word=word,
-    )
-    return environment
 
 
 def _network(
