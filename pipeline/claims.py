@@ -275,6 +275,8 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     check_choice(f"{key}.over", claim.over, ("", "all", "any"))
     check_choice(f"{key}.only_on", claim.only_on, ("", *THESIS_DATA.values()))
     check_choice(f"{key}.about", claim.about, ("", MADE_UP, *THESIS_DATA.values()))
+    if not isinstance(claim.arithmetic, bool):
+        refuse(f"{key}.arithmetic", claim.arithmetic, "true or false")
     if claim.arithmetic and not claim.note:
         refuse(f"{key}.note", NOTHING, "why the test is arithmetic")
     if tests and not any(test.decides and not test.premise for test in tests):

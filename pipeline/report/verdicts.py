@@ -309,8 +309,7 @@ def _nearest(answers: Sequence[Judgement], some: bool) -> list[Judgement]:
     for ground in GROUNDS:
         near = [judgement for judgement in answers if judgement.ground == ground]
         if near and any(judgement.verdict != NOT_TESTED for judgement in near):
-            absent = [judgement for judgement in answers if not judgement.ground]
-            return [*near, *absent]
+            return [judgement for judgement in answers if judgement.ground in (ground, "")]
     return list(answers)
 
 

@@ -606,6 +606,11 @@ def test_the_file_of_verdicts_is_stable_and_counted(tmp_path):
         ({"statement": None}, r"claims\.c\.statement must be .*; got '?(\(absent\)|nothing)"),
         ({"relation": "rather"}, r"claims\.c\.relation must be .*; got 'rather'"),
         ({"over": "most"}, r"claims\.c\.over must be .*; got 'most'"),
+        ({"about": "Fashion-MNIST"}, r"claims\.c\.about must be .*; got 'Fashion-MNIST'"),
+        ({"about": "made up"}, r"claims\.c\.about must be .*; got 'made up'"),
+        ({"arithmetic": True}, r"claims\.c\.note must be why the test is .*; got nothing"),
+        ({"arithmetic": "because"}, r"claims\.c\.arithmetic must be .*; got 'because'"),
+        ({"reason": "weather"}, r"claims\.c\.reason must be one of .*; got 'weather'"),
         (
             {"only_on": "MNIST", "tests": [{"number": "x", "above": 0}]},
             r"claims\.c\.lacks must be .*; got '?(\(absent\)|nothing)",
