@@ -71,8 +71,11 @@ def label(name: str) -> str:
         >>> label("rho_fgsm / rho_df"), label("fool_val_linf - fool_X_linf")
         ('ρ̂ FGSM / ρ̂ DeepFool', 'held out, ℓ∞ − X, ℓ∞')
     """
+    head, comma, tail = name.partition(", ")
+    if comma:
+        return f"{label(head)}, {tail}"
     for sign, shown in ((" - ", " − "), (" / ", " / ")):
-        if sign in name and name not in LABELS:
+        if sign in name:
             return shown.join(label(part) for part in name.split(sign))
     return LABELS.get(name, name.replace("_", " "))
 
