@@ -1,7 +1,6 @@
 """Experiments and claims as the page shows them, prepared for its template."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from pipeline.report.grounds import GROUNDS
 from pipeline.report.results import Measured
 from pipeline.report.text import CHAPTERS, bounds_text, counts_text, interval_text
 from pipeline.report.verdicts import Judgement, Outcome, Verdict
-from pipeline.report.words import NOT_TESTED, VERDICTS
+from pipeline.report.words import NOT_TESTED
 
 __all__ = [
     "ChapterView",
@@ -25,7 +24,6 @@ __all__ = [
     "beyond_views",
     "chapter_views",
     "claim_view",
-    "counts",
 ]
 
 
@@ -97,7 +95,6 @@ class ExperimentView:
     tests: tuple[TestView, ...]
     untested: tuple[ClaimView, ...]
     claims: tuple[ClaimView, ...]
-    verdicts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -107,18 +104,11 @@ class ChapterView:
     number: int
     title: str
     experiments: tuple[ExperimentView, ...]
-    verdicts: Mapping[str, int]
 
     @property
     def measured(self) -> bool:
         """Whether any of its experiments has results."""
         return any(experiment.measured for experiment in self.experiments)
-
-
-def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The number of each verdict, in the order of VERDICTS."""
-    found = Counter(verdict.verdict for verdict in verdicts)
-    return {name: found[name] for name in VERDICTS}
 
 
 def chapter_views(material: Material) -> list[ChapterView]:
@@ -127,11 +117,9 @@ def chapter_views(material: Material) -> list[ChapterView]:
     for experiment in material.experiments:
         if (chapter := _chapter(experiment, material)) is not None:
             chapters[chapter].append(_experiment(experiment, material))
-    views = []
-    for number, found in chapters.items():
-        verdicts = {name: sum(view.verdicts[name] for view in found) for name in VERDICTS}
-        views.append(ChapterView(number, CHAPTERS[number], tuple(found), verdicts))
-    return views
+    return [
+        ChapterView(number, CHAPTERS[number], tuple(found)) for number, found in chapters.items()
+    ]
 
 
 def beyond_views(material: Material) -> list[ExperimentView]:
@@ -190,7 +178,6 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         tests=_tests(views),
         untested=tuple(view for view in views if view.verdict.verdict == NOT_TESTED),
         claims=views,
-        verdicts=counts([verdict for _, verdict in own]),
     )
 
 
