@@ -21,6 +21,8 @@ from robustness_geometry.checks import (
 __all__ = [
     "ALL",
     "CLAIMS_FILE",
+    "MADE_UP",
+    "SUBSETS",
     "THESIS_DATA",
     "Claim",
     "Claims",
@@ -41,7 +43,13 @@ RELATIONS = (
     "qualitative",
 )
 THESIS_DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN", "imagenet": "ImageNet"}
-"""Our name of a data set -> the thesis' name; a subset such as mnist5k is not the thesis' data."""
+"""Our name of a data set -> the thesis' name; a subset such as mnist5k has other numbers."""
+
+SUBSETS = {"mnist5k": "MNIST"}
+"""Our name of a part of the thesis' data -> its name: the same pictures, and not all of them."""
+
+MADE_UP = "made-up"
+"""What a claim is about that needs no network: closed forms and made-up classifiers."""
 
 ALL = "all"
 """Takes the place of the network's name in results across networks."""
@@ -95,6 +103,11 @@ class Experiment:
         """The stage that runs it: its own, or across networks ``<stage>_transfer``."""
         return f"{self.stage}_transfer" if self.across else self.stage
 
+    @property
+    def made_up(self) -> bool:
+        """Whether no network takes part, but closed forms and classifiers that are made up."""
+        return self.thesis_networks.startswith("synthetic")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -122,6 +135,10 @@ class Claim:
     external: bool = False
     derived: bool = False
     note: str = ""
+    about: str = ""
+    arithmetic: bool = False
+    reason: str = ""
+    headline: str = ""
 
     @property
     def chapter(self) -> int:
@@ -141,6 +158,13 @@ class Claim:
         """The one of THESIS_DATA's values that the claim names; empty for none or several."""
         text = str(self.setting.get("dataset", "")).replace("ILSVRC", "ImageNet")
         return next((name for name in THESIS_DATA.values() if name in text), "")
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """All of THESIS_DATA's values that the claim names."""
+        several = [str(name) for name in self.setting.get("datasets", ())]
+        named = (self.data, *several, self.about)
+        return tuple(name for name in THESIS_DATA.values() if name in named)
 
     def counterpart(self, model: str, counterparts: Mapping[str, str]) -> str | None:
         """The suite's network that answers for a network of the thesis.
@@ -168,6 +192,7 @@ class Claims:
     value_tolerance: float
     changed_thresholds: tuple[Mapping[str, str], ...]
     symbols: Mapping[str, str]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def on(self, counterparts: Mapping[str, str]) -> "Claims":
         """The claims with {source} and {target} in ``number`` replaced by the suite's networks.
@@ -224,7 +249,11 @@ def load_claims(path: Path = CLAIMS_FILE) -> Claims:
         if set(entry) != {"id", "old", "new", "reason"}:
             refuse("changed_thresholds", entry, "entries of id, old, new and reason")
     tolerance = check_positive("value_tolerance", content["value_tolerance"])
-    return Claims(claims, experiments, tolerance, changed, content["symbols"])
+    reasons = content.get("reasons", {})
+    for claim in claims:
+        if claim.reason and claim.reason not in reasons:
+            refuse(f"claims.{claim.id}.reason", claim.reason, one_of(sorted(reasons)))
+    return Claims(claims, experiments, tolerance, changed, content["symbols"], reasons)
 
 
 def _build(kind: type[T], entry: Mapping[str, Any], key: str) -> T:
@@ -245,6 +274,11 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     check_choice(f"{key}.relation", claim.relation, RELATIONS)
     check_choice(f"{key}.over", claim.over, ("", "all", "any"))
     check_choice(f"{key}.only_on", claim.only_on, ("", *THESIS_DATA.values()))
+    check_choice(f"{key}.about", claim.about, ("", MADE_UP, *THESIS_DATA.values()))
+    if not isinstance(claim.arithmetic, bool):
+        refuse(f"{key}.arithmetic", claim.arithmetic, "true or false")
+    if claim.arithmetic and not claim.note:
+        refuse(f"{key}.note", NOTHING, "why the test is arithmetic")
     if tests and not any(test.decides and not test.premise for test in tests):
         undecided = Described("decides: false or premise: true throughout")
         refuse(f"{key}.tests", undecided, "a list with at least one test that decides")

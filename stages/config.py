@@ -67,12 +67,14 @@ class SuiteConfig:
         description: one sentence for the report.
         networks: stage or experiment -> the networks that it measures; all where it is not listed.
         counterparts: network of the thesis -> the suite's network that answers for it.
+        kin: data set of the thesis -> why the suite's pictures and networks are of its kind.
     """
 
     name: str = MISSING
     description: str = ""
     networks: dict[str, list[str]] = field(default_factory=dict)
     counterparts: dict[str, str] = field(default_factory=dict)
+    kin: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

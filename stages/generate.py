@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.report.overall import overall, readme, suites, written
 from stages.graph import graph
 from stages.names import ACROSS, STAGES
 from stages.options import Option, block, modules, own_options, shared_options
@@ -22,6 +23,7 @@ __all__ = ["main"]
 ROOT = Path(__file__).resolve().parent.parent
 MADE = "written by `make params` from the files in stages/ and pipeline/studies/"
 MARKS = ("<!-- the thesis' tables and figures: written by `make params` -->", "<!-- end -->")
+HOLDS = "<!-- what holds: written by `make params` from the results -->"
 
 ALGORITHMS = {
     "Algorithms 1 and 2; Section 3.4.1, Algorithm 3": (
@@ -68,15 +70,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def generated() -> dict[str, str]:
     """Name of each generated file -> its text."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    standings, names = overall(ROOT), [suite.name for suite in suites(ROOT)]
+    text = _between(text, HOLDS, readme(standings, names))
     return {
         "conf/defaults.yaml": defaults(),
         "dvc.yaml": graph(ROOT),
-        "README.md": f"{before}{MARKS[0]}\n{table()}{MARKS[1]}{after}",
+        "README.md": _between(text, MARKS[0], table()),
+        "results/verdicts.json": written(standings, names),
         **presets(),
     }
+
+
+def _between(text: str, mark: str, part: str) -> str:
+    """A text with a part of it, from a mark to the next end, written anew."""
+    before, rest = text.split(mark)
+    return f"{before}{mark}\n{part}{MARKS[1]}{rest.split(MARKS[1], 1)[1]}"
 
 
 def defaults() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.report.results import Measured
 
-__all__ = ["Figure", "Table", "figures", "tables"]
+__all__ = ["Figure", "Table", "caption", "figures", "tables"]
 
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 NUMBERED = re.compile(r"(figure|table)_(\d)_(\d+[a-z]?)_?(.*)")
@@ -80,10 +80,10 @@ def _own(
     for path in sorted(measured.folder.glob(pattern)):
         owners = [name for name in known if path.stem == name or path.stem.startswith(f"{name}_")]
         if owners and max(owners, key=len) == experiment:
-            yield _title(path.stem.removeprefix(experiment).strip("_") or experiment), path
+            yield caption(path.stem.removeprefix(experiment).strip("_") or experiment), path
 
 
-def _title(name: str) -> str:
+def caption(name: str) -> str:
     """The name of a file as a caption: ``figure_3_9_text`` is "Figure 3.9, text"."""
     numbered = NUMBERED.fullmatch(name)
     if numbered:

@@ -5,26 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline.claims import ALL, Claims, load_claims
 from pipeline.ledger import write_own
 from pipeline.report.beside import Material
-from pipeline.report.results import Results, read_results
+from pipeline.report.counting import tally
+from pipeline.report.front import chapter_fronts, failures, network_words
+from pipeline.report.results import Results, read_results, with_times
+from pipeline.report.template import BRAND, environment, style
 from pipeline.report.text import estimate_text
-from pipeline.report.verdicts import VERDICTS, Verdict, judge, write_verdicts
-from pipeline.report.views import ChapterView, ClaimView, beyond_views, chapter_views, counts
+from pipeline.report.verdicts import Verdict, judge, write_verdicts
+from pipeline.report.views import beyond_views, chapter_views
+from pipeline.report.words import ARITHMETIC, NOT_TESTED
 
 __all__ = ["write_report"]
-
-HERE = Path(__file__).parent
-BRAND = '<a class="brand" href="#top">robustness-geometry</a>'
-"""What tells a page of this project from others."""
-
-SYMBOLS = dict(zip(VERDICTS, ("✓", "✕", "≈", "–"), strict=True))
-CLASSES = dict(
-    zip(VERDICTS, ("reproduced", "contradicted", "inconclusive", "untested"), strict=True)
-)
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,7 @@ def write_report(
     networks: Mapping[str, Mapping[str, Any]],
     counterparts: Mapping[str, str],
     provenance: Mapping[str, str],
+    kin: Mapping[str, str] | None = None,
     description: str = "",
     claims: Claims | None = None,
 ) -> Path:
@@ -65,6 +59,7 @@ def write_report(
         counterparts: networks of the thesis -> the suite's network that answers for them; see
             :func:`~.verdicts.judge`.
         provenance: versions, seeds, commit, device ...: label -> text, shown as given.
+        kin: data set of the thesis -> why the suite's pictures and networks are of its kind.
         description: one sentence on the suite.
         claims: claims to judge; None: those of the project.
 
@@ -75,44 +70,45 @@ def write_report(
         InputError: a results file is not what a stage writes.
     """
     claims = (claims or load_claims()).on(counterparts)
-    found = read_results(results / suite, networks)
-    verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts)
-    write_verdicts(results / suite / "claims.json", suite, claims, verdicts)
+    verdicts_file = results / suite / "claims.json"
+    found = with_times(read_results(results / suite, networks), verdicts_file, claims)
+    verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts, kin=kin)
+    write_verdicts(verdicts_file, suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
     material = Material(claims.experiments, judged, found, list(networks))
-    chapters = chapter_views(material)
+    views = [_network(name, spec, found, counterparts) for name, spec in networks.items()]
+    words = network_words(
+        {
+            view.name: (_leaf(spec.get("model", "")).split(",")[0], view.dataset)
+            for view, spec in zip(views, networks.values(), strict=True)
+        }
+    )
     text = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             suite=suite,
             description=description,
             provenance=provenance,
-            networks=[_network(name, spec, found, counterparts) for name, spec in networks.items()],
-            chapters=chapters,
+            networks=views,
+            words=words,
+            fronts=chapter_fronts(material, words),
+            failures=failures(judged, words),
+            chapters=chapter_views(material),
             beyond=beyond_views(material),
-            summary=_summary(verdicts),
-            open_questions=_open_questions(chapters),
+            summary=tally(verdicts),
+            tested=sum(
+                1 for verdict in verdicts if verdict.verdict not in (ARITHMETIC, NOT_TESTED)
+            ),
+            reasons=_reasons(verdicts),
             missing=_missing(claims, found, list(networks)),
             claims=claims,
-            style=(HERE / "style.css").read_text(encoding="utf-8"),
+            style=style(),
         )
     )
     page = reports / suite / "index.html"
     write_own(page, text, lambda found: BRAND in found)
     return page
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(VERDICTS=VERDICTS, SYMBOLS=SYMBOLS, CLASSES=CLASSES)
-    return environment
 
 
 def _network(
@@ -146,31 +142,10 @@ def _leaf(leaf: object) -> str:
     return ", ".join([given.get("_target_", "").rpartition(".")[2], *options]).strip(", ")
 
 
-def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Counts of verdicts over all claims and by kind, and reasons for claims not tested."""
-    total = counts(verdicts)
-    kinds = {
-        kind: counts([v for v in verdicts if v.kind == kind]) for kind in ("value", "relation")
-    }
-    decided = sum(number for name, number in total.items() if name != VERDICTS[3])
-    reasons: dict[str, int] = {}
-    for verdict in verdicts:
-        if verdict.verdict == VERDICTS[3]:
-            reasons[verdict.why] = reasons.get(verdict.why, 0) + 1
-    return {
-        "all": len(verdicts),
-        "counts": total,
-        "kinds": kinds,
-        "tested": decided,
-        "reasons": reasons,
-    }
-
-
-def _open_questions(chapters: Sequence[ChapterView]) -> list[ClaimView]:
-    """The contradicted claims, then the inconclusive ones."""
-    experiments = [experiment for chapter in chapters for experiment in chapter.experiments]
-    views = [claim for experiment in experiments for claim in experiment.claims]
-    return [view for name in VERDICTS[1:3] for view in views if view.verdict.verdict == name]
+def _reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Why claims are not tested -> how many."""
+    reasons = [verdict.why for verdict in verdicts if verdict.verdict == NOT_TESTED]
+    return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
 
 
 def _missing(claims: Claims, results: Results, networks: Sequence[str]) -> list[str]:

@@ -2,16 +2,19 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pipeline.claims import ALL
+from pipeline.claims import ALL, Claims
 from pipeline.statistics import Estimate
 from robustness_geometry.checks import refuse
 
-__all__ = ["Measured", "Results", "read_results"]
+__all__ = ["Measured", "Results", "read_results", "with_times"]
+
+TIME = "t_"
+"""How the names of wall-clock times begin."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,42 @@ def read_results(folder: Path, networks: Iterable[str]) -> Results:
             for experiment, measured in _read_stage(path):
                 found.setdefault(experiment, {})[network] = measured
     return found
+
+
+def with_times(results: Results, path: Path, claims: Claims) -> Results:
+    """Results with the wall-clock times that only the suite's own file of verdicts holds.
+
+    Times stand apart from the metrics and are not kept with the code, so that a fresh checkout has
+    none but those that verdicts rest on. A time that was measured here stays.
+
+    Args:
+        results: results of a suite.
+        path: its file of verdicts; without one, nothing is added.
+        claims: all claims.
+
+    Raises:
+        InputError: the file is not one of verdicts.
+    """
+    files = {claim.id: claim.experiment.replace("-", "_") for claim in claims.claims}
+    filled = {name: dict(entry) for name, entry in results.items()}
+    try:
+        for entry in _json(path).get("claims", ()):
+            measured = filled.get(files.get(entry["id"], ""), {})
+            for network, name, estimate in _times(entry):
+                if network in measured and name not in measured[network].numbers:
+                    numbers = {**measured[network].numbers, name: estimate}
+                    measured[network] = replace(measured[network], numbers=numbers)
+    except (AttributeError, KeyError, TypeError) as error:
+        refuse("results", str(path), f"a file of verdicts ({type(error).__name__}: {error})")
+    return filled
+
+
+def _times(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, Estimate]]:
+    """The network, name and value of each time that a verdict rests on."""
+    for judgement in (*entry["decided_by"], *entry["others"]):
+        for test in judgement["tests"]:
+            if test["number"].startswith(TIME) and test["value"] is not None:
+                yield judgement["network"], test["number"], _estimate(test)
 
 
 def _read_stage(path: Path) -> Iterable[tuple[str, Measured]]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pipeline.statistics import Estimate
 
 __all__ = [
+    "CHAPTERS",
+    "DATA",
     "bounds_text",
     "counts_text",
     "estimate_text",
@@ -14,6 +16,26 @@ __all__ = [
     "printed",
     "unit",
 ]
+
+CHAPTERS = {
+    3: "Adversarial perturbations",
+    4: "Universal perturbations",
+    5: "Between random noise and the worst case",
+    6: "Why universal perturbations exist",
+    7: "The shape of decision regions",
+    8: "Curvature and robust training",
+}
+"""The chapters of the thesis that make claims."""
+
+DATA = {
+    "mnist5k": "5,000 MNIST digits",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "svhn": "SVHN",
+    "imagenet": "ImageNet",
+}
+"""Our names of data sets -> what readers call them."""
 
 SHARES = ("test_error", "accuracy", "err_", "share_", "fooling_", "fool_", "fool[", "random[")
 LABELS = {
@@ -42,7 +64,19 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def label(name: str) -> str:
-    """A column's heading for a number."""
+    """What readers call a number.
+
+    Example:
+        >>> from pipeline.report.text import label
+        >>> label("rho_fgsm / rho_df"), label("fool_val_linf - fool_X_linf")
+        ('ρ̂ FGSM / ρ̂ DeepFool', 'held out, ℓ∞ − X, ℓ∞')
+    """
+    head, comma, tail = name.partition(", ")
+    if comma:
+        return f"{label(head)}, {tail}"
+    for sign, shown in ((" - ", " − "), (" / ", " / ")):
+        if sign in name:
+            return shown.join(label(part) for part in name.split(sign))
     return LABELS.get(name, name.replace("_", " "))
 
 

@@ -2,25 +2,35 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.claims import ALL, THESIS_DATA, Claim, Claims, Condition
 from pipeline.ledger import write_own
+from pipeline.report.counting import counts
+from pipeline.report.grounds import GROUNDS, Ground, Grounds, check_kin
 from pipeline.report.results import Measured, Results
+from pipeline.report.words import (
+    ARITHMETIC,
+    FAILS,
+    HOLDS,
+    NOT_TESTED,
+    UNDECIDED,
+    outcome_of,
+    word,
+)
 from pipeline.statistics import Estimate
 
-__all__ = ["VERDICTS", "Judgement", "Outcome", "Verdict", "decide", "judge", "write_verdicts"]
-
-VERDICTS = ("reproduced", "contradicted", "inconclusive", "not tested here")
-REPRODUCED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = VERDICTS
+__all__ = ["Judgement", "Outcome", "Verdict", "decide", "judge", "write_verdicts"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test on one network; value and interval are None where the number is missing."""
+    """One test on one network; value and interval are None where the number is missing.
+
+    Its ``verdict`` is one of OUTCOMES, as a test alone stands on no ground.
+    """
 
     number: str
     bounds: Mapping[str, float]
@@ -36,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim on one network."""
+    """A claim on one network; its ``verdict`` is in the words of its ground."""
 
     network: str
     dataset: str
@@ -44,6 +54,8 @@ class Judgement:
     verdict: str
     why: str
     tests: tuple[Outcome, ...] = ()
+    ground: str = ""
+    ground_why: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,12 @@ class Verdict:
         why: reason where the claim is not tested.
         named: whether the suite names a network for the claim's own, instead of leaving it to the
             default one.
-        decided_by: the claim on the networks that decide.
+        decided_by: the claim on the networks that decide: of those that answer for the claim, the
+            ones on the nearest ground that was tested.
         others: the claim on the others.
+        ground: one of GROUNDS; empty where nothing was tested.
+        test: id of the first claim with the same test: the same numbers and bounds on the same
+            networks; empty for a claim without any.
     """
 
     id: str
@@ -70,13 +86,15 @@ class Verdict:
     named: bool = False
     decided_by: tuple[Judgement, ...] = ()
     others: tuple[Judgement, ...] = ()
+    ground: str = ""
+    test: str = ""
 
 
 def decide(estimate: Estimate, bounds: Mapping[str, float]) -> str:
-    """The verdict of one number.
+    """The outcome of one number's test, one of OUTCOMES.
 
-    It is reproduced if the whole 95% interval keeps every bound, contradicted if the whole interval
-    breaks one, and inconclusive otherwise.
+    It holds if the whole 95% interval keeps every bound, fails if the whole interval breaks one,
+    and is undecided otherwise.
 
     Args:
         estimate: the number; with a NaN in its value or interval it is not tested.
@@ -95,21 +113,26 @@ def _side(low: float, high: float, bound: str, threshold: float) -> str:
         "above": (low > threshold, high <= threshold),
         "below": (high < threshold, low >= threshold),
     }[bound]
-    return REPRODUCED if kept else CONTRADICTED if broken else INCONCLUSIVE
+    return HOLDS if kept else FAILS if broken else UNDECIDED
 
 
-def _all(verdicts: Sequence[str]) -> str:
-    """The verdict if all must hold: a contradiction decides, else a missing test leaves it open."""
-    return next(v for v in (CONTRADICTED, NOT_TESTED, INCONCLUSIVE, REPRODUCED) if v in verdicts)
+def _all(outcomes: Sequence[str]) -> str:
+    """The outcome if all must hold: a failure decides, else a missing test leaves it open."""
+    return next(v for v in (FAILS, NOT_TESTED, UNDECIDED, HOLDS) if v in outcomes)
 
 
-def _any(verdicts: Sequence[str]) -> str:
-    """The verdict if one must hold: a reproduction decides, else a missing test leaves it open."""
-    return next(v for v in (REPRODUCED, NOT_TESTED, INCONCLUSIVE, CONTRADICTED) if v in verdicts)
+def _any(outcomes: Sequence[str]) -> str:
+    """The outcome if one must hold: one that does decides, else a missing test leaves it open."""
+    return next(v for v in (HOLDS, NOT_TESTED, UNDECIDED, FAILS) if v in outcomes)
 
 
 def judge(
-    claims: Claims, results: Results, *, networks: Sequence[str], counterparts: Mapping[str, str]
+    claims: Claims,
+    results: Results,
+    *,
+    networks: Sequence[str],
+    counterparts: Mapping[str, str],
+    kin: Mapping[str, str] | None = None,
 ) -> list[Verdict]:
     """The verdict on every claim, in the order of the claims file.
 
@@ -119,10 +142,36 @@ def judge(
         networks: networks of the suite, in order.
         counterparts: network of the thesis ("NIN", or "CIFAR-10 LeNet" where the name alone is
             ambiguous) -> the suite's network that answers for it; "default" answers for the rest.
+        kin: data set of the thesis -> why the suite's pictures and networks are of its kind.
+
+    Raises:
+        InputError: ``kin`` names no data set of the thesis, or gives no reason.
     """
+    check_kin(kin or {})
     across = frozenset(experiment.id for experiment in claims.experiments if experiment.across)
-    court = _Court(claims.value_tolerance, results, networks, counterparts, across)
-    return [court.verdict(claim) for claim in claims.on(counterparts).claims]
+    grounds = Grounds(claims, counterparts, kin or {})
+    court = _Court(claims.value_tolerance, results, networks, counterparts, across, grounds)
+    own = claims.on(counterparts).claims
+    verdicts = [court.verdict(claim) for claim in own]
+    first: dict[object, str] = {}
+    return [
+        replace(verdict, test=first.setdefault(_same(claim, verdict), claim.id))
+        if claim.tests or verdict.kind
+        else verdict
+        for claim, verdict in zip(own, verdicts, strict=True)
+    ]
+
+
+def _same(claim: Claim, verdict: Verdict) -> object:
+    """What claims that share one test have in common."""
+    tested = next((j.tests for j in verdict.decided_by if j.tests), None)
+    conditions: Sequence[Outcome | Condition] = tested or claim.tests
+    bounds = [(t.number, sorted(t.bounds.items()), t.premise) for t in conditions if t.decides]
+    networks = [judgement.network for judgement in verdict.decided_by if judgement.tests]
+    over = claim.over == "any"
+    return repr(
+        (claim.experiment, sorted(bounds), networks, over, claim.only_on if not tested else "")
+    )
 
 
 @dataclass(frozen=True)
@@ -134,6 +183,7 @@ class _Court:
     networks: Sequence[str]
     counterparts: Mapping[str, str]
     across: frozenset[str]
+    grounds: Grounds
 
     def verdict(self, claim: Claim) -> Verdict:
         if not (claim.tests or claim.number or claim.lacks):
@@ -151,23 +201,12 @@ class _Court:
                 claim.lacks and f"lacks {claim.lacks}"
             ) or "no network of the suite answers for it"
             return Verdict(claim.id, claim.stage, NOT_TESTED, "", why)
-        judged = tuple(self.on(claim, network, named.get(network, False)) for network in deciding)
-        verdict = (_any if claim.over == "any" else _all)(
-            [judgement.verdict for judgement in judged]
-        )
-        kinds = {judgement.kind for judgement in judged if judgement.kind}
-        kind = "" if verdict == NOT_TESTED else "value" if kinds == {"value"} else "relation"
-        reasons = [
-            judgement.why for judgement in judged if judgement.verdict == NOT_TESTED == verdict
-        ]
+        answers = [self.on(claim, network, named.get(network, False)) for network in deciding]
+        judged = _nearest(answers, claim.over == "any")
         shown = [n for n in networks if n not in deciding or claim.only_on]
-        others = tuple(
-            judgement for network in shown if (judgement := self.tested(claim, network)).tests
-        )
-        why = "; ".join(dict.fromkeys(reasons))
-        return Verdict(
-            claim.id, claim.stage, verdict, kind, why, any(named.values()), judged, others
-        )
+        others = [j for j in answers if j not in judged and j.tests]
+        others += [j for network in shown if (j := self.tested(claim, network)).tests]
+        return _verdict(claim, judged, others, any(named.values()))
 
     def answering(self, claim: Claim) -> dict[str, bool]:
         """Network -> True if the suite names it for the claim, False if it is the default."""
@@ -192,7 +231,8 @@ class _Court:
         data = THESIS_DATA.get(measured.dataset, "") if measured else ""
         comparable = claim.number and claim.value is not None and "hardware" not in claim.setting
         if measured and named and comparable and data and data == claim.data:
-            return _judgement(claim, measured, "value", (_near(claim, self.tolerance),))
+            near = (_near(claim, self.tolerance),)
+            return _judgement(claim, measured, "value", near, self.ground(claim, measured))
         if (claim.only_on and data != claim.only_on) or not claim.tests:
             name = measured.dataset if measured else ""
             return Judgement(network, name, "", NOT_TESTED, f"lacks {claim.lacks}")
@@ -205,7 +245,11 @@ class _Court:
             return Judgement(network, "", "", NOT_TESTED, self.absent(claim, network))
         if not claim.tests:
             return Judgement(network, measured.dataset, "", NOT_TESTED, "")
-        return _judgement(claim, measured, "relation", claim.tests)
+        ground = self.ground(claim, measured)
+        return _judgement(claim, measured, "relation", claim.tests, ground)
+
+    def ground(self, claim: Claim, measured: Measured) -> Ground:
+        return self.grounds.of(claim, measured.network, measured.dataset)
 
     def measured(self, claim: Claim, network: str) -> Measured | None:
         return self.results.get(_file(claim), {}).get(network)
@@ -231,18 +275,68 @@ def _near(claim: Claim, tolerance: float) -> Condition:
 
 
 def _judgement(
-    claim: Claim, measured: Measured, kind: str, tests: Sequence[Condition]
+    claim: Claim, measured: Measured, kind: str, tests: Sequence[Condition], ground: Ground
 ) -> Judgement:
     outcomes = tuple(_outcome(test, measured) for test in tests)
-    verdict = _all([o.verdict for o in outcomes if o.decides and not o.premise])
+    outcome = _all([o.verdict for o in outcomes if o.decides and not o.premise])
     premises = [o.verdict for o in outcomes if o.premise]
-    if verdict in (REPRODUCED, CONTRADICTED) and premises and (met := _all(premises)) != REPRODUCED:
-        verdict = NOT_TESTED if met == NOT_TESTED else INCONCLUSIVE
+    if outcome in (HOLDS, FAILS) and premises and (met := _all(premises)) != HOLDS:
+        outcome = NOT_TESTED if met == NOT_TESTED else UNDECIDED
     missing = [f"'{o.number}'" for o in outcomes if o.decides and o.verdict == NOT_TESTED]
     network = measured.network
     why = f"{_file(claim)} gives no {' and no '.join(missing)} for {network}" if missing else ""
     return Judgement(
-        network, measured.dataset, kind if verdict != NOT_TESTED else "", verdict, why, outcomes
+        network,
+        measured.dataset,
+        kind if outcome != NOT_TESTED else "",
+        word(outcome, ground.name),
+        why,
+        outcomes,
+        ground.name,
+        ground.why,
+    )
+
+
+def _nearest(answers: Sequence[Judgement], some: bool) -> list[Judgement]:
+    """The networks that decide: those on the nearest ground on which the claim was tested.
+
+    Args:
+        answers: the claim on the networks that answer for it.
+        some: whether it is enough that it holds on one of them, whatever its ground.
+    """
+    if some:
+        return list(answers)
+    for ground in GROUNDS:
+        near = [judgement for judgement in answers if judgement.ground == ground]
+        if near and any(judgement.verdict != NOT_TESTED for judgement in near):
+            return [judgement for judgement in answers if judgement.ground in (ground, "")]
+    return list(answers)
+
+
+def _verdict(
+    claim: Claim, judged: Sequence[Judgement], others: Sequence[Judgement], named: bool
+) -> Verdict:
+    some = claim.over == "any"
+    outcomes = [outcome_of(judgement.verdict) for judgement in judged]
+    outcome = (_any if some else _all)(outcomes)
+    tested = [judgement for judgement in judged if judgement.verdict != NOT_TESTED]
+    holding = [judgement for judgement in tested if outcome_of(judgement.verdict) == HOLDS]
+    on = {judgement.ground for judgement in (holding if some and holding else tested)}
+    ground = next((name for name in GROUNDS if name in on), "") if outcome != NOT_TESTED else ""
+    kinds = {judgement.kind for judgement in judged if judgement.kind}
+    kind = "" if outcome == NOT_TESTED else "value" if kinds == {"value"} else "relation"
+    reasons = [j.why for j in judged if j.verdict == NOT_TESTED == outcome]
+    decided = ARITHMETIC if claim.arithmetic and kind == "relation" else word(outcome, ground)
+    return Verdict(
+        claim.id,
+        claim.stage,
+        decided,
+        kind,
+        "; ".join(dict.fromkeys(reasons)),
+        named,
+        tuple(judged),
+        tuple(others),
+        ground,
     )
 
 
@@ -267,20 +361,14 @@ def _outcome(test: Condition, measured: Measured) -> Outcome:
 
 
 def write_verdicts(path: Path, suite: str, claims: Claims, verdicts: Sequence[Verdict]) -> None:
-    """Write verdicts and counts as JSON with sorted keys: equal verdicts give equal bytes."""
-    stages = sorted({verdict.stage for verdict in verdicts})
+    """Write verdicts and counts as JSON with sorted keys: equal verdicts give equal bytes.
+
+    ``counts`` holds the numbers of claims by verdict, kind, stage and ground, and, under ``tests``
+    and ``chapter``, those of distinct tests: ``asked`` of them, of which ``decided`` hold or fail.
+    """
     content = {
         "suite": suite,
-        "counts": {
-            "verdict": Counter(v.verdict for v in verdicts),
-            "kind": {
-                k: Counter(v.verdict for v in verdicts if v.kind == k)
-                for k in ("value", "relation")
-            },
-            "stage": {
-                stage: Counter(v.verdict for v in verdicts if v.stage == stage) for stage in stages
-            },
-        },
+        "counts": counts(verdicts),
         "value_tolerance": claims.value_tolerance,
         "changed_thresholds": list(claims.changed_thresholds),
         "claims": [asdict(verdict) for verdict in verdicts],

@@ -1,16 +1,17 @@
 """Experiments and claims as the page shows them, prepared for its template."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.claims import ALL, Claim, Experiment
 from pipeline.report import files
 from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
+from pipeline.report.grounds import GROUNDS
 from pipeline.report.results import Measured
-from pipeline.report.text import bounds_text, counts_text, interval_text
-from pipeline.report.verdicts import NOT_TESTED, VERDICTS, Judgement, Outcome, Verdict
+from pipeline.report.text import CHAPTERS, bounds_text, counts_text, interval_text
+from pipeline.report.verdicts import Judgement, Outcome, Verdict
+from pipeline.report.words import NOT_TESTED
 
 __all__ = [
     "ChapterView",
@@ -19,20 +20,11 @@ __all__ = [
     "JudgementView",
     "NumbersTable",
     "OutcomeView",
+    "TestView",
     "beyond_views",
     "chapter_views",
     "claim_view",
-    "counts",
 ]
-
-CHAPTERS = {
-    3: "Adversarial perturbations",
-    4: "Universal perturbations",
-    5: "Between random noise and the worst case",
-    6: "Why universal perturbations exist",
-    7: "The shape of decision regions",
-    8: "Curvature and robust training",
-}
 
 
 @dataclass(frozen=True)
@@ -76,6 +68,18 @@ class ClaimView:
 
 
 @dataclass(frozen=True)
+class TestView:
+    """A distinct test and the claims that share it, that on the nearest ground first."""
+
+    claims: tuple[ClaimView, ...]
+
+    @property
+    def first(self) -> ClaimView:
+        """The claim whose verdict stands for the test."""
+        return self.claims[0]
+
+
+@dataclass(frozen=True)
 class ExperimentView:
     """An experiment with all its results."""
 
@@ -88,8 +92,9 @@ class ExperimentView:
     tables: tuple[files.Table, ...]
     notes: tuple[tuple[str, str], ...]
     numbers: NumbersTable
+    tests: tuple[TestView, ...]
+    untested: tuple[ClaimView, ...]
     claims: tuple[ClaimView, ...]
-    verdicts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,11 @@ class ChapterView:
     number: int
     title: str
     experiments: tuple[ExperimentView, ...]
-    verdicts: Mapping[str, int]
 
     @property
     def measured(self) -> bool:
         """Whether any of its experiments has results."""
         return any(experiment.measured for experiment in self.experiments)
-
-
-def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The number of each verdict, in the order of VERDICTS."""
-    found = Counter(verdict.verdict for verdict in verdicts)
-    return {name: found[name] for name in VERDICTS}
 
 
 def chapter_views(material: Material) -> list[ChapterView]:
@@ -119,11 +117,9 @@ def chapter_views(material: Material) -> list[ChapterView]:
     for experiment in material.experiments:
         if (chapter := _chapter(experiment, material)) is not None:
             chapters[chapter].append(_experiment(experiment, material))
-    views = []
-    for number, found in chapters.items():
-        verdicts = {name: sum(view.verdicts[name] for view in found) for name in VERDICTS}
-        views.append(ChapterView(number, CHAPTERS[number], tuple(found), verdicts))
-    return views
+    return [
+        ChapterView(number, CHAPTERS[number], tuple(found)) for number, found in chapters.items()
+    ]
 
 
 def beyond_views(material: Material) -> list[ExperimentView]:
@@ -163,6 +159,7 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         (claim, verdict) for claim, verdict in material.judged if claim.experiment == experiment.id
     ]
     names = [*(each.name for each in material.experiments), *material.results]
+    views = tuple(claim_view(claim, verdict, material) for claim, verdict in own)
     found = material.results.get(experiment.name, {})
     networks = (ALL,) if experiment.across else material.networks
     measured = tuple(found[network] for network in networks if network in found)
@@ -178,8 +175,20 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         tables=tuple(table for m in measured for table in files.tables(m, experiment.name, names)),
         notes=_notes(measured),
         numbers=_numbers(measured),
-        claims=tuple(claim_view(claim, verdict, found) for claim, verdict in own),
-        verdicts=counts([verdict for _, verdict in own]),
+        tests=_tests(views),
+        untested=tuple(view for view in views if view.verdict.verdict == NOT_TESTED),
+        claims=views,
+    )
+
+
+def _tests(views: Sequence[ClaimView]) -> tuple[TestView, ...]:
+    groups: dict[str, list[ClaimView]] = {}
+    for view in views:
+        if view.verdict.verdict != NOT_TESTED:
+            groups.setdefault(view.verdict.test, []).append(view)
+    return tuple(
+        TestView(tuple(sorted(shared, key=lambda view: GROUNDS.index(view.verdict.ground))))
+        for shared in groups.values()
     )
 
 
@@ -200,14 +209,15 @@ def _numbers(measured: Sequence[Measured]) -> NumbersTable:
     return NumbersTable(tuple(m.network for m in measured), rows)
 
 
-def claim_view(claim: Claim, verdict: Verdict, measured: Mapping[str, Measured]) -> ClaimView:
+def claim_view(claim: Claim, verdict: Verdict, material: Material) -> ClaimView:
     """A claim, with the networks that decide before the others.
 
     Args:
         claim: the claim.
         verdict: its verdict.
-        measured: network -> results of its experiment.
+        material: the results.
     """
+    measured = material.results.get(claim.experiment.replace("-", "_"), {})
     first = next((measured[j.network] for j in verdict.decided_by if j.network in measured), None)
     ours = cell(first, claim.number) if first and claim.number in first.numbers else Cell("")
     views = [_judgement(judgement, True) for judgement in verdict.decided_by if judgement.tests]

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import tracking
-from pipeline.report import provenance, write_report
+from pipeline.report import provenance, write_overall, write_report
 from pipeline.storage import check_folder, refuse_full_disk
 from stages.command_line import command_line
 from stages.config import Config, typed
@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def write(config: Config) -> None:
-    """Write the suite's page and verdicts from the results that are there, and log both."""
+    """Write the suite's page and verdicts from the results that are there, and log both.
+
+    The page over all suites is written beside them.
+    """
     suite = config.suite
     for name in ("results", "reports"):
         check_folder(name, ROOT / name / suite.name)
@@ -35,6 +38,7 @@ def write(config: Config) -> None:
                 ROOT / "reports",
                 networks={name: asdict(network) for name, network in config.networks.items()},
                 counterparts=suite.counterparts,
+                kin=suite.kin,
                 provenance={
                     "Training seeds": ", ".join(map(str, config.seeds)),
                     **provenance(ROOT),
@@ -43,6 +47,8 @@ def write(config: Config) -> None:
             )
         run.log_file(page)
         run.log_file(ROOT / "results" / suite.name / "claims.json")
+        with refuse_full_disk(ROOT):
+            write_overall(ROOT)
     print(f"report: {page.relative_to(ROOT)}")
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from pipeline.claims import CLAIMS_FILE, Claims, Condition, load_claims
 from pipeline.report.results import Measured
-from pipeline.report.verdicts import VERDICTS, decide, judge, write_verdicts
+from pipeline.report.verdicts import decide, judge, write_verdicts
+from pipeline.report.words import VERDICTS
 from pipeline.statistics import Estimate
 from robustness_geometry.checks import InputError
 
@@ -294,21 +295,21 @@ def test_no_expression_changed_unlisted():
 @pytest.mark.parametrize(
     ("bound", "low", "high", "verdict"),
     [
-        ("at_least", 2.0, 3.0, "reproduced"),
-        ("at_least", 1.0, 2.0, "inconclusive"),
-        ("at_least", 1.0, 1.999, "contradicted"),
-        ("at_most", 1.0, 2.0, "reproduced"),
-        ("at_most", 2.0, 3.0, "inconclusive"),
-        ("at_most", 2.001, 3.0, "contradicted"),
-        ("above", 2.001, 3.0, "reproduced"),
-        ("above", 2.0, 3.0, "inconclusive"),
-        ("above", 1.0, 2.0, "contradicted"),
-        ("below", 1.0, 1.999, "reproduced"),
-        ("below", 1.0, 2.0, "inconclusive"),
-        ("below", 2.0, 3.0, "contradicted"),
-        ("at_least", 2.0, 2.0, "reproduced"),
-        ("above", 2.0, 2.0, "contradicted"),
-        ("above", 3.0, math.inf, "reproduced"),
+        ("at_least", 2.0, 3.0, "holds"),
+        ("at_least", 1.0, 2.0, "undecided"),
+        ("at_least", 1.0, 1.999, "fails"),
+        ("at_most", 1.0, 2.0, "holds"),
+        ("at_most", 2.0, 3.0, "undecided"),
+        ("at_most", 2.001, 3.0, "fails"),
+        ("above", 2.001, 3.0, "holds"),
+        ("above", 2.0, 3.0, "undecided"),
+        ("above", 1.0, 2.0, "fails"),
+        ("below", 1.0, 1.999, "holds"),
+        ("below", 1.0, 2.0, "undecided"),
+        ("below", 2.0, 3.0, "fails"),
+        ("at_least", 2.0, 2.0, "holds"),
+        ("above", 2.0, 2.0, "fails"),
+        ("above", 3.0, math.inf, "holds"),
     ],
 )
 def test_boundaries_are_exact(bound, low, high, verdict):
@@ -318,11 +319,11 @@ def test_boundaries_are_exact(bound, low, high, verdict):
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (0.9, 1.1, "reproduced"),
-        (0.8, 1.0, "inconclusive"),
-        (0.5, 1.5, "inconclusive"),
-        (1.2, 1.3, "contradicted"),
-        (0.5, 0.8, "contradicted"),
+        (0.9, 1.1, "holds"),
+        (0.8, 1.0, "undecided"),
+        (0.5, 1.5, "undecided"),
+        (1.2, 1.3, "fails"),
+        (0.5, 0.8, "fails"),
     ],
 )
 def test_two_bounds_make_a_band(low, high, verdict):
@@ -365,10 +366,14 @@ def test_the_counterpart_decides_and_the_others_are_shown():
     found = verdict(
         NIN, results({"nin": HOLDS, "lenet": HOLDS | {"rho_lbfgs - rho_df": (-0.2, -0.1)}})
     )
-    assert (found.verdict, found.kind, found.why) == ("reproduced", "relation", "")
+    assert (found.verdict, found.kind, found.why) == ("carries over", "relation", "")
+    assert (found.ground, found.decided_by[0].ground_why) == (
+        "far",
+        "5,000 MNIST digits instead of CIFAR-10",
+    )
     assert [judgement.network for judgement in found.decided_by] == ["nin"]
     assert [(judgement.network, judgement.verdict) for judgement in found.others] == [
-        ("lenet", "contradicted")
+        ("lenet", "does not carry over")
     ]
     first = found.decided_by[0].tests[0]
     assert (first.number, first.low, first.high, first.n, first.seeds) == (
@@ -384,7 +389,7 @@ def test_the_counterpart_decides_and_the_others_are_shown():
     ("changes", "expected"),
     [
         ({}, "reproduced"),
-        ({"rho_lbfgs - rho_df": (-0.1, 0.1)}, "inconclusive"),
+        ({"rho_lbfgs - rho_df": (-0.1, 0.1)}, "undecided"),
         ({"rho_lbfgs - rho_df": (-0.2, -0.1)}, "contradicted"),
         ({"rho_lbfgs - rho_df": (-0.2, -0.1), "rho_fgsm - rho_df": (-1.0, 1.0)}, "contradicted"),
     ],
@@ -433,18 +438,18 @@ def test_a_claim_for_one_data_set_alone_shows_the_rest_without_deciding():
     assert found.verdict == "not tested here"
     assert found.why.startswith("lacks an ImageNet network")
     assert [(judgement.network, judgement.verdict) for judgement in found.others] == [
-        ("lenet", "contradicted")
+        ("lenet", "does not carry over")
     ]
-    assert (
-        verdict(claim, results(numbers, datasets={"lenet": "imagenet"})).verdict == "contradicted"
-    )
+    measured = results(numbers, datasets={"lenet": "imagenet"})
+    assert verdict(claim, measured).verdict == "does not carry over"  # another network
+    assert verdict(claim, measured, counterparts={"CaffeNet": "lenet"}).verdict == "contradicted"
 
 
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [
         ((0.018, 0.028), "reproduced"),
-        ((0.016, 0.020), "inconclusive"),
+        ((0.016, 0.020), "undecided"),
         ((0.001, 0.017), "contradicted"),
     ],
 )
@@ -498,28 +503,29 @@ def test_every_network_that_a_claim_names_decides():
         ),
     )
     assert [judgement.network for judgement in found.decided_by] == ["lenet", "fc"]
-    assert found.verdict == "inconclusive"
+    assert found.verdict == "undecided"
 
 
 @pytest.mark.parametrize(
     ("over", "intervals", "expected"),
     [
-        ("all", [(1, 2), (1, 2), (1, 2)], "reproduced"),
-        ("all", [(1, 2), (-1, 2), (1, 2)], "inconclusive"),
-        ("all", [(1, 2), (-1, 2), (-2, -1)], "contradicted"),
+        ("all", [(1, 2), (1, 2), (1, 2)], "carries over"),
+        ("all", [(1, 2), (-1, 2), (1, 2)], "undecided"),
+        ("all", [(1, 2), (-1, 2), (-2, -1)], "does not carry over"),
         ("all", [(1, 2), (1, 2), None], "not tested here"),
-        ("all", [(-2, -1), (1, 2), None], "contradicted"),
-        ("any", [(-2, -1), (1, 2), (-2, -1)], "reproduced"),
-        ("any", [(-2, -1), (1, 2), None], "reproduced"),
-        ("any", [(-2, -1), (-1, 2), (-2, -1)], "inconclusive"),
-        ("any", [(-2, -1), (-2, -1), (-2, -1)], "contradicted"),
+        ("all", [(-2, -1), (1, 2), None], "does not carry over"),
+        ("any", [(-2, -1), (1, 2), (-2, -1)], "carries over"),
+        ("any", [(-2, -1), (1, 2), None], "carries over"),
+        ("any", [(-2, -1), (-1, 2), (-2, -1)], "undecided"),
+        ("any", [(-2, -1), (-2, -1), (-2, -1)], "does not carry over"),
         ("any", [(-2, -1), (-2, -1), None], "not tested here"),
     ],
 )
 def test_over_all_and_over_any(over, intervals, expected):
     claim = replace(LENET, over=over, tests=(Condition("x", {"above": 0.0}),))
     numbers = {n: {"x": i} for n, i in zip(NETWORKS, intervals, strict=True) if i is not None}
-    found = verdict(claim, results(numbers))
+    far = dict.fromkeys(NETWORKS, "fashion_mnist")  # one ground for all three
+    found = verdict(claim, results(numbers, datasets=far))
     assert found.verdict == expected
     assert len(found.decided_by) == 3
     assert found.others == ()
@@ -533,10 +539,10 @@ def test_a_test_that_is_only_shown_does_not_decide():
         "caption: gain_fgsm_5 - gain_df_5": (-0.2, -0.1),
     }
     found = verdict(claim, results({"nin": numbers}, experiment="advft_judged", stage="finetune"))
-    assert found.verdict == "reproduced"
+    assert found.verdict == "carries over"
     assert [(o.verdict, o.decides) for o in found.decided_by[0].tests] == [
-        ("reproduced", True),
-        ("contradicted", False),
+        ("holds", True),
+        ("fails", False),
     ]
 
 
@@ -545,9 +551,9 @@ def test_a_test_that_is_only_shown_does_not_decide():
     [
         ((0.0, 0.05), (0.0, 0.05), "reproduced"),
         ((0.0, 0.05), (-0.3, -0.2), "contradicted"),
-        ((0.05, 0.2), (0.05, 0.2), "inconclusive"),
-        ((0.3, 0.6), (0.3, 0.6), "inconclusive"),
-        ((0.3, 0.6), (-0.3, -0.2), "inconclusive"),
+        ((0.05, 0.2), (0.05, 0.2), "undecided"),
+        ((0.3, 0.6), (0.3, 0.6), "undecided"),
+        ((0.3, 0.6), (-0.3, -0.2), "undecided"),
         (None, (0.0, 0.05), "not tested here"),
     ],
 )
@@ -579,10 +585,14 @@ def test_the_file_of_verdicts_is_stable_and_counted(tmp_path):
     assert len(content["claims"]) == 370 == sum(content["counts"]["verdict"].values())
     assert set(content["counts"]["verdict"]) <= set(VERDICTS)
     assert sum(sum(stage.values()) for stage in content["counts"]["stage"].values()) == 370
-    decided = sum(
-        number for name, number in content["counts"]["verdict"].items() if name != VERDICTS[3]
+    tested = sum(
+        number for name, number in content["counts"]["verdict"].items() if name != "not tested here"
     )
-    assert sum(sum(kind.values()) for kind in content["counts"]["kind"].values()) == decided > 0
+    assert sum(sum(kind.values()) for kind in content["counts"]["kind"].values()) == tested > 0
+    asked = content["counts"]["tests"]
+    assert 0 < asked["decided"] <= asked["asked"] == sum(asked["verdict"].values()) <= tested
+    chapters = content["counts"]["chapter"].values()
+    assert sum(chapter["asked"] for chapter in chapters) == asked["asked"]
     assert content["counts"]["kind"]["value"] == {"contradicted": 1}
 
 
@@ -596,6 +606,11 @@ def test_the_file_of_verdicts_is_stable_and_counted(tmp_path):
         ({"statement": None}, r"claims\.c\.statement must be .*; got '?(\(absent\)|nothing)"),
         ({"relation": "rather"}, r"claims\.c\.relation must be .*; got 'rather'"),
         ({"over": "most"}, r"claims\.c\.over must be .*; got 'most'"),
+        ({"about": "Fashion-MNIST"}, r"claims\.c\.about must be .*; got 'Fashion-MNIST'"),
+        ({"about": "made up"}, r"claims\.c\.about must be .*; got 'made up'"),
+        ({"arithmetic": True}, r"claims\.c\.note must be why the test is .*; got nothing"),
+        ({"arithmetic": "because"}, r"claims\.c\.arithmetic must be .*; got 'because'"),
+        ({"reason": "weather"}, r"claims\.c\.reason must be one of .*; got 'weather'"),
         (
             {"only_on": "MNIST", "tests": [{"number": "x", "above": 0}]},
             r"claims\.c\.lacks must be .*; got '?(\(absent\)|nothing)",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.claims import Experiment, load_claims
-from pipeline.report import provenance, read_results, write_report
+from pipeline.report import provenance, read_results, write_overall, write_report
 from pipeline.report.text import bounds_text, counts_text, estimate_text, label, printed, unit
 from pipeline.statistics import Estimate
 from robustness_geometry.checks import InputError
@@ -216,7 +216,8 @@ def test_every_claim_stands_on_the_page_once(built):
 
 def test_figures_are_embedded_and_a_broken_one_is_named(built):
     page = Page(make(built).read_text())
-    assert len(page.sources) == 2
+    assert len(page.sources) == 3  # one of the two stands on the first page as well
+    assert len(set(page.sources)) == 2
     assert "attack_l2_cut_off.png is not a whole PNG file" in page.text
     assert "n = 1,000, 3 training seeds" in page.text
 
@@ -445,6 +446,43 @@ def test_an_experiment_beyond_the_thesis_may_be_across_networks(built):
     section = unescape(beyond_section(make(built)))
     assert "python -m stages.curvature_transfer 'experiments=[angle_transfer]'" in section
     assert "stages/curvature/angle_transfer.py" in section
+
+
+# The page over all suites
+
+
+def test_the_page_over_all_suites_names_every_distinct_test_and_what_stands_beside_it(
+    root, tmp_path
+):
+    for folder in ("conf/suite", "results"):
+        (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder).symlink_to(root / folder)
+    page = write_overall(tmp_path)
+    assert page == tmp_path / "reports" / "index.html"
+    text = page.read_text()
+    words = Page(text)
+    inside = {link for link in words.links if link.startswith("#")}
+    assert {link.removeprefix("#") for link in inside} <= set(words.ids)
+    asked = json.loads((root / "results/verdicts.json").read_text())["counts"]["tests"]["asked"]
+    chapters = text[text.index('<section id="chapter-3"') :]
+    assert chapters.count("<li>") == asked
+    assert "Beside it: embedded, far ground" in words.text
+    assert "script" not in words.tags
+
+
+def test_without_any_results_there_is_no_page_over_all_suites(tmp_path):
+    assert write_overall(tmp_path) is None
+    assert not (tmp_path / "reports").exists()
+
+
+def test_claims_of_one_test_stand_in_one_card_with_the_reason_where_it_fails(built):
+    text = make(built).read_text()
+    start = text.index('id="ch3-table31-mnist-lenet-rho-adv-fgsm"')
+    card = text[text.rindex('<div class="claim ', 0, start) : text.index("</details>", start)]
+    assert 'id="ch3-table31-cifar10-lenet-rho-adv-fgsm"' in card
+    assert "reproduced" in card
+    assert "5,000 MNIST digits, for the thesis" in card
+    assert "for this claim it carries over" in card
 
 
 # Across networks
