@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from pipeline import tracking
 from pipeline.executor import Executor
 from pipeline.findings import Findings
-from pipeline.processes import dvc_ancestor
+from pipeline.processes import dvc_ancestor, root
 from pipeline.storage import refuse_full_disk
 from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.types import Dataset, Network
@@ -27,6 +27,7 @@ from stages.command_line import command_line
 from stages.config import Config, typed
 from stages.experiments import ACROSS, Experiment, select
 from stages.headlines import headlines
+from stages.meanwhile import begin_page
 from stages.networks import ALL, Candidate, candidate, candidates
 from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
@@ -91,12 +92,21 @@ def run_stage(stage: str, config: Config) -> None:
                 keep_tensors=dvc_ancestor() is None,
             )
             _log(run, networks, data, findings, sections, folder)
-        if dvc_ancestor() is None:
-            if table := headlines(findings):
-                print(table)
-            print(f"{stage}: the results are in {_shown(folder)}")
+        _tell(stage, config.suite.name, findings, folder, executor)
         if refused:
             raise InputError("; ".join(refused))
+
+
+def _tell(
+    stage: str, suite: str, findings: Mapping[str, Findings], folder: Path, executor: Executor
+) -> None:
+    """Say where the results are; under DVC, write the suite's page of them."""
+    if dvc_ancestor() is None:
+        if table := headlines(findings):
+            print(table)
+        print(f"{stage}: the results are in {_shown(folder)}")
+    elif page := begin_page(root(), suite):
+        executor.say(f"the report so far: {page.relative_to(root())}")
 
 
 def _check_precision(stage: str, precision: str) -> None:

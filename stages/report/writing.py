@@ -8,6 +8,7 @@ from pipeline.report import provenance, write_overall, write_report
 from pipeline.storage import check_folder, refuse_full_disk
 from stages.command_line import command_line
 from stages.config import Config, typed
+from stages.meanwhile import page_lock
 
 __all__ = ["main"]
 
@@ -31,7 +32,7 @@ def write(config: Config) -> None:
         parameters={"suite": suite.name, "networks": list(config.networks)},
         tags={},
     ) as run:
-        with refuse_full_disk(ROOT):
+        with refuse_full_disk(ROOT), page_lock(Path(config.executor["work"]), suite.name):
             page = write_report(
                 suite.name,
                 ROOT / "results",

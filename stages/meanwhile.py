@@ -1,0 +1,53 @@
+"""The report so far, written while later stages still run."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock
+
+__all__ = ["begin_page", "page_lock"]
+
+EVERY = 120.0
+"""Seconds after which the page of a running ``dvc repro`` is written again."""
+
+
+def page_lock(work: Path, suite: str) -> FileLock:
+    """What a process holds while it writes the pages of a suite.
+
+    Args:
+        work: the executor's folder.
+        suite: name of the suite.
+    """
+    path = work / "locks" / f"report-{suite}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def begin_page(root: Path, suite: str) -> Path | None:
+    """Start to write the suite's page in a process of its own, unless there is a recent one.
+
+    The process is not waited for: it takes seconds, ends by itself and logs nothing.
+
+    Args:
+        root: the repository's root, with ``params.yaml``.
+        suite: name of the suite.
+
+    Returns:
+        The page; None if it was written less than EVERY seconds ago.
+    """
+    page = root / "reports" / suite / "index.html"
+    if page.exists() and time.time() - page.stat().st_mtime < EVERY:
+        return None
+    command = [sys.executable, "-m", "stages.report", "--config-dir", ".", "--config-name"]
+    options = ["params", "tracking.enabled=false", "hydra.run.dir=outputs/repro/report_so_far"]
+    subprocess.Popen(
+        [*command, *options],
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return page
