@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from pipeline.statistics import Estimate, Statistic, wilson
 from robustness_geometry.checks import check_count, refuse
 
-__all__ = ["measured", "paired_bootstrap"]
+__all__ = ["largest", "measured", "paired_bootstrap", "smallest"]
 
 BUDGET = 4_000_000
 """Largest number of values of one quantity that a bootstrap holds in memory at a time."""
@@ -90,6 +91,40 @@ def paired_bootstrap(
 def measured(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """Those of ``estimates`` that rest on at least one case: the others were not measured."""
     return {name: estimate for name, estimate in estimates.items() if estimate.n > 0}
+
+
+def smallest(estimates: Iterable[Estimate]) -> Estimate:
+    """The smallest of several numbers, such as one per norm of the noise.
+
+    The smallest of noisy values is too small, and more so in every resample. So its interval goes
+    from the smallest of the lower ends to the smallest of the upper ones: it lies above a threshold
+    only if each of the numbers does, and below it as soon as one does.
+
+    Args:
+        estimates: the numbers; those that were not measured are left out.
+
+    Returns:
+        The estimate, with the fewest cases and seeds behind any of them; NaN if there are none.
+
+    Example:
+        >>> found = smallest([Estimate(0.3, 0.1, 0.5, 90), Estimate(0.2, 0.15, 0.25, 80)])
+        >>> (found.value, found.low, found.high, found.n)
+        (0.2, 0.1, 0.25, 80)
+    """
+    known = [each for each in estimates if each.n > 0]
+    if not known:
+        return Estimate(math.nan, math.nan, math.nan, 0, seeds=0)
+    ends = np.array([[each.value, each.low, each.high] for each in known]).min(axis=0)
+    n, seeds = (min(getattr(each, name) for each in known) for name in ("n", "seeds"))
+    return Estimate(*(float(end) for end in ends), n, seeds=seeds)
+
+
+def largest(estimates: Iterable[Estimate]) -> Estimate:
+    """The largest of several numbers, as :func:`smallest` has the smallest."""
+    found = smallest(
+        replace(each, value=-each.value, low=-each.high, high=-each.low) for each in estimates
+    )
+    return replace(found, value=-found.value, low=-found.high, high=-found.low)
 
 
 def _stacked(samples: Mapping[str, Tensor], statistics: Iterable[Statistic]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import largest, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure, styled
@@ -134,6 +134,7 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
     numbers = paired_bootstrap(
         stack([fooled for fooled, _ in found]), _statistics(settings), resamples=settings.resamples
     )
+    numbers["fool_sf, largest"] = largest(numbers[f"fool_sf_{m}"] for m in settings.dimensions)
     overlaps = stack([inside for _, inside in found])
     numbers |= paired_bootstrap(
         overlaps,
@@ -230,7 +231,6 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         }
     large = f"sc {settings.dimensions[-1]}"
     return statistics | {
-        "fool_sf, largest": of_means(sf, _largest),
         "fool_sc - fool_sf, largest": of_means([*sc, *sf], partial(_between, len(sc))),
         "fool_sc_small - fool_sc_large": difference(f"sc {settings.small}", large),
     }
