@@ -325,7 +325,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    return low, 1.0 if successes == n else min(1.0, centre + half)
 
 
 def spearman(abscissae: Sequence[float], *ordinates: Tensor) -> Tensor:
