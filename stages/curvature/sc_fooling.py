@@ -222,7 +222,9 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
             f"fool_sc_less_sf{end}": mean(less),
             f"fool_negative{end}": mean(negative),
             f"fool_sc - 0.9 fool_uap{end}": of_means([small, "uap"], _nearly),
-            f"fool_sc - fool_uap, absolute{end}": of_means([small, "uap"], _distance),
+            f"fool_sc - fool_uap, absolute{end}": of_means(
+                [small, "uap"], _distance, (0.0, math.inf)
+            ),
             f"fool_sc - fool_uap{end}": difference(small, "uap"),
             f"fool_sc - fool_random{end}": difference(small, "random"),
             f"fool_sc_less_sf - fool_random{end}": difference(less, "random"),
