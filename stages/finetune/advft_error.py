@@ -99,7 +99,7 @@ def _few(used: int, every: int) -> list[str]:
     if used == every:
         return []
     return [
-        f"Only {used} of the {every} training images are fine-tuned on, with any strategy. What the "
+        f"Only {used} of the {every} training images are fine-tuned on. What the "
         "network knew of the others it may forget, so that these errors may be higher than after "
         "fine-tuning on all of them (settings.advft_error.train_samples=null)."
     ]
