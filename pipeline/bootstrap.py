@@ -258,11 +258,13 @@ def _of_order_statistics(values: Tensor, n: int, level: float) -> tuple[float, f
     (1 - level) / 2. Fewer than 6 cases have none at 95%. The same image under several networks is
     one case: of k times as many values, the (k (j - 1) + 1)-th ones are taken.
     """
+    ordered = values[~values.isnan()].sort().values
+    copies = max(1, len(ordered) // n)
+    n = len(ordered) // copies
     ranks = [j for j in range(1, n // 2 + 1) if bdtr(j - 1, n, 0.5) <= (1 - level) / 2]
     if not ranks:
         return math.nan, math.nan
-    ordered = values[~values.isnan()].sort().values
-    index = (max(ranks) - 1) * (len(ordered) // n)
+    index = (max(ranks) - 1) * copies
     return float(ordered[index]), float(ordered[-1 - index])
 
 

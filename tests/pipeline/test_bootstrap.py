@@ -145,6 +145,11 @@ def test_a_median_of_few_lies_between_order_statistics(n):
     assert (same.low, same.high) == (found.low, found.high)
 
 
+def test_a_median_of_ratios_without_a_value_has_no_interval():
+    found = estimate(median_of_ratios("a", "b"), a=[INF] * 8, b=[INF] * 8)
+    assert math.isnan(found.low)
+
+
 def test_a_median_of_five_has_no_95_percent_interval():
     assert math.isnan(estimate(median("a"), a=[1.0, 2.0, 3.0, 4.0, 5.0]).low)
 
