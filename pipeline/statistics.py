@@ -344,9 +344,9 @@ def spearman(abscissae: Sequence[float], *ordinates: Tensor) -> Tensor:
     x = _ranks(torch.tensor(abscissae, dtype=torch.float64))
     y = _ranks(torch.stack(ordinates, dim=-1).double())
     x, y = x - x.mean(), y - y.mean(dim=-1, keepdim=True)
-    # One root, and twelve digits: two orders that agree have a correlation of 1, not 1 - 1e-16.
+    # One root of one product: two orders that agree have a correlation of 1, not of 1 - 1e-16.
     squares = x.square().sum() * y.square().sum(dim=-1)
-    return ((x * y).sum(dim=-1) / squares.sqrt()).round(decimals=12)
+    return (x * y).sum(dim=-1) / squares.sqrt()
 
 
 def _ranks(values: Tensor) -> Tensor:
