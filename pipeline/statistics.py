@@ -49,11 +49,12 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        low: lower end of the 95% interval.
+        low: lower end of the 95% interval; see :func:`pipeline.bootstrap.paired_bootstrap`.
         high: upper end of the 95% interval.
         n: number of images (or pairs, vectors ...) behind it, per seed.
         std: standard deviation over those n; NaN where the number is not a mean.
-        seeds: number of training seeds behind it.
+        seeds: number of training seeds behind it; the interval of a single one is for other images
+            and this very network.
     """
 
     value: float
@@ -90,6 +91,12 @@ class Statistic:
         joint: whether a case that is NaN in one quantity is left out of all of them.
         of_means: computes the statistic from the means of its quantities, where they suffice: far
             cheaper to resample than ``reduce``.
+        middle: maps the quantities to the values per case of which the statistic is the median, for
+            the interval of few; None if it is no median.
+        extreme: whether it is the smallest or largest value. It says nothing about other cases,
+            which may lie anywhere beyond it, and has no interval; a share of cases that keep a
+            bound has one.
+        within: the least and the largest value that the statistic can take.
     """
 
     names: tuple[str, ...]
@@ -98,16 +105,19 @@ class Statistic:
     is_share: bool = False
     joint: bool = True
     of_means: Reduction | None = None
+    middle: Reduction | None = None
+    extreme: bool = False
+    within: tuple[float, float] = (-math.inf, math.inf)
 
 
-def mean(name: str) -> Statistic:
-    """The mean over images and training seeds."""
-    return Statistic((name,), _mean, _same, of_means=_same)
+def mean(name: str, within: tuple[float, float] = (-math.inf, math.inf)) -> Statistic:
+    """The mean over images and training seeds, of values that lie ``within`` two bounds."""
+    return Statistic((name,), _mean, _same, of_means=_same, within=within)
 
 
 def share(name: str) -> Statistic:
     """The share of cases that hold, of values 0 and 1."""
-    return Statistic((name,), _mean, _same, is_share=True, of_means=_same)
+    return Statistic((name,), _mean, _same, is_share=True, of_means=_same, within=(0.0, 1.0))
 
 
 def difference(first: str, second: str) -> Statistic:
@@ -132,7 +142,7 @@ def spread_margin(name: str) -> Statistic:
 
 def median(name: str) -> Statistic:
     """The median over images and training seeds; infinite values are ordered like the others."""
-    return Statistic((name,), _median)
+    return Statistic((name,), _median, middle=_same)
 
 
 def median_difference(first: str, second: str) -> Statistic:
@@ -142,12 +152,14 @@ def median_difference(first: str, second: str) -> Statistic:
 
 def median_of_ratios(first: str, second: str) -> Statistic:
     """median(first / second)."""
-    return Statistic((first, second), lambda a, b: _median(a / b))
+    return Statistic((first, second), lambda a, b: _median(a / b), middle=torch.div)
 
 
 def scaled_median_of_ratios(first: str, second: str, scale: float) -> Statistic:
     """``scale`` times median(first / second)."""
-    return Statistic((first, second), lambda a, b: scale * _median(a / b))
+    return Statistic(
+        (first, second), lambda a, b: scale * _median(a / b), middle=lambda a, b: scale * a / b
+    )
 
 
 def ratio_of_medians(first: str, second: str) -> Statistic:
@@ -156,24 +168,33 @@ def ratio_of_medians(first: str, second: str) -> Statistic:
 
 
 def maximum(name: str) -> Statistic:
-    """The largest value."""
-    return Statistic((name,), _maximum)
+    """The largest value of these cases; see ``Statistic.extreme``."""
+    return Statistic((name,), _maximum, extreme=True)
 
 
 def minimum(name: str) -> Statistic:
-    """The smallest value."""
-    return Statistic((name,), _minimum)
+    """The smallest value of these cases; see ``Statistic.extreme``."""
+    return Statistic((name,), _minimum, extreme=True)
 
 
-def of_means(names: Sequence[str], function: Callable[..., Tensor]) -> Statistic:
+def of_means(
+    names: Sequence[str],
+    function: Callable[..., Tensor],
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Statistic:
     """A function of the means of several quantities, each over its own images.
 
     Args:
         names: names of the quantities.
         function: maps their means, each (...), to (...).
+        within: the least and the largest value that it can take.
     """
     return Statistic(
-        tuple(names), partial(_function_of_means, function), joint=False, of_means=function
+        tuple(names),
+        partial(_function_of_means, function),
+        joint=False,
+        of_means=function,
+        within=within,
     )
 
 
@@ -187,7 +208,7 @@ def share_ratio(first: str, second: str, images: int) -> Statistic:
         second: name of the quantity below.
         images: number of images, of which half a one is the smallest share.
     """
-    return of_means((first, second), partial(_ratio, 0.5 / images))
+    return of_means((first, second), partial(_ratio, 0.5 / images), within=(0.0, math.inf))
 
 
 def auc(clean: str, perturbed: str) -> Statistic:
@@ -199,7 +220,7 @@ def auc(clean: str, perturbed: str) -> Statistic:
         clean: name of the scores of the clean images.
         perturbed: name of the scores of the perturbed images.
     """
-    return Statistic((clean, perturbed), partial(_mean_over_seeds, _auc))
+    return Statistic((clean, perturbed), partial(_mean_over_seeds, _auc), within=(0.0, 1.0))
 
 
 def auc_difference(first: tuple[str, str], second: tuple[str, str]) -> Statistic:
@@ -208,7 +229,7 @@ def auc_difference(first: tuple[str, str], second: tuple[str, str]) -> Statistic
     def reduce(*parts: Tensor) -> Tensor:
         return _mean_over_seeds(_auc, *parts[:2]) - _mean_over_seeds(_auc, *parts[2:])
 
-    return Statistic((*first, *second), reduce)
+    return Statistic((*first, *second), reduce, within=(-1.0, 1.0))
 
 
 def balanced_accuracy(clean: str, perturbed: str) -> Statistic:
@@ -217,7 +238,7 @@ def balanced_accuracy(clean: str, perturbed: str) -> Statistic:
     It is the mean over training seeds, each with the best threshold for these very images.
     Arguments as for :func:`auc`.
     """
-    return Statistic((clean, perturbed), partial(_mean_over_seeds, _best))
+    return Statistic((clean, perturbed), partial(_mean_over_seeds, _best), within=(0.5, 1.0))
 
 
 def _same(values: Tensor) -> Tensor:
@@ -304,7 +325,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    return low, 1.0 if successes == n else min(1.0, centre + half)
 
 
 def spearman(abscissae: Sequence[float], *ordinates: Tensor) -> Tensor:
@@ -322,7 +344,9 @@ def spearman(abscissae: Sequence[float], *ordinates: Tensor) -> Tensor:
     x = _ranks(torch.tensor(abscissae, dtype=torch.float64))
     y = _ranks(torch.stack(ordinates, dim=-1).double())
     x, y = x - x.mean(), y - y.mean(dim=-1, keepdim=True)
-    return (x * y).sum(dim=-1) / (x.norm() * y.norm(dim=-1))
+    # One root of one product: two orders that agree have a correlation of 1, not of 1 - 1e-16.
+    squares = x.square().sum() * y.square().sum(dim=-1)
+    return (x * y).sum(dim=-1) / squares.sqrt()
 
 
 def _ranks(values: Tensor) -> Tensor:

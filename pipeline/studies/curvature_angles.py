@@ -78,14 +78,14 @@ def _angle_statistics(angles: Mapping[str, Tensor]) -> dict[str, Statistic]:
     controls = [name for name in angles if name.endswith(IMAGES)]
     same = [name for name in angles if len(set(name.strip("[]").split("]["))) == 1]
     between = [name for name in angles if name not in controls and name not in same]
-    statistics = {f"cos_1{name}": mean(name) for name in angles}
+    statistics = {f"cos_1{name}": mean(name, (0.0, 1.0)) for name in angles}
     for name in between:
         both = (name, "[random]")
-        statistics[f"cos_1{name} - cos_1[random]"] = of_means(both, _excess)
+        statistics[f"cos_1{name} - cos_1[random]"] = of_means(both, _excess, (-1.0, 1.0))
     over = partial(_excess_of_pairs, len(between))
     return statistics | {
-        "cos_1 - cos_1[random], mean of pairs": of_means([*between, "[random]"], over),
-        "cos_1 - cos_1[images], mean of pairs": of_means([*between, *controls], over),
+        "cos_1 - cos_1[random], mean of pairs": of_means([*between, "[random]"], over, (-1.0, 1.0)),
+        "cos_1 - cos_1[images], mean of pairs": of_means([*between, *controls], over, (-1.0, 1.0)),
     }
 
 

@@ -24,7 +24,7 @@ from robustness_geometry.norms import norms
 from robustness_geometry.randomness import normal
 from robustness_geometry.types import Attack, Classifier, Images, PerImage, Perturbed
 
-__all__ = ["SemiRandom", "flat_ratios", "search_inside"]
+__all__ = ["SemiRandom", "flat_ratios", "pooled_std", "search_inside", "std_over_images"]
 
 RADII = 6
 """Radii at which a line is looked at, evenly spaced up to the smallest perturbation so far."""
@@ -323,3 +323,28 @@ def _bartlett(freedom: int, size: int, draws: int, numbers: np.random.Generator)
     for place in range(columns):
         factor[:, place, place] = np.sqrt(numbers.chisquare(freedom - place, draws))
     return factor
+
+
+def std_over_images(values: Tensor) -> Tensor:
+    """The standard deviation of values (..., seeds, n) over the images, in the mean over the seeds.
+
+    NaN leaves an image out.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 3.0, math.nan], [0.0, 0.0, 0.0]])
+        >>> round(std_over_images(values).item(), 3)
+        0.707
+    """
+    spread = values - values.nanmean(dim=-1, keepdim=True)
+    count = (~values.isnan()).sum(dim=-1)
+    return (spread.square().nansum(dim=-1) / (count - 1)).sqrt().nanmean(dim=-1)
+
+
+def pooled_std(means: Tensor, squares: Tensor) -> Tensor:
+    """The standard deviation over images and draws, in the mean over the training seeds.
+
+    Args:
+        means: (..., seeds, n) the mean over the draws of each image.
+        squares: (..., seeds, n) the mean of their squares.
+    """
+    return (squares.nanmean(dim=-1) - means.nanmean(dim=-1).square()).sqrt().nanmean(dim=-1)

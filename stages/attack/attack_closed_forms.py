@@ -13,12 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
 from pipeline.evaluation import recomputed_success
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.statistics import Estimate, maximum, minimum
+from pipeline.statistics import Estimate, exactly
 from pipeline.studies.synthetic import Affine
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import check_count, check_norm, refuse
@@ -56,7 +55,6 @@ class Settings:
         classes: number of classes of the multiclass cases, at least 2.
         subspace_dimension: dimension m of the random subspaces, at most d.
         exponents: exponents p of the l_p case, each in [1, inf].
-        resamples: number of resamples of the bootstrap behind every interval.
     """
 
     classifiers: int = 20
@@ -65,10 +63,9 @@ class Settings:
     classes: int = 10
     subspace_dimension: int = 12
     exponents: tuple[float | str, ...] = (1.0, 1.5, 2.0, 3.0, 10.0, "inf")
-    resamples: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("classifiers", "points", "resamples", "subspace_dimension"):
+        for name in ("classifiers", "points", "subspace_dimension"):
             check_count(name, getattr(self, name))
         check_count("dimension", self.dimension, minimum=2)
         check_count("classes", self.classes, minimum=2)
@@ -120,7 +117,7 @@ def attack_closed_forms(
         name: torch.cat([case[name] for case in powers.values()]) for name in ("error", "flips")
     }
     numbers = {
-        f"{case}_{name}": _worst(values, settings.resamples, smallest=name == "flips")
+        f"{case}_{name}": _worst(values, smallest=name == "flips")
         for case, quantities in measured.items()
         for name, values in quantities.items()
     }
@@ -244,10 +241,9 @@ def _error(result: Perturbed, exact: Tensor) -> Tensor:
     return (found - exact).norm(dim=1) / exact.norm(dim=1)
 
 
-def _worst(values: Tensor, resamples: int, *, smallest: bool) -> Estimate:
-    """The largest value, or the smallest, with its interval."""
-    statistic = minimum("values") if smallest else maximum("values")
-    return paired_bootstrap({"values": values}, {"worst": statistic}, resamples=resamples)["worst"]
+def _worst(values: Tensor, *, smallest: bool) -> Estimate:
+    """The largest value, or the smallest, of exactly these cases."""
+    return exactly(float(values.min() if smallest else values.max()), len(values))
 
 
 def _table(numbers: dict[str, Estimate]) -> pd.DataFrame:

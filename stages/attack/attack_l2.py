@@ -34,7 +34,7 @@ from pipeline.studies.attacking import (
     relative,
     run,
 )
-from pipeline.tables import class_name, interval, titled, value
+from pipeline.tables import class_name, interval, shown, titled, value
 from robustness_geometry.attacks import deepfool, lbfgs, nearest
 from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import check_count, refuse
@@ -142,10 +142,9 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
     ]
     samples = stack([_quantities(seed, images, data) for seed in found])
     estimates = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
-    timings = measured(paired_bootstrap(samples, _timings(), resamples=settings.resamples))
     return Findings(
         numbers={name: e for name, e in estimates.items() if not name.startswith("_")},
-        timings=timings,
+        timings=measured(paired_bootstrap(samples, _timings(), resamples=settings.resamples)),
         curves={"fooling_fgsm": [estimates[f"_curve {index}"].value for index in range(len(EPS))]},
         tables={
             "table_3_1": _table(estimates, samples),
@@ -160,7 +159,7 @@ def attack_l2(network: Network, data: Dataset, settings: Settings, executor: Exe
             "norms": _histogram(network, samples),
         },
         tensors={f"rho_{method}": samples[f"rho {method}"].float() for method in METHODS},
-        notes=_notes(settings, found, samples),
+        notes=[*_notes(settings, found, samples), *_compared(estimates)],
     )
 
 
@@ -286,29 +285,25 @@ def _by_seed(
     seeds: list[int], found: list[SeedResults], samples: dict[str, Tensor]
 ) -> pd.DataFrame:
     """One row per training seed and method, without intervals."""
-    rows = []
-    for index, (seed, one) in enumerate(zip(seeds, found, strict=True)):
-        for method in one.results:
-            rows.append(
-                {
-                    "seed": seed,
-                    "method": METHODS[method],
-                    "rho": float(samples[f"rho {method}"][index].nanmean()),
-                    "share_fooled": float(samples[f"fooled {method}"][index].nanmean()),
-                    "eps": one.eps if method == "fgsm" else math.nan,
-                }
-            )
+    rows = [
+        {
+            "seed": seed,
+            "method": METHODS[method],
+            "rho": float(samples[f"rho {method}"][index].nanmean()),
+            "share_fooled": float(samples[f"fooled {method}"][index].nanmean()),
+            "eps": one.eps if method == "fgsm" else math.nan,
+        }
+        for index, (seed, one) in enumerate(zip(seeds, found, strict=True))
+        for method in one.results
+    ]
     return pd.DataFrame(rows)
 
 
 def _curve_table(estimates: dict[str, Estimate]) -> pd.DataFrame:
     """One row per eps: the share of images that FGSM fools."""
-    found = [estimates[f"_curve {i}"] for i in range(len(EPS))]
+    found = {eps: estimates[f"_curve {i}"] for i, eps in enumerate(EPS)}
     return pd.DataFrame(
-        [
-            {"eps": eps, "share_fooled": e.value, **interval(e)}
-            for eps, e in zip(EPS, found, strict=True)
-        ]
+        [{"eps": eps, "share_fooled": e.value, **interval(e)} for eps, e in found.items()]
     )
 
 
@@ -362,6 +357,14 @@ def _quartiles(seed: SeedResults, images: Images, methods: list[str]) -> list[in
     return list(dict.fromkeys(int(order[int(q * (len(order) - 1))]) for q in (0.25, 0.5, 0.75)))
 
 
+def _compared(numbers: dict[str, Estimate]) -> list[str]:
+    """A note on DeepFool's norm beside those of more thorough searches."""
+    names = [name for name in ("rho_df / rho_minimum", "rho_lbfgs / rho_df") if name in numbers]
+    known = [f"{name} is {shown(numbers[name])}" for name in names]
+    text = f"DeepFool is not minimal: {' and '.join(known)}, although L-BFGS keeps the box."
+    return [text] if known else []
+
+
 def _notes(settings: Settings, found: list[SeedResults], samples: dict[str, Tensor]) -> list[str]:
     """Notes on the images, the failures, FGSM's eps and the options of the attacks."""
     n, cases = samples["rho df"].shape[1], samples["rho df"].numel()
@@ -382,7 +385,7 @@ def _notes(settings: Settings, found: list[SeedResults], samples: dict[str, Tens
         f"{settings.fooling_rate:g} of them (one eps a training seed: {steps or 'none'}); its "
         "intervals take that eps as given.",
         f"{titled(settings.lbfgs)}, the judge {titled(settings.judge)}: L-BFGS keeps the pixels in "
-        "[0, 1] unless its clip says otherwise, which the other methods do not.",
+        "[0, 1] (the box) unless its clip says otherwise, which the other methods do not.",
         f"Attack under study: {titled(settings.attack)}; its rho is over the images that it fools.",
         "Norms are of raw pixels; the mean-subtracted column divides by ||x - mean||, mean by "
         "channel.",

@@ -27,13 +27,12 @@ from pipeline.statistics import (
     stack,
 )
 from pipeline.studies.attacking import alignments, deepfool_of, inside, run
+from pipeline.studies.bands import Bands
 from pipeline.studies.boundary import or_infinite
 from pipeline.tables import class_name, outcome, value
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.geometry import (
-    band_count,
-    band_dimension,
     block_side,
     expected_beta,
     project_onto_band,
@@ -94,7 +93,7 @@ class Settings:
         if self.block is not None:
             check_count("block", self.block)
 
-    def bands(self, data: Dataset) -> "Bands":
+    def bands(self, data: Dataset) -> Bands:
         """The bands of the data's images."""
         return Bands(picture_shape(data), self.block or block_side(*data.shape[1:]))
 
@@ -112,38 +111,6 @@ class Settings:
             )
 
 
-@dataclass(frozen=True)
-class Bands:
-    """The frequency bands of images of one shape.
-
-    Attributes:
-        shape: channels, height and width.
-        block: side K of the blocks.
-    """
-
-    shape: tuple[int, int, int]
-    block: int
-
-    @property
-    def count(self) -> int:
-        """The number of bands."""
-        return band_count(*self.shape[1:], self.block)
-
-    @property
-    def marked(self) -> tuple[int, int, int]:
-        """The first, the middle and the last band, as in Figure 3.10."""
-        return 0, (self.count - 1) // 2, self.count - 1
-
-    @property
-    def total(self) -> int:
-        """The dimension d of the image space."""
-        return math.prod(self.shape)
-
-    def dimension(self, band: int) -> int:
-        """The dimension m of one band."""
-        return band_dimension(self.shape, band, self.block)
-
-
 def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Measure beta(S_q) = sqrt(m / d) rho_S / rho of every frequency band S_q.
 
@@ -158,9 +125,11 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs the attacks.
 
     Returns:
-        beta of each band and of random subspaces, rank correlation of beta with frequency, median
-        norms. As tensors, the relative norms: ``rho`` (seeds, images) and ``rho_bands`` (seeds,
-        bands, images), the latter times sqrt(m / d), NaN where there is no perturbation.
+        beta of each band and of random subspaces, in which an image without a perturbation counts
+        with the largest relative norm found; ``beta_<band>, found`` of the others alone; the rank
+        correlation of beta with frequency, and median norms. As tensors, the relative norms:
+        ``rho`` (seeds, images) and ``rho_bands`` (seeds, bands, images), the latter times
+        sqrt(m / d), NaN where there is no perturbation.
 
     References:
         Section 3.4.2 of the thesis.
@@ -189,7 +158,7 @@ def dct_bands(network: Network, data: Dataset, settings: Settings, executor: Exe
         tensors={
             "rho": samples["full"].float(),
             "rho_bands": torch.stack(
-                [samples[f"band {band}"] for band in range(bands.count)], dim=1
+                [samples[f"found {band}"] for band in range(bands.count)], dim=1
             ).float(),
         },
         notes=_notes(bands, settings, samples),
@@ -229,7 +198,8 @@ def _measure(
     for band in range(bands.count):
         projector = partial(project_onto_band, band=band, block=bands.block)
         result = executor.map(partial(inside, boundary, projector, model), images).value
-        quantities[f"band {band}"] = _scaled(result, images, bands.dimension(band), bands.total)
+        scaled = _scaled(result, images, bands.dimension(band), bands.total)
+        quantities |= {f"found {band}": scaled, f"band {band}": _bounded(scaled)}
         quantities[f"norm {band}"] = or_infinite(result)
         if result.alignment is not None:
             quantities[f"alignment {band}"] = result.alignment
@@ -240,7 +210,7 @@ def _measure(
         function = partial(in_random_subspace, boundary, m, model)
         chunk = max(1, min(100, LARGEST_BASES // (m * bands.total)))
         result = executor.map(function, few, chunk=chunk, randomness=True).value
-        scaled = _scaled(result, few, m, bands.total)
+        scaled = _bounded(_scaled(result, few, m, bands.total))
         quantities[name] = torch.cat([scaled, scaled.new_full((len(images) - len(few),), math.nan)])
     return quantities, kept
 
@@ -256,17 +226,31 @@ def _scaled(result: Perturbed, images: Tensor, m: int, d: int) -> Tensor:
     return math.sqrt(m / d) * valid(relative_norms(result.perturbations, images), result.success)
 
 
+def _bounded(scaled: Tensor) -> Tensor:
+    """The largest value takes the place of the missing ones, as what they are at least.
+
+    Left out, images without a perturbation would make a subspace look less robust than it is. Where
+    there is no perturbation at all, no value stands for one.
+    """
+    largest = scaled.masked_fill(scaled.isnan(), -math.inf).amax().nan_to_num(neginf=math.nan)
+    return scaled.where(~scaled.isnan(), largest)
+
+
 def _statistics(bands: Bands) -> dict[str, Statistic]:
     """The numbers; those named ``norm`` only the table shows."""
     first, middle, last = (f"norm {band}" for band in bands.marked)
     every = tuple(f"band {band}" for band in range(bands.count))
     return {
         **{f"beta_{band}": ratio_of_means(name, "full") for band, name in enumerate(every)},
+        **{
+            f"beta_{band}, found": ratio_of_means(f"found {band}", "full")
+            for band in range(bands.count)
+        },
         "beta_random": ratio_of_means("random", "full"),
         "beta_random_wide": ratio_of_means("random wide", "full"),
         "beta_random - beta_first": _beta_difference("random", every[0]),
         "beta_last - beta_first": _beta_difference(every[-1], every[0]),
-        "spearman_q_beta": Statistic(("full", *every), _spearman, joint=False),
+        "spearman_q_beta": Statistic(("full", *every), _spearman, joint=False, within=(-1.0, 1.0)),
         "median_middle - median_first": median_difference(middle, first),
         "median_last - median_middle": median_difference(last, middle),
         "rho": mean("full"),
@@ -320,9 +304,10 @@ def _table(
                 "beta": beta.value,
                 "low": beta.low,
                 "high": beta.high,
+                "beta_found": value(estimates, f"beta_{band}, found"),
                 "median_norm": norm.value,
                 "cos(r, n)": value(estimates, f"alignment_{band}"),
-                "share_infeasible": float(samples[f"band {band}"].isnan().double().mean()),
+                "share_infeasible": float(samples[f"norm {band}"].isinf().double().mean()),
                 "images": beta.n,
                 "seeds": beta.seeds,
             }
@@ -380,7 +365,7 @@ def _typical(bands: Bands, results: dict[int, Perturbed]) -> int:
 def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list[str]:
     """Notes on the blocks, the failures and the random subspaces."""
     count, d = samples["full"].shape[1], bands.total
-    infeasible = sum(int(samples[f"band {band}"].isnan().sum()) for band in range(bands.count))
+    infeasible = sum(int(samples[f"norm {band}"].isinf().sum()) for band in range(bands.count))
     cases = bands.count * samples["full"].numel()
     same, wide = _random_dimensions(bands).values()
     few = min(settings.random_samples, count)
@@ -389,7 +374,8 @@ def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list
         f"independent in each of {bands.shape[0]} channel(s), on {count} held-out images; beta is "
         "a ratio of means.",
         f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they "
-        "are left out of beta, counted in the table, and stand as infinite in the medians.",
+        "count in beta with the largest relative norm found in this band, as a lower bound (beta "
+        "of the others alone is beta_found), and stand as infinite in the medians.",
         f"Inside a subspace DeepFool takes at most {settings.steps} steps; cos(r, n), in the mean, "
         "is with the normal's projection onto it.",
         f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band "

@@ -11,6 +11,7 @@ References:
     to adversarial attacks", arXiv:1706.06083, 2018 (PGD).
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,9 @@ def cure_cost_ablation(
     ):
         statistics[f"{first} - {second}"] = difference(first, second)
     pair = ("adv_cure_gradient", "adv_cure")
-    statistics["|adv_cure_gradient - adv_cure|"] = replace(of_means(pair, _apart), joint=True)
+    statistics["|adv_cure_gradient - adv_cure|"] = replace(
+        of_means(pair, _apart), joint=True, within=(0.0, math.inf)
+    )
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     numbers |= _counted(settings.adversary_steps)
     timings = _timed(studies[0])

@@ -128,7 +128,9 @@ def _share(vectors: Tensor, basis: Tensor) -> Tensor:
 def _statistics(expected: float) -> dict[str, Statistic]:
     return {
         **{f"proj_{kind}": mean(kind) for kind in TITLES},
-        "proj_random - sqrt(m / d), absolute": of_means(["random"], partial(_off, expected)),
+        "proj_random - sqrt(m / d), absolute": of_means(
+            ["random"], partial(_off, expected), (0.0, math.inf)
+        ),
         "proj_adversarial - 1.5 proj_random": of_means(
             ["adversarial", "random"], partial(_less, 1.5)
         ),

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import largest, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure, styled
@@ -134,6 +134,7 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
     numbers = paired_bootstrap(
         stack([fooled for fooled, _ in found]), _statistics(settings), resamples=settings.resamples
     )
+    numbers["fool_sf, largest"] = largest(numbers[f"fool_sf_{m}"] for m in settings.dimensions)
     overlaps = stack([inside for _, inside in found])
     numbers |= paired_bootstrap(
         overlaps,
@@ -221,7 +222,9 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
             f"fool_sc_less_sf{end}": mean(less),
             f"fool_negative{end}": mean(negative),
             f"fool_sc - 0.9 fool_uap{end}": of_means([small, "uap"], _nearly),
-            f"fool_sc - fool_uap, absolute{end}": of_means([small, "uap"], _distance),
+            f"fool_sc - fool_uap, absolute{end}": of_means(
+                [small, "uap"], _distance, (0.0, math.inf)
+            ),
             f"fool_sc - fool_uap{end}": difference(small, "uap"),
             f"fool_sc - fool_random{end}": difference(small, "random"),
             f"fool_sc_less_sf - fool_random{end}": difference(less, "random"),
@@ -230,7 +233,6 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         }
     large = f"sc {settings.dimensions[-1]}"
     return statistics | {
-        "fool_sf, largest": of_means(sf, _largest),
         "fool_sc - fool_sf, largest": of_means([*sc, *sf], partial(_between, len(sc))),
         "fool_sc_small - fool_sc_large": difference(f"sc {settings.small}", large),
     }

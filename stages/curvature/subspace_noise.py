@@ -9,11 +9,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap, smallest
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, stack
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    difference,
+    mean,
+    of_means,
+    spearman,
+    stack,
+)
 from pipeline.studies.curvature import (
     CurvatureStudy,
     curvature_studies,
@@ -104,6 +112,9 @@ def subspace_noise(
         executor.each(lambda study: _measure(study, study.shared(m), images, settings), studies)
     )
     numbers = paired_bootstrap(samples, _statistics(settings), resamples=settings.resamples)
+    numbers["changed_S - changed_S_perp, smallest"] = smallest(
+        numbers[_gap(t)] for t in settings.magnitudes
+    )
     return Findings(
         numbers=named(numbers | made_at(studies), settings),
         tables={
@@ -177,9 +188,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         f"changed_{kind}_{t:g}": mean(f"{kind} {t}") for kind in TITLES for t in settings.magnitudes
     }
     return statistics | {
-        "changed_S - changed_S_perp, smallest": of_means(
-            [*every["S"], *every["S_perp"]], _smallest_gap
-        ),
+        **{_gap(t): difference(f"S {t}", f"S_perp {t}") for t in settings.magnitudes},
         "changed_S - changed_random, mean": of_means([*every["S"], *every["random"]], _mean_gap),
         "changed_S_perp - changed_isotropic, mean": of_means(
             [*every["S_perp"], *every["isotropic"]], _mean_gap
@@ -187,18 +196,21 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         "changed_S_perp - 0.5 changed_S, mean": of_means(
             [*every["S_perp"], *every["S"]], _half_gap
         ),
-        "spearman": of_means(every["S"], partial(spearman, settings.magnitudes)),
+        "spearman": of_means(
+            every["S"], partial(spearman, settings.magnitudes), within=(-1.0, 1.0)
+        ),
     }
+
+
+def _gap(t: float) -> str:
+    """The number that says how much more labels noise of norm t changes in S than outside."""
+    return f"changed_S - changed_S_perp_{t:g}"
 
 
 def _gaps(shares: Sequence[Tensor]) -> Tensor:
     """The first half of the shares less the second."""
     half = len(shares) // 2
     return torch.stack(list(shares[:half])) - torch.stack(list(shares[half:]))
-
-
-def _smallest_gap(*shares: Tensor) -> Tensor:
-    return _gaps(shares).amin(dim=0)
 
 
 def _half_gap(*shares: Tensor) -> Tensor:

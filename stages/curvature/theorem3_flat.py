@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import paired_bootstrap, smallest
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import Line, estimate_line, line_figure
-from pipeline.statistics import Estimate, Statistic, exactly, mean, of_means
+from pipeline.statistics import Estimate, Statistic, exactly, mean, share
 from pipeline.studies.boundary import once
 from pipeline.studies.curvature import unit
 from pipeline.studies.synthetic import Affine
@@ -251,13 +251,12 @@ def binary_fooled(dimension: int, points: int) -> dict[str, Tensor]:
 def _numbers(
     fooled: Mapping[str, Tensor], lengths: Mapping[str, Tensor], settings: Settings
 ) -> dict[str, Estimate]:
-    margin = of_means(list(fooled), partial(_worst, 1 - settings.delta))
+    shares = {name: share(name) for name in fooled}
+    worst = smallest(paired_bootstrap(fooled, shares, resamples=settings.resamples).values())
     sizes = tuple(f"norm {m}" for m in settings.dimensions)
     slope = Statistic(sizes, partial(_slope, settings.dimensions, 1 - settings.delta))
     return {
-        **paired_bootstrap(
-            fooled, {"fooled - (1 - delta), smallest": margin}, resamples=settings.resamples
-        ),
+        "fooled - (1 - delta), smallest": _beyond(worst, 1 - settings.delta),
         **paired_bootstrap(lengths, {"slope": slope}, resamples=settings.resamples),
     }
 
@@ -265,21 +264,26 @@ def _numbers(
 def _linear_numbers(
     linear: Mapping[str, Tensor], binary: Mapping[str, Tensor], settings: Settings
 ) -> dict[str, Estimate]:
-    margin = {
-        "linear fooled - (1 - delta)": of_means(["fooled"], partial(_worst, 1 - settings.delta))
-    }
+    fooled = {"fooled": linear["fooled"]}
+    found = paired_bootstrap(fooled, {"fooled": share("fooled")}, resamples=settings.resamples)
     shares = {f"fool_{name}": mean(name) for name in ("vector", "direction")}
     rank = float(linear["rank"])
     return {
-        **paired_bootstrap({"fooled": linear["fooled"]}, margin, resamples=settings.resamples),
+        "linear fooled - (1 - delta)": _beyond(found["fooled"], 1 - settings.delta),
         "rank": exactly(rank, settings.points),
         "rank - (classes - 1)": exactly(rank - (settings.classes - 1), settings.points),
         **paired_bootstrap(binary, shares, resamples=settings.resamples),
     }
 
 
-def _worst(promised: float, *shares: Tensor) -> Tensor:
-    return torch.stack(shares).amin(dim=0) - promised
+def _beyond(found: Estimate, promised: float) -> Estimate:
+    """A share less what is promised of it."""
+    return replace(
+        found,
+        value=found.value - promised,
+        low=found.low - promised,
+        high=found.high - promised,
+    )
 
 
 def share_quantile(level: float, values: Tensor) -> Tensor:

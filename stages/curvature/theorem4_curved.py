@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import largest, paired_bootstrap, smallest
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, Line, axes_grid, estimate_line, line_figure, styled
@@ -259,9 +260,11 @@ def _numbers(
     settings: Settings,
 ) -> dict[str, Estimate]:
     cases = [f"{m} {kappa}" for m in settings.dimensions for kappa in settings.curvatures]
-    pairs = [name for case in cases for name in (f"fooled {case}", f"below {case}")]
-    margin = of_means(pairs, partial(_margin, 1 - settings.delta))
-    rise = Statistic(tuple(lengths), partial(_rise, 1 - settings.delta))
+    margin = partial(_margin, 1 - settings.delta)
+    margins = {case: of_means([f"fooled {case}", f"below {case}"], margin) for case in cases}
+    rise = partial(_rise, 1 - settings.delta)
+    rises = {names[1]: Statistic(names, rise) for names in pairwise(lengths)}
+    resamples = settings.resamples
     rho = [
         theorem4_radius(kappa, m, settings.delta)
         for m in settings.dimensions
@@ -270,12 +273,12 @@ def _numbers(
     steps = torch.tensor(rho).view(len(settings.dimensions), -1).diff(dim=1)
     kept = arcs["negative"].isfinite()
     return {
-        **paired_bootstrap(
-            fooled, {"fooled - (1 - delta - beta), smallest": margin}, resamples=settings.resamples
+        "fooled - (1 - delta - beta), smallest": smallest(
+            paired_bootstrap(fooled, margins, resamples=resamples).values()
         ),
         "rho's rise with kappa, largest": exactly(float(steps.max()), len(rho)),
-        **paired_bootstrap(
-            lengths, {"norm's rise with kappa, largest": rise}, resamples=settings.resamples
+        "norm's rise with kappa, largest": largest(
+            paired_bootstrap(lengths, rises, resamples=resamples).values()
         ),
         "t_flat - t_positive, smallest": exactly(
             float((arcs["flat"] - arcs["positive"]).min()), len(kept)
@@ -286,13 +289,12 @@ def _numbers(
     }
 
 
-def _margin(promised: float, *shares: Tensor) -> Tensor:
-    fooled, beta = torch.stack(shares[::2]), torch.stack(shares[1::2])
-    return (fooled + beta).amin(dim=0) - promised
+def _margin(promised: float, fooled: Tensor, beta: Tensor) -> Tensor:
+    return fooled + beta - promised
 
 
-def _rise(level: float, *values: Tensor) -> Tensor:
-    return torch.stack([share_quantile(level, v) for v in values], dim=-1).diff(dim=-1).amax(dim=-1)
+def _rise(level: float, before: Tensor, after: Tensor) -> Tensor:
+    return share_quantile(level, after) - share_quantile(level, before)
 
 
 def _table(fooled: Mapping[str, Tensor], settings: Settings) -> pd.DataFrame:

@@ -152,7 +152,9 @@ def _statistics(choice: Choice) -> dict[str, Statistic]:
         numbers |= _signs(choice.judged, suffix)
         for title, end in (("pearson", "kappa"), ("spearman", "rank")):
             ends = f"{end} z{suffix}", f"{end} x{suffix}"
-            numbers[f"{title}(kappa_z, kappa_x){suffix}"] = Statistic(ends, _pearson_within_seeds)
+            numbers[f"{title}(kappa_z, kappa_x){suffix}"] = Statistic(
+                ends, _pearson_within_seeds, within=(-1.0, 1.0)
+            )
         numbers[f"alignment{suffix}"] = median(f"alignment{suffix}")
     return numbers
 

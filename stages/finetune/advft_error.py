@@ -76,6 +76,7 @@ def advft_error(
             f"Errors are measured on all {len(data.test)} held-out images. The thesis does not say "
             "whether its baseline is the original network or one with as many more epochs on clean "
             "images: both are here.",
+            *_few(len(studies[0].train), len(data.train)),
         ],
     )
 
@@ -91,6 +92,17 @@ def _wrong(study: FineTuningStudy) -> dict[str, Tensor]:
         right = study.executor.cached(work, study.test.images, study.test.labels).value
         wrong[name] = 1 - right.double()
     return wrong
+
+
+def _few(used: int, every: int) -> list[str]:
+    """A note where fewer images are fine-tuned on than the networks were trained on."""
+    if used == every:
+        return []
+    return [
+        f"Only {used} of the {every} training images are fine-tuned on. What the "
+        "network knew of the others it may forget, so that these errors may be higher than after "
+        "fine-tuning on all of them (settings.advft_error.train_samples=null)."
+    ]
 
 
 def _errors(numbers: dict[str, Estimate], settings: Settings) -> dict[str, Estimate]:

@@ -160,7 +160,7 @@ def _statistics(sizes: tuple[int, ...]) -> dict[str, Statistic]:
     return {
         **{f"P_in_{k}": share(f"in {k}") for k in sizes},
         "P_in_first - P_in_last": of_means((names[0], names[-1]), torch.sub),
-        "spearman": of_means(names, partial(_correlation, sizes)),
+        "spearman": of_means(names, partial(_correlation, sizes), within=(-1.0, 1.0)),
         "share_found": share("found"),
         "share_straight": share("straight"),
         "share_found - share_straight": difference("found", "straight"),

@@ -87,7 +87,7 @@ def attack_numbers():
         "rho_lbfgs": entry(0.171, 0.165, 0.177),
         "rho_fgsm / rho_df": entry(4.97, 4.8, 5.1),
         "rho_fgsm - rho_df": entry(0.647, 0.62, 0.67),
-        "rho_lbfgs - rho_df": entry(0.008, -0.001, 0.017),
+        "rho_lbfgs / rho_df": entry(1.01, 0.97, 1.05),
         "rho_fgsm - rho_lbfgs": entry(0.64, 0.61, 0.67),
         "steps_df": entry(2.4, 2.35, 2.45),
         "share_df_below_fgsm": entry(0.93, 0.91, 0.945),

@@ -3,9 +3,7 @@ import pytest
 from robustness_geometry.checks import InputError
 from stages.attack.attack_closed_forms import Settings, attack_closed_forms
 
-SMALL = Settings(
-    classifiers=3, points=10, dimension=12, classes=4, subspace_dimension=3, resamples=50
-)
+SMALL = Settings(classifiers=3, points=10, dimension=12, classes=4, subspace_dimension=3)
 
 
 def test_deepfool_is_exact_on_affine_classifiers(executor, looked_at):

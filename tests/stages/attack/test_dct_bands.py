@@ -87,6 +87,14 @@ def low_pass_network(small) -> Network:
     return small.network({0: model})
 
 
+def test_an_image_without_a_perturbation_counts_with_the_largest_norm_found():
+    from stages.attack.dct_bands import _bounded
+
+    assert _bounded(torch.tensor([2.0, math.nan, 5.0, math.nan])).tolist() == [2.0, 5.0, 5.0, 5.0]
+    assert _bounded(torch.tensor([1.0, 3.0])).tolist() == [1.0, 3.0]
+    assert bool(_bounded(torch.full((3,), math.nan)).isnan().all())
+
+
 def test_bands_without_a_perturbation_are_counted_and_left_out(small, executor, looked_at):
     found = dct_bands(
         low_pass_network(small),

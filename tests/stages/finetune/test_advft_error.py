@@ -48,3 +48,12 @@ def test_the_table_has_a_row_for_each_network_with_its_change(found):
 
 def test_the_figure_shows_all_of_them(found):
     assert len(found.figures["table_3_3"].axes[0].get_xticklabels()) == 4
+
+
+def test_fine_tuning_on_a_part_of_the_images_says_so(found, network, data, executor):
+    count = len(data.train) // 2
+    settings = Settings(epochs=1, train_samples=count, resamples=20)
+    few = advft_error(network, data, settings, executor.scope("few")).notes
+    text = f"Only {count} of the {len(data.train)} training images"
+    assert any(note.startswith(text) for note in few)
+    assert not any(note.startswith("Only") for note in found.notes)
