@@ -31,7 +31,7 @@ from pipeline.studies.curvature import (
     training_split,
     unit,
 )
-from pipeline.studies.curvature_noise import noise_needed
+from pipeline.studies.noise import noise_needed
 from pipeline.studies.curvature_settings import CurvatureSettings, TrainPoints, UnseenPoints
 from pipeline.studies.synthetic import Affine
 from pipeline.tables import columns

@@ -20,7 +20,7 @@ from pipeline.studies.curvature_fooling import (
     within,
     without,
 )
-from pipeline.studies.curvature_noise import noise_needed, noise_radius
+from pipeline.studies.noise import noise_needed, noise_radius
 from pipeline.studies.curvature_settings import (
     Curvatures,
     CurvatureSettings,
