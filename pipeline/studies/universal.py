@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
 from pipeline.statistics import padded
-from pipeline.studies.noise import noise_needed
+from pipeline.studies.noise import noise_needed, noise_radius
 from pipeline.studies.subject import Subject
 from pipeline.studies.universal_settings import MakingSettings
 from pipeline.studies.universal_vectors import (
@@ -125,6 +125,10 @@ class UniversalStudy(Subject):
         """(n,) the norm that random noise needs, measured; infinite where none is enough."""
         images = self.few[: self.settings.noise_samples]
         return noise_needed(self.model, images, self.executor)
+
+    def noise_norm(self) -> float:
+        """The median of :meth:`noise`, at most the norm of an image of ones."""
+        return noise_radius(self.noise(), 1.0, self.train.images[0].numel())
 
     def has_xi(self, norm: float) -> bool:
         """Whether the radius of the l_p ball is known."""
@@ -361,10 +365,8 @@ def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
     known = [one for one in studies if not bool(one.noise().isinf().all())]
     if not known:
         return []
-    needed, flat = (
-        sum(float(values.nanquantile(0.5)) for values in each) / len(known)
-        for each in ([one.noise() for one in known], [one.flat_noise() for one in known])
-    )
+    needed = sum(one.noise_norm() for one in known) / len(known)
+    flat = sum(float(one.flat_noise().nanquantile(0.5)) for one in known) / len(known)
     notes = [
         f"xi is a tenth of the norm that random noise needs, {needed:.3g}: the median over "
         f"{len(first.noise())} images of X of the smallest norm that changes the label along one "

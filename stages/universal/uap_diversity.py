@@ -156,11 +156,11 @@ def _notes(studies: Sequence[UniversalStudy], settings: Settings) -> list[str]:
     count, d = settings.orders * (settings.orders - 1) // 2, studies[0].train.images[0].numel()
     return [
         *made_by_both(studies, settings.norm),
-        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed by Algorithm "
-        f"4, which differ by the order of X alone: {count} pairs each; intervals are over pairs and "
-        "training seeds. 'largest' is the mean over training seeds of each one's largest pair: the "
-        "largest of few pairs has no interval over pairs. The table has the signs. The thesis does "
-        "not name the norm.",
+        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed by "
+        f"Algorithm 4, which differ by the order of X alone: {count} pairs each; intervals are "
+        "over pairs and training seeds. 'largest' is the mean over training seeds of each one's "
+        "largest pair: the largest of few pairs has no interval over pairs. The table has the "
+        "signs. The thesis does not name the norm.",
         f"The images have {d} dimensions, the thesis' 150,528; 'random "
         "cosine' is what "
         "vectors without anything in common have in so many.",
