@@ -106,9 +106,9 @@ def uap_defence(
 
     Returns:
         ``fool_<network>``, by the one of two new vectors that fools more of X, and with the maker's
-        name at the end by each of the two; ``err_<network>``; of the original, of ``ft1`` to ``ft<rounds>`` and
-        of ``ft_fixed``, which was tuned for one round on vectors added as they are; and their
-        differences.
+        name at the end by each of the two; ``err_<network>``; of the original, of ``ft1`` to
+        ``ft<rounds>`` and of ``ft_fixed``, which was tuned for one round on vectors added as they
+        are; and their differences.
 
     References:
         Thesis, Section 4.5. S.-M. Moosavi-Dezfooli et al., "Universal adversarial perturbations",
@@ -330,9 +330,9 @@ def _notes(
         f"Each network is judged by two new {norm_name(settings.ball)} vectors, of Algorithm 4 "
         f"with the effort of Table 4.1 and of {attack_name(settings.ascent)} "
         f"({options.get('iterations')} steps on all of X): the one that fools more of X counts, as "
-        "a defence is judged by the strongest attack at hand. The radius is the original network's "
-        f"xi throughout. A pool of {settings.pool} vectors a round is made by Algorithm 4 of {made} "
-        f"images and at most {settings.pool_passes or passes} passes.",
+        "a defence is judged by the strongest attack at hand. The radius is the original "
+        f"network's xi throughout. A pool of {settings.pool} vectors a round is made by Algorithm "
+        f"4 of {made} images and at most {settings.pool_passes or passes} passes.",
         f"{recipe.epochs} extra epochs a round on {images} training images at a learning rate of "
         f"{recipe.learning_rate:.4g} (the thesis names none); each image carries a vector with "
         "probability "

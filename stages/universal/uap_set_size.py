@@ -134,7 +134,7 @@ def _vectors(
     plans = [
         Plan(norm, study.xi(norm), members=chosen)
         for chosen in _choices(len(images), size, settings.draws)
-        if len(labels[chosen].unique()) > 1
+        if maker == GRADIENT or len(labels[chosen].unique()) > 1
     ]
     return [one.perturbation for one in study.make(plans, maker)]
 
@@ -195,10 +195,10 @@ def _notes(
         f"{settings.draws} choice(s) of images, whose fooling is averaged, as is that of the "
         f"{settings.orders} order(s) of the largest. {half} is half the number of classes, as the "
         "thesis' 500.",
-        f"The numbers without a maker's name are of {attack_name(settings.ascent)} ({steps} steps), "
-        "which is quick at every size; Algorithm 4 stands beside it up to "
-        f"{len(studies[0].few)} images. Its choices with a single label make no vector and are left out. The radius is "
-        "the same throughout; the thesis does not name the norm.",
+        f"The numbers without a maker's name are of {attack_name(settings.ascent)} ({steps} "
+        "steps), which is quick at every size; Algorithm 4 stands beside it up to "
+        f"{len(studies[0].few)} images. Its choices with a single label make no vector and are "
+        "left out. The radius is the same throughout; the thesis does not name the norm.",
     ]
     if left_out:
         notes.append(

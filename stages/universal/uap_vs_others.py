@@ -293,8 +293,8 @@ def _notes(
         "the vector made for xi; each is scaled.",
         f"DeepFool failed in {failed} cases, which are left out of its sum.",
         "random_norm is sqrt(d) ||r|| with DeepFool's r, noise_norm is measured; noise_norm / xi "
-        "is 10 by definition unless a radius is given. norm_80 is the radius of the smallest ball in "
-        "which a vector is made to fool 80% of unseen images, linear between the radii "
+        "is 10 by definition unless a radius is given. norm_80 is the radius of the smallest ball "
+        "in which a vector is made to fool 80% of unseen images, linear between the radii "
         f"{', '.join(f'{factor:g}' for factor in (1.0, *settings.made))} xi; where none fools so "
         "many, it is the largest of them, and the ratio is even less. The largest ball's vector "
         f"fools {numbers['made_most'].value:.1%}.",
