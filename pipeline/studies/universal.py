@@ -31,6 +31,7 @@ from pipeline.studies.universal_vectors import (
     together,
     xi_of,
 )
+from pipeline.tables import norm_name
 from robustness_geometry.attacks import deepfool
 from robustness_geometry.attacks.protocol import Clip, attack_name
 from robustness_geometry.attacks.universal import Universal
@@ -154,17 +155,18 @@ class UniversalStudy(Subject):
             maker: one of MAKERS.
             count: number of shufflings; None: that of the settings.
         """
-        orders = range(self.settings.shufflings)
-        count = len(orders) if count is None else count
-        if maker == GRADIENT or count > len(orders) or not together(self.settings.algorithm):
+        least = self.settings.shufflings(norm)
+        count = least if count is None else count
+        if maker == GRADIENT or count > least or not together(self.settings.algorithm):
             return self.make([Plan(norm, self.xi(norm), k) for k in range(count)], maker)
         # All that Chapter 4 needs of Algorithm 4 is made together, and shared by all experiments.
-        balls = [p for p in dict.fromkeys([2.0, math.inf, self.settings.norm]) if self.has_xi(p)]
-        if norm not in balls:
-            balls.append(norm)
-        found = self.make([Plan(p, self.xi(p), k) for p in balls for k in orders])
-        start = balls.index(norm) * len(orders)
-        return found[start : start + count]
+        known = [p for p in (2.0, math.inf, self.settings.norm) if self.has_xi(p)]
+        balls = list(dict.fromkeys([*known, norm]))
+        orders = {p: range(self.settings.shufflings(p)) for p in balls}
+        plans = [Plan(p, self.xi(p), k) for p in balls for k in orders[p]]
+        wanted = [(plan.norm, plan.order) for plan in plans]
+        found = self.make(plans)
+        return [found[wanted.index((norm, k))] for k in range(count)]
 
     def best(self, norm: float, *makers: str) -> Best:
         """The vector of radius xi that fools most of X; unseen images have no part in the choice.
@@ -328,17 +330,20 @@ def made_by_both(studies: Sequence[UniversalStudy], *balls: float) -> list[str]:
     """Notes on the two makers of vectors of these balls, and on how Algorithm 4 ended."""
     first, options = studies[0], getattr(studies[0].settings.ascent, "keywords", {})
     vectors = [v for one in studies for p in balls for v in one.vectors(p, ALGORITHM)]
-    ends = ", ".join(
-        f"{[v.stopped for v in vectors].count(end)} by '{end}'"
-        for end in dict.fromkeys(v.stopped for v in vectors)
-    )
+    ends = [v.stopped for v in vectors]
+    shown = ", ".join(f"{end} {ends.count(end)}" for end in dict.fromkeys(ends))
+    rate = getattr(first.settings.algorithm, "keywords", {}).get("fooling_rate", math.nan)
     steps, batch = options.get("iterations"), options.get("batch_size")
+    orders = " or ".join(
+        dict.fromkeys(f"{first.settings.shufflings(p)} ({norm_name(p)})" for p in balls)
+    )
     return [
         *made_of(studies),
-        f"Algorithm 4's {len(vectors)} vectors ended {ends}. Beside it stands a stronger judge of "
+        f"How Algorithm 4's {len(vectors)} vectors ended, of {rate:.0%} to be fooled: {shown}. "
+        "Beside it stands a stronger judge of "
         f"what one vector can do, {attack_name(first.settings.ascent)} ({steps} steps on {batch} "
         "images of all of X at a time), in the same balls. Each is made for "
-        f"{first.settings.shufflings} order(s) of X; the one that fools most of the images it is "
+        f"{orders} order(s) of X; the one that fools most of the images it is "
         "made of counts, and of the two makers' the one that fools more of X: what is said of 'the "
         "vector' is said of that one. Unseen images have no part in the choice.",
     ]
@@ -367,11 +372,16 @@ def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
         return []
     needed = sum(one.noise_norm() for one in known) / len(known)
     flat = sum(float(one.flat_noise().nanquantile(0.5)) for one in known) / len(known)
+    elsewhere = ""
+    if given is not None:
+        elsewhere = (
+            f"The radius in {norm_name(given)} is given, {first.settings.radius:.4g}. Elsewhere "
+        )
     notes = [
-        f"xi is a tenth of the norm that random noise needs, {needed:.3g}: the median over "
-        f"{len(first.noise())} images of X of the smallest norm that changes the label along one "
-        f"random line each; in l_inf that over 0.515 sqrt(d), as in the thesis. sqrt(d) times the "
-        f"median l2 DeepFool norm, as if boundaries were flat, is {flat:.3g}."
+        f"{elsewhere}xi is a tenth of the norm that random noise needs, {needed:.3g}: the median "
+        f"over {len(first.noise())} images of X of the smallest norm that changes the label along "
+        "one random line each; in l_inf that over 0.515 sqrt(d), as in the thesis. sqrt(d) times "
+        f"the median l2 DeepFool norm, as if boundaries were flat, is {flat:.3g}."
     ]
     if any(one.xi(p) == d ** (1 / p) for p in derived for one in known):
         notes.append(

@@ -66,9 +66,8 @@ class MakingSettings(Checked):
         if self.radius is not None:
             check_positive("attack.radius", self.radius)
 
-    @property
-    def shufflings(self) -> int:
-        """How many vectors of each norm a maker makes, each for one order of X."""
+    def shufflings(self, norm: float) -> int:
+        """How many vectors of a norm a maker makes, each for one order of X."""
         return 1
 
     @property
@@ -114,8 +113,9 @@ class UniversalSettings(MakingSettings):
     """How the vectors are made that most experiments of Chapter 4 share.
 
     Attributes:
-        orders: number of shufflings of X, at least 1; each gives a vector of each norm by each
-            maker, and the one that fools most of X is taken.
+        orders: number of shufflings of X, at least 1; each gives a vector of the attack's norm by
+            each maker, of which the one that fools most of X is taken, and the first also one of
+            the other norms.
     """
 
     orders: int = 5
@@ -124,10 +124,9 @@ class UniversalSettings(MakingSettings):
         super().__post_init__()
         check_count("orders", self.orders)
 
-    @property
-    def shufflings(self) -> int:
-        """How many vectors of each norm a maker makes, each for one order of X."""
-        return self.orders
+    def shufflings(self, norm: float) -> int:
+        """How many vectors of a norm a maker makes, each for one order of X."""
+        return self.orders if norm == self.norm else 1
 
 
 class Retraining(Checked):

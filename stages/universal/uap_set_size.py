@@ -43,14 +43,18 @@ class Settings(UniversalSettings):
             ``train_samples`` are added, larger ones than that are left out.
         draws: number of choices of images for each size below the largest, as far as they do not
             overlap; their fooling is averaged, as is that of the largest X's ``orders``.
+        algorithm_draws: the same for Algorithm 4, which stands beside the vectors made by
+            gradients for the sizes that it is given.
     """
 
     sizes: tuple[int, ...] = (500, 1000, 2000, 4000)
     draws: int = 1
+    algorithm_draws: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("draws", self.draws)
+        for name in ("draws", "algorithm_draws"):
+            check_count(name, getattr(self, name))
         for size in self.sizes:
             check_count("sizes", size, minimum=2)
 
@@ -127,13 +131,13 @@ def _vectors(
     study: UniversalStudy, maker: str, images: Images, size: int, settings: Settings
 ) -> list[Tensor]:
     """A maker's vectors of choices of ``size`` of its images, or of all of them, for each order."""
-    norm = settings.norm
+    norm, draws = settings.norm, settings.draws if maker == GRADIENT else settings.algorithm_draws
     if size == len(images):
         return [one.perturbation for one in study.vectors(norm, maker)]
     labels = study.labels(images, images[:0])[:, 0]
     plans = [
         Plan(norm, study.xi(norm), members=chosen)
-        for chosen in _choices(len(images), size, settings.draws)
+        for chosen in _choices(len(images), size, draws)
         if maker == GRADIENT or len(labels[chosen].unique()) > 1
     ]
     return [one.perturbation for one in study.make(plans, maker)]
@@ -192,7 +196,7 @@ def _notes(
     notes = [
         *made_of(studies),
         f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to "
-        f"{settings.draws} choice(s) of images, whose fooling is averaged, as is that of the "
+        f"{settings.draws} choice(s) of images ({settings.algorithm_draws} for Algorithm 4), whose fooling is averaged, as is that of the "
         f"{settings.orders} order(s) of the largest. {half} is half the number of classes, as the "
         "thesis' 500.",
         f"The numbers without a maker's name are of {attack_name(settings.ascent)} ({steps} "

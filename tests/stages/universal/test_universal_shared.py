@@ -103,7 +103,7 @@ def test_of_a_makers_orders_the_one_that_fools_most_of_its_images_counts(binary)
     assert best.made.fooling_rate == max(one.fooling_rate for one in made)
     assert few.best(2.0, GRADIENT).images == 40
     note = made_by_both([few], 2.0, math.inf)[-1]
-    assert "4 vectors ended" in note
+    assert "3 vectors ended, of 80% to be fooled: " in note
     assert "exactly" not in " ".join(made_by_both([few], 2.0))
 
 
@@ -132,6 +132,7 @@ def test_a_radius_of_ones_own_holds_for_its_norm_alone(small, binary):
     assert own.xi(math.inf) == pytest.approx(8 / 255)
     assert own.xi(2.0) == binary.xi(2.0)
     assert own.settings.norm == math.inf
+    assert any("The radius in linf is given, 0.03137." in note for note in made_of([own]))
 
 
 def test_options_spelled_out_or_not_give_the_same_vectors_key():
