@@ -188,11 +188,11 @@ def _named(claim: Claim, counterparts: Mapping[str, str]) -> Claim:
     networks = {role: claim.counterpart(models[role], counterparts) for role in models}
     merged = len(set(models.values())) > len({networks[role] for role in wanted}) == 1 < len(wanted)
     if merged or not all(networks[role] for role in wanted):
-        asks = any("{" in test.number for test in claim.tests)
+        if not any(f"{{{role}}}" in test.number for test in claim.tests for role in wanted):
+            return replace(claim, number="")
         named = " and ".join(dict.fromkeys(models[role] for role in wanted))
         lacks = claim.lacks or f"networks of its own for {named} in this suite"
-        left = {"tests": (), "lacks": lacks} if asks else {}
-        return replace(claim, number="", **left)
+        return replace(claim, number="", tests=(), lacks=lacks)
     tests = tuple(replace(test, number=test.number.format(**networks)) for test in claim.tests)
     return replace(claim, number=claim.number.format(**networks), tests=tests)
 

@@ -18,7 +18,7 @@ from pipeline.executor import Executor
 from pipeline.statistics import padded
 from pipeline.studies.noise import noise_needed, noise_radius
 from pipeline.studies.subject import Subject
-from pipeline.studies.universal_settings import MakingSettings
+from pipeline.studies.universal_settings import MakingSettings, maker_name
 from pipeline.studies.universal_vectors import (
     CLIP,
     Plan,
@@ -33,7 +33,7 @@ from pipeline.studies.universal_vectors import (
 )
 from pipeline.tables import norm_name
 from robustness_geometry.attacks import deepfool
-from robustness_geometry.attacks.protocol import Clip, attack_name
+from robustness_geometry.attacks.protocol import Clip
 from robustness_geometry.attacks.universal import Universal
 from robustness_geometry.checks import refuse
 from robustness_geometry.datasets.sampling import stratified_order
@@ -341,7 +341,7 @@ def made_by_both(studies: Sequence[UniversalStudy], *balls: float) -> list[str]:
         *made_of(studies),
         f"How Algorithm 4's {len(vectors)} vectors ended, of {rate:.0%} to be fooled: {shown}. "
         "Beside it stands a stronger judge of "
-        f"what one vector can do, {attack_name(first.settings.ascent)} ({steps} steps on {batch} "
+        f"what one vector can do, {maker_name(first.settings.ascent)} ({steps} steps on {batch} "
         "images of all of X at a time), in the same balls. Each is made for "
         f"{orders} order(s) of X; the one that fools most of the images it is "
         "made of counts, and of the two makers' the one that fools more of X: what is said of 'the "
@@ -353,7 +353,7 @@ def _algorithm(study: UniversalStudy) -> str:
     options = getattr(study.settings.algorithm, "keywords", {})
     size, few = options.get("batch_size"), options.get("candidates")
     if "passes" not in options:
-        return f"In place of Algorithm 4: {attack_name(study.settings.algorithm)}."
+        return f"In place of Algorithm 4: {maker_name(study.settings.algorithm)}."
     variant = "one image at a time" if size == 1 else f"a variant with {size} images at a time"
     among = "" if few is None else f", among the {few} likeliest classes"
     return (

@@ -16,10 +16,23 @@ from robustness_geometry.datasets.sampling import choose
 from robustness_geometry.training import Recipe, extra_epochs
 from robustness_geometry.types import Dataset, Network, Split
 
-__all__ = ["Checked", "Maker", "MakingSettings", "Retraining", "UniversalSettings"]
+__all__ = [
+    "Checked",
+    "Maker",
+    "MakingSettings",
+    "Retraining",
+    "UniversalSettings",
+    "maker_name",
+]
 
 Maker: TypeAlias = Callable[..., Universal]
 """An attack that makes a universal vector, such as Algorithm 4, with its options bound."""
+
+
+def maker_name(maker: Maker) -> str:
+    """The name of a maker's function."""
+    function = getattr(maker, "func", maker)
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 class Checked:

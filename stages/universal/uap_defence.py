@@ -25,9 +25,9 @@ from pipeline.studies.universal import (
     made_of,
     universal_studies,
 )
-from pipeline.studies.universal_settings import MakingSettings, Retraining
+from pipeline.studies.universal_settings import MakingSettings, Retraining, maker_name
 from pipeline.tables import columns, norm_name, norm_sign
-from robustness_geometry.attacks.protocol import attack_name, labels_at
+from robustness_geometry.attacks.protocol import labels_at
 from robustness_geometry.checks import check_count, check_positive, check_training_images, refuse
 from robustness_geometry.randomness import seeded
 from robustness_geometry.training import Recipe, warm_up
@@ -328,7 +328,7 @@ def _notes(
     return [
         *made_of(studies),
         f"Each network is judged by two new {norm_name(settings.ball)} vectors, of Algorithm 4 "
-        f"with the effort of Table 4.1 and of {attack_name(settings.ascent)} "
+        f"with the effort of Table 4.1 and of {maker_name(settings.ascent)} "
         f"({options.get('iterations')} steps on all of X): the one that fools more of X counts, as "
         "a defence is judged by the strongest attack at hand. The radius is the original "
         f"network's xi throughout. A pool of {settings.pool} vectors a round is made by Algorithm "

@@ -298,7 +298,7 @@ def _examples(study: UniversalStudy, data: Dataset, network: Network, settings: 
     titles = ["original", *(f"with the {norm_sign(norm)} vector" for norm in settings.balls)]
     return image_grid(
         rows,
-        title=f"Held-out images and their labels (pictures clipped to [0, 1]), {network.name}",
+        title=f"Held-out images and their labels, {network.name} (pictures clipped to [0, 1])",
         row_titles=titles,
         side=1.6,
     )

@@ -23,9 +23,8 @@ from pipeline.studies.universal import (
     random_vectors,
     universal_studies,
 )
-from pipeline.studies.universal_settings import UniversalSettings
+from pipeline.studies.universal_settings import UniversalSettings, maker_name
 from pipeline.tables import columns, norm_sign
-from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import check_count
 from robustness_geometry.types import Dataset, Images, Network
 
@@ -196,10 +195,10 @@ def _notes(
     notes = [
         *made_of(studies),
         f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to "
-        f"{settings.draws} choice(s) of images ({settings.algorithm_draws} for Algorithm 4), whose fooling is averaged, as is that of the "
-        f"{settings.orders} order(s) of the largest. {half} is half the number of classes, as the "
-        "thesis' 500.",
-        f"The numbers without a maker's name are of {attack_name(settings.ascent)} ({steps} "
+        f"{settings.draws} choice(s) of images ({settings.algorithm_draws} for Algorithm 4), whose "
+        f"fooling is averaged, as is that of the {settings.orders} order(s) of the largest. {half} "
+        "is half the number of classes, as the thesis' 500.",
+        f"The numbers without a maker's name are of {maker_name(settings.ascent)} ({steps} "
         "steps), which is quick at every size; Algorithm 4 stands beside it up to "
         f"{len(studies[0].few)} images. Its choices with a single label make no vector and are "
         "left out. The radius is the same throughout; the thesis does not name the norm.",
