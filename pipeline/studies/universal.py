@@ -155,7 +155,7 @@ class UniversalStudy(Subject):
             maker: one of MAKERS.
             count: number of shufflings; None: that of the settings.
         """
-        least = self.settings.shufflings(norm)
+        least = self.settings.shufflings(norm if maker == ALGORITHM else self.settings.norm)
         count = least if count is None else count
         if maker == GRADIENT or count > least or not together(self.settings.algorithm):
             return self.make([Plan(norm, self.xi(norm), k) for k in range(count)], maker)
@@ -334,16 +334,15 @@ def made_by_both(studies: Sequence[UniversalStudy], *balls: float) -> list[str]:
     shown = ", ".join(f"{end} {ends.count(end)}" for end in dict.fromkeys(ends))
     rate = getattr(first.settings.algorithm, "keywords", {}).get("fooling_rate", math.nan)
     steps, batch = options.get("iterations"), options.get("batch_size")
-    orders = " or ".join(
-        dict.fromkeys(f"{first.settings.shufflings(p)} ({norm_name(p)})" for p in balls)
-    )
+    orders = first.settings.shufflings(first.settings.norm)
     return [
         *made_of(studies),
         f"How Algorithm 4's {len(vectors)} vectors ended, of {rate:.0%} to be fooled: {shown}. "
         "Beside it stands a stronger judge of "
         f"what one vector can do, {maker_name(first.settings.ascent)} ({steps} steps on {batch} "
         "images of all of X at a time), in the same balls. Each is made for "
-        f"{orders} order(s) of X; the one that fools most of the images it is "
+        f"{orders} order(s) of X (Algorithm 4, in norms but "
+        f"{norm_name(first.settings.norm)}, for one); the one that fools most of the images it is "
         "made of counts, and of the two makers' the one that fools more of X: what is said of 'the "
         "vector' is said of that one. Unseen images have no part in the choice.",
     ]

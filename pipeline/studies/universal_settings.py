@@ -126,9 +126,9 @@ class UniversalSettings(MakingSettings):
     """How the vectors are made that most experiments of Chapter 4 share.
 
     Attributes:
-        orders: number of shufflings of X, at least 1; each gives a vector of the attack's norm by
-            each maker, of which the one that fools most of X is taken, and the first also one of
-            the other norms.
+        orders: number of shufflings of X, at least 1, for each of which a vector is made; the one
+            that fools most of X is taken. Algorithm 4 makes those of norms other than the attack's
+            for the first one alone.
     """
 
     orders: int = 5

@@ -162,11 +162,10 @@ def _measure(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
     values = {"noise": study.flat_noise(), "measured": study.noise()}
     for norm in settings.balls:
         name, xi = norm_name(norm), study.xi(norm)
-        best = {kind: study.best(norm, *makers) for kind, makers in _kinds(norm).items()}
         sizes = norms(study.test.images, norm).double()
         shape = study.test.images.shape[1:]
         noise = random_vectors(shape, norm, xi, settings.random_vectors)
-        small = scaled(best[""].perturbation, norm, THESIS_SHARE * float(sizes.mean()))
+        small = scaled(study.best(norm).perturbation, norm, THESIS_SHARE * float(sizes.mean()))
         unclipped = study.fooled(study.test.images, torch.cat([small, noise]))
         values |= {
             f"small {name}": unclipped[:, 0],
@@ -175,15 +174,26 @@ def _measure(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
             f"size {name}": sizes,
             f"size255 {name}": FULL_SCALE * sizes,
         }
-        vectors = torch.cat([one.perturbation for one in best.values()])
-        shares = {
-            "X": study.fooled(study.train.images, vectors),
-            "val": study.fooled(study.test.images, vectors),
-            "clipped": study.fooled(study.test.images, vectors, clip=CLIP),
-        }
-        for k, (kind, one) in enumerate(best.items()):
-            values |= {f"{part} {name}{kind}": fooled[:, k] for part, fooled in shares.items()}
-            values[f"X {name}{kind}"] = shares["X"][: one.images, k]
+        values |= _of_makers(study, norm)
+    return values
+
+
+def _of_makers(study: UniversalStudy, norm: float) -> dict[str, Tensor]:
+    """Whether the vectors of KINDS fool the images of X that they are made of, and unseen ones."""
+    found = [study.best(norm, maker) for maker in makers_of(norm)]
+    vectors = torch.cat([one.perturbation for one in found])
+    shares = {
+        "X": study.fooled(study.train.images, vectors),
+        "val": study.fooled(study.test.images, vectors),
+        "clipped": study.fooled(study.test.images, vectors, clip=CLIP),
+    }
+    values = {}
+    for kind, makers in _kinds(norm).items():
+        best = study.best(norm, *makers)
+        at = [one.maker for one in found].index(best.maker)
+        for part, fooled in shares.items():
+            kept = best.images if part == "X" else len(fooled)
+            values[f"{part} {norm_name(norm)}{kind}"] = fooled[:kept, at]
     return values
 
 
@@ -257,12 +267,10 @@ def _by_seed(studies: Sequence[UniversalStudy], settings: Settings) -> pd.DataFr
         best = study.best(norm)
         for maker in makers_of(norm):
             made = study.vectors(norm, maker)
-            vectors = torch.cat([one.perturbation for one in made])
-            fooled = study.fooled(study.test.images, vectors).mean(dim=0).tolist()
             for order, one in enumerate(made):
                 row = {"seed": study.seed, "norm": norm_name(norm), "maker": maker, "order": order}
                 row |= {"xi": study.xi(norm), "norm_of_v": float(norms(one.perturbation, norm))}
-                row |= {"fool_val": fooled[order], **_course(one)}
+                row |= _course(one)
                 rows.append(row | {"best_on_X": (maker, order) == (best.maker, best.order)})
     return pd.DataFrame(rows)
 

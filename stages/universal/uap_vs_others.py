@@ -24,6 +24,8 @@ from pipeline.statistics import (
     stack,
 )
 from pipeline.studies.universal import (
+    GRADIENT,
+    Plan,
     UniversalStudy,
     made_by_both,
     random_vectors,
@@ -152,14 +154,15 @@ def _measure(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
 def _made(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
     """``made at <factor>`` -> (n,) whether the vector of that radius fools each held-out image.
 
-    Once one fools 80% of X no larger ball is tried: its vector stands for theirs, which fool as
-    many at least.
+    The gradient maker makes them, but for that of xi. Once one fools 80% of X no larger ball is
+    tried: its vector stands for theirs, which fool as many at least.
     """
-    values, done, vector = {}, False, study.best(2.0).perturbation
+    values, best = {}, study.best(2.0)
+    vector, rate = best.perturbation, best.made.fooling_rate
     for factor in (1.0, *settings.made):
-        if not done:
-            vector = study.within(2.0, factor * study.xi(2.0))
-            done = float(study.fooled(study.train.images, vector).mean()) >= MOST
+        if factor != 1 and rate < MOST:
+            anew = study.make([Plan(2.0, factor * study.xi(2.0))], GRADIENT)[0]
+            vector, rate = anew.perturbation, anew.fooling_rate
         values[f"made at {factor}"] = study.fooled(study.test.images, vector)[:, 0]
     return values
 

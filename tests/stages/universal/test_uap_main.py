@@ -75,7 +75,7 @@ def test_tables_curves_and_figures(found, looked_at):
         "gradient",
     ]
     by_seed = found.tables["by_seed"]
-    assert len(by_seed) == 2 * 2 * (2 + 1)  # seeds, makers, orders of the attack's norm and another
+    assert len(by_seed) == 2 * (2 + 1 + 2 + 2)  # seeds; Algorithm 4 makes one order of linf
     assert by_seed.groupby(["seed", "norm"]).best_on_X.sum().eq(1).all()
     curve = found.tables["curve"]
     assert set(curve.vector) == {"scaled", "scaled, clipped to [0, 1]", "random", "made anew"}
