@@ -134,14 +134,12 @@ def _random(d: int, pairs: int) -> Tensor:
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows = []
-    for end, found_by in (("", "power iteration"), (" (matrix)", "whole matrix")):
-        for name in (*NETWORKS, "random"):
-            estimate = numbers.get(f"alignment_{name}{end}")
-            if estimate is not None:
-                row = {
-                    "network": TITLES.get(name, "random vectors"),
-                    "u": found_by if name in NETWORKS else "",
-                    "alignment": estimate.value,
-                }
-                rows.append({**row, **interval(estimate)})
+    ways = (("", "power iteration"), (" (matrix)", "whole matrix"))
+    names = [(name, end, u) for end, u in ways for name in NETWORKS]
+    for name, end, u in (*names, ("random", "", "")):
+        estimate = numbers.get(f"alignment_{name}{end}")
+        if estimate is not None:
+            title = TITLES.get(name, "random vectors")
+            rows.append({"network": title, "u": u, "alignment": estimate.value})
+            rows[-1] |= interval(estimate)
     return pd.DataFrame(rows)
