@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -409,7 +410,8 @@ def test_the_gap_that_is_left_by_fine_tuning():
 
 
 def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor, made, looked_at):
-    settings = Evolution(**{**made.small, "samples": 10, "weight": 20.0}, draws=4)
+    recipe = replace(made.small["training"], epochs=12)
+    settings = Evolution(**{**made.small, "samples": 10, "training": recipe}, draws=4)
     found = cure_evolution(network, data, settings, executor.scope("cure_evolution"))
     study = cure_studies(network, data, settings, executor)[0]
     test = held_out(data, 10)
@@ -421,7 +423,7 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
         seed=0,
         keep_states=True,
     ).states
-    assert len(states) == 4
+    assert len(states) == 12
     for epoch, state in enumerate([network.models[0].state_dict(), *states]):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
         model.load_state_dict(state)
@@ -429,13 +431,13 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
         assert found.numbers[f"hz_{epoch}"].value == pytest.approx(float(hz.mean()), rel=1e-4)
     last = study.tuned("cure").model.state_dict()
     assert all(torch.equal(last[name], tensor) for name, tensor in states[-1].items())
-    fall = found.numbers["hz_4"].value - found.numbers["hz_0"].value
+    fall = found.numbers["hz_12"].value - found.numbers["hz_0"].value
     assert fall < 0
     assert found.numbers["hz_last - hz_first"].value == pytest.approx(fall)
-    assert "frobenius_5" not in found.numbers
+    assert "frobenius_13" not in found.numbers
     hz = found.curves["hz"]
-    assert found.numbers["spearman_hz"].value == pytest.approx(spearmanr(range(5), hz).statistic)
-    assert found.tables["figure_8_10"]["epoch"].tolist() == [0, 1, 2, 3, 4] * 3
+    assert found.numbers["spearman_hz"].value == pytest.approx(spearmanr(range(13), hz).statistic)
+    assert found.tables["figure_8_10"]["epoch"].tolist() == [*range(13)] * 3
     assert found.numbers["hz_0"].seeds == 1
     assert looked_at(found) == ["figure_8_10"]
 
