@@ -34,7 +34,7 @@ def cnn(
         classes: number of logits.
         mean: per-channel mean, in pixel units.
         std: per-channel standard deviation, in pixel units.
-        widths: number of channels of each convolution, at least one; the default makes 33,706
+        widths: number of channels of each convolution, at least one; the default makes 33,338
             weights on digits.
 
     Returns:
@@ -55,7 +55,7 @@ def cnn(
         >>> model(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
         >>> sum(weights.numel() for weights in model.parameters())
-        33706
+        33338
     """
     if not len(widths):
         refuse("model.widths", tuple(widths), "one or more whole numbers")
