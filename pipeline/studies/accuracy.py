@@ -5,6 +5,8 @@ References:
     regularization, and vice versa", arXiv:1811.09716, 2019.
     F. Croce, M. Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", arXiv:2003.01690, 2020 (AutoAttack).
+    M. Andriushchenko, F. Croce, N. Flammarion, M. Hein, "Square Attack: a query-efficient black-box
+    adversarial attack via random search", arXiv:1912.00049, 2020 (Square).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,73 +21,96 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, difference, share, stack
 from pipeline.studies.cure import TITLES, CureStudy, train_side_by_side
-from pipeline.studies.cure_settings import AdversarySettings
+from pipeline.studies.cure_settings import TableSettings
 from pipeline.tables import interval
-from robustness_geometry.attacks import autoattack
+from robustness_geometry.attacks import autoattack, square
 from robustness_geometry.types import Attack
 
-__all__ = ["NETWORKS", "accuracies", "by_autoattack", "figure", "table"]
+__all__ = ["NETWORKS", "accuracies", "by_others", "figure", "table"]
 
 NETWORKS = ("original", "cure", "advtrain")
-MEASURES = {"clean": "clean images", "adv": "under attack", "aa": "under AutoAttack"}
+MEASURES = {
+    "clean": "clean images",
+    "adv": "under attack",
+    "far": "under attack, larger ball",
+    "square": "under Square",
+    "aa": "under AutoAttack",
+}
 """Prefix of the numbers -> name of the measure in tables and figures."""
 
-Own = TypeVar("Own", bound=AdversarySettings)
+Own = TypeVar("Own", bound=TableSettings)
 
 
 def accuracies(
-    studies: Sequence[CureStudy[Own]], judge: Callable[[CureStudy[Own]], Attack], resamples: int
+    studies: Sequence[CureStudy[Own]],
+    judge: Callable[[CureStudy[Own], float], Attack],
+    resamples: int,
 ) -> dict[str, Estimate]:
     """Accuracies of the networks on clean images and under attack, over all seeds.
 
     Args:
         studies: one study for each training seed.
-        judge: the attack that judges the networks of a study.
+        judge: the attack that judges the networks of a study in a ball of a given radius.
         resamples: number of bootstrap resamples.
 
     Returns:
-        ``clean_<network>`` and ``adv_<network>`` of NETWORKS, and their differences.
+        ``clean_<network>``, ``adv_<network>`` and, in the larger ball, ``far_<network>`` of
+        NETWORKS, and their differences.
     """
     train_side_by_side(studies, NETWORKS)
-    judged = studies[0].executor.each(lambda study: _judged(study, judge(study)), studies)
-    samples = stack(judged)
-    return measured(
-        paired_bootstrap(samples, _statistics("clean") | _statistics("adv"), resamples=resamples)
-    )
+
+    def judged(study: CureStudy[Own]) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {}
+        for name in NETWORKS:
+            model, far = study.tuned(name).model, study.settings.far * study.eps
+            values[f"clean_{name}"] = study.right(model)
+            values[f"adv_{name}"] = study.right(model, judge(study, study.eps))
+            values[f"far_{name}"] = study.right(model, judge(study, far))
+        return values
+
+    samples = stack(studies[0].executor.each(judged, studies))
+    statistics = _statistics("clean") | _statistics("adv") | _statistics("far")
+    return measured(paired_bootstrap(samples, statistics, resamples=resamples))
 
 
-def _judged(study: CureStudy[AdversarySettings], attack: Attack) -> dict[str, Tensor]:
-    values: dict[str, Tensor] = {}
-    for name in NETWORKS:
-        model = study.tuned(name).model
-        values[f"clean_{name}"] = study.right(model)
-        values[f"adv_{name}"] = study.right(model, attack)
-    return values
-
-
-def by_autoattack(
-    studies: Sequence[CureStudy[AdversarySettings]], count: int, resamples: int
+def by_others(
+    studies: Sequence[CureStudy[Own]], count: int, queries: int, resamples: int
 ) -> dict[str, Estimate]:
-    """``aa_<network>``: accuracy under AutoAttack in the same ball on ``count`` held-out images."""
+    """Accuracy on ``count`` held-out images under attacks that no network is trained on.
+
+    Args:
+        studies: the training seeds to judge; none: nothing is run.
+        count: number of images.
+        queries: number of queries of Square.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        ``aa_<network>`` under AutoAttack, and on pictures ``square_<network>`` under Square, which
+        uses no gradients; both in the ball of the attack that judges. And their differences.
+    """
     if not studies:
         return {}
+    attacks: dict[str, Attack] = {"aa": autoattack}
+    if studies[0].test.images.ndim == 4:  # Square's windows are parts of pictures
+        attacks["square"] = partial(square, queries=queries)
 
-    def right(pair: tuple[CureStudy[AdversarySettings], str]) -> Tensor:
-        study, name = pair
-        attack = partial(autoattack, eps=study.eps, norm=study.norm)
+    def right(triple: tuple[CureStudy[Own], str, str]) -> Tensor:
+        study, measure, name = triple
+        attack = partial(attacks[measure], eps=study.eps, norm=study.norm)
         return study.right(study.tuned(name).model, attack, study.test.first(count))
 
-    pairs = [(study, name) for study in studies for name in NETWORKS]
-    values = studies[0].executor.each(right, pairs)
+    triples = [(s, measure, name) for s in studies for measure in attacks for name in NETWORKS]
+    values = studies[0].executor.each(right, triples)
     samples = [
         {
-            f"aa_{name}": value
-            for (one, name), value in zip(pairs, values, strict=True)
+            f"{measure}_{name}": value
+            for (one, measure, name), value in zip(triples, values, strict=True)
             if one is study
         }
         for study in studies
     ]
-    return measured(paired_bootstrap(stack(samples), _statistics("aa"), resamples=resamples))
+    statistics = {key: each for measure in attacks for key, each in _statistics(measure).items()}
+    return measured(paired_bootstrap(stack(samples), statistics, resamples=resamples))
 
 
 def _statistics(measure: str) -> dict[str, Statistic]:

@@ -7,7 +7,6 @@ References:
     regularization, and vice versa", arXiv:1811.09716, 2019.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,12 +17,12 @@ from torch import Tensor
 from pipeline.evaluation import correct, held_out, recomputed_success
 from pipeline.executor import Executor
 from pipeline.studies.cure_settings import AdversarySettings, CureSettings
-from pipeline.studies.finetuning import some_images
 from pipeline.studies.subject import Subject
 from pipeline.studies.training import training, with_weights
 from robustness_geometry.attacks import deepfool, fgsm, pgd
 from robustness_geometry.attacks.protocol import takes_generator
 from robustness_geometry.checks import Described, number, refuse
+from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.training import Adversarial, CrossEntropy, Recipe, warm_up
 from robustness_geometry.types import (
     Attack,
@@ -95,7 +94,8 @@ class CureStudy(Subject, Generic[OwnCo]):
 
     Attributes:
         settings: the settings of the experiment.
-        tried: the held-out images on which eps is looked for.
+        tried: the validation images, on which eps and other options are chosen: training images
+            that are not in ``train``.
         std: standard deviation of the data's pixels, the mean over the channels.
         eps: radius of attacks and of adversarial training, in pixel units.
         keeps_epochs: whether the network after each epoch of CURE is kept, as for the first seed.
@@ -114,7 +114,7 @@ class CureStudy(Subject, Generic[OwnCo]):
     @property
     def norm(self) -> float:
         """The norm of the attack that judges."""
-        return number("norm", inspect.signature(self.settings.attack).parameters["norm"].default)
+        return self.settings.norm
 
     def pgd(self, **options: Any) -> Attack:
         """PGD at this study's eps, in the norm of the attack that judges."""
@@ -232,8 +232,8 @@ def cure_studies(
     Raises:
         InputError: the network is not trained.
     """
-    train, test = some_images(data.train, settings.train_samples), held_out(data, settings.samples)
-    tried = held_out(data, settings.eps_samples)
+    train, tried = _training_parts(data.train, settings)
+    test = held_out(data, settings.samples)
     std = sum(data.std) / len(data.std)
     eps = 0.0 if settings.eps is None else number("eps", settings.eps)
     first = min(network.models)
@@ -250,13 +250,13 @@ def cure_studies(
             eps,
             keeps_epochs=seed == first,
         )
-        for seed, model in sorted(network.models.items())
+        for seed, model in sorted(network.models.items())[: settings.training_seeds]
     ]
     warm_up()
     for study in studies:
         _check_trained(study, network.name, len(data.classes))
     if settings.eps is None:
-        eps = _smallest_eps(studies[0])
+        eps = _halfway_eps(studies[0])
         studies = [replace(study, eps=eps) for study in studies]
     return studies
 
@@ -272,12 +272,32 @@ def _check_trained(study: CureStudy[CureSettings], name: str, classes: int) -> N
         )
 
 
-def _smallest_eps(study: CureStudy[CureSettings]) -> float:
-    """The smallest eps of the grid at which the attack leaves the original network few images."""
-    for eps in study.settings.eps_grid:
-        if _left(study, eps) <= study.settings.eps_accuracy:
-            return eps
-    return study.settings.eps_grid[-1]
+def _training_parts(data: Split, settings: CureSettings) -> tuple[Split, Split]:
+    """The images to fine-tune on, and the validation images: a prefix of one order, and its end."""
+    order = stratified_order(data.labels, "fine-tuning")
+    kept = max(1, min(settings.eps_samples, len(order) // 5))
+    rest = len(order) - kept
+    count = rest if settings.train_samples is None else min(settings.train_samples, rest)
+    parts = order[:count], order[rest:]
+    train, tried = (Split(data.images[rows], data.labels[rows]) for rows in parts)
+    return train, tried
+
+
+def _halfway_eps(study: CureStudy[CureSettings]) -> float:
+    """Where the original network's accuracy under attack has fallen to a share of the clean one.
+
+    Between two radii of the grid the curve is taken to be straight; two digits are kept.
+    """
+    settings = study.settings
+    accuracy = float(study.right(study.model, data=study.tried).mean())
+    wanted, before = settings.eps_share * accuracy, 0.0
+    for eps in settings.eps_grid:
+        left = _left(study, eps)
+        if left <= wanted:
+            part = (accuracy - wanted) / (accuracy - left)
+            return float(f"{before + part * (eps - before):.2g}")
+        accuracy, before = left, eps
+    return settings.eps_grid[-1]
 
 
 def _left(study: CureStudy[CureSettings], eps: float) -> float:
@@ -307,6 +327,9 @@ def notes(studies: Sequence[CureStudy[CureSettings]]) -> list[str]:
         f"({settings.finetune_epochs} on DeepFool's examples) on {len(first.train)} training "
         f"images: {recipe.optimiser}, {recipe.learning_rate:g} to {recipe.final_rate:g} "
         f"({recipe.schedule}), batches of {recipe.batch_size}; {len(studies)} training seed(s).",
+        f"eps and the sweep over h and lambda are judged on {len(first.tried)} validation images: "
+        "training images that no network is fine-tuned on, and none of the reported ones. The "
+        "original network was trained on them.",
         f"CURE: lambda = {cure.weight:.4g}, h = {cure.h:.4g} in pixel l2 after {cure.ramp} "
         f"epochs{'' if settings.unit == 'pixel' else printed}.",
         f"eps = {first.eps:.4g} in pixel units of [0, "
@@ -318,12 +341,11 @@ def notes(studies: Sequence[CureStudy[CureSettings]]) -> list[str]:
 def _searched(study: CureStudy[CureSettings]) -> str:
     """How eps was found."""
     settings, left = study.settings, _left(study, study.eps)
-    grid = ", ".join(f"{eps:g}" for eps in settings.eps_grid)
     wanted = (
-        "at which the attack leaves the first seed's original network at most "
-        f"{settings.eps_accuracy:.0%}"
+        f"at which the attack leaves the first seed's original network {settings.eps_share:.0%} of "
+        "the validation images that it labels right"
     )
-    left_over = f"of {len(study.tried)} held-out images ({left:.1%})"
-    if left > settings.eps_accuracy:
-        return f", the last of {grid}: there is none {wanted} {left_over}"
-    return f": the smallest of {grid} {wanted} {left_over}"
+    found = f"({left:.1%} of all of them)"
+    if study.eps == settings.eps_grid[-1]:
+        return f", the largest radius that was tried: there is none {wanted} {found}"
+    return f", {wanted} {found}"

@@ -20,7 +20,7 @@ from robustness_geometry.checks import (
 from robustness_geometry.training import Cure, Recipe
 from robustness_geometry.types import Attack, Dataset
 
-__all__ = ["AdversarySettings", "BallSettings", "CureSettings", "PenaltySettings"]
+__all__ = ["AdversarySettings", "BallSettings", "CureSettings", "PenaltySettings", "TableSettings"]
 
 ADAM = Recipe(
     epochs=20,
@@ -40,24 +40,31 @@ class BallSettings:
 
     Attributes:
         attack: the attack under which networks are judged, of norm 2 or inf; its eps is ``eps``.
-        eps: radius of attacks and of adversarial training, in pixel units, > 0; None: the smallest
-            of ``eps_grid`` at which the attack leaves the first seed's original network at most
-            ``eps_accuracy`` of the images.
+        eps: radius of attacks and of adversarial training, in pixel units, > 0; None: the radius at
+            which the attack leaves the first seed's original network ``eps_share`` of the
+            validation images that it labels right, between two radii of ``eps_grid``.
         eps_grid: radii that are tried where eps is None, each > 0, in ascending order; if none of
             them suffices, the last is taken.
-        eps_accuracy: accuracy under attack at which a radius of ``eps_grid`` suffices, in [0, 1).
-        eps_samples: number of held-out images on which eps is looked for, at least 1, the same ones
-            in every experiment; every network must label them better than chance.
+        eps_share: share of the clean accuracy that the attack leaves at eps, in (0, 1).
+        eps_samples: number of validation images, at least 1, the same ones in every experiment: the
+            last of the stratified order of the training images, at most a fifth of them. eps and
+            the sweep over h and lambda are judged on them, and no network is fine-tuned on them;
+            every network must label them better than chance.
     """
 
     attack: Attack = field(default_factory=lambda: partial(pgd, eps=8 / 255, steps=20))
     eps: float | str | None = "8/255"
-    eps_grid: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-    eps_accuracy: float = 0.05
+    eps_grid: tuple[float, ...] = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3)
+    eps_share: float = 0.5
     eps_samples: int = 200
 
     binds: ClassVar[Mapping[str, Mapping[str, str]]] = {"attack": {"eps": "cure.eps"}}
     """Attack -> its options that the experiment sets itself, each with the key that sets it."""
+
+    @property
+    def norm(self) -> float:
+        """The norm of the attack that judges."""
+        return number("norm", inspect.signature(self.attack).parameters["norm"].default)
 
     def __post_init__(self) -> None:
         known = inspect.signature(self.attack).parameters
@@ -67,7 +74,7 @@ class BallSettings:
                 attack_name(self.attack),
                 "an attack within a ball, with the options eps and norm",
             )
-        if number("norm", known["norm"].default) not in (2, math.inf):
+        if self.norm not in (2, math.inf):
             refuse(
                 "attack.norm",
                 known["norm"].default,
@@ -79,8 +86,8 @@ class BallSettings:
             refuse("eps_grid", self.eps_grid, "one or more ascending numbers where eps is null")
         for eps in self.eps_grid:
             check_positive("eps_grid", eps)
-        if not 0 <= self.eps_accuracy < 1:
-            refuse("eps_accuracy", self.eps_accuracy, "a share in [0, 1)")
+        if not 0 < self.eps_share < 1:
+            refuse("eps_share", self.eps_share, "a share in (0, 1)")
         check_count("eps_samples", self.eps_samples)
 
 
@@ -122,7 +129,8 @@ class CureSettings(BallSettings, PenaltySettings):
         finetune_epochs: number of epochs of fine-tuning on DeepFool's examples, at least 1; 20 on
             CIFAR-10 and 10 on SVHN in the thesis.
         train_samples: number of training images to fine-tune on, a stratified choice, at least 1;
-            None: all.
+            None: all but the validation images.
+        training_seeds: number of training seeds, the first ones, at least 1; None: all.
         samples: number of held-out images on which networks are judged, at least 1.
         resamples: number of bootstrap resamples behind every interval, at least 1.
         networks: names of the suite's networks to measure; None: all.
@@ -131,6 +139,7 @@ class CureSettings(BallSettings, PenaltySettings):
     training: Recipe = ADAM
     finetune_epochs: int = 20
     train_samples: int | None = None
+    training_seeds: int | None = None
     samples: int = 1000
     resamples: int = 2000
 
@@ -144,8 +153,9 @@ class CureSettings(BallSettings, PenaltySettings):
         self.cure(1.0).check(self.training)
         for name in ("finetune_epochs", "samples", "resamples"):
             check_count(name, getattr(self, name))
-        if self.train_samples is not None:
-            check_count("train_samples", self.train_samples)
+        for name in ("train_samples", "training_seeds"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
 
     def check(self, data: Dataset) -> None:
         """Check that there are images to fine-tune on.
@@ -169,3 +179,20 @@ class AdversarySettings(CureSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("adversary_steps", self.adversary_steps)
+
+
+@dataclass(frozen=True)
+class TableSettings(AdversarySettings):
+    """The settings of the tables of clean and robust accuracy.
+
+    Attributes:
+        far: radius of a second, larger ball as a multiple of eps, > 1; networks are judged in both.
+    """
+
+    far: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("far", self.far)
+        if self.far <= 1:
+            refuse("far", self.far, "a number > 1")

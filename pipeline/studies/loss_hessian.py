@@ -14,12 +14,21 @@ from torch import Tensor
 
 from pipeline.studies.cure import CureStudy
 from pipeline.studies.cure_settings import CureSettings
+from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.checks import check_choice, check_count, check_positive
-from robustness_geometry.geometry import loss_curvature
+from robustness_geometry.geometry import loss_curvature, loss_gradients, loss_hessian_products
 from robustness_geometry.norms import norms
+from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels
 
-__all__ = ["HessianSettings", "profile", "profiles", "profiles_of_seeds"]
+__all__ = [
+    "HessianSettings",
+    "power_curvature",
+    "powers_of_seeds",
+    "profile",
+    "profiles",
+    "profiles_of_seeds",
+]
 
 CHUNK = 25
 """Images per chunk: each takes as many gradients as it has pixels."""
@@ -30,20 +39,26 @@ class HessianSettings(CureSettings):
     """The settings of the experiments on the loss's Hessian.
 
     Attributes:
-        profile_seeds: number of training seeds, at least 1, whose Hessians are computed; each takes
-            as many gradients per image as it has pixels.
+        profile_seeds: number of training seeds, at least 1, whose whole Hessians are computed; each
+            takes as many gradients per image as it has pixels.
+        profile_samples: number of held-out images, at least 1, whose whole Hessians are computed.
+        power_steps: number of steps of the power iteration for the largest eigenvalue, at least 1;
+            it runs on all images and training seeds.
         curvature_h: step of the differences, in pixel l2, > 0; None:
             :func:`robustness_geometry.geometry.default_h`.
         scheme: the differences of gradients: ``forward`` (Equation 8.1) or ``central``.
     """
 
     profile_seeds: int = 3
+    profile_samples: int = 100
+    power_steps: int = 20
     curvature_h: float | None = None
     scheme: str = "forward"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("profile_seeds", self.profile_seeds)
+        for name in ("profile_seeds", "profile_samples", "power_steps"):
+            check_count(name, getattr(self, name))
         check_choice("scheme", self.scheme, ("forward", "central"))
         if self.curvature_h is not None:
             check_positive("curvature_h", self.curvature_h)
@@ -73,18 +88,94 @@ def profiles(
     }
 
 
+def power_curvature(
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    *,
+    steps: int,
+    h: float | None,
+    scheme: str,
+    generator: Generators = None,
+) -> dict[str, Tensor]:
+    """The Hessian's eigenvalue of largest size by power iteration on Equation 8.1's products.
+
+    The differences of gradients of a network of ReLUs make no symmetric matrix; its symmetric part
+    has larger eigenvalues than any direction v that Hv reproduces. Power iteration finds such a
+    direction, along which the quotient v.Hv is the change of the gradient over ``h``.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        steps: number of products with H per image, from a random direction on.
+        h: step of the differences, in pixel l2; None: the default of ``loss_hessian_products``.
+        scheme: ``forward`` or ``central``.
+        generator: one for the batch or one per image.
+
+    Returns:
+        ``power`` (N,): v.Hv for the unit vector v of the last step, 0 where H vanishes;
+        ``alignment`` (N,): |g.v| / ||g||, NaN where g or H vanishes; ``gradient`` (N,): ||g||;
+        ``loss`` (N,).
+    """
+    vectors = normal(torch.empty_like(images), generator)
+    products = partial(loss_hessian_products, model, images, labels, h=h, scheme=scheme)
+    for _ in range(steps):
+        vectors = products(_unit(vectors)[:, None])[:, 0]
+    unit = _unit(vectors)
+    power = (unit * products(unit[:, None])[:, 0]).flatten(1).sum(dim=1)
+    losses, gradients = loss_gradients(model, images, labels)
+    size, along = norms(gradients), (gradients * unit).flatten(1).sum(dim=1).abs()
+    found = norms(unit) > 0
+    return {
+        "power": power,
+        "alignment": (along / size).where(found, torch.nan),
+        "gradient": size,
+        "loss": losses,
+    }
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors (N, ...) of length 1, or 0 where they vanish."""
+    return vectors / per_image(norms(vectors), vectors).clamp_min(torch.finfo(vectors.dtype).tiny)
+
+
 def profile(study: CureStudy[HessianSettings], name: str) -> dict[str, Tensor]:
-    """:func:`profiles` of the study's held-out images on the network ``name``, in float64."""
+    """:func:`profiles` of the study's first held-out images on the network ``name``, in float64."""
     settings = study.settings
-    model = study.tuned(name).model
-    work = partial(profiles, model, h=settings.curvature_h, scheme=settings.scheme)
-    values = study.executor.cached(work, study.test.images, study.test.labels, chunk=CHUNK).value
+    work = partial(
+        profiles, study.tuned(name).model, h=settings.curvature_h, scheme=settings.scheme
+    )
+    test = study.test.first(settings.profile_samples)
+    values = study.executor.cached(work, test.images, test.labels, chunk=CHUNK).value
     return {key: torch.as_tensor(each).double() for key, each in values.items()}
 
 
 def profiles_of_seeds(
-    studies: Sequence[CureStudy[HessianSettings]], name: str, quantity: str
-) -> Tensor:
-    """One quantity of :func:`profile` on the network ``name`` for all seeds, (seeds, n, ...)."""
-    each = studies[0].executor.each(lambda study: profile(study, name), studies)
-    return torch.stack([values[quantity] for values in each])
+    studies: Sequence[CureStudy[HessianSettings]], name: str
+) -> dict[str, Tensor]:
+    """:func:`profile` on the network ``name`` for the first ``profile_seeds``, (seeds, n, ...)."""
+    few = studies[: studies[0].settings.profile_seeds]
+    return _stacked(few[0].executor.each(lambda study: profile(study, name), few))
+
+
+def powers_of_seeds(studies: Sequence[CureStudy[HessianSettings]], name: str) -> dict[str, Tensor]:
+    """:func:`power_curvature` on the network ``name`` at all images of all seeds, (seeds, n)."""
+
+    def power(study: CureStudy[HessianSettings]) -> dict[str, Tensor]:
+        settings, test = study.settings, study.test
+        work = partial(
+            power_curvature,
+            study.tuned(name).model,
+            steps=settings.power_steps,
+            h=settings.curvature_h,
+            scheme=settings.scheme,
+        )
+        values = study.executor.cached(work, test.images, test.labels, randomness=True).value
+        return {key: torch.as_tensor(each).double() for key, each in values.items()}
+
+    return _stacked(studies[0].executor.each(power, studies))
+
+
+def _stacked(seeds: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([values[key] for values in seeds]) for key in seeds[0]}

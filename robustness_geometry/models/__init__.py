@@ -6,6 +6,7 @@ To add one, write a module here, list its function below, and add ``conf/model/<
 from robustness_geometry.models.build import Factory, architectures, build, describe
 from robustness_geometry.models.caffenet import caffenet
 from robustness_geometry.models.checkpoint import load_weights, read_metadata, save_weights
+from robustness_geometry.models.cnn import cnn
 from robustness_geometry.models.custom import custom
 from robustness_geometry.models.fully_connected import fc500_150_10
 from robustness_geometry.models.huggingface import huggingface
@@ -31,6 +32,7 @@ __all__ = [
     "architectures",
     "build",
     "caffenet",
+    "cnn",
     "custom",
     "describe",
     "fc500_150_10",

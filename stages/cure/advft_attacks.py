@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import pandas as pd
 from torch import Tensor
@@ -52,6 +53,8 @@ class Settings(CureSettings):
     eps: float | str | None = "4/255"
     steps: tuple[int, ...] = (7, 20)
 
+    binds: ClassVar[Mapping[str, Mapping[str, str]]] = {"attack": {"eps": "cure.eps", "norm": ""}}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for steps in self.steps:
@@ -78,6 +81,8 @@ def advft_attacks(
         ``fgsm``, ``linf_df``, ``pgd<steps>``; the differences between neighbouring attacks, and
         between the networks; ``gap_<network>``, from FGSM to the longer PGD, and their ratio.
     """
+    if settings.norm != math.inf:  # eps is looked for in the ball that all four attacks share
+        settings = replace(settings, attack=partial(settings.attack, norm=math.inf))
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
     judged = executor.each(_judged, studies)

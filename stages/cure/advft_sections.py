@@ -30,7 +30,7 @@ from pipeline.statistics import Estimate, Statistic, median, median_difference, 
 from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
-from robustness_geometry.attacks import deepfool
+from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.geometry import (
     boundary_points,
@@ -53,6 +53,16 @@ ALL = partial(deepfool, prune=None)
 """DeepFool with the gradients of all classes."""
 GRID = 81
 """Points along a side of a drawn section."""
+QUANTITIES = {
+    "distance": "pixel l2",
+    "curvature": "1 / pixel l2",
+    "gradient": "logits / pixel l2",
+    "bend": "logits / pixel l2 squared",
+    "alignment": "",
+}
+"""Name of a quantity of :func:`bends` -> its unit."""
+POINTS = {"closest": "", "crossing": " (crossing)"}
+"""Where the boundary is looked at -> the end of the numbers' names."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def advft_sections(
 ) -> Findings:
     """Measure distance and curvature of the boundary of the original and the fine-tuned network.
 
-    They are ||r|| for DeepFool's r and |kappa(x + r, v)| for random tangent directions v.
+    They are ||r|| for the smallest r and |kappa(x + r, v)| for random tangent directions v.
 
     Args:
         network: the trained classifiers.
@@ -99,23 +109,15 @@ def advft_sections(
 
     Returns:
         ``distance_*`` and ``curvature_*``, medians over the images of ``original`` and
-        ``deepfool``, and their differences.
+        ``deepfool``, and their differences; ``gradient_*`` (||grad F||), ``bend_*`` (|v.Hv| of F,
+        the curvature before the division by ||grad F||) and ``alignment_*`` (cos(r, n)), medians
+        as well. All are those of the closest points; names that end in ``(crossing)`` are those of
+        the points at which DeepFool's perturbation crosses the boundary.
     """
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
     samples = stack(executor.each(_measured, studies))
-    statistics: dict[str, Statistic] = {
-        f"{key}_{name}": median(f"{key} {name}")
-        for key in ("distance", "curvature")
-        for name in NETWORKS
-    }
-    statistics["distance_deepfool - distance_original"] = median_difference(
-        "distance deepfool", "distance original"
-    )
-    statistics["curvature_original - curvature_deepfool"] = median_difference(
-        "curvature original", "curvature deepfool"
-    )
-    numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
+    numbers = paired_bootstrap(samples, _statistics(), resamples=settings.resamples)
     missing = {name: int(samples[f"distance {name}"].isnan().sum()) for name in NETWORKS}
     h = settings.curvature_h or default_h(studies[0].test.images[0].numel())
     return Findings(
@@ -127,13 +129,33 @@ def advft_sections(
         notes=[
             *notes(studies),
             f"{len(studies[0].test)} held-out images, {settings.directions} random directions v at "
-            "each one's nearest point of the boundary; curvatures by central differences over h = "
-            f"{h:.4g} in pixel l2. No point was found in {missing['original']} cases before and "
-            f"{missing['deepfool']} after fine-tuning; they are left out.",
+            "each one's closest point of the boundary, by `nearest` and further projections, and "
+            "where DeepFool's perturbation crosses it; curvatures by central differences over h = "
+            f"{h:.4g} in pixel l2. No closest point was found in {missing['original']} cases "
+            f"before and {missing['deepfool']} after fine-tuning; they are left out.",
+            "The curvature is |v.Hv| / ||grad F||: where fine-tuning shortens the gradient more "
+            "than it shrinks the Hessian, the boundary bends more although F itself bends less. "
+            f"Here the median of ||grad F|| goes from {numbers['gradient_original'].value:.3g} to "
+            f"{numbers['gradient_deepfool'].value:.3g}, and that of |v.Hv| from "
+            f"{numbers['bend_original'].value:.3g} to {numbers['bend_deepfool'].value:.3g}.",
             "A boundary that has moved away is seen at another place: the curvatures are not those "
             "of the same points.",
         ],
     )
+
+
+def _statistics() -> dict[str, Statistic]:
+    numbers: dict[str, Statistic] = {}
+    for end in POINTS.values():
+        for key in QUANTITIES:
+            numbers |= {f"{key}_{name}{end}": median(f"{key} {name}{end}") for name in NETWORKS}
+        numbers[f"distance_deepfool - distance_original{end}"] = median_difference(
+            f"distance deepfool{end}", f"distance original{end}"
+        )
+        numbers[f"curvature_original - curvature_deepfool{end}"] = median_difference(
+            f"curvature original{end}", f"curvature deepfool{end}"
+        )
+    return numbers
 
 
 def bends(
@@ -142,6 +164,7 @@ def bends(
     *,
     directions: int,
     h: float | None,
+    closest: bool = True,
     generator: Generators = None,
 ) -> dict[str, Tensor]:
     """The distance to the boundary and the mean |curvature| along random tangent directions there.
@@ -151,13 +174,18 @@ def bends(
         images: (N, C, H, W).
         directions: number of random tangent directions per image.
         h: step of the differences, in pixel l2; None: the default of ``normal_curvatures``.
+        closest: whether to look at the closest points, or where DeepFool's perturbations cross.
         generator: one for the batch or one per image.
 
     Returns:
-        ``distance`` and ``curvature`` (N,), NaN where no point of the boundary was found.
+        ``distance`` and ``curvature`` (N,), ``gradient`` (N,): ||grad F||, ``bend`` (N,): their
+        product, and ``alignment`` (N,): cos(r, n); NaN where no point of the boundary was found.
     """
     drawn = normal(images.new_empty(len(images), directions, *images.shape[1:]), generator)
-    boundary = boundary_points(model, images, attack=ALL)
+    if closest:
+        boundary = boundary_points(model, images, attack=partial(nearest, start="both"))
+    else:
+        boundary = boundary_points(model, images, attack=ALL, refinements=0)
     reached = boundary.success.nonzero()[:, 0]
     there = boundary.select(reached)
     curvature = images.new_full((len(images),), torch.nan)
@@ -166,34 +194,41 @@ def bends(
             model, there.points, drawn[reached], labels=there.labels, targets=there.targets, h=h
         )
         curvature[reached] = kappa.abs().nanmean(dim=1).to(curvature)
-    return {"distance": norms(boundary.perturbations), "curvature": curvature}
+    return {
+        "distance": norms(boundary.perturbations),
+        "curvature": curvature,
+        "gradient": boundary.gradient_norms,
+        "bend": curvature * boundary.gradient_norms,
+        "alignment": boundary.angles.cos(),
+    }
 
 
 def _measured(study: CureStudy[Settings]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
+    options = {"directions": study.settings.directions, "h": study.settings.curvature_h}
     for name in NETWORKS:
         model = study.tuned(name).model
-        work = partial(
-            bends, model, directions=study.settings.directions, h=study.settings.curvature_h
-        )
-        measured = study.executor.cached(work, study.test.images, randomness=True).value
-        values |= {f"{key} {name}": each.double() for key, each in measured.items()}
+        for point, end in POINTS.items():
+            work = partial(bends, model, closest=point == "closest", **options)
+            found = study.executor.cached(work, study.test.images, randomness=True).value
+            values |= {f"{key} {name}{end}": each.double() for key, each in found.items()}
     return values
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
-    units = {"distance": "pixel l2", "curvature": "1 / pixel l2"}
     rows: Sequence[dict[str, object]] = [
         {
             "network": TITLES[name],
-            "quantity": key,
+            "point": point,
+            "quantity": {"alignment": "cos(r, n)", "bend": "|v.Hv|"}.get(key, key),
             "unit": unit,
             "median": estimate.value,
             **interval(estimate),
         }
-        for key, unit in units.items()
+        for key, unit in QUANTITIES.items()
+        for point, end in POINTS.items()
         for name in NETWORKS
-        for estimate in [numbers[f"{key}_{name}"]]
+        for estimate in [numbers[f"{key}_{name}{end}"]]
     ]
     return pd.DataFrame(rows)
 

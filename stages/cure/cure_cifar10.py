@@ -22,9 +22,9 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.statistics import share
-from pipeline.studies.accuracy import accuracies, by_autoattack, figure, table
+from pipeline.studies.accuracy import accuracies, by_others, figure, table
 from pipeline.studies.cure import CureStudy, cure_studies, notes
-from pipeline.studies.cure_settings import AdversarySettings
+from pipeline.studies.cure_settings import TableSettings
 from pipeline.tables import interval
 from robustness_geometry.attacks.protocol import attack_name
 from robustness_geometry.checks import check_count, check_positive
@@ -37,24 +37,27 @@ SECTION = "Section 8.5, Table 8.2"
 
 
 @dataclass(frozen=True)
-class Settings(AdversarySettings):
+class Settings(TableSettings):
     """What to measure.
 
     Attributes:
-        autoattack_samples: number of held-out images that AutoAttack is run on, at least 1.
-        autoattack_seeds: number of training seeds that AutoAttack is run on; 0: AutoAttack is not
-            run.
-        sweep: pairs (h, lambda) in pixel units that the first seed is also trained with, h > 0 and
-            lambda >= 0.
+        autoattack_samples: number of held-out images that AutoAttack and Square are run on, at
+            least 1.
+        autoattack_seeds: number of training seeds that these two are run on; 0: they are not run.
+        square_queries: number of queries of Square, at least 1.
+        sweep: pairs (h, lambda) in pixel units that the first seed is also trained with, and judged
+            on the validation images, h > 0 and lambda >= 0.
     """
 
     autoattack_samples: int = 1000
     autoattack_seeds: int = 1
+    square_queries: int = 5000
     sweep: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("autoattack_samples", self.autoattack_samples)
+        check_count("square_queries", self.square_queries)
         check_count("autoattack_seeds", self.autoattack_seeds, minimum=0)
         for h, weight in self.sweep:
             check_positive("sweep.h", h)
@@ -64,7 +67,7 @@ class Settings(AdversarySettings):
 def cure_cifar10(
     network: Network, data: Dataset, settings: Settings, executor: Executor
 ) -> Findings:
-    """Measure accuracies on clean images, under the attack that judges, and under AutoAttack.
+    """Measure accuracies on clean images and under the attack that judges, AutoAttack and Square.
 
     Args:
         network: the trained classifiers.
@@ -73,14 +76,16 @@ def cure_cifar10(
         executor: runs trainings and attacks.
 
     Returns:
-        ``clean_*``, ``adv_*`` and ``aa_*`` of the networks ``original``, ``cure`` and ``advtrain``,
-        and their differences.
+        ``clean_*``, ``adv_*``, ``far_*`` (in the larger ball), ``aa_*`` and ``square_*`` of the
+        networks ``original``, ``cure`` and ``advtrain``, and their differences.
     """
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
-    numbers = accuracies(studies, CureStudy.judge, settings.resamples)
+    numbers = accuracies(studies, lambda study, eps: study.judge(eps=eps), settings.resamples)
     few = studies[: settings.autoattack_seeds]
-    numbers |= by_autoattack(few, settings.autoattack_samples, settings.resamples)
+    numbers |= by_others(
+        few, settings.autoattack_samples, settings.square_queries, settings.resamples
+    )
     tables = {"table_8_2": table(numbers), "training": _curves(studies)}
     if settings.sweep:
         tables["sweep"] = _sweep(studies[0])
@@ -110,7 +115,10 @@ def _curves(studies: Sequence[CureStudy[Settings]]) -> pd.DataFrame:
 
 
 def _sweep(study: CureStudy[Settings]) -> pd.DataFrame:
-    """The first seed with other values of h and lambda, and with the chosen ones."""
+    """The first seed with other values of h and lambda, and with the chosen ones.
+
+    They are judged on the validation images, as none of the reported ones may choose an option.
+    """
     settings = study.settings
     own, recipe = settings.cure(study.std), settings.training
     pairs = list(dict.fromkeys([*map(tuple, settings.sweep), (own.h, own.weight)]))
@@ -124,7 +132,10 @@ def _sweep(study: CureStudy[Settings]) -> pd.DataFrame:
     rows = []
     for (h, weight), model in zip(pairs, study.executor.each(tuned, pairs), strict=True):
         chosen = (h, weight) == (own.h, own.weight)
-        samples = {"clean": study.right(model), "adv": study.right(model, study.judge())}
+        samples = {
+            "clean": study.right(model, data=study.tried),
+            "adv": study.right(model, study.judge(), study.tried),
+        }
         numbers = paired_bootstrap(
             samples, {name: share(name) for name in samples}, resamples=settings.resamples
         )
@@ -140,19 +151,22 @@ def _sweep(study: CureStudy[Settings]) -> pd.DataFrame:
 
 def _notes(studies: Sequence[CureStudy[Settings]], attack: str) -> list[str]:
     settings = studies[0].settings
+    first = studies[0]
     lines = [
-        f"Accuracies on {len(studies[0].test)} held-out images, under {attack} on the true labels.",
+        f"Accuracies on {len(first.test)} held-out images, under {attack} on the true labels; the "
+        f"larger ball has the radius {settings.far:g} eps.",
         "PGD training is fine-tuned like CURE, by the same recipe, instead of starting from "
         "scratch; the thesis quotes figures from elsewhere.",
     ]
     if settings.autoattack_seeds:
         lines.append(
-            "AutoAttack's standard ensemble on "
-            f"{min(settings.autoattack_samples, len(studies[0].test))} images of "
+            f"AutoAttack's standard ensemble, and Square with {settings.square_queries} queries, "
+            f"on {min(settings.autoattack_samples, len(first.test))} images of "
             f"{min(settings.autoattack_seeds, len(studies))} training seed(s)."
         )
     if settings.sweep:
         lines.append(
-            "The sweep over h and lambda is that of the first training seed, in pixel units."
+            "The sweep over h and lambda is that of the first training seed, in pixel units, on "
+            "the validation images."
         )
     return lines

@@ -20,7 +20,7 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.statistics import Estimate, Statistic, mean, of_means, share, spearman
+from pipeline.statistics import Estimate, Statistic, difference, mean, of_means, share, spearman
 from pipeline.studies.cure import CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import CureSettings
 from pipeline.tables import interval
@@ -74,7 +74,8 @@ def cure_evolution(
 
     Returns:
         ``frobenius_<epoch>``, ``hz_<epoch>`` and ``adversarial_<epoch>``, means over the images,
-        and the rank correlations ``spearman_*`` of those means with the epoch.
+        the rank correlations ``spearman_*`` of those means with the epoch, and the net changes
+        ``<name>_last - <name>_first`` from epoch 0, the network before CURE, to the last one.
     """
     study = cure_studies(network, data, settings, executor)[0]
     settings = study.settings
@@ -153,6 +154,7 @@ def _statistics(count: int) -> dict[str, Statistic]:
         numbers |= {f"{name}_{epoch}": single(each) for epoch, each in enumerate(names)}
         correlation = of_means(names, partial(spearman, range(count)))
         numbers[f"spearman_{name}"] = replace(correlation, joint=True)
+        numbers[f"{name}_last - {name}_first"] = difference(names[-1], names[0])
     return numbers
 
 

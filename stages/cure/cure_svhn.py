@@ -15,7 +15,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.studies.accuracy import accuracies, figure, table
 from pipeline.studies.cure import cure_studies, notes
-from pipeline.studies.cure_settings import AdversarySettings
+from pipeline.studies.cure_settings import TableSettings
 from robustness_geometry.checks import check_count
 from robustness_geometry.types import Dataset, Network
 
@@ -25,7 +25,7 @@ SECTION = "Section 8.5, Table 8.3"
 
 
 @dataclass(frozen=True)
-class Settings(AdversarySettings):
+class Settings(TableSettings):
     """What to measure.
 
     Attributes:
@@ -52,12 +52,16 @@ def cure_svhn(network: Network, data: Dataset, settings: Settings, executor: Exe
         executor: runs trainings and attacks.
 
     Returns:
-        ``clean_*`` and ``adv_*`` of the networks ``original``, ``cure`` and ``advtrain``, and their
-        differences.
+        ``clean_*``, ``adv_*`` and ``far_*`` (in the larger ball) of the networks ``original``,
+        ``cure`` and ``advtrain``, and their differences.
     """
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
-    numbers = accuracies(studies, lambda study: study.pgd(steps=settings.steps), settings.resamples)
+    numbers = accuracies(
+        studies,
+        lambda study, eps: study.pgd(steps=settings.steps, eps=eps),
+        settings.resamples,
+    )
     return Findings(
         numbers=numbers,
         tables={"table_8_3": table(numbers)},
@@ -69,7 +73,7 @@ def cure_svhn(network: Network, data: Dataset, settings: Settings, executor: Exe
         notes=[
             *notes(studies),
             f"Accuracies on {len(studies[0].test)} held-out images, under PGD({settings.steps}) on "
-            "the true labels.",
+            f"the true labels; the larger ball has the radius {settings.far:g} eps.",
             "PGD training is fine-tuned like CURE; the thesis quotes it from elsewhere.",
         ],
     )

@@ -22,7 +22,7 @@ from pipeline.findings import Findings
 from pipeline.plots import histogram_figure
 from pipeline.statistics import Estimate, Statistic, difference, mean, of_means
 from pipeline.studies.cure import TITLES, cure_studies, notes
-from pipeline.studies.loss_hessian import HessianSettings, profiles_of_seeds
+from pipeline.studies.loss_hessian import HessianSettings, powers_of_seeds, profiles_of_seeds
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.randomness import seeded
@@ -64,19 +64,22 @@ def gradient_alignment(
     Returns:
         ``alignment_*`` for ``original``, ``deepfool``, ``cure`` and ``random`` (pairs of random
         unit vectors), and their differences from the original's and from multiples of 1 / sqrt(d),
-        the size of random vectors' alignment.
+        the size of random vectors' alignment. u is found by power iteration; names that end in
+        ``(matrix)`` are those of the top eigenvector of whole Hessians.
     """
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
-    few = studies[: settings.profile_seeds]
-    samples = {name: profiles_of_seeds(few, name, "alignment") for name in NETWORKS}
-    d = few[0].test.images[0].numel()
-    numbers = measured(
-        paired_bootstrap(samples, _statistics(d, NETWORKS), resamples=settings.resamples)
-    )
+    samples = {name: powers_of_seeds(studies, name)["alignment"] for name in NETWORKS}
+    whole = {f"{name} (matrix)": profiles_of_seeds(studies, name)["alignment"] for name in NETWORKS}
+    d = studies[0].test.images[0].numel()
     random = {"random": _random(d, settings.pairs)}
-    numbers |= paired_bootstrap(random, _statistics(d, ("random",)), resamples=settings.resamples)
+    numbers = {}
+    for part, measured_ in (("", samples), (" (matrix)", whole), ("", random)):
+        statistics = _statistics(d, [name.removesuffix(part) for name in measured_], part)
+        found = paired_bootstrap(measured_, statistics, resamples=settings.resamples)
+        numbers |= measured(found)
     missing = int(sum(values.isnan().sum() for values in samples.values()))
+    seeds, count = whole["cure (matrix)"].shape
     return Findings(
         numbers=numbers,
         tables={"remark_3": _table(numbers)},
@@ -89,21 +92,25 @@ def gradient_alignment(
             )
         },
         notes=[
-            *notes(few),
-            f"{samples['cure'].shape[1]} held-out images, {len(few)} training seed(s); the "
-            f"gradient vanished in {missing} cases, which are left out. Random vectors: "
-            f"{settings.pairs} pairs in {d} dimensions.",
+            *notes(studies),
+            f"u by power iteration on {samples['cure'].shape[1]} held-out images of "
+            f"{len(studies)} training seed(s), and as the top eigenvector of the whole matrix of "
+            f"differences on {count} of {seeds}. Gradient or Hessian vanished in {missing} cases, "
+            f"which are left out. Random vectors: {settings.pairs} pairs in {d} dimensions.",
         ],
     )
 
 
-def _statistics(d: int, names: Sequence[str]) -> dict[str, Statistic]:
-    numbers = {f"alignment_{name}": mean(name) for name in names}
+def _statistics(d: int, names: Sequence[str], end: str) -> dict[str, Statistic]:
+    """The numbers of some networks; ``end`` is the end of their names and the quantities'."""
+    numbers = {f"alignment_{name}{end}": mean(f"{name}{end}") for name in names}
     for name in (name for name in names if name in NETWORKS[1:]):
-        numbers[f"alignment_{name} - alignment_original"] = difference(name, "original")
+        numbers[f"alignment_{name} - alignment_original{end}"] = difference(
+            f"{name}{end}", f"original{end}"
+        )
     usual = 1 / math.sqrt(d)
     if "original" in names:
-        numbers["alignment_original - 5 / sqrt(d)"] = _less("original", 5 * usual, 1.0)
+        numbers[f"alignment_original - 5 / sqrt(d){end}"] = _less(f"original{end}", 5 * usual, 1.0)
     if "random" in names:
         numbers["2 / sqrt(d) - alignment_random"] = _less("random", 2 * usual, -1.0)
     return numbers
@@ -127,9 +134,12 @@ def _random(d: int, pairs: int) -> Tensor:
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     rows = []
-    for name in (*NETWORKS, "random"):
-        estimate = numbers.get(f"alignment_{name}")
+    ways = (("", "power iteration"), (" (matrix)", "whole matrix"))
+    names = [(name, end, u) for end, u in ways for name in NETWORKS]
+    for name, end, u in (*names, ("random", "", "")):
+        estimate = numbers.get(f"alignment_{name}{end}")
         if estimate is not None:
             title = TITLES.get(name, "random vectors")
-            rows.append({"network": title, "alignment": estimate.value, **interval(estimate)})
+            rows.append({"network": title, "u": u, "alignment": estimate.value})
+            rows[-1] |= interval(estimate)
     return pd.DataFrame(rows)

@@ -27,11 +27,12 @@ from pipeline.statistics import (
     difference,
     maximum,
     mean,
+    median,
     ratio_of_means,
     stack,
 )
 from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
-from pipeline.studies.loss_hessian import HessianSettings, profiles_of_seeds
+from pipeline.studies.loss_hessian import HessianSettings, powers_of_seeds, profiles_of_seeds
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import default_h, hessian_vector_products
@@ -59,7 +60,6 @@ class Settings(HessianSettings):
             difference is compared with the one of differences over h = 1.
     """
 
-    samples: int = 100
     logit_samples: int = 10
 
     def __post_init__(self) -> None:
@@ -79,52 +79,80 @@ def loss_hessian_profile(
         executor: runs trainings and Hessians.
 
     Returns:
-        ``lambda_max_*`` and ``squares_*`` (the sum of the squared eigenvalues), means over the
-        images of ``original``, ``deepfool`` and ``cure``, with their ratios; ``share_large_*``: the
-        share of eigenvalues of at least a tenth of the largest size; ``exact_logit_hessian`` (the
-        largest) and ``finite_logit_hessian`` (the mean): Frobenius norms of the Hessian of a logit
-        difference, exactly and over h = 1.
+        Of ``original``, ``deepfool`` and ``cure``, as means over the images: ``power_*``, the
+        largest eigenvalue by power iteration, and on the images with whole Hessians
+        ``lambda_max_*``, ``squares_*`` (the sum of the squared eigenvalues) and ``share_large_*``
+        (the share of eigenvalues of at least a tenth of the largest size); as medians
+        ``power_median_*``, ``lambda_max_median_*`` and ``relative_*`` (||H||_F / ||g||). Ratios of
+        the means. ``exact_logit_hessian`` (the largest) and ``finite_logit_hessian`` (the mean):
+        Frobenius norms of the Hessian of a logit difference, exactly and over h = 1.
     """
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
-    few = studies[: settings.profile_seeds]
-    spectra = {name: profiles_of_seeds(few, name, "eigenvalues") for name in NETWORKS}
+    found = {name: profiles_of_seeds(studies, name) for name in NETWORKS}
+    spectra = {name: values["eigenvalues"] for name, values in found.items()}
     samples = {
-        key: values for name in NETWORKS for key, values in _sizes(name, spectra[name]).items()
+        key: values
+        for name in NETWORKS
+        for key, values in _sizes(name, spectra[name], found[name]["gradient"]).items()
     }
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
-    numbers |= _logits(few)
-    flat = sum(int(samples[f"share_large {name}"].isnan().sum()) for name in NETWORKS)
+    powers = {f"power {name}": powers_of_seeds(studies, name)["power"] for name in NETWORKS}
+    numbers |= measured(paired_bootstrap(powers, _power_statistics(), resamples=settings.resamples))
+    numbers |= _logits(studies[: settings.profile_seeds])
     curves = {name: values.mean(dim=(0, 1)) for name, values in spectra.items()}
-    h = settings.curvature_h or default_h(studies[0].test.images[0].numel())
     return Findings(
         numbers=numbers,
         tables={"profile": _table(numbers), "eigenvalues": _eigenvalues(curves)},
         figures={"figure_8_9": _figure(network, curves)},
-        notes=[
-            *notes(few),
-            f"Hessians of the cross-entropy at the true label on {spectra['cure'].shape[1]} "
-            f"held-out images, by {settings.scheme} differences over h = {h:.4g} in pixel l2, of "
-            f"{len(few)} training seed(s).",
-            "The loss of an image that a network is sure of hardly bends: the means hang on few "
-            f"images, see the standard deviations. In {flat} cases of an image and network the "
-            "Hessian is zero to the last digit; they are left out of the shares of large "
-            "eigenvalues.",
-            "The exact Hessian of the next minus the predicted logit is taken on "
-            f"{settings.logit_samples} images along {DRAWS} random directions.",
-        ],
+        notes=[*notes(studies), *_notes(studies, spectra, samples, powers)],
     )
 
 
-def _sizes(name: str, spectra: Tensor) -> dict[str, Tensor]:
-    """Name -> (seeds, n) sizes of spectra (seeds, n, d), the largest eigenvalue first."""
+def _notes(
+    studies: Sequence[CureStudy[Settings]],
+    spectra: Mapping[str, Tensor],
+    samples: Mapping[str, Tensor],
+    powers: Mapping[str, Tensor],
+) -> list[str]:
+    settings = studies[0].settings
+    h = settings.curvature_h or default_h(studies[0].test.images[0].numel())
+    flat = sum(int(samples[f"share_large {name}"].isnan().sum()) for name in NETWORKS)
+    negative = sum(int((values < 0).sum()) for values in powers.values())
+    seeds, count = spectra["cure"].shape[:2]
+    return [
+        "Hessians of the cross-entropy at the true label in the basis of the pixels, by "
+        f"{settings.scheme} differences over h = {h:.4g} in pixel l2: whole ones on {count} "
+        f"held-out images of {seeds} training seed(s); power iteration with "
+        f"{settings.power_steps} steps on {powers['power cure'].shape[1]} images of "
+        f"{len(studies)}.",
+        "A matrix of such differences is not symmetric, as the gradient of a network of ReLUs "
+        "jumps, and the eigenvalues of its symmetric part depend on the basis and on h. Power "
+        "iteration finds a direction v that Hv keeps, so that its eigenvalue is the change of the "
+        f"gradient along v itself; it is below 0 in {negative} cases.",
+        "The loss of an image that a network is sure of hardly bends: the means hang on few "
+        "images, and the medians can say the opposite. ||H||_F / ||g|| tells how far the loss is "
+        f"from linear whatever its size. In {flat} cases of an image and network the Hessian is "
+        "zero to the last digit; they are left out of the shares of large eigenvalues.",
+        "The exact Hessian of the next minus the predicted logit is taken on "
+        f"{settings.logit_samples} images along {DRAWS} random directions.",
+    ]
+
+
+def _sizes(name: str, spectra: Tensor, gradients: Tensor) -> dict[str, Tensor]:
+    """Name -> (seeds, n) sizes of spectra (seeds, n, d), the largest eigenvalue first.
+
+    The norms of the loss's gradients (seeds, n) make one of them relative.
+    """
     sizes = spectra.abs()
     largest = sizes.amax(dim=-1, keepdim=True)
     large = (sizes >= LARGE * largest).double().mean(dim=-1)
+    squares = spectra.square().sum(dim=-1)
     return {
         f"lambda_max {name}": spectra[..., 0],
-        f"squares {name}": spectra.square().sum(dim=-1),
+        f"squares {name}": squares,
         f"share_large {name}": valid(large, largest[..., 0] > 0),
+        f"relative {name}": valid(squares.sqrt() / gradients, gradients > 0),
     }
 
 
@@ -135,14 +163,28 @@ def _statistics() -> dict[str, Statistic]:
             f"{size}_{name}": mean(f"{size} {name}")
             for size in ("lambda_max", "squares", "share_large")
         }
-    for first, second in (("deepfool", "original"), ("cure", "original"), ("cure", "deepfool")):
-        pair = (f"lambda_max {first}", f"lambda_max {second}")
-        numbers[f"lambda_max_{first} / lambda_max_{second}"] = ratio_of_means(*pair)
+        numbers[f"lambda_max_median_{name}"] = median(f"lambda_max {name}")
+        numbers[f"relative_{name}"] = median(f"relative {name}")
     for name in NETWORKS[1:]:
         numbers[f"squares_original - squares_{name}"] = difference(
             "squares original", f"squares {name}"
         )
-    return numbers
+    return numbers | _ratios("lambda_max")
+
+
+def _power_statistics() -> dict[str, Statistic]:
+    numbers = {f"power_{name}": mean(f"power {name}") for name in NETWORKS}
+    numbers |= {f"power_median_{name}": median(f"power {name}") for name in NETWORKS}
+    return numbers | _ratios("power")
+
+
+def _ratios(size: str) -> dict[str, Statistic]:
+    """The ratios of the means of a size on two networks."""
+    pairs = (("deepfool", "original"), ("cure", "original"), ("cure", "deepfool"))
+    return {
+        f"{size}_{first} / {size}_{second}": ratio_of_means(f"{size} {first}", f"{size} {second}")
+        for first, second in pairs
+    }
 
 
 def logit_curvatures(
@@ -184,11 +226,27 @@ def _logits(few: Sequence[CureStudy[Settings]]) -> dict[str, Estimate]:
 
 
 def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
+    kinds = {
+        "power": ("mean", "power"),
+        "power_median": ("median", "power"),
+        "lambda_max": ("mean", "lambda_max"),
+        "lambda_max_median": ("median", "lambda_max"),
+        "squares": ("mean", "squares"),
+        "share_large": ("mean", "share_large"),
+        "relative": ("median", "||H||_F / ||g||"),
+    }
     rows: Sequence[dict[str, object]] = [
-        {"network": TITLES[name], "quantity": size, "mean": e.value, "std": e.std, **interval(e)}
+        {
+            "network": TITLES[name],
+            "quantity": quantity,
+            "statistic": statistic,
+            "value": e.value,
+            "std": e.std,
+            **interval(e),
+        }
         for name in NETWORKS
-        for size in ("lambda_max", "squares", "share_large")
-        for e in [numbers[f"{size}_{name}"]]
+        for key, (statistic, quantity) in kinds.items()
+        for e in [numbers[f"{key}_{name}"]]
     ]
     return pd.DataFrame(rows)
 

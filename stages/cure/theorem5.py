@@ -1,6 +1,7 @@
 """Theorem 5: bounds on the smallest perturbation from the gradient and curvature of the loss.
 
-They are checked on quadratic losses (Section 8.3, Figures 8.4 and 8.5).
+They are checked on quadratic losses (Section 8.3, Figures 8.4 and 8.5), and set beside distances
+that are measured on networks, whose losses are not quadratic.
 
 References:
     S.-M. Moosavi-Dezfooli, "Geometry of adversarial robustness of deep networks - methods and
@@ -9,6 +10,7 @@ References:
     regularization, and vice versa", arXiv:1811.09716, 2019.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +20,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.evaluation import held_out, valid
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, Line, axes_grid, line_figure, styled
@@ -27,17 +30,23 @@ from pipeline.statistics import (
     Statistic,
     maximum,
     mean,
+    median,
     minimum,
     of_means,
     ratio_of_means,
+    share,
+    stack,
 )
+from pipeline.studies.boundary import closest_points
+from pipeline.studies.loss_hessian import power_curvature
 from pipeline.tables import interval
-from robustness_geometry.checks import check_count
+from robustness_geometry.checks import check_count, check_positive
 from robustness_geometry.geometry import quadratic_robustness, theorem5_bounds
+from robustness_geometry.norms import norms
 from robustness_geometry.randomness import seeded
 from robustness_geometry.types import Dataset, Network
 
-__all__ = ["SECTION", "Settings", "theorem5"]
+__all__ = ["SECTION", "Settings", "bounds_at", "theorem5"]
 
 SECTION = "Section 8.3, Theorem 5, Figures 8.4 and 8.5, Equation 8.5"
 
@@ -46,6 +55,10 @@ CURVATURES = torch.linspace(0.1, 10, 100, dtype=torch.float64)
 
 SCALES = torch.logspace(-1, 1, 60, dtype=torch.float64)[1:-1]
 """What g is multiplied with for Remark 2, within (0.1, 10)."""
+
+
+VACUOUS = 0.01
+"""A lower bound below this share of the distance is called vacuous."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,12 @@ class Settings:
         dimension: their dimension d, at least 2.
         normal_draws: number of random z for each matrix in the check of Equation 8.5, at least 2.
         matrices: number of random H in the check of Equation 8.5, at least 2.
+        samples: number of held-out images at which the bounds are computed on the networks, at
+            least 1.
+        training_seeds: number of training seeds, the first ones, at least 1; None: all.
+        power_steps: number of steps of the power iteration for the largest eigenvalue, at least 1.
+        curvature_h: step of its differences, in pixel l2, > 0; None:
+            :func:`robustness_geometry.geometry.default_h`.
         resamples: number of bootstrap resamples behind every interval, at least 1.
     """
 
@@ -64,24 +83,33 @@ class Settings:
     dimension: int = 20
     normal_draws: int = 400
     matrices: int = 100
+    samples: int = 1000
+    training_seeds: int | None = None
+    power_steps: int = 20
+    curvature_h: float | None = None
     resamples: int = 2000
 
     def __post_init__(self) -> None:
         for name in ("draws", "dimension", "normal_draws", "matrices"):
             check_count(name, getattr(self, name), minimum=2)
-        check_count("resamples", self.resamples)
+        for name in ("samples", "power_steps", "resamples"):
+            check_count(name, getattr(self, name))
+        if self.training_seeds is not None:
+            check_count("training_seeds", self.training_seeds)
+        if self.curvature_h is not None:
+            check_positive("curvature_h", self.curvature_h)
 
 
 def theorem5(network: Network, data: Dataset, settings: Settings, executor: Executor) -> Findings:
     """Check Theorem 5's bounds against the exact solution on random quadratic losses.
 
-    No network takes part.
+    Also set the bounds at held-out images beside the measured distances to the boundary.
 
     Args:
-        network: not used.
-        data: not used.
-        settings: what to draw.
-        executor: not used.
+        network: the trained classifiers.
+        data: the data set that they were trained on.
+        settings: what to draw, and what to measure.
+        executor: runs networks.
 
     Returns:
         ``margin_*``: the smallest relative distance by which a bound is kept, below 0 where one is
@@ -89,7 +117,10 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
         ``largest_step_*``: the largest change from one value of nu (or of ||g||) to the next, below
         0 where the bound decreases; ``gap_parallel`` and ``error_parallel``: |upper - lower| and
         |exact - lower| for g parallel to u;
-        ``frobenius_ratio``: mean ||H z||^2 over the sum of the squared eigenvalues.
+        ``frobenius_ratio``: mean ||H z||^2 over the sum of the squared eigenvalues. No network
+        takes part in these. On the networks, ``share_*`` of the images: where the lower, the upper
+        and both bounds hold, and where they are vacuous; ``lower / distance`` and ``upper /
+        distance``, medians.
     """
     samples = _random_losses(settings)
     statistics: dict[str, Statistic] = {
@@ -104,9 +135,14 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
     ratio = {"ratio": _frobenius_ratios(settings)}
     identity = {"frobenius_ratio": mean("ratio"), "|frobenius_ratio - 1|": _off(1.0)}
     numbers |= paired_bootstrap(ratio, identity, resamples=settings.resamples)
+    real = _at_images(network, data, settings, executor)
+    seeds, count = real["lower_holds"].shape
+    left_out = int(real["lower_holds"].isnan().sum())
+    found = paired_bootstrap(real, _image_statistics(), resamples=settings.resamples)
+    tables = {"theorem_5": _table(numbers), "networks": _table(found)}
     return Findings(
-        numbers=numbers,
-        tables={"theorem_5": _table(numbers)},
+        numbers=numbers | measured(found),
+        tables=tables,
         figures={"figure_8_4": _bounds_figure(), "figure_8_5": _line_figure()},
         notes=[
             f"{settings.draws} random quadratic losses in {settings.dimension} dimensions: normal "
@@ -114,10 +150,87 @@ def theorem5(network: Network, data: Dataset, settings: Settings, executor: Exec
             "exact minimum by the secular equation.",
             f"Equation 8.5 on {settings.matrices} random H with {settings.normal_draws} normal z "
             "each.",
-            "The figure's text calls the eigenvector v where u is meant. No network takes part: "
-            "the numbers are the same for all.",
+            "The figure's text calls the eigenvector v where u is meant. No network takes part in "
+            "these numbers: they are the same for all.",
+            f"On {network.name}: {count} held-out images of {seeds} training seed(s), the "
+            "cross-entropy at the true label and the threshold t = log 2, which the loss reaches "
+            "at the boundary between two classes; nu and u by power iteration. The distance is "
+            "that of the closest point of the boundary (`nearest` and further projections). "
+            f"{left_out} cases with a probability of at most 1/2 for the true label, or without "
+            "such a point, are left out.",
+            "The lower bound is called vacuous below a hundredth of the distance, the upper one "
+            "beyond the image's farthest point of [0, 1]^d. A network's loss is quadratic at best "
+            "near the image: that a bound fails says that it is not, and nothing about Theorem 5.",
         ],
     )
+
+
+def bounds_at(
+    values: Mapping[str, Tensor], distances: Tensor, farthest: Tensor
+) -> dict[str, Tensor]:
+    """Theorem 5's bounds at images beside the distances that were measured there.
+
+    Args:
+        values: ``loss``, ``gradient`` (||g||), ``power`` (nu) and ``alignment`` (|g.u| / ||g||) of
+            each image, (N,), as :func:`pipeline.studies.loss_hessian.power_curvature` gives them.
+        distances: (N,) ||r|| of the closest boundary points, in pixel l2; NaN where none is known.
+        farthest: (N,) the distance of the image from the farthest point of [0, 1]^d.
+
+    Returns:
+        ``lower_holds``, ``upper_holds``, ``both_hold``, ``lower_vacuous``, ``upper_vacuous`` (N,),
+        1 or 0, and ``lower`` and ``upper`` (N,), the bounds over the distance; NaN at images whose
+        loss is at least log 2 or whose distance is not known.
+    """
+    gap = math.log(2) - values["loss"]
+    size, nu = values["gradient"], values["power"].clamp_min(0)
+    along = (values["alignment"] * size).nan_to_num(nan=0.0)
+    bounds = theorem5_bounds(size, along, nu, gap.clamp_min(0))
+    found = {
+        "lower_holds": bounds.lower <= distances,
+        "upper_holds": bounds.upper >= distances,
+        "both_hold": (bounds.lower <= distances) & (bounds.upper >= distances),
+        "lower_vacuous": bounds.lower < VACUOUS * distances,
+        "upper_vacuous": bounds.upper > farthest,
+        "lower": bounds.lower / distances,
+        "upper": bounds.upper / distances,
+    }
+    known = (gap > 0) & distances.isfinite()
+    return {name: valid(each.double(), known) for name, each in found.items()}
+
+
+def _at_images(
+    network: Network, data: Dataset, settings: Settings, executor: Executor
+) -> dict[str, Tensor]:
+    """:func:`bounds_at` held-out images of each training seed, (seeds, n)."""
+    test = held_out(data, settings.samples)
+    farthest = norms(torch.maximum(test.images, 1 - test.images)).double().cpu()
+    rows = []
+    for seed, model in sorted(network.models.items())[: settings.training_seeds]:
+        own = executor.for_seed(seed)
+        work = partial(
+            power_curvature,
+            model,
+            steps=settings.power_steps,
+            h=settings.curvature_h,
+            scheme="forward",
+        )
+        values = own.cached(work, test.images, test.labels, randomness=True).value
+        near = closest_points(model, test.images, own)
+        distances = valid(norms(near.perturbations).double(), near.success)
+        rows.append(
+            bounds_at(
+                {key: each.double().cpu() for key, each in values.items()},
+                distances.cpu(),
+                farthest,
+            )
+        )
+    return stack(rows)
+
+
+def _image_statistics() -> dict[str, Statistic]:
+    shares = ("lower_holds", "upper_holds", "both_hold", "lower_vacuous", "upper_vacuous")
+    numbers = {f"share_{name}": share(name) for name in shares}
+    return numbers | {f"{name} / distance": median(name) for name in ("lower", "upper")}
 
 
 def _off(level: float) -> Statistic:

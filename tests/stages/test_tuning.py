@@ -21,7 +21,9 @@ def test_a_network_brings_its_values(composed):
     config = tuned(composed("base", "network=mnist5k_lenet"))
     assert (config.cure["h"], config.cure["unit"], config.cure["eps"]) == (3, "pixel", None)
     assert config.cure["training"]["batch_size"] == 64
-    assert config.cure["training"]["epochs"] == 20
+    assert config.cure["training"]["epochs"] == 8  # the budget's
+    full = tuned(composed("base", "network=mnist5k_lenet", "budget=full"))
+    assert full.cure["training"] == {**config.cure["training"], "epochs": 20}
     assert config.settings["advft_attacks"]["eps"] is None
 
 
@@ -46,8 +48,8 @@ def test_what_the_network_does_not_tune_can_be_changed(composed):
     assert config.cure["samples"] == 7
 
 
-@pytest.mark.parametrize("budget", ["full", "two_cores", "smoke"])
-@pytest.mark.parametrize("suite", ["embedded", "fashion", "thesis"])
+@pytest.mark.parametrize("budget", ["full", "hours", "two_cores", "smoke"])
+@pytest.mark.parametrize("suite", ["embedded", "digits", "fashion", "thesis"])
 def test_every_suite_goes_with_every_budget(composed, suite, budget):
     config = composed("base", f"suite={suite}", f"budget={budget}")
     assert config.budget.name == budget

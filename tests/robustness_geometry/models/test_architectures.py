@@ -98,6 +98,14 @@ VGG_F = (
     + dense(4096, 4096)
     + dense(4096, 1000)
 )
+
+
+def cnn_count(channels, *widths):
+    """3x3 convolutions without biases, a scale and a shift per channel, and one layer."""
+    pairs = zip((channels, *widths), widths, strict=False)
+    return sum(9 * before * after + 2 * after for before, after in pairs) + dense(widths[-1], 10)
+
+
 COUNTS = [
     ("lenet", {}, lenet_count(1, 4)),
     ("lenet", {"channels": 3, "side": 32}, lenet_count(3, 5)),
@@ -114,6 +122,8 @@ COUNTS = [
         {"channels": 3, "side": 32},
         conv(3, 6, 5) + conv(6, 16, 5) + dense(400, 120) + dense(120, 84) + dense(84, 10),
     ),
+    ("cnn", {}, cnn_count(1, 16, 32, 32, 64)),
+    ("cnn", {"channels": 3, "side": (17, 40), "widths": (5,)}, cnn_count(3, 5)),
     ("nin", {"channels": 3, "side": 32}, nin_count(3, 192)),
     ("nin", {"width": 32}, nin_count(1, 32)),
     ("nin", {"width": 32, "batch_norm": True}, nin_count(1, 32, norm=True)),
@@ -130,6 +140,7 @@ SMALL = {
     "fc500_150_10": {},
     "lenet_cifar": {},
     "lenet5": {},
+    "cnn": {"widths": (8, 8, 12)},
     "nin": {"width": 32, "batch_norm": True},
     "resnet18": {"width": 8},
     "wrn28_10": {"depth": 10, "widen": 1, "dropout": 0.3},
@@ -245,6 +256,8 @@ def test_first_layers_of_lenet_commute_with_scaling():
         ("wrn28_10", {"widen": 0}, "model.widen must be .*; got 0"),
         ("wrn28_10", {"dropout": -1}, "model.dropout must be .*; got -1"),
         ("fc500_150_10", {"hidden": (5, 0)}, "model.hidden must be .*; got 0"),
+        ("cnn", {"widths": ()}, "model.widths must be"),
+        ("cnn", {"widths": (8, 0)}, "model.widths must be .*; got 0"),
         ("lenet5", {"filters": (6,)}, "model.filters must be"),
         ("lenet5", {"hidden": (6, 0)}, "model.hidden must be .*; got 0"),
     ],
@@ -252,6 +265,16 @@ def test_first_layers_of_lenet_commute_with_scaling():
 def test_options_out_of_range_are_refused(name, options, key):
     with pytest.raises(InputError, match=key):
         make(name, **options)
+
+
+def test_every_second_convolution_of_the_cnn_halves_the_image():
+    network = make("cnn", 1, 28, widths=(2, 3, 4, 5, 6)).network
+    images, sizes = torch.rand(1, 1, 28, 28), []
+    for layer in network[:-3]:
+        images = layer(images)
+        if isinstance(layer, nn.Conv2d):
+            sizes.append(tuple(images.shape[1:]))
+    assert sizes == [(2, 14, 14), (3, 14, 14), (4, 7, 7), (5, 7, 7), (6, 4, 4)]
 
 
 def test_dropout_acts_in_training_only():

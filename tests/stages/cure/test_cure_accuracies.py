@@ -11,10 +11,11 @@ from pipeline.evaluation import correct, held_out
 from pipeline.statistics import Estimate
 from pipeline.studies import accuracy as _accuracy
 from pipeline.studies.cure import TITLES, CureStudy, Tuned, cure_studies
-from pipeline.studies.cure_settings import AdversarySettings
+from pipeline.studies.cure_settings import AdversarySettings, TableSettings
 from robustness_geometry.attacks import pgd
 from robustness_geometry.checks import InputError
 from robustness_geometry.randomness import per_image
+from robustness_geometry.training import Cure
 from stages.cure.cure_cifar10 import Settings as Table82
 from stages.cure.cure_cifar10 import cure_cifar10
 from stages.cure.cure_cost_ablation import Settings as Ablation
@@ -73,7 +74,11 @@ def test_clean_and_robust_accuracies(table82, network, data, made):
     assert numbers["adv_cure - adv_original"].value == pytest.approx(gap)
     rows = table82.tables["table_8_2"]
     assert rows["training"].unique().tolist() == ["normal training", "CURE", "PGD training"]
-    assert rows["measured_on"].unique().tolist() == ["clean images", "under attack"]
+    assert rows["measured_on"].unique().tolist() == [
+        "clean images",
+        "under attack",
+        "under attack, larger ball",
+    ]
 
 
 def test_every_experiment_gives_a_network_the_same_accuracy(table82, ablation, curve):
@@ -84,23 +89,31 @@ def test_every_experiment_gives_a_network_the_same_accuracy(table82, ablation, c
             assert curve.numbers[f"adv_{name}_{place}"].value == wanted.value
 
 
+def test_the_larger_ball_has_its_own_radius(table82, network, data, executor, made):
+    wanted = by_hand(
+        network, data, executor, made, "original", partial(pgd, eps=2 * made.eps, steps=4)
+    )
+    assert table82.numbers["far_original"].value == pytest.approx(wanted)
+    assert "the larger ball has the radius 2 eps" in " ".join(table82.notes)
+
+
 def test_the_sweep_holds_its_pairs_once_and_marks_the_chosen_one(table82):
     sweep = table82.tables["sweep"]
     assert list(zip(sweep["h"], sweep["lambda"], strict=True)) == list(SWEEP)
     assert sweep["chosen"].tolist() == [False, False, True]
     assert (sweep["seeds"] == 1).all()
-    assert (sweep["images"] == 30).all()
+    assert (sweep["images"] == 18).all()  # a fifth of the training images
 
 
-def test_the_chosen_pair_of_the_sweep_is_the_first_seed_of_the_table(
-    table82, network, data, executor, made
-):
+def test_the_sweep_is_judged_on_validation_images(table82, network, data, executor, made):
     study = cure_studies(network, data, AdversarySettings(**made.with_pgd), executor)[0]
-    own = study.right(study.tuned("cure").model, study.judge())
+    own = study.right(study.tuned("cure").model, study.judge(), study.tried)
     chosen = table82.tables["sweep"].query("chosen").iloc[0]
     assert chosen["adv"] == pytest.approx(float(own.mean()))
     plain = table82.tables["sweep"].query("`lambda` == 0").iloc[0]
-    assert plain["adv"] != chosen["adv"]
+    tuned = study.trained(Cure(0.0, 0.5, 2), made.small["training"], "plain").model
+    own = study.right(tuned, study.judge(), study.tried)
+    assert plain["adv"] == pytest.approx(float(own.mean()))
 
 
 def test_the_curves_of_the_training_are_those_of_both_terms(table82, network, data, executor, made):
@@ -119,29 +132,32 @@ def test_the_curves_of_the_training_are_those_of_both_terms(table82, network, da
     assert curves["penalty"].tolist() == pytest.approx(means)
 
 
-def test_autoattack_gets_the_ball_of_the_attack_that_judges(
+def test_autoattack_and_square_get_the_ball_of_the_attack_that_judges(
     network, data, executor, made, monkeypatch
 ):
     seen = []
 
-    def spy(model, images, *, eps, norm=math.inf, labels=None):
-        seen.append((eps, norm, len(images)))
+    def spy(model, images, *, eps, norm=math.inf, queries=None, labels=None):
+        seen.append((eps, norm, len(images), queries))
         return pgd(model, images, eps=eps, norm=norm, steps=1, labels=labels)
 
     monkeypatch.setattr(_accuracy, "autoattack", spy)
+    monkeypatch.setattr(_accuracy, "square", spy)
     monkeypatch.setattr(CureStudy, "tuned", lambda self, name: Tuned(self.model, {}))
     monkeypatch.setattr(
         type(executor),
         "cached",
         lambda self, f, *tensors, randomness: type("M", (), {"value": f(*tensors)}),
     )
-    settings = AdversarySettings(
+    settings = TableSettings(
         **{**made.with_pgd, "attack": partial(pgd, eps=9.0, norm="2"), "eps": "1/10"}
     )
-    found = _accuracy.by_autoattack(cure_studies(network, data, settings, executor)[:1], 7, 20)
-    assert seen == [(0.1, 2.0, 7)] * 3
-    assert (found["aa_cure"].n, found["aa_cure"].seeds) == (7, 1)
-    assert _accuracy.by_autoattack([], 7, 20) == {}
+    studies = cure_studies(network, data, settings, executor)[:1]
+    found = _accuracy.by_others(studies, 7, 11, 20)
+    assert seen == [(0.1, 2.0, 7, None)] * 3 + [(0.1, 2.0, 7, 11)] * 3
+    for name in ("aa_cure", "square_cure"):
+        assert (found[name].n, found[name].seeds) == (7, 1)
+    assert _accuracy.by_others([], 7, 11, 20) == {}
 
 
 def test_table_8_3_is_judged_by_its_own_number_of_steps(
@@ -190,6 +206,17 @@ def test_the_ablation_compares_directions_adversaries_and_costs(ablation, looked
     assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
+def test_the_ablation_leaves_out_the_direction_that_is_not_asked_for(
+    network, data, executor, made, ablation
+):
+    settings = Ablation(**made.with_pgd, along_gradient=False, timed_steps=1, rounds=2)
+    found = cure_cost_ablation(network, data, settings, executor.scope("cure_cost_ablation"))
+    assert "adv_cure_gradient" not in found.numbers
+    assert "|adv_cure_gradient - adv_cure|" not in found.numbers
+    assert found.numbers["adv_cure"].value == ablation.numbers["adv_cure"].value
+    assert len(found.tables["ablation"]) == 8
+
+
 def test_accuracy_falls_with_eps(curve, looked_at):
     for name in ("original", "cure", "advtrain"):
         values = curve.curves[f"adv_{name}"]
@@ -219,6 +246,9 @@ def test_figures_of_the_table(table82, looked_at):
     ("settings", "options", "key"),
     [
         (Table82, {"autoattack_samples": 0}, "autoattack_samples must be .*; got 0"),
+        (Table82, {"square_queries": 0}, "square_queries must be .*; got 0"),
+        (Table82, {"far": 1.0}, "far must be .*; got 1"),
+        (Table82, {"far": math.inf}, "far must be .*; got inf"),
         (Table82, {"autoattack_seeds": -1}, "autoattack_seeds must be .*; got -1"),
         (Table82, {"sweep": ((0.0, 4.0),)}, "sweep.h must be .*; got 0"),
         (Table82, {"sweep": ((1.5, -4.0),)}, "sweep.lambda must be .*; got -4"),

@@ -1,6 +1,8 @@
 """What the stage measures of losses and boundaries, on known answers and on the small network."""
 
+import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +13,8 @@ from torch import nn
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.evaluation import correct, held_out
 from pipeline.studies.cure import cure_studies
-from pipeline.studies.loss_hessian import profiles
-from robustness_geometry.attacks import deepfool
+from pipeline.studies.loss_hessian import power_curvature, profiles
+from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import boundary_points
 from robustness_geometry.norms import norms
@@ -114,14 +116,61 @@ def test_a_vanishing_gradient_has_no_direction():
     assert found["frobenius"].tolist() == [0, 0]
 
 
-def test_shares_of_large_eigenvalues():
+def test_sizes_of_spectra():
     spectra = torch.tensor([[[10.0, 1.0, 0.99, -0.5], [0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, -1.0]]])
-    found = _sizes("x", spectra)
+    found = _sizes("x", spectra, torch.tensor([[2.0, 0.0, 0.5]]))
     assert found["lambda_max x"].tolist() == [[10.0, 0.0, pytest.approx(0.1)]]
-    assert found["squares x"][0, 0] == pytest.approx(100 + 1 + 0.99**2 + 0.25)
+    squares = 100 + 1 + 0.99**2 + 0.25
+    assert found["squares x"][0, 0] == pytest.approx(squares)
     share = found["share_large x"][0]
     assert (float(share[0]), float(share[2])) == (0.5, 0.5)
     assert share[1].isnan()
+    relative = found["relative x"][0]
+    assert float(relative[0]) == pytest.approx(math.sqrt(squares) / 2)
+    assert relative[1].isnan()
+    assert float(relative[2]) == pytest.approx(math.sqrt(1.01) / 0.5)
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+def test_power_iteration_finds_the_eigenvalue_of_linear_logits(made, scheme):
+    model, images = made.affine(b=2.0), points()
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    options = {"steps": 2, "h": 1e-5, "scheme": scheme, "generator": seeded(0)}
+    found = power_curvature(model, images, labels, **options)
+    wanted = spread(model, images) * model.w.detach().square().sum()
+    torch.testing.assert_close(found["power"], wanted, rtol=1e-3, atol=0)
+    ones = torch.ones(6, dtype=torch.float64)
+    torch.testing.assert_close(found["alignment"], ones, rtol=1e-6, atol=0)
+    p = model(images).softmax(dim=1).detach()
+    own = p.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found["gradient"], (1 - own) * model.w.detach().norm())
+    torch.testing.assert_close(found["loss"], -own.log())
+
+
+def test_power_iteration_agrees_with_the_matrix_of_a_smooth_network(network, data):
+    test = held_out(data, 6)
+    images, model = test.images.double(), copy.deepcopy(network.models[0]).double()
+    matrix = profiles(model, images, test.labels, h=1e-3, scheme="central")
+    options = {"steps": 200, "h": 1e-3, "scheme": "central", "generator": seeded(0)}
+    found = power_curvature(model, images, test.labels, **options)
+    spectra = matrix["eigenvalues"].double()
+    top = torch.where(spectra[:, 0] > -spectra[:, -1], spectra[:, 0], spectra[:, -1])
+    torch.testing.assert_close(found["power"], top, rtol=1e-2, atol=1e-6)
+    size = matrix["gradient"].double()
+    torch.testing.assert_close(found["gradient"], size, rtol=1e-5, atol=0)
+
+
+def test_power_iteration_on_a_flat_loss_has_no_direction():
+    found = power_curvature(
+        Bowls(0.0, 0.0),
+        points(2),
+        torch.zeros(2, dtype=torch.int64),
+        steps=3,
+        h=0.5,
+        scheme="forward",
+    )
+    assert found["power"].tolist() == [0, 0]
+    assert found["alignment"].isnan().all()
 
 
 def test_hessians_of_logit_differences(made):
@@ -165,6 +214,11 @@ def test_bends_of_a_ball():
         found["distance"], torch.full((8,), 0.3, dtype=torch.float64), rtol=1e-3, atol=0
     )
     assert float(found["curvature"].mean()) == pytest.approx(1 / 0.6, rel=0.15)
+    torch.testing.assert_close(
+        found["gradient"], torch.full((8,), 1.2, dtype=torch.float64), rtol=1e-3, atol=0
+    )
+    torch.testing.assert_close(found["bend"], found["curvature"] * found["gradient"])
+    assert float(found["alignment"].min()) == pytest.approx(1)
     images[0] = 0.5  # where the gradient vanishes, so that no point is found
     lost = bends(Ball(0.6), images, directions=2, h=0.01)
     assert (
@@ -215,6 +269,13 @@ def test_the_profile_is_the_mean_of_the_images_spectra(profile, network, data, l
         float(spectra.square().sum(dim=1).mean()), rel=1e-4
     )
     assert (numbers["lambda_max_cure"].n, numbers["lambda_max_cure"].seeds) == (8, 1)
+    assert numbers["lambda_max_median_original"].value == pytest.approx(
+        float(spectra[:, 0].double().quantile(0.5)), rel=1e-4
+    )
+    assert (numbers["power_cure"].n, numbers["power_cure"].seeds) == (8, 2)
+    power = numbers["power_cure"].value / numbers["power_original"].value
+    assert numbers["power_cure / power_original"].value == pytest.approx(power)
+    assert power < 1
     ratio = numbers["lambda_max_cure"].value / numbers["lambda_max_original"].value
     assert numbers["lambda_max_cure / lambda_max_original"].value == pytest.approx(ratio)
     assert numbers["lambda_max_cure / lambda_max_original"].value < 1  # what CURE is for
@@ -238,8 +299,12 @@ def test_the_alignment_shares_the_hessians_of_the_profile(
     nothing_new()
     found = gradient_alignment(network, data, settings, executor.scope("gradient_alignment"))
     numbers = found.numbers
-    assert numbers["alignment_original"].value == pytest.approx(float(wanted.mean()), rel=1e-4)
-    assert (numbers["alignment_original"].n, numbers["alignment_random"].n) == (8, 4000)
+    whole = numbers["alignment_original (matrix)"]
+    assert whole.value == pytest.approx(float(wanted.mean()), rel=1e-4)
+    assert (whole.n, whole.seeds) == (8, 1)
+    own = numbers["alignment_original"]
+    assert (own.n, own.seeds, numbers["alignment_random"].n) == (8, 2, 4000)
+    assert 0 < own.value <= 1
     assert numbers["alignment_random"].value == pytest.approx(math.sqrt(2 / math.pi / 36), rel=0.05)
     above = numbers["alignment_original"].value - 5 / 6
     assert numbers["alignment_original - 5 / sqrt(d)"].value == pytest.approx(above)
@@ -272,11 +337,21 @@ def test_sections_of_both_networks(network, data, executor, made, looked_at, mon
     found = advft_sections(network, data, settings, executor.scope("advft_sections"))
     numbers = found.numbers
     images = held_out(data, 10).images
+    both = partial(nearest, start="both")
     r = torch.cat(
-        [norms(boundary_points(model, images).perturbations) for model in network.models.values()]
+        [
+            norms(boundary_points(model, images, attack=both).perturbations)
+            for model in network.models.values()
+        ]
     )
     assert numbers["distance_original"].value == pytest.approx(float(r.quantile(0.5)), rel=1e-5)
     assert numbers["curvature_original"].value > 0
+    assert numbers["distance_original"].value <= numbers["distance_original (crossing)"].value
+    assert numbers["alignment_original"].value >= numbers["alignment_original (crossing)"].value
+    assert numbers["alignment_original"].value == pytest.approx(1, abs=1e-3)
+    table = found.tables["figure_8_1"]
+    assert set(table["point"]) == {"closest", "crossing"}
+    assert "cos(r, n)" in set(table["quantity"])
     gap = numbers["distance_deepfool"].value - numbers["distance_original"].value
     assert numbers["distance_deepfool - distance_original"].value == pytest.approx(gap)
     assert looked_at(found) == ["figure_8_1"]
@@ -335,19 +410,20 @@ def test_the_gap_that_is_left_by_fine_tuning():
 
 
 def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor, made, looked_at):
-    settings = Evolution(**{**made.small, "samples": 10}, draws=4)
+    recipe = replace(made.small["training"], epochs=12)
+    settings = Evolution(**{**made.small, "samples": 10, "training": recipe}, draws=4)
     found = cure_evolution(network, data, settings, executor.scope("cure_evolution"))
     study = cure_studies(network, data, settings, executor)[0]
     test = held_out(data, 10)
     states = train(
         network.models[0],
-        data.train,
+        study.train,
         settings.training,
         objective=study.objective("cure"),
         seed=0,
         keep_states=True,
     ).states
-    assert len(states) == 4
+    assert len(states) == 12
     for epoch, state in enumerate([network.models[0].state_dict(), *states]):
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
         model.load_state_dict(state)
@@ -355,11 +431,13 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
         assert found.numbers[f"hz_{epoch}"].value == pytest.approx(float(hz.mean()), rel=1e-4)
     last = study.tuned("cure").model.state_dict()
     assert all(torch.equal(last[name], tensor) for name, tensor in states[-1].items())
-    assert found.numbers["hz_4"].value < found.numbers["hz_0"].value
-    assert "frobenius_5" not in found.numbers
+    fall = found.numbers["hz_12"].value - found.numbers["hz_0"].value
+    assert fall < 0
+    assert found.numbers["hz_last - hz_first"].value == pytest.approx(fall)
+    assert "frobenius_13" not in found.numbers
     hz = found.curves["hz"]
-    assert found.numbers["spearman_hz"].value == pytest.approx(spearmanr(range(5), hz).statistic)
-    assert found.tables["figure_8_10"]["epoch"].tolist() == [0, 1, 2, 3, 4] * 3
+    assert found.numbers["spearman_hz"].value == pytest.approx(spearmanr(range(13), hz).statistic)
+    assert found.tables["figure_8_10"]["epoch"].tolist() == [*range(13)] * 3
     assert found.numbers["hz_0"].seeds == 1
     assert looked_at(found) == ["figure_8_10"]
 

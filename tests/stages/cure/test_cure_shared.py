@@ -12,7 +12,7 @@ from pipeline.evaluation import held_out
 from pipeline.findings import Findings
 from pipeline.studies.accuracy import accuracies
 from pipeline.studies.cure import cure_studies, notes, train_side_by_side, withstood
-from pipeline.studies.cure_settings import AdversarySettings, CureSettings
+from pipeline.studies.cure_settings import AdversarySettings, CureSettings, TableSettings
 from robustness_geometry.attacks import ddn, deepfool, fgsm, pgd, spsa
 from robustness_geometry.checks import InputError
 from robustness_geometry.norms import norms
@@ -50,39 +50,80 @@ def test_h_and_lambda_in_standard_deviations_are_those_of_normalised_pixels():
     assert (in_pixels.h, in_pixels.weight) == (1.5, 4.0)
 
 
+def left(images, eps):
+    """The share of grey images that are farther than ``eps`` from the threshold."""
+    return float(((images[:, 0, 0, 0] - 0.5).abs() > eps).double().mean())
+
+
 @pytest.mark.parametrize(
-    ("accuracy", "grid", "eps", "words"),
+    ("share", "grid"),
     [
-        (0.5, (0.05, 0.15, 0.25), 0.15, "the smallest of 0.05, 0.15, 0.25"),
-        (0.49, (0.05, 0.15, 0.25), 0.25, "at most 49% of 8 held-out images (0.0%)"),
-        (0.0, (0.05, 0.15), 0.15, "there is none"),
+        (0.5, (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)),
+        (0.25, (0.1, 0.35, 0.4)),
+        (0.9, (0.3, 0.4)),
+        (0.1, (0.03, 0.12)),
     ],
 )
-def test_eps_is_the_smallest_of_the_grid_that_leaves_few(
-    made, executor, accuracy, grid, eps, words
+def test_eps_is_where_a_share_of_the_accuracy_is_left_on_validation_images(
+    made, executor, share, grid
 ):
     network = Network("threshold", "grey", {0: made.threshold()})
-    settings = AdversarySettings(attack=made.fgsm, eps=None, eps_grid=grid, eps_accuracy=accuracy)
-    found = cure_studies(network, made.grey((0.1, 0.1, 0.2, 0.2)), settings, executor)
-    assert found[0].eps == eps
-    assert words in " ".join(notes(found))
-
-
-def test_eps_is_the_same_however_many_images_an_experiment_judges(made, executor):
-    network, data = (
-        Network("threshold", "grey", {0: made.threshold()}),
-        made.grey((0.1, 0.1, 0.1, 0.2)),
-    )
+    data = made.grey([0.003 + 0.004 * step for step in range(100)])
     settings = AdversarySettings(
-        attack=made.fgsm, eps=None, eps_grid=(0.15, 0.25), eps_accuracy=0.2
+        attack=made.fgsm, eps=None, eps_grid=grid, eps_share=share, eps_samples=30
     )
-    far = (held_out(data, 8).images[:, 0, 0, 0] - 0.5).abs() > 0.15
-    assert any(
-        float(far[:count].double().mean()) <= 0.2 for count in range(1, 9)
-    )  # these alone would choose 0.15
-    for count in range(1, 9):
-        study = cure_studies(network, data, replace(settings, samples=count), executor)[0]
-        assert (study.eps, len(study.test)) == (0.25, count)
+    study = cure_studies(network, data, settings, executor)[0]
+    curve = [(eps, left(study.tried.images, eps)) for eps in (0.0, *grid)]
+    assert curve[0][1] == 1
+    text = " ".join(notes([study]))
+    if curve[-1][1] > share:
+        assert study.eps == grid[-1]
+        assert "there is none" in text
+        return
+    end = next(index for index, (_, accuracy) in enumerate(curve) if accuracy <= share)
+    (low, more), (high, less) = curve[end - 1], curve[end]
+    wanted = low + (high - low) * (more - share) / (more - less)
+    assert study.eps == pytest.approx(wanted, rel=0.05)
+    assert low <= study.eps <= high
+    assert f"original network {share:.0%} of the validation images" in text
+
+
+@pytest.mark.parametrize(("samples", "count"), [(5, 5), (18, 18), (1000, 18)])
+def test_validation_images_are_neither_fine_tuned_on_nor_reported(
+    network, data, executor, made, samples, count
+):
+    settings = AdversarySettings(**made.with_pgd, eps_samples=samples)
+    study = cure_studies(network, data, settings, executor)[0]
+    assert (len(study.tried), len(study.train)) == (count, 90 - count)
+    known = {image.numpy().tobytes() for image in data.train.images}
+    tried = {image.numpy().tobytes() for image in study.tried.images}
+    assert tried <= known
+    assert not tried & {image.numpy().tobytes() for image in study.train.images}
+    assert not tried & {image.numpy().tobytes() for image in study.test.images}
+    few = cure_studies(network, data, replace(settings, train_samples=20), executor)[0]
+    assert len(few.train) == 20
+    assert torch.equal(few.train.images, study.train.images[:20])
+    assert torch.equal(few.tried.images, study.tried.images)
+
+
+def test_eps_does_not_depend_on_the_images_that_are_judged(made, executor):
+    network = Network("threshold", "grey", {0: made.threshold()})
+    data = made.grey([0.01 * step for step in range(1, 41)])
+    settings = AdversarySettings(attack=made.fgsm, eps=None, eps_grid=(0.1, 0.2, 0.4))
+    others = replace(data, test=made.grey((0.01, 0.02)).test)
+    found = [
+        cure_studies(network, images, replace(settings, samples=count), executor)[0].eps
+        for images in (data, others)
+        for count in (1, 3, 80)
+    ]
+    assert len(set(found)) == 1
+    assert 0.1 < found[0] < 0.4
+
+
+def test_an_experiment_takes_its_first_training_seeds(network, data, executor, made):
+    for count, seeds in ((1, [0]), (2, [0, 1]), (5, [0, 1]), (None, [0, 1])):
+        settings = CureSettings(**made.small, training_seeds=count)
+        assert [s.seed for s in cure_studies(network, data, settings, executor)] == seeds
 
 
 def test_a_fixed_eps_is_read_as_a_fraction(network, data, executor, made):
@@ -119,7 +160,7 @@ def test_a_fine_tuned_network_is_the_trained_one_and_is_trained_once(
     first, second = cure_studies(network, data, settings, executor.scope("cure_visual"))
     tuned = {name: first.tuned(name) for name in ("cure", "advtrain", "deepfool")}
     by_hand = train(
-        network.models[0], data.train, settings.training, objective=first.objective("cure"), seed=0
+        network.models[0], first.train, settings.training, objective=first.objective("cure"), seed=0
     )
     for name, tensor in by_hand.state_dict.items():
         assert torch.equal(tensor, tuned["cure"].model.state_dict()[name])
@@ -275,8 +316,10 @@ def test_networks_are_trained_side_by_side_once(network, data, executor, made, n
         ({"eps": None, "eps_grid": ()}, "eps_grid must be"),
         ({"eps": None, "eps_grid": (0.2, 0.1)}, "eps_grid must be"),
         ({"eps_grid": (0.0, 0.1)}, "eps_grid must be .*; got 0"),
-        ({"eps_accuracy": 1.0}, "eps_accuracy must be .*; got 1"),
-        ({"eps_accuracy": math.nan}, "eps_accuracy must be .*; got nan"),
+        ({"eps_share": 1.0}, "eps_share must be .*; got 1"),
+        ({"eps_share": 0}, "eps_share must be .*; got 0"),
+        ({"eps_share": math.nan}, "eps_share must be .*; got nan"),
+        ({"training_seeds": 0}, "training_seeds must be .*; got 0"),
         ({"eps_samples": 0}, "eps_samples must be .*; got 0"),
         ({"h": 0.0}, "h must be .*; got 0"),
         ({"h": math.inf}, "h must be .*; got inf"),
@@ -318,11 +361,14 @@ def test_any_attack_within_a_ball_can_judge(network, data, executor, made):
 
 def test_intervals_are_over_images_and_seeds(network, data, executor, made):
     found = accuracies(
-        cure_studies(network, data, AdversarySettings(**made.with_pgd), executor),
-        lambda s: s.judge(),
+        cure_studies(network, data, TableSettings(**made.with_pgd), executor),
+        lambda study, eps: study.judge(eps=eps),
         60,
     )
     assert (found["adv_cure"].n, found["adv_cure"].seeds) == (30, 2)
     gap = found["adv_advtrain"].value - found["adv_cure"].value
     assert found["adv_advtrain - adv_cure"].value == pytest.approx(gap)
     assert found["clean_original - clean_cure"].value == -found["clean_cure - clean_original"].value
+    assert found["far_original"].value <= found["adv_original"].value
+    far = found["far_cure"].value - found["far_original"].value
+    assert found["far_cure - far_original"].value == pytest.approx(far)
