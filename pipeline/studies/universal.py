@@ -50,6 +50,9 @@ NOISE_SHARE = 0.1
 LINF_RATIO = 0.515
 """xi in l_2 over xi in l_inf, in units of sqrt(d): 200 at the thesis' d = 3 * 224 * 224."""
 
+COMPETING = 10
+"""Classes that compete in DeepFool's perturbations of X: of a thousand, the ten likeliest."""
+
 CLIP = (0.0, 1.0)
 """The range of a pixel."""
 
@@ -88,7 +91,8 @@ class UniversalStudy(Subject):
 
     def deepfool(self) -> Perturbed:
         """The smallest l_2 perturbations of X."""
-        attack = partial(judged, partial(deepfool, norm=2.0, prune=None), self.model)
+        boundary = partial(deepfool, norm=2.0, prune=None, candidates=COMPETING)
+        attack = partial(judged, boundary, self.model)
         return self.executor.cached(attack, self.train.images).value
 
     def noise(self) -> Tensor:
@@ -114,6 +118,8 @@ class UniversalStudy(Subject):
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
         d = self.train.images[0].numel()
+        if self.settings.radius is not None and (self.settings.norm, norm) == (2, math.inf):
+            return min(self.settings.radius / (LINF_RATIO * math.sqrt(d)), 1.0)
         return min(xi_of(self.noise(), norm, d), d ** (1 / norm))
 
     def vector(self, norm: float, order: int = 0) -> Universal:

@@ -7,6 +7,7 @@ from robustness_geometry.models.build import Factory, architectures, build, desc
 from robustness_geometry.models.caffenet import caffenet
 from robustness_geometry.models.checkpoint import load_weights, read_metadata, save_weights
 from robustness_geometry.models.custom import custom
+from robustness_geometry.models.efficientnet_lite import efficientnet_lite
 from robustness_geometry.models.fully_connected import fc500_150_10
 from robustness_geometry.models.huggingface import huggingface
 from robustness_geometry.models.lenet import lenet
@@ -33,6 +34,7 @@ __all__ = [
     "caffenet",
     "custom",
     "describe",
+    "efficientnet_lite",
     "fc500_150_10",
     "huggingface",
     "lenet",
