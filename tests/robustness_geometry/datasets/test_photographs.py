@@ -69,7 +69,7 @@ def root(tmp_path):
     for index, name in enumerate(("animals/birds/owl", "animals/birds/hen", "food/fruit/pear")):
         save(place, STAMP_FOLDER / f"{name}.png", texture(index, red=index == 0))
     for index, name in enumerate(
-        ("animals/birds/cartoon/owl", "symbols/a", "animals/birds/hen_mirror", "food/pizza"), 10
+        ("animals/birds/cartoon/owl", "symbols/a", "food/fruit/pear_mirror", "medical/tooth"), 10
     ):
         save(place, STAMP_FOLDER / f"{name}.png", texture(index))
     save(place, STAMP_FOLDER / "food/nuts/almond.png", texture(20, size=(40, 30)))
