@@ -24,6 +24,7 @@ from pipeline.studies.universal_vectors import (
     Plan,
     cosines,
     fooled_by,
+    in_linf,
     labels_with,
     made,
     random_vectors,
@@ -64,6 +65,9 @@ __all__ = [
 
 ALGORITHM, GRADIENT = MAKERS = ("Algorithm 4", "gradient")
 """What numbers and tables call the two makers of universal vectors."""
+
+COMPETING = 10
+"""Classes that compete in DeepFool's perturbations of X: of a thousand, the ten likeliest."""
 
 AnySubject = TypeVar("AnySubject", bound=Subject)
 
@@ -110,7 +114,7 @@ class UniversalStudy(Subject):
 
     def deepfool(self) -> Perturbed:
         """The smallest l_2 perturbations of Algorithm 4's images."""
-        attack = partial(judged, partial(deepfool, norm=2.0, prune=None), self.model)
+        attack = partial(judged, partial(deepfool, norm=2.0, prune=None, candidates=COMPETING), self.model)
         return self.executor.cached(attack, self.few).value
 
     def flat_noise(self) -> Tensor:
@@ -141,7 +145,10 @@ class UniversalStudy(Subject):
         """The radius of the l_p ball, in pixel units."""
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
-        return xi_of(self.noise(), norm, self.train.images[0].numel())
+        d = self.train.images[0].numel()
+        if self.settings.radius is not None and (self.settings.norm, norm) == (2, math.inf):
+            return in_linf(self.settings.radius, d)
+        return xi_of(self.noise(), norm, d)
 
     def vector(self, norm: float, order: int = 0) -> Universal:
         """Algorithm 4's vector for one shuffling of its images."""

@@ -22,6 +22,7 @@ __all__ = [
     "Plan",
     "cosines",
     "fooled_by",
+    "in_linf",
     "labels_with",
     "made",
     "random_vectors",
@@ -121,7 +122,12 @@ def xi_of(noise: Tensor, norm: float, dimension: int) -> float:
     if bool(noise.isinf().all()):
         refuse("attack.radius", "null", "a number where random noise fools no image of X")
     xi = noise_radius(noise, NOISE_SHARE, dimension)
-    return xi if norm == 2 else min(xi / (LINF_RATIO * math.sqrt(dimension)), 1.0)
+    return xi if norm == 2 else in_linf(xi, dimension)
+
+
+def in_linf(xi: float, dimension: int) -> float:
+    """The radius in l_inf that goes with xi in l_2: the thesis' 10 of 255 with its 2,000."""
+    return min(xi / (LINF_RATIO * math.sqrt(dimension)), 1.0)
 
 
 def scaled(vector: Tensor, norm: float, size: float) -> Tensor:

@@ -11,6 +11,7 @@ from robustness_geometry.datasets.image_folder import image_folder
 from robustness_geometry.datasets.imagenet import imagenet
 from robustness_geometry.datasets.mnist import mnist
 from robustness_geometry.datasets.mnist5k import mnist5k
+from robustness_geometry.datasets.photographs import photographs
 from robustness_geometry.datasets.sample import sample_digits
 from robustness_geometry.datasets.svhn import svhn
 
@@ -22,6 +23,7 @@ __all__ = [
     "imagenet",
     "mnist",
     "mnist5k",
+    "photographs",
     "sample_digits",
     "svhn",
 ]

@@ -8,6 +8,7 @@ from robustness_geometry.models.caffenet import caffenet
 from robustness_geometry.models.checkpoint import load_weights, read_metadata, save_weights
 from robustness_geometry.models.cnn import cnn
 from robustness_geometry.models.custom import custom
+from robustness_geometry.models.efficientnet_lite import efficientnet_lite
 from robustness_geometry.models.fully_connected import fc500_150_10
 from robustness_geometry.models.huggingface import huggingface
 from robustness_geometry.models.lenet import lenet
@@ -35,6 +36,7 @@ __all__ = [
     "cnn",
     "custom",
     "describe",
+    "efficientnet_lite",
     "fc500_150_10",
     "huggingface",
     "lenet",
