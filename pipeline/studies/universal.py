@@ -114,7 +114,9 @@ class UniversalStudy(Subject):
 
     def deepfool(self) -> Perturbed:
         """The smallest l_2 perturbations of Algorithm 4's images."""
-        attack = partial(judged, partial(deepfool, norm=2.0, prune=None, candidates=COMPETING), self.model)
+        attack = partial(
+            judged, partial(deepfool, norm=2.0, prune=None, candidates=COMPETING), self.model
+        )
         return self.executor.cached(attack, self.few).value
 
     def flat_noise(self) -> Tensor:
