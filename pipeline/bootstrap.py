@@ -114,9 +114,13 @@ def smallest(estimates: Iterable[Estimate]) -> Estimate:
     known = [each for each in estimates if each.n > 0]
     if not known:
         return Estimate(math.nan, math.nan, math.nan, 0, seeds=0)
-    ends = np.array([[each.value, each.low, each.high] for each in known]).min(axis=0)
-    n, seeds = (min(getattr(each, name) for each in known) for name in ("n", "seeds"))
-    return Estimate(*(float(end) for end in ends), n, seeds=seeds)
+    return Estimate(
+        min(each.value for each in known),
+        float(np.min([each.low for each in known])),  # NaN where one is unknown
+        float(np.min([each.high for each in known])),
+        min(each.n for each in known),
+        seeds=min(each.seeds for each in known),
+    )
 
 
 def largest(estimates: Iterable[Estimate]) -> Estimate:
@@ -215,12 +219,12 @@ def _interval(
         return low, high
     own = statistic.reduce(*(part[:, None] for part in parts))
     own = own[~own.isnan()]
+    if len(own) < 2:
+        return low, high
     if not math.isfinite(value) or bool(own.isinf().any()):  # no distance to an infinite value
         return min(low, float(own.min())), max(high, float(own.max()))
     k = len(own)
-    if k < 2:
-        return low, high
-    seeds = float(stdtrit(k - 1, (1 + level) / 2) * own.std()) / math.sqrt(k)
+    seeds = float(stdtrit(k - 1, (1 + level) / 2)) * float(own.std()) / math.sqrt(k)
     shared = _shared(parts, statistic, columns)
     down, up = (max(arm, math.hypot(seeds, shared * arm)) for arm in (value - low, high - value))
     return value - down, value + up

@@ -227,7 +227,7 @@ def _scaled(result: Perturbed, images: Tensor, m: int, d: int) -> Tensor:
 
 
 def _bounded(scaled: Tensor) -> Tensor:
-    """The largest value takes the place of the missing ones, as what they are at least.
+    """The largest value takes the place of the missing ones, which rank with the most robust.
 
     Left out, images without a perturbation would make a subspace look less robust than it is. Where
     there is no perturbation at all, no value stands for one.
@@ -374,8 +374,8 @@ def _notes(bands: Bands, settings: Settings, samples: dict[str, Tensor]) -> list
         f"independent in each of {bands.shape[0]} channel(s), on {count} held-out images; beta is "
         "a ratio of means.",
         f"In {infeasible} of {cases} cases DeepFool found no perturbation inside the band: they "
-        "count in beta with the largest relative norm found in this band, as a lower bound (beta "
-        "of the others alone is beta_found), and stand as infinite in the medians.",
+        "count in beta with the largest relative norm found in this band (beta of the others "
+        "alone is beta_found), and stand as infinite in the medians.",
         f"Inside a subspace DeepFool takes at most {settings.steps} steps; cos(r, n), in the mean, "
         "is with the normal's projection onto it.",
         f"Random subspaces: a fresh one for each of {few} images, m = {same} as in the first band "

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom, t
 from torch import Tensor
 
-from pipeline.bootstrap import paired_bootstrap
+from pipeline.bootstrap import largest, paired_bootstrap, smallest
 from pipeline.statistics import (
     Estimate,
     auc,
@@ -173,3 +173,14 @@ def test_orders_that_agree_have_a_rank_correlation_of_one():
     assert spearman(range(7), *rising).tolist() == [1.0]
     assert spearman(range(7), *rising[::-1]).tolist() == [-1.0]
     assert spearman([5, 10, 20, 40], *rising[3::-1]).tolist() == [-1.0]
+
+
+def test_the_smallest_of_several_numbers_takes_the_smallest_ends():
+    numbers = [Estimate(0.5, 0.1, 0.6, 90, seeds=3), Estimate(0.4, 0.3, 0.5, 80, seeds=2)]
+    found, other = smallest(numbers), largest(numbers)
+    assert (found.value, found.low, found.high, found.n, found.seeds) == (0.4, 0.1, 0.5, 80, 2)
+    assert (other.value, other.low, other.high) == (0.5, 0.3, 0.6)
+    unknown = Estimate(NAN, NAN, NAN, 0, seeds=0)
+    assert smallest([*numbers, unknown]) == found
+    assert smallest([unknown]).n == 0
+    assert math.isnan(largest([Estimate(1.0, NAN, NAN, 1), *numbers]).low)
