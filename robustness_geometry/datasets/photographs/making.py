@@ -131,9 +131,9 @@ def _own_files(folder: Path) -> set[str]:
     return there
 
 
-def _found(root: Path, side: int) -> "list[tuple[Picture, Tensor]]":
+def _found(root: Path, side: int) -> list[tuple[Picture, Tensor]]:
     """The pictures of all packages at their size, (3, side, side), with names of their own."""
-    result = []
+    result = list[tuple[Picture, Tensor]]()
     for source in SOURCES:
         version = version_of(source.package, root)
         for original in originals(source, root):
