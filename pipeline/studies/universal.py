@@ -113,7 +113,8 @@ class UniversalStudy(Subject):
     def xi(self, norm: float) -> float:
         """The radius of the l_p ball, in pixel units.
 
-        A derived one is at most the norm of an image of ones: no two images differ by more.
+        A derived one is at most the norm of an image of ones: no two images differ by more. A
+        radius that is given in l_2 gives the one in l_inf as well.
         """
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
@@ -297,8 +298,17 @@ def made_of(studies: Sequence[UniversalStudy]) -> list[str]:
         "norm on X, and in "
         f"l_inf that over 0.515 sqrt(d), as in the thesis; DeepFool failed in {failed} cases, left "
         "out of the median.",
+        *_given(first.settings),
         *_cut(studies),
     ]
+
+
+def _given(settings: MakingSettings) -> list[str]:
+    """A note on a radius that the configuration gives."""
+    if settings.radius is None:
+        return []
+    also = ", and over 0.515 sqrt(d) for l_inf" if settings.norm == 2 else ""
+    return [f"But for p = {settings.norm:g} xi is given: {settings.radius:.4g}{also}."]
 
 
 def _cut(studies: Sequence[UniversalStudy]) -> list[str]:
