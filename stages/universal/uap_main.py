@@ -215,7 +215,12 @@ def _curve_shares(study: UniversalStudy, norm: float, settings: Settings) -> dic
     noise = random_vectors(v.shape[1:], norm, study.xi(norm), 1)
     multiples = torch.cat([v * factor for factor in settings.factors])
     drawn = torch.cat([noise * factor for factor in settings.factors])
-    plans = [Plan(p, factor * study.xi(p)) for p in settings.balls for factor in settings.anew]
+    largest = {p: images[0].numel() ** (1 / p) for p in settings.balls}  # no image differs by more
+    plans = [
+        Plan(p, min(factor * study.xi(p), largest[p]))
+        for p in settings.balls
+        for factor in settings.anew
+    ]
     made = study.make(plans) if plans else []
     at = settings.balls.index(norm) * len(settings.anew)
     anew = [each.perturbation for each in made[at : at + len(settings.anew)]]
