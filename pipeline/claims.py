@@ -170,26 +170,31 @@ class Claims:
     symbols: Mapping[str, str]
 
     def on(self, counterparts: Mapping[str, str]) -> "Claims":
-        """The claims with {source} and {target} in ``number`` replaced by the suite's networks.
+        """The claims with {source} and {target} replaced by the suite's networks.
 
-        A claim has no number here if the suite names no network for its source or target.
+        A claim has no number, or is not tested, if the suite names no network for its source or
+        target, or the same one for two networks of the thesis.
         """
-        claims = []
-        for claim in self.claims:
-            models = {
-                role: str(claim.setting.get(f"{role}_model", "")) for role in ("source", "target")
-            }
-            networks = {
-                role: claim.counterpart(model, counterparts) for role, model in models.items()
-            }
-            wanted = [role for role in models if f"{{{role}}}" in claim.number]
-            known = all(networks[role] for role in wanted)
-            claims.append(
-                replace(claim, number=claim.number.format(**networks) if known else "")
-                if wanted
-                else claim
-            )
-        return replace(self, claims=tuple(claims))
+        return replace(self, claims=tuple(_named(claim, counterparts) for claim in self.claims))
+
+
+def _named(claim: Claim, counterparts: Mapping[str, str]) -> Claim:
+    """A claim with {source} and {target} in its number and its tests replaced."""
+    models = {role: str(claim.setting.get(f"{role}_model", "")) for role in ("source", "target")}
+    texts = [claim.number, *(test.number for test in claim.tests)]
+    wanted = [role for role in models if any(f"{{{role}}}" in text for text in texts)]
+    if not wanted:
+        return claim
+    networks = {role: claim.counterpart(models[role], counterparts) for role in models}
+    merged = len(set(models.values())) > len({networks[role] for role in wanted}) == 1 < len(wanted)
+    if merged or not all(networks[role] for role in wanted):
+        if not any(f"{{{role}}}" in test.number for test in claim.tests for role in wanted):
+            return replace(claim, number="")
+        named = " and ".join(dict.fromkeys(models[role] for role in wanted))
+        lacks = claim.lacks or f"networks of its own for {named} in this suite"
+        return replace(claim, number="", tests=(), lacks=lacks)
+    tests = tuple(replace(test, number=test.number.format(**networks)) for test in claim.tests)
+    return replace(claim, number=claim.number.format(**networks), tests=tests)
 
 
 def load_claims(path: Path = CLAIMS_FILE) -> Claims:

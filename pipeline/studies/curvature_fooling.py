@@ -9,8 +9,8 @@ from torch import Tensor
 from pipeline.executor import Executor
 from pipeline.statistics import Estimate
 from pipeline.studies.curvature import CurvatureStudy, curvature_studies
-from pipeline.studies.curvature_noise import noise_needed, noise_radius
 from pipeline.studies.curvature_settings import Fooling, TrainPoints
+from pipeline.studies.noise import noise_needed, noise_radius
 from pipeline.studies.universal import UniversalStudy, universal_study
 from pipeline.studies.universal_settings import MakingSettings, UniversalSettings
 from robustness_geometry.geometry import random_directions
@@ -97,7 +97,7 @@ def fooled_shares(universal: UniversalStudy, sets: Mapping[str, Tensor]) -> dict
 def noise_norm(study: CurvatureStudy[TrainPoints], share: float) -> float:
     """``share`` times the median norm that random noise needs, measured on training images.
 
-    See :func:`pipeline.studies.curvature_noise.noise_radius`.
+    See :func:`pipeline.studies.noise.noise_radius`.
     """
     needed = noise_needed(study.model, study.train.images, study.executor)
     return noise_radius(needed, share, study.d)
@@ -108,7 +108,7 @@ def radius_note(
 ) -> str:
     """What a radius is of the norm that random noise needs, measured and by the flat formula."""
     needed = noise_norm(study, 1.0)
-    flat = float(universal.noise().nanquantile(0.5))
+    flat = float(universal.flat_noise().nanquantile(0.5))
     line = (
         f"Of the first training seed's training images, half change their label by random noise of "
         f"norm {needed:.3g}, measured along one random line each; sqrt(d) times the median ||r||, "

@@ -16,27 +16,46 @@ from torch import Tensor
 from pipeline.evaluation import held_out, judged, valid
 from pipeline.executor import Executor
 from pipeline.statistics import padded
+from pipeline.studies.noise import noise_needed, noise_radius
 from pipeline.studies.subject import Subject
-from pipeline.studies.universal_settings import Maker, MakingSettings
+from pipeline.studies.universal_settings import MakingSettings, maker_name
+from pipeline.studies.universal_vectors import (
+    CLIP,
+    LINF_RATIO,
+    Plan,
+    cosines,
+    fooled_by,
+    labels_with,
+    made,
+    random_vectors,
+    scaled,
+    together,
+    xi_of,
+)
+from pipeline.tables import norm_name
 from robustness_geometry.attacks import deepfool
-from robustness_geometry.attacks.protocol import Clip, labels_at
-from robustness_geometry.attacks.universal import Universal, universal_perturbation
-from robustness_geometry.attacks.universal_group import Wanted, universal_perturbations
+from robustness_geometry.attacks.protocol import Clip
+from robustness_geometry.attacks.universal import Universal
 from robustness_geometry.checks import refuse
 from robustness_geometry.datasets.sampling import stratified_order
 from robustness_geometry.norms import norms
-from robustness_geometry.randomness import normal, seeded
-from robustness_geometry.types import Classifier, Dataset, Network, Perturbed, Split, predict
+from robustness_geometry.types import Classifier, Dataset, Images, Network, Perturbed, Split
 
 __all__ = [
+    "ALGORITHM",
     "CLIP",
+    "GRADIENT",
+    "MAKERS",
+    "Best",
     "Plan",
     "UniversalStudy",
     "across_networks",
     "check_one_shape",
     "cosines",
     "fooled_by",
+    "made_by_both",
     "made_of",
+    "makers_of",
     "random_vectors",
     "scaled",
     "universal_studies",
@@ -44,36 +63,35 @@ __all__ = [
     "xi_of",
 ]
 
-NOISE_SHARE = 0.1
-"""xi in l_2 over the norm that random noise needs: 2,000 of 20,000 (Sections 4.2 and 4.4)."""
-
-LINF_RATIO = 0.515
-"""xi in l_2 over xi in l_inf, in units of sqrt(d): 200 at the thesis' d = 3 * 224 * 224."""
+ALGORITHM, GRADIENT = MAKERS = ("Algorithm 4", "gradient")
+"""What numbers and tables call the two makers of universal vectors."""
 
 COMPETING = 10
 """Classes that compete in DeepFool's perturbations of X: of a thousand, the ten likeliest."""
-
-CLIP = (0.0, 1.0)
-"""The range of a pixel."""
 
 AnySubject = TypeVar("AnySubject", bound=Subject)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A universal vector to be made.
+class Best:
+    """The one of several universal vectors that fools most of X.
 
     Attributes:
-        norm: p of its ball.
-        radius: radius of its ball, in pixel units.
-        order: number of the shuffling of its X.
-        members: indices of the images of X that it is made of; None takes all.
+        made: the vector and how it was made.
+        maker: one of MAKERS.
+        order: number of the shuffling of X.
+        images: number of images of X that it was made of, the first ones.
     """
 
-    norm: float
-    radius: float
-    order: int = 0
-    members: Tensor | None = None
+    made: Universal
+    maker: str
+    order: int
+    images: int
+
+    @property
+    def perturbation(self) -> Tensor:
+        """(1, C, H, W) the vector."""
+        return self.made.perturbation
 
 
 @dataclass(frozen=True)
@@ -89,20 +107,34 @@ class UniversalStudy(Subject):
     settings: MakingSettings
     held_out: bool = False
 
+    @property
+    def few(self) -> Images:
+        """The images of X that Algorithm 4 is given."""
+        return self.train.images[: self.settings.algorithm_samples]
+
     def deepfool(self) -> Perturbed:
-        """The smallest l_2 perturbations of X."""
+        """The smallest l_2 perturbations of Algorithm 4's images."""
         boundary = partial(deepfool, norm=2.0, prune=None, candidates=COMPETING)
         attack = partial(judged, boundary, self.model)
-        return self.executor.cached(attack, self.train.images).value
+        return self.executor.cached(attack, self.few).value
 
-    def noise(self) -> Tensor:
-        """(n,) sqrt(d) ||r||_2, the norm that random noise needs for each image of X.
+    def flat_noise(self) -> Tensor:
+        """(n,) sqrt(d) ||r||_2, the norm that random noise would need if boundaries were flat.
 
         It is NaN where DeepFool failed.
         """
         minimal = self.deepfool()
         sizes = valid(norms(minimal.perturbations), minimal.success)
         return math.sqrt(self.train.images[0].numel()) * sizes
+
+    def noise(self) -> Tensor:
+        """(n,) the norm that random noise needs, measured; infinite where none is enough."""
+        images = self.few[: self.settings.noise_samples]
+        return noise_needed(self.model, images, self.executor)
+
+    def noise_norm(self) -> float:
+        """The median of :meth:`noise`, at most the norm of an image of ones."""
+        return noise_radius(self.noise(), 1.0, self.train.images[0].numel())
 
     def has_xi(self, norm: float) -> bool:
         """Whether the radius of the l_p ball is known."""
@@ -113,39 +145,91 @@ class UniversalStudy(Subject):
     def xi(self, norm: float) -> float:
         """The radius of the l_p ball, in pixel units.
 
-        A derived one is at most the norm of an image of ones: no two images differ by more. A
-        radius that is given in l_2 gives the one in l_inf as well.
+        A radius that is given in l_2 gives the one in l_inf as well.
         """
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
         d = self.train.images[0].numel()
         if self.settings.radius is not None and (self.settings.norm, norm) == (2, math.inf):
             return min(self.settings.radius / (LINF_RATIO * math.sqrt(d)), 1.0)
-        return min(xi_of(self.noise(), norm, d), d ** (1 / norm))
+        return xi_of(self.noise(), norm, d)
 
     def vector(self, norm: float, order: int = 0) -> Universal:
-        """The universal vector of X for one shuffling.
+        """Algorithm 4's vector for one shuffling of its images."""
+        return self.vectors(norm, ALGORITHM, order + 1)[order]
 
-        All that Chapter 4 needs of X are made together, so that every experiment shares them.
+    def vectors(self, norm: float, maker: str, count: int | None = None) -> list[Universal]:
+        """One maker's vectors, one for each of the first shufflings of X.
+
+        Args:
+            norm: p of their ball, of radius xi.
+            maker: one of MAKERS.
+            count: number of shufflings; None: that of the settings.
         """
-        balls = dict.fromkeys([2.0, math.inf, self.settings.norm])
-        orders = {
-            p: range(self.settings.shufflings if p == self.settings.norm else 1)
-            for p in balls
-            if self.has_xi(p)
-        }
-        plans = [Plan(p, self.xi(p), k) for p, count in orders.items() for k in count]
+        least = self.settings.shufflings(norm if maker == ALGORITHM else self.settings.norm)
+        count = least if count is None else count
+        if maker == GRADIENT or count > least or not together(self.settings.algorithm):
+            return self.make([Plan(norm, self.xi(norm), k) for k in range(count)], maker)
+        # All that Chapter 4 needs of Algorithm 4 is made together, and shared by all experiments.
+        known = [p for p in (2.0, math.inf, self.settings.norm) if self.has_xi(p)]
+        balls = list(dict.fromkeys([*known, norm]))
+        orders = {p: range(self.settings.shufflings(p)) for p in balls}
+        plans = [Plan(p, self.xi(p), k) for p in balls for k in orders[p]]
         wanted = [(plan.norm, plan.order) for plan in plans]
-        if (norm, order) not in wanted:
-            return self.make([Plan(norm, self.xi(norm), order)])[0]
-        return self.make(plans)[wanted.index((norm, order))]
+        found = self.make(plans)
+        return [found[wanted.index((norm, k))] for k in range(count)]
 
-    def make(self, plans: Sequence[Plan]) -> list[Universal]:
-        """Universal vectors of the classifier."""
-        images = self.train.images
-        work = partial(_made, self.settings.algorithm, self.model, images, tuple(plans))
-        label = f"{len(plans)} universal vectors of {len(images)} images, seed {self.seed}"
-        return self.executor.shared_task(work, name=label).value
+    def best(self, norm: float, *makers: str) -> Best:
+        """The vector of radius xi that fools most of X; unseen images have no part in the choice.
+
+        Of each maker's vectors it is the one that fools most of the images it is made of; of the
+        two makers' the one that fools more of X.
+
+        Args:
+            norm: p of the ball.
+            makers: some of MAKERS; none names all that have this norm.
+        """
+        taken = [maker for maker in makers_of(norm) if maker in (makers or MAKERS)]
+        return self._better([self._first(norm, maker) for maker in taken])
+
+    def within(self, norm: float, radius: float) -> Tensor:
+        """(1, C, H, W) the vector of a radius that fools most of X, as :meth:`best` is for xi.
+
+        For another radius than xi it is the better of the scaled :meth:`best` and of the gradient
+        maker's vector, made anew.
+        """
+        best = self.best(norm)
+        if radius == self.xi(norm):
+            return best.perturbation
+        anew = self.make([Plan(norm, radius)], GRADIENT)[0].perturbation
+        both = torch.cat([scaled(best.perturbation, norm, radius), anew])
+        at = int(self.fooled(self.train.images, both).mean(dim=0).argmax())
+        return both[at : at + 1]
+
+    def _first(self, norm: float, maker: str) -> Best:
+        """The vector of a maker that fools most of the images it is made of."""
+        made = self.vectors(norm, maker)
+        order = max(range(len(made)), key=lambda k: (made[k].fooling_rate, -k))
+        images = self.few if maker == ALGORITHM else self.train.images
+        return Best(made[order], maker, order, len(images))
+
+    def _better(self, found: Sequence[Best]) -> Best:
+        if len(found) == 1:
+            return found[0]
+        vectors = torch.cat([one.perturbation for one in found])
+        return found[int(self.fooled(self.train.images, vectors).mean(dim=0).argmax())]
+
+    def make(self, plans: Sequence[Plan], maker: str = ALGORITHM) -> list[Universal]:
+        """Universal vectors by one of MAKERS; their members count that maker's images."""
+        by = self.settings.algorithm if maker == ALGORITHM else self.settings.ascent
+        images = self.few if maker == ALGORITHM else self.train.images
+        groups = [tuple(plans)] if together(by) else [(plan,) for plan in plans]
+        found = list[Universal]()
+        for group in groups:
+            work = partial(made, by, self.model, images, group)
+            label = f"{len(group)} universal vector(s) of {len(images)} images, seed {self.seed}"
+            found += self.executor.shared_task(work, name=label).value
+        return found
 
     def fooled(self, images: Tensor, vectors: Tensor, *, clip: Clip = None) -> Tensor:
         """(n, K) 1 where vector k of (K, C, H, W) changes the label of an image, in float64."""
@@ -157,7 +241,12 @@ class UniversalStudy(Subject):
 
         A label is -1 where the logits are not finite.
         """
-        return self.executor.cached(partial(_labels, self.model, vectors, clip), images).value
+        return self.executor.cached(partial(labels_with, self.model, vectors, clip), images).value
+
+
+def makers_of(norm: float) -> tuple[str, ...]:
+    """Those of MAKERS that have the norm: the gradient maker has p = 2 and inf alone."""
+    return MAKERS if norm in (2, math.inf) else (ALGORITHM,)
 
 
 def universal_studies(
@@ -235,143 +324,79 @@ def across_networks(
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
-def xi_of(noise: Tensor, norm: float, dimension: int) -> float:
-    """The largest norm of a universal vector, where none is given.
-
-    xi = 1/10 median sqrt(d) ||r||_2 for p = 2, and that divided by 0.515 sqrt(d) for p = inf: the
-    thesis' 2,000 and 10, of pixels up to 255 and a random-noise norm of 20,000 (Sections 4.2 and
-    4.4).
-
-    Args:
-        noise: (n,) sqrt(d) ||r||_2, NaN where it is not known.
-        norm: p, 2 or inf.
-        dimension: d.
-
-    Raises:
-        InputError: another norm, or no image has a known norm.
-    """
-    if norm not in (2, math.inf):
-        refuse("attack.radius", "null", "a number for a norm other than 2 and inf")
-    if bool(noise.isnan().all()):
-        refuse("attack.radius", "null", "a number where DeepFool fools no image of X")
-    xi = NOISE_SHARE * float(noise.nanquantile(0.5))
-    return xi if norm == 2 else xi / (LINF_RATIO * math.sqrt(dimension))
-
-
-def scaled(vector: Tensor, norm: float, size: float) -> Tensor:
-    """A vector (1, C, H, W) scaled to an l_p norm; zero stays zero."""
-    present = float(norms(vector, norm))
-    return vector * (size / present) if present > 0 else vector
-
-
-def random_vectors(shape: Sequence[int], norm: float, radius: float, count: int) -> Tensor:
-    """Random vectors (count, C, H, W) of l_p norm ``radius``: random signs for p = inf.
-
-    For other p their directions are uniform on the Euclidean sphere.
-    """
-    drawn = normal(torch.empty(count, *shape), seeded("random vectors", norm, count))
-    if math.isinf(norm):
-        return torch.where(drawn >= 0, radius, -radius)
-    return drawn * (radius / norms(drawn, norm)).view(-1, *[1] * (drawn.ndim - 1))
-
-
-def fooled_by(labels: Tensor, other: Tensor) -> Tensor:
-    """1 where a label changed to a valid one, in float64; the shapes of both broadcast."""
-    return ((labels != other) & (other >= 0)).double()
-
-
 def made_of(studies: Sequence[UniversalStudy]) -> list[str]:
-    """Notes on what the vectors are made of and judged on."""
-    first, options = studies[0], getattr(studies[0].settings.algorithm, "keywords", {})
-    failed, size = sum(int(one.noise().isnan().sum()) for one in studies), options.get("batch_size")
-    exact = "Algorithm 4 exactly" if size == 1 else "a mini-batch variant of Algorithm 4"
-    few = options.get("candidates")
-    among = f", among the {few} likeliest classes" if few else ""
+    """Notes on what the vectors of Algorithm 4 are made of, how long xi is, and what judges."""
+    first = studies[0]
     return [
         f"X: {len(first.train)} {'held-out' if first.held_out else 'training'} images, a "
-        "stratified choice (the "
-        "thesis: 10,000), none of them among those that judge; at most "
-        f"{options.get('passes')} passes, DeepFool on {size} image(s) at a time ({exact}){among}.",
+        "stratified choice (the thesis: 10,000), none of them among those that judge. "
+        f"{_algorithm(first)}",
         f"Judged on {len(first.test)} unseen images; to fool is to change the classifier's "
         "label, right or wrong.",
-        "xi is a tenth of the norm that random noise needs, sqrt(d) times the median l2 DeepFool "
-        "norm on X, and in "
-        f"l_inf that over 0.515 sqrt(d), as in the thesis; DeepFool failed in {failed} cases, left "
-        "out of the median.",
-        *_given(first.settings),
-        *_cut(studies),
+        *_radius(studies),
     ]
 
 
-def _given(settings: MakingSettings) -> list[str]:
-    """A note on a radius that the configuration gives."""
-    if settings.radius is None:
-        return []
-    also = ", and over 0.515 sqrt(d) for l_inf" if settings.norm == 2 else ""
-    return [f"But for p = {settings.norm:g} xi is given: {settings.radius:.4g}{also}."]
+def made_by_both(studies: Sequence[UniversalStudy], *balls: float) -> list[str]:
+    """Notes on the two makers of vectors of these balls, and on how Algorithm 4 ended."""
+    first, options = studies[0], getattr(studies[0].settings.ascent, "keywords", {})
+    vectors = [v for one in studies for p in balls for v in one.vectors(p, ALGORITHM)]
+    ends = [v.stopped for v in vectors]
+    shown = ", ".join(f"{end} {ends.count(end)}" for end in dict.fromkeys(ends))
+    rate = getattr(first.settings.algorithm, "keywords", {}).get("fooling_rate", math.nan)
+    steps, batch = options.get("iterations"), options.get("batch_size")
+    orders = first.settings.shufflings(first.settings.norm)
+    return [
+        *made_of(studies),
+        f"How Algorithm 4's {len(vectors)} vectors ended, of {rate:.0%} to be fooled: {shown}. "
+        "Beside it stands a stronger judge of "
+        f"what one vector can do, {maker_name(first.settings.ascent)} ({steps} steps on {batch} "
+        "images of all of X at a time), in the same balls. Each is made for "
+        f"{orders} order(s) of X (Algorithm 4, in norms but "
+        f"{norm_name(first.settings.norm)}, for one); the one that fools most of the images it is "
+        "made of counts, and of the two makers' the one that fools more of X: what is said of 'the "
+        "vector' is said of that one. Unseen images have no part in the choice.",
+    ]
 
 
-def _cut(studies: Sequence[UniversalStudy]) -> list[str]:
-    """A note on networks so hard to fool that xi would be larger than any image."""
-    d = studies[0].train.images[0].numel()
-    given = studies[0].settings.norm if studies[0].settings.radius is not None else None
+def _algorithm(study: UniversalStudy) -> str:
+    options = getattr(study.settings.algorithm, "keywords", {})
+    size, few = options.get("batch_size"), options.get("candidates")
+    if "passes" not in options:
+        return f"In place of Algorithm 4: {maker_name(study.settings.algorithm)}."
+    variant = "one image at a time" if size == 1 else f"a variant with {size} images at a time"
+    among = "" if few is None else f", among the {few} likeliest classes"
+    return (
+        f"Algorithm 4 is given {len(study.few)} of them ({variant}{among}, at most "
+        f"{options['passes']} passes)."
+    )
+
+
+def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
+    """Notes on xi: where it is derived, and where a network is so hard to fool that it is cut."""
+    first, d = studies[0], studies[0].train.images[0].numel()
+    given = first.settings.norm if first.settings.radius is not None else None
     derived = [p for p in (2.0, math.inf) if p != given]
-    known = [one for one in studies if not bool(one.noise().isnan().all())]
-    if not any(one.xi(p) == d ** (1 / p) for p in derived for one in known):
+    known = [one for one in studies if not bool(one.noise().isinf().all())]
+    if not known:
         return []
-    return [
-        "xi is cut to the norm of an image of ones: DeepFool's perturbations of this network are "
-        "so large that the formula gives more than any two images differ by."
-    ]
-
-
-def _made(
-    algorithm: Maker, model: Classifier, images: Tensor, plans: Sequence[Plan]
-) -> list[Universal]:
-    """The vectors: Algorithm 4 for all of them at once; a variant of it one after another."""
-    like = next(model.parameters(), images)
-    images = images.to(like.device, like.dtype)
-    options = dict(getattr(algorithm, "keywords", {}))
-    if (
-        getattr(algorithm, "func", None) is universal_perturbation
-        and options.pop("batch_size") == 1
-    ):
-        wanted = [
-            Wanted(p.radius, p.norm, _indices(p, images), seeded("universal", p.order))
-            for p in plans
-        ]
-        return universal_perturbations(model, images, wanted, **options)
-    return [
-        algorithm(
-            model,
-            images[_indices(p, images)],
-            norm=p.norm,
-            radius=p.radius,
-            generator=seeded("universal", p.order),
+    needed = sum(one.noise_norm() for one in known) / len(known)
+    flat = sum(float(one.flat_noise().nanquantile(0.5)) for one in known) / len(known)
+    elsewhere = ""
+    if given is not None:
+        elsewhere = (
+            f"The radius in {norm_name(given)} is given, {first.settings.radius:.4g}"
+            f"{', and over 0.515 sqrt(d) that in l_inf' if given == 2 else ''}. Elsewhere "
         )
-        for p in plans
+    notes = [
+        f"{elsewhere}xi is a tenth of the norm that random noise needs, {needed:.3g}: the median "
+        f"over {len(first.noise())} images of X of the smallest norm that changes the label along "
+        "one random line each; in l_inf that over 0.515 sqrt(d), as in the thesis. sqrt(d) times "
+        f"the median l2 DeepFool norm, as if boundaries were flat, is {flat:.3g}."
     ]
-
-
-def _indices(plan: Plan, images: Tensor) -> list[int]:
-    """The images of X that the vector is made of."""
-    return list(range(len(images))) if plan.members is None else plan.members.tolist()
-
-
-def _labels(model: Classifier, vectors: Tensor, clip: Clip, images: Tensor) -> Tensor:
-    """(n, 1 + K) the labels without a vector and with each one; -1 where logits are not finite."""
-    columns = [predict(model, images)]
-    for vector in vectors:
-        points = images + vector
-        labels, finite = labels_at(model, points if clip is None else points.clamp(*clip))
-        columns.append(labels.masked_fill(~finite, -1))
-    return torch.stack(columns, dim=1)
-
-
-def cosines(vectors: Tensor) -> Tensor:
-    """(K, K) normalised inner products of vectors (K, C, H, W), in float64.
-
-    They are zero for a vector that is zero.
-    """
-    flat = torch.nn.functional.normalize(vectors.double().flatten(1), dim=1)
-    return flat @ flat.T
+    if any(one.xi(p) == d ** (1 / p) for p in derived for one in known):
+        notes.append(
+            "xi is cut to the norm of an image of ones: random noise changes so few labels that "
+            "the rule gives more than any two images differ by."
+        )
+    return notes

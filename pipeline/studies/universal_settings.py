@@ -10,15 +10,29 @@ import torch
 from torch import Tensor
 
 from robustness_geometry.attacks.universal import Universal, universal_perturbation
+from robustness_geometry.attacks.universal_gradient import universal_gradient
 from robustness_geometry.checks import check_count, check_positive, number, refuse
 from robustness_geometry.datasets.sampling import choose
 from robustness_geometry.training import Recipe, extra_epochs
 from robustness_geometry.types import Dataset, Network, Split
 
-__all__ = ["Checked", "Maker", "MakingSettings", "Retraining", "UniversalSettings"]
+__all__ = [
+    "Checked",
+    "Maker",
+    "MakingSettings",
+    "Retraining",
+    "UniversalSettings",
+    "maker_name",
+]
 
 Maker: TypeAlias = Callable[..., Universal]
-"""Algorithm 4 with its options bound."""
+"""An attack that makes a universal vector, such as Algorithm 4, with its options bound."""
+
+
+def maker_name(maker: Maker) -> str:
+    """The name of a maker's function."""
+    function = getattr(maker, "func", maker)
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 class Checked:
@@ -35,29 +49,38 @@ class MakingSettings(Checked):
     Attributes:
         attack: Algorithm 4. Its ``norm`` is that of an experiment for which the thesis names none.
             Its ``radius``, in pixel units, holds for that norm alone; None: xi is derived, a tenth
-            of the norm that random noise needs.
+            of the norm that random noise needs, as it is measured.
+        gradient: the second maker of vectors, of the same radius: it takes whole batches into
+            account and judges what a vector can do. ``norm`` and ``radius`` are those of the
+            vector beside it.
         train_samples: number of images in X, at least 2, a stratified choice of the training images
             (all if there are fewer).
+        algorithm_samples: number of images of X, at least 2, that Algorithm 4 is given (all if
+            there are fewer).
+        noise_samples: number of these on which the norm that random noise needs is measured.
         samples: number of held-out images on which a vector is judged (all if there are fewer).
         resamples: number of resamples of the bootstrap.
     """
 
     attack: Maker = field(default_factory=lambda: partial(universal_perturbation))
+    gradient: Maker = field(default_factory=lambda: partial(universal_gradient, iterations=1000))
     train_samples: int = 10_000
+    algorithm_samples: int = 10_000
+    noise_samples: int = 1000
     samples: int = 50_000
     resamples: int = 2000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("train_samples", self.train_samples, minimum=2)
-        for name in ("samples", "resamples"):
+        for name in ("train_samples", "algorithm_samples"):
+            check_count(name, getattr(self, name), minimum=2)
+        for name in ("noise_samples", "samples", "resamples"):
             check_count(name, getattr(self, name))
         if self.radius is not None:
             check_positive("attack.radius", self.radius)
 
-    @property
-    def shufflings(self) -> int:
-        """How many vectors of the attack's norm are made together, each for one order of X."""
+    def shufflings(self, norm: float) -> int:
+        """How many vectors of a norm a maker makes, each for one order of X."""
         return 1
 
     @property
@@ -73,20 +96,29 @@ class MakingSettings(Checked):
 
     @property
     def algorithm(self) -> Maker:
-        """The attack with its options spelled out, but for norm and radius, for equal keys."""
-        function = getattr(self.attack, "func", self.attack)
-        parameters = inspect.signature(function).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        left_out = ("norm", "radius", "labels", "generator")
-        options = {
-            name: value
-            for name, value in (defaults | self._options()).items()
-            if name not in left_out
-        }
-        return partial(function, **options)
+        """Algorithm 4 with its options spelled out, but for norm and radius, for equal keys."""
+        return _spelled(self.attack)
+
+    @property
+    def ascent(self) -> Maker:
+        """The gradient maker, likewise."""
+        return _spelled(self.gradient)
 
     def _options(self) -> dict[str, Any]:
         return dict(getattr(self.attack, "keywords", {}))
+
+
+def _spelled(maker: Maker) -> Maker:
+    function = getattr(maker, "func", maker)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    left_out = ("norm", "radius", "labels", "generator")
+    options = {
+        name: value
+        for name, value in (defaults | dict(getattr(maker, "keywords", {}))).items()
+        if name not in left_out
+    }
+    return partial(function, **options)
 
 
 @dataclass(frozen=True)
@@ -94,8 +126,9 @@ class UniversalSettings(MakingSettings):
     """How the vectors are made that most experiments of Chapter 4 share.
 
     Attributes:
-        orders: number of shufflings of X, at least 1; each gives a vector of the attack's norm, and
-            the first also one of the other norms.
+        orders: number of shufflings of X, at least 1, for each of which a vector is made; the one
+            that fools most of X is taken. Algorithm 4 makes those of norms other than the attack's
+            for the first one alone.
     """
 
     orders: int = 5
@@ -104,10 +137,9 @@ class UniversalSettings(MakingSettings):
         super().__post_init__()
         check_count("orders", self.orders)
 
-    @property
-    def shufflings(self) -> int:
-        """How many vectors of the attack's norm are made together, each for one order of X."""
-        return self.orders
+    def shufflings(self, norm: float) -> int:
+        """How many vectors of a norm a maker makes, each for one order of X."""
+        return self.orders if norm == self.norm else 1
 
 
 class Retraining(Checked):

@@ -31,8 +31,8 @@ from pipeline.studies.curvature import (
     training_split,
     unit,
 )
-from pipeline.studies.curvature_noise import noise_needed
 from pipeline.studies.curvature_settings import CurvatureSettings, TrainPoints, UnseenPoints
+from pipeline.studies.noise import noise_needed
 from pipeline.studies.synthetic import Affine
 from pipeline.tables import columns
 from robustness_geometry.attacks import deepfool

@@ -18,8 +18,14 @@ from pipeline.findings import Findings
 from pipeline.plots import bar_figure
 from pipeline.statistics import Estimate, Statistic, difference, of_means, share, stack
 from pipeline.studies.training import fine_tuned
-from pipeline.studies.universal import Plan, UniversalStudy, made_of, universal_studies
-from pipeline.studies.universal_settings import MakingSettings, Retraining
+from pipeline.studies.universal import (
+    MAKERS,
+    Plan,
+    UniversalStudy,
+    made_of,
+    universal_studies,
+)
+from pipeline.studies.universal_settings import MakingSettings, Retraining, maker_name
 from pipeline.tables import columns, norm_name, norm_sign
 from robustness_geometry.attacks.protocol import labels_at
 from robustness_geometry.checks import check_count, check_positive, check_training_images, refuse
@@ -41,17 +47,16 @@ class Settings(MakingSettings, Retraining):
 
     Attributes:
         ball: exponent p of the vectors' ball, 2 or inf; the thesis: inf.
-        judges: number of new vectors whose fooling is averaged when a network is judged; the
-            thesis: one.
-        pool_samples: number of images of X that these vectors are made of; None: all.
+        pool_samples: number of images of X that the pool's vectors are made of; None: all that
+            Algorithm 4 is given.
         pool_passes: number of passes that Algorithm 4 makes for them at most; None: that of
-            ``attack``.
+            ``attack``. The vectors that judge are made with all effort.
         cap: largest multiple of a vector that is tried, above 0; an image that none fools stays
             clean.
         steps: number of multiples that are tried, evenly spaced up to the cap.
         rounds: number of rounds, at least 2, each with a new pool and a fine-tuning of the network
             before.
-        pool: number of vectors that the training images may carry.
+        pool: number of vectors by Algorithm 4 that the training images may carry.
         share: probability that a training image carries one, in (0, 1].
         epochs: number of extra epochs of each round.
         learning_rate_factor: learning rate over that of the training's end, above 0.
@@ -59,7 +64,6 @@ class Settings(MakingSettings, Retraining):
     """
 
     ball: float = math.inf
-    judges: int = 1
     pool_samples: int | None = None
     pool_passes: int | None = None
     cap: float = 2.0
@@ -73,8 +77,7 @@ class Settings(MakingSettings, Retraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("judges", "steps"):
-            check_count(name, getattr(self, name))
+        check_count("steps", self.steps)
         check_count("rounds", self.rounds, minimum=2)
         for name in ("pool_samples", "pool_passes"):
             if getattr(self, name) is not None:
@@ -99,12 +102,13 @@ def uap_defence(
         network: the trained classifiers.
         data: the data set that they were trained on.
         settings: what to measure.
-        executor: runs Algorithm 4 and trainings.
+        executor: makes the vectors and runs trainings.
 
     Returns:
-        ``fool_<network>`` and ``err_<network>`` of the original, of ``ft1`` to ``ft<rounds>`` and
-        of ``ft_fixed``, which was tuned for one round on vectors added as they are; and their
-        differences.
+        ``fool_<network>``, by the one of two new vectors that fools more of X, and with the maker's
+        name at the end by each of the two; ``err_<network>``; of the original, of ``ft1`` to
+        ``ft<rounds>`` and of ``ft_fixed``, which was tuned for one round on vectors added as they
+        are; and their differences.
 
     References:
         Thesis, Section 4.5. S.-M. Moosavi-Dezfooli et al., "Universal adversarial perturbations",
@@ -132,32 +136,35 @@ class Arm:
     Attributes:
         study: the classifier, X and the executor.
         radius: radius of the vectors, the original network's xi.
-        pool: number of vectors of the pool for a further round; 0 where there is none.
         perturbed: share of the training images that carried a vector; 0 for the original.
         beyond: share of the images drawn to carry one that no multiple up to the cap fooled.
     """
 
     study: UniversalStudy
     radius: float
-    pool: int
     perturbed: float = 0.0
     beyond: float = 0.0
 
-    def vectors(self, settings: Settings) -> Tensor:
-        """(judges + pool, C, H, W): first those that judge, which no training set has seen."""
-        plans = [Plan(settings.ball, self.radius, k) for k in range(settings.judges + self.pool)]
-        return torch.cat([made.perturbation for made in self.study.make(plans)])
+    def pool(self, settings: Settings) -> Tensor:
+        """(pool, C, H, W) vectors by Algorithm 4, of other orders of X than the one that judges."""
+        study = self.study
+        if settings.pool_passes is not None:
+            attack = partial(settings.attack, passes=settings.pool_passes)
+            study = replace(study, settings=replace(settings, attack=attack))
+        if settings.pool_samples is not None:
+            study = replace(study, train=study.train.first(settings.pool_samples))
+        plans = [Plan(settings.ball, self.radius, 1 + k) for k in range(settings.pool)]
+        return torch.cat([made.perturbation for made in study.make(plans)])
+
+    def judges(self, settings: Settings) -> dict[str, Tensor]:
+        """Maker -> a new vector (1, C, H, W), which no training set has seen."""
+        plan = Plan(settings.ball, self.radius)
+        return {maker: self.study.make([plan], maker)[0].perturbation for maker in MAKERS}
 
 
 def _arms(study: UniversalStudy, tune: Split, recipe: Recipe, settings: Settings) -> dict[str, Arm]:
     """Name -> the original network, the rounds, and the arm of unscaled vectors, of one seed."""
-    few = study
-    if settings.pool_samples is not None:
-        few = replace(few, train=study.train.first(settings.pool_samples))
-    if settings.pool_passes is not None:
-        attack = partial(settings.attack, passes=settings.pool_passes)
-        few = replace(few, settings=replace(settings, attack=attack))
-    arms = {"original": Arm(few, study.xi(settings.ball), settings.pool)}
+    arms = {"original": Arm(study, study.xi(settings.ball))}
     last = arms["original"]
     for number in range(1, settings.rounds + 1):
         last = arms[f"ft{number}"] = _tuned(last, tune, recipe, settings, number)
@@ -169,7 +176,7 @@ def _tuned(
 ) -> Arm:
     """The network after round ``number``; ``fixed`` adds the vectors unscaled and ends the arm."""
     study = arm.study
-    pool = arm.vectors(settings)[settings.judges :]
+    pool = arm.pool(settings)
     generator = seeded(study.seed, "universal defence", number)
     drawn, which = settings.draw(len(tune), len(pool), generator)
     multiples = torch.ones(len(tune))
@@ -185,8 +192,7 @@ def _tuned(
     model = fine_tuned(study.model, carrying, recipe, study.seed, study.executor)[-1]
     perturbed = float((drawn & ~beyond).double().mean())
     lost = float(beyond.sum() / drawn.sum().clamp_min(1))
-    following = 0 if fixed or number == settings.rounds else settings.pool
-    return Arm(replace(study, model=model), arm.radius, following, perturbed, lost)
+    return Arm(replace(study, model=model), arm.radius, perturbed, lost)
 
 
 def smallest_multiples(
@@ -224,8 +230,12 @@ def _measure(arms: Mapping[str, Arm], test: Split, settings: Settings) -> dict[s
     values = {}
     for name, arm in arms.items():
         study = arm.study
-        judges = arm.vectors(settings)[: settings.judges]
-        values[f"fool {name}"] = study.fooled(study.test.images, judges).mean(dim=1)
+        judges = arm.judges(settings)
+        vectors = torch.cat(list(judges.values()))
+        on_x = study.fooled(study.train.images, vectors).mean(dim=0)
+        fooled = study.fooled(study.test.images, vectors)
+        values[f"fool {name}"] = fooled[:, int(on_x.argmax())]
+        values |= {f"fool {name} ({maker})": fooled[:, k] for k, maker in enumerate(judges)}
         judge = partial(correct, study.model)
         right = study.executor.cached(judge, test.images, test.labels).value
         values[f"err {name}"] = 1 - right.double()
@@ -235,6 +245,11 @@ def _measure(arms: Mapping[str, Arm], test: Split, settings: Settings) -> dict[s
 def _statistics(rounds: Sequence[str]) -> dict[str, Statistic]:
     names = ["original", *rounds, FIXED]
     statistics = {f"fool_{name}": of_means([f"fool {name}"], _same) for name in names}
+    statistics |= {
+        f"fool_{name} ({maker})": of_means([f"fool {name} ({maker})"], _same)
+        for name in names
+        for maker in MAKERS
+    }
     statistics |= {f"err_{name}": share(f"err {name}") for name in names}
     later = [f"fool {name}" for name in rounds[1:]]
     return statistics | {
@@ -269,6 +284,7 @@ def _table(numbers: Mapping[str, Estimate], arms: Mapping[str, Arm]) -> pd.DataF
         row: dict[str, object] = {
             "network": _title(name),
             **columns("fool_val", fooled),
+            **{f"fool_val ({m})": numbers[f"fool_{name} ({m})"].value for m in MAKERS},
             **columns("err", wrong),
         }
         rows.append(row | {"images_fooled": fooled.n, "images_err": wrong.n, "seeds": fooled.seeds})
@@ -305,16 +321,18 @@ def _notes(
     rounds = [name for name in arms[0] if name not in ("original", FIXED)]
     beyond = {name: sum(each[name].beyond for each in arms) / len(arms) for name in rounds}
     first = arms[0]["original"].study
-    made = len(first.train)
-    passes = getattr(first.settings.algorithm, "keywords", {}).get("passes")
+    made = min(settings.pool_samples or len(first.few), len(first.few))
+    passes = getattr(settings.algorithm, "keywords", {}).get("passes")
     lost = ", ".join(f"{value:.1%}" for value in beyond.values())
+    options = getattr(settings.ascent, "keywords", {})
     return [
         *made_of(studies),
-        f"{norm_name(settings.ball)} vectors of {made} images of X and at most {passes} passes, "
-        "their radius the "
-        f"original network's xi throughout; a pool of {settings.pool} a round, and "
-        f"{settings.judges} new one(s) to "
-        "judge each network, whose fooling is averaged.",
+        f"Each network is judged by two new {norm_name(settings.ball)} vectors, of Algorithm 4 "
+        f"with the effort of Table 4.1 and of {maker_name(settings.ascent)} "
+        f"({options.get('iterations')} steps on all of X): the one that fools more of X counts, as "
+        "a defence is judged by the strongest attack at hand. The radius is the original "
+        f"network's xi throughout. A pool of {settings.pool} vectors a round is made by Algorithm "
+        f"4 of {made} images and at most {settings.pool_passes or passes} passes.",
         f"{recipe.epochs} extra epochs a round on {images} training images at a learning rate of "
         f"{recipe.learning_rate:.4g} (the thesis names none); each image carries a vector with "
         "probability "

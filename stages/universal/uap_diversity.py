@@ -15,9 +15,12 @@ from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.statistics import maximum, mean, minimum, stack
 from pipeline.studies.universal import (
+    ALGORITHM,
+    GRADIENT,
     UniversalStudy,
     cosines,
-    made_of,
+    made_by_both,
+    makers_of,
     random_vectors,
     universal_studies,
 )
@@ -53,26 +56,23 @@ def uap_diversity(
         network: the trained classifiers.
         data: the data set that they were trained on.
         settings: what to measure.
-        executor: runs Algorithm 4.
+        executor: makes the vectors.
 
     Returns:
-        ``largest |cosine|`` and ``mean |cosine|`` over the pairs of a network's vectors, the same
-        of random vectors, and the smallest and largest share of held-out images that one of the
-        vectors fools.
+        ``mean |cosine|`` over the pairs of a network's vectors by Algorithm 4, and of the largest
+        pair of each training seed; the same of random vectors and of the gradient maker's; and the
+        smallest and largest share of held-out images that one of Algorithm 4's vectors fools.
 
     References:
         Thesis, Section 4.3.1 and Figure 4.5. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
         perturbations", arXiv:1610.08401.
     """
     studies = universal_studies(network, data, settings, executor)
-    orders = range(settings.orders)
-    made = executor.each(
-        lambda study: torch.cat([study.vector(settings.norm, k).perturbation for k in orders]),
-        studies,
-    )
-    pairs = stack([_pairs(vectors, settings.norm) for vectors in made])
-    statistics = {f"largest |{name}|": maximum(name) for name in pairs}
-    statistics |= {f"mean |{name}|": mean(name) for name in pairs}
+    sets = executor.each(lambda study: _sets(study, settings), studies)
+    made = [each["cosine"] for each in sets]
+    pairs = stack([_pairs(each) for each in sets])
+    statistics = {f"mean |{name}|": mean(name) for name in pairs if "largest" not in name}
+    statistics |= {f"largest |{name}|": mean(f"largest {name}") for name in sets[0]}
     numbers = paired_bootstrap(pairs, statistics, resamples=settings.resamples)
     fooled = [
         study.fooled(study.test.images, vectors).mean(dim=0)
@@ -91,12 +91,28 @@ def uap_diversity(
     )
 
 
-def _pairs(vectors: Tensor, norm: float) -> dict[str, Tensor]:
-    """Name -> (K (K - 1) / 2,) |cosine| of the pairs of vectors, and of as many random ones."""
-    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
+def _sets(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
+    """Name -> vectors (K, C, H, W): Algorithm 4's, random ones, and the gradient maker's."""
+    norm = settings.norm
+    made = {
+        maker: torch.cat([one.perturbation for one in study.vectors(norm, maker)])
+        for maker in makers_of(norm)
+    }
+    vectors = made[ALGORITHM]
     drawn = random_vectors(vectors.shape[1:], norm, 1.0, len(vectors))
     sets = {"cosine": vectors, "random cosine": drawn}
-    return {name: cosines(shown)[rows, columns].abs() for name, shown in sets.items()}
+    return sets | ({f"cosine ({GRADIENT})": made[GRADIENT]} if GRADIENT in made else {})
+
+
+def _pairs(sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name -> (K (K - 1) / 2,) |cosine| of the pairs of vectors; ``largest`` holds one value."""
+    values = {}
+    for name, vectors in sets.items():
+        rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
+        values[name] = cosines(vectors)[rows, columns].abs()
+        # One value of each training seed: resampling pairs would draw the largest one or not.
+        values[f"largest {name}"] = torch.full_like(values[name], float(values[name].max()))
+    return values
 
 
 def _table(
@@ -139,11 +155,12 @@ def _figure(
 def _notes(studies: Sequence[UniversalStudy], settings: Settings) -> list[str]:
     count, d = settings.orders * (settings.orders - 1) // 2, studies[0].train.images[0].numel()
     return [
-        *made_of(studies),
-        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed, which "
-        "differ by the order of X "
-        f"alone: {count} pairs each; intervals are over pairs and training seeds. The thesis does "
-        "not name the norm.",
+        *made_by_both(studies, settings.norm),
+        f"{settings.orders} vectors of {norm_name(settings.norm)} norm a training seed by "
+        f"Algorithm 4, which differ by the order of X alone: {count} pairs each; intervals are "
+        "over pairs and training seeds. 'largest' is the mean over training seeds of each one's "
+        "largest pair: the largest of few pairs has no interval over pairs. The table has the "
+        "signs. The thesis does not name the norm.",
         f"The images have {d} dimensions, the thesis' 150,528; 'random "
         "cosine' is what "
         "vectors without anything in common have in so many.",

@@ -16,7 +16,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
 from pipeline.statistics import Statistic
-from pipeline.studies.universal import UniversalStudy, fooled_by, made_of, universal_studies
+from pipeline.studies.universal import UniversalStudy, fooled_by, made_by_both, universal_studies
 from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import class_name, class_text, norm_name
 from robustness_geometry.types import Dataset, Network
@@ -34,7 +34,7 @@ COLUMNS = 3
 
 @dataclass(frozen=True)
 class Settings(UniversalSettings):
-    """What to measure: the first vector of the attack's norm."""
+    """What to measure: the vector of the attack's norm that fools most of X."""
 
 
 def uap_label_graph(
@@ -46,7 +46,7 @@ def uap_label_graph(
         network: the trained classifiers.
         data: the data set that they were trained on.
         settings: what to measure.
-        executor: runs Algorithm 4.
+        executor: makes the vectors.
 
     Returns:
         The smallest share, over the weakly connected components, of a component's edges that lead
@@ -81,7 +81,7 @@ def uap_label_graph(
 
 def _moves(study: UniversalStudy, classes: int) -> Tensor:
     """(n,) old label * classes + new label of each held-out image; NaN where the label stays."""
-    v = study.vector(study.settings.norm).perturbation
+    v = study.best(study.settings.norm).perturbation
     labels = study.labels(study.test.images, v)
     moves = (labels[:, 0] * classes + labels[:, 1]).double()
     return moves.masked_fill(fooled_by(labels[:, 0], labels[:, 1]) == 0, math.nan)
@@ -371,7 +371,7 @@ def _rings(graph: nx.DiGraph) -> dict[int, tuple[float, float]]:
 def _notes(studies: Sequence[UniversalStudy], moves: Tensor, settings: Settings) -> list[str]:
     fooled = ", ".join(f"{int((~row.isnan()).sum())}" for row in moves)
     return [
-        *made_of(studies),
+        *made_by_both(studies, settings.norm),
         f"The graph is of the classifier's labels without and with the {norm_name(settings.norm)} "
         "vector, on the "
         f"images that change theirs ({fooled} for the training seeds). An edge leads to the "
@@ -379,5 +379,6 @@ def _notes(studies: Sequence[UniversalStudy], moves: Tensor, settings: Settings)
         "whether or not most images of the class get it; the table has its share. The thesis does "
         "not name the norm.",
         "Numbers are means over the training seeds; resampling draws images, so that rare edges "
-        "come and go.",
+        "come and go. That the components are disjoint asks for at least two of them; with few "
+        "classes and edges out of nearly all of them there is hardly room for two.",
     ]

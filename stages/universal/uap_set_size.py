@@ -15,16 +15,18 @@ from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
 from pipeline.statistics import Estimate, mean, of_means, spearman, stack
 from pipeline.studies.universal import (
+    ALGORITHM,
+    GRADIENT,
     Plan,
     UniversalStudy,
     made_of,
     random_vectors,
     universal_studies,
 )
-from pipeline.studies.universal_settings import UniversalSettings
+from pipeline.studies.universal_settings import UniversalSettings, maker_name
 from pipeline.tables import columns, norm_sign
-from robustness_geometry.checks import check_count, refuse
-from robustness_geometry.types import Dataset, Network
+from robustness_geometry.checks import check_count
+from robustness_geometry.types import Dataset, Images, Network
 
 __all__ = ["SECTION", "Settings", "uap_set_size"]
 
@@ -39,15 +41,19 @@ class Settings(UniversalSettings):
         sizes: numbers of images in X, each at least 2; half the number of classes and
             ``train_samples`` are added, larger ones than that are left out.
         draws: number of choices of images for each size below the largest, as far as they do not
-            overlap; their fooling is averaged.
+            overlap; their fooling is averaged, as is that of the largest X's ``orders``.
+        algorithm_draws: the same for Algorithm 4, which stands beside the vectors made by
+            gradients for the sizes that it is given.
     """
 
     sizes: tuple[int, ...] = (500, 1000, 2000, 4000)
     draws: int = 1
+    algorithm_draws: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("draws", self.draws)
+        for name in ("draws", "algorithm_draws"):
+            check_count(name, getattr(self, name))
         for size in self.sizes:
             check_count("sizes", size, minimum=2)
 
@@ -61,11 +67,12 @@ def uap_set_size(
         network: the trained classifiers.
         data: the data set that they were trained on.
         settings: what to measure.
-        executor: runs Algorithm 4.
+        executor: makes the vectors.
 
     Returns:
-        ``fool_val_<size>``, ``fool_val_half`` for half as many images as classes, ``fool_random``
-        and Spearman's correlation of size and fooling.
+        ``fool_val_<size>`` of the gradient maker's vectors, ``fool_val_half`` for half as many
+        images as classes, ``fool_random`` and Spearman's correlation of size and fooling;
+        ``fool_val_<size> (Algorithm 4)`` for the sizes that Algorithm 4 is given.
 
     References:
         Thesis, Section 4.3.2 and Figure 4.6. S.-M. Moosavi-Dezfooli et al., "Universal adversarial
@@ -81,6 +88,8 @@ def uap_set_size(
         "fool_random": mean("random"),
         "spearman": of_means([str(size) for size in sizes], partial(spearman, sizes)),
     }
+    ending = f" ({ALGORITHM})"
+    statistics |= {f"fool_val_{name}": mean(name) for name in samples if name.endswith(ending)}
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     # A size of which no choice makes a vector has no number.
     made = [size for size in sizes if f"fool_val_{size}" in numbers]
@@ -100,73 +109,73 @@ def _half(classes: int) -> int:
 def _sizes(settings: Settings, classes: int, largest: int) -> list[int]:
     """The sizes below that of the largest X, and this; half the number of classes if it is one."""
     smaller = {size for size in (*settings.sizes, _half(classes)) if size < largest}
-    if not smaller:
-        refuse("train_samples", largest, f"more than {min(*settings.sizes, _half(classes))}")
     return sorted(smaller | {largest})
 
 
 def _measure(study: UniversalStudy, sizes: Sequence[int], settings: Settings) -> dict[str, Tensor]:
-    """Size -> (n,) share of the draws whose vector fools each held-out image."""
-    images, unseen = study.train.images, study.test.images
-    xi = study.xi(settings.norm)
-    labels = study.labels(images, images[:0])[:, 0]
-    usable = [
-        chosen
-        for chosen in _choices(len(labels), sizes, settings.draws)
-        if len(labels[chosen].unique()) > 1
-    ]
-    made = study.make([Plan(settings.norm, xi, members=chosen) for chosen in usable])
+    """Size, and maker -> (n,) share of the draws whose vector fools each held-out image."""
+    images, unseen, norm = study.train.images, study.test.images, settings.norm
     shares = {}
-    for size in sizes[:-1]:
-        vectors = [
-            v.perturbation for chosen, v in zip(usable, made, strict=True) if len(chosen) == size
-        ]
-        # The empty part keeps the shape where no choice is usable; the mean is then NaN.
-        shares[str(size)] = study.fooled(unseen, torch.cat([images[:0], *vectors])).mean(dim=1)
-    shares[str(sizes[-1])] = study.fooled(unseen, study.vector(settings.norm).perturbation)[:, 0]
-    noise = random_vectors(images.shape[1:], settings.norm, xi, 2)
+    for maker, own in ((GRADIENT, images), (ALGORITHM, study.few)):
+        ending = "" if maker == GRADIENT else f" ({maker})"
+        for size in (size for size in sizes if size <= len(own)):
+            vectors = torch.cat([images[:0], *_vectors(study, maker, own, size, settings)])
+            # The empty part keeps the shape where no choice is usable; the mean is then NaN.
+            shares[f"{size}{ending}"] = study.fooled(unseen, vectors).mean(dim=1)
+    noise = random_vectors(images.shape[1:], norm, study.xi(norm), 2)
     return shares | {"random": study.fooled(unseen, noise).mean(dim=1)}
 
 
-def _choices(images: int, sizes: Sequence[int], draws: int) -> list[Tensor]:
-    """Indices into X: for each size but the largest, up to ``draws`` stretches of X.
-
-    The stretches of a size do not overlap. X stands in a stratified order, so that each holds the
-    classes in nearly the same proportions.
-    """
-    starts = {
-        size: [size * draw for draw in range(draws) if size * (draw + 1) <= images]
-        for size in sizes[:-1]
-    }
-    return [
-        torch.arange(start, start + size) for size, begins in starts.items() for start in begins
+def _vectors(
+    study: UniversalStudy, maker: str, images: Images, size: int, settings: Settings
+) -> list[Tensor]:
+    """A maker's vectors of choices of ``size`` of its images, or of all of them, for each order."""
+    norm, draws = settings.norm, settings.draws if maker == GRADIENT else settings.algorithm_draws
+    if size == len(images):
+        return [one.perturbation for one in study.vectors(norm, maker)]
+    labels = study.labels(images, images[:0])[:, 0]
+    plans = [
+        Plan(norm, study.xi(norm), members=chosen)
+        for chosen in _choices(len(images), size, draws)
+        if maker == GRADIENT or len(labels[chosen].unique()) > 1
     ]
+    return [one.perturbation for one in study.make(plans, maker)]
+
+
+def _choices(images: int, size: int, draws: int) -> list[Tensor]:
+    """Indices into X: up to ``draws`` stretches of X, which do not overlap.
+
+    X stands in a stratified order, so that each holds the classes in nearly the same proportions.
+    """
+    starts = [size * draw for draw in range(draws) if size * (draw + 1) <= images]
+    return [torch.arange(start, start + size) for start in starts]
 
 
 def _table(sizes: Sequence[int], numbers: dict[str, Estimate]) -> pd.DataFrame:
     rows = []
-    for size in sizes:
-        fooled = numbers[f"fool_val_{size}"]
-        rows.append(
-            {
-                "images_in_X": size,
-                **columns("fool_val", fooled),
-                "images_val": fooled.n,
-                "seeds": fooled.seeds,
-            }
-        )
+    for maker in (GRADIENT, ALGORITHM):
+        ending = "" if maker == GRADIENT else f" ({maker})"
+        for size in (size for size in sizes if f"fool_val_{size}{ending}" in numbers):
+            fooled = numbers[f"fool_val_{size}{ending}"]
+            row = {"maker": maker, "images_in_X": size, **columns("fool_val", fooled)}
+            rows.append(row | {"images_val": fooled.n, "seeds": fooled.seeds})
     return pd.DataFrame(rows)
 
 
 def _figure(
     network: Network, sizes: Sequence[int], numbers: dict[str, Estimate], settings: Settings
 ) -> Figure:
-    line = estimate_line(sizes, [numbers[f"fool_val_{size}"] for size in sizes])
+    lines = {GRADIENT: estimate_line(sizes, [numbers[f"fool_val_{size}"] for size in sizes])}
+    given = {size: f"fool_val_{size} ({ALGORITHM})" for size in sizes}
+    given = {size: name for size, name in given.items() if name in numbers}
+    if given:
+        lines[ALGORITHM] = estimate_line(list(given), [numbers[name] for name in given.values()])
     figure = line_figure(
-        {f"one {norm_sign(settings.norm)} vector": line},
+        lines,
         xlabel="number of images in X",
         ylabel="share of held-out images fooled",
-        title=f"Fooling over the size of X, {network.name}",
+        title=f"Fooling of one {norm_sign(settings.norm)} vector over the size of X, "
+        f"{network.name}",
         references={"random vectors": numbers["fool_random"].value},
         log_x=True,
         limits=(0, 1),
@@ -180,13 +189,22 @@ def _figure(
 def _notes(
     studies: Sequence[UniversalStudy], sizes: Sequence[int], classes: int, settings: Settings
 ) -> list[str]:
-    return [
+    half, largest = _half(classes), sizes[-1]
+    left_out = sorted(size for size in {*settings.sizes, half} if size > largest)
+    steps = getattr(settings.ascent, "keywords", {}).get("iterations")
+    notes = [
         *made_of(studies),
         f"Sizes of X: {', '.join(map(str, sizes))}; for each but the largest, up to "
-        f"{settings.draws} choice(s) of "
-        f"images, whose fooling is averaged. {_half(classes)} is half the number of classes, as "
-        f"the thesis' 500{'' if _half(classes) in sizes else ', for which X is too small here'}.",
-        "A choice to which the classifier gives one label alone makes no vector and is left out. "
-        "The radius is that of "
-        "the largest X throughout; the thesis does not name the norm.",
+        f"{settings.draws} choice(s) of images ({settings.algorithm_draws} for Algorithm 4), whose "
+        f"fooling is averaged, as is that of the {settings.orders} order(s) of the largest. {half} "
+        "is half the number of classes, as the thesis' 500.",
+        f"The numbers without a maker's name are of {maker_name(settings.ascent)} ({steps} "
+        "steps), which is quick at every size; Algorithm 4 stands beside it up to "
+        f"{len(studies[0].few)} images. Its choices with a single label make no vector and are "
+        "left out. The radius is the same throughout; the thesis does not name the norm.",
     ]
+    if left_out:
+        notes.append(
+            f"Left out, as X has {largest} images: {', '.join(map(str, left_out))} images."
+        )
+    return notes

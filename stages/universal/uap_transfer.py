@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations, product
+from statistics import median_low
 
 import pandas as pd
 import torch
@@ -20,18 +21,23 @@ from pipeline.studies.universal import (
     UniversalStudy,
     across_networks,
     check_one_shape,
-    made_of,
+    made_by_both,
     random_vectors,
     universal_studies,
 )
 from pipeline.studies.universal_settings import UniversalSettings
 from pipeline.tables import columns, norm_name
 from robustness_geometry.checks import check_count, refuse
+from robustness_geometry.norms import norms
 from robustness_geometry.types import Dataset, Network
 
 __all__ = ["SECTION", "Settings", "uap_transfer"]
 
 SECTION = "Section 4.3.3, Table 4.2"
+
+
+ALIKE = 2.0
+"""Networks are alike if the norms that random noise needs differ by at most this factor."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Settings(UniversalSettings):
     Attributes:
         ball: exponent p of the vectors' ball, 2 or inf; the diagonal of Table 4.2 is Table 4.1's
             for inf.
-        random_vectors: number of random vectors of each vector's norm to compare with.
+        random_vectors: number of random vectors of each kind to compare with.
     """
 
     ball: float = math.inf
@@ -60,18 +66,22 @@ def uap_transfer(
     settings: Settings,
     executor: Executor,
 ) -> Findings:
-    """Fool every network with the universal vector of every other.
+    """Fool every network with the universal vector of every other, all of one radius.
+
+    The radius is the median of the networks' xi (of two, the less), as the thesis has one for all.
 
     Args:
         networks: name -> trained classifiers; with several training seeds, the vector of one meets
             the network of the same.
         data: name -> the data set of that network, all of one shape; its held-out images judge.
         settings: what to measure.
-        executor: runs Algorithm 4.
+        executor: makes the vectors.
 
     Returns:
         ``fool[s][t]``, the share of t's held-out images that the vector of s fools on t;
-        ``random[s][t]``, the same of random vectors of that norm; and what the claims compare.
+        ``random[s][t]``, the same of Gaussian noise of the vector's l_2 norm; ``signs[s][t]``, of
+        random signs of its l_inf norm; what the claims ask of each pair; and comparisons over all
+        pairs and over those of like robustness to noise.
 
     Raises:
         InputError: fewer than two networks, or images of different shapes.
@@ -85,92 +95,129 @@ def uap_transfer(
         name: universal_studies(network, data[name], settings, executor)
         for name, network in networks.items()
     }
-    samples = across_networks(studies, partial(_measure, settings=settings), ("fool", "random"))
+    radii = _radii(studies, settings)
+    samples = across_networks(
+        studies, partial(_measure, radii=radii, settings=settings), ("fool", "random", "signs")
+    )
+    noise = {name: _noise(each) for name, each in studies.items()}
     numbers = measured(
-        paired_bootstrap(
-            samples, _statistics(list(networks), samples), resamples=settings.resamples
-        )
+        paired_bootstrap(samples, _statistics(noise, samples), resamples=settings.resamples)
     )
     return Findings(
         numbers=numbers,
         tables={
             "table_4_2": _matrix(list(networks), numbers),
-            "pairs": _pairs(studies, numbers, settings),
+            "pairs": _pairs(studies, noise, numbers, settings),
         },
         figures={"table_4_2": _figure(list(networks), numbers)},
-        notes=_notes(studies, settings),
+        notes=_notes(studies, noise, radii, settings),
     )
 
 
+def _radii(studies: Mapping[str, Sequence[UniversalStudy]], settings: Settings) -> dict[int, float]:
+    """Training seed -> the median of its networks' xi; of an even number the lower middle one."""
+    every: dict[int, list[float]] = {}
+    for study in (study for each in studies.values() for study in each):
+        every.setdefault(study.seed, []).append(study.xi(settings.ball))
+    return {seed: median_low(values) for seed, values in every.items()}
+
+
+def _noise(studies: Sequence[UniversalStudy]) -> float:
+    """The norm that random noise needs on a network, the mean over its training seeds."""
+    return sum(study.noise_norm() for study in studies) / len(studies)
+
+
 def _measure(
-    source: UniversalStudy, target: UniversalStudy, *, settings: Settings
+    source: UniversalStudy,
+    target: UniversalStudy,
+    *,
+    radii: Mapping[int, float],
+    settings: Settings,
 ) -> dict[str, Tensor]:
     """Whether the source's vector, and which share of random ones, fools each of t's images."""
-    v = source.vector(settings.ball).perturbation
-    xi = source.xi(settings.ball)
-    noise = random_vectors(v.shape[1:], settings.ball, xi, settings.random_vectors)
-    fooled = target.fooled(target.test.images, torch.cat([v, noise]))
-    return {"fool": fooled[:, 0], "random": fooled[:, 1:].mean(dim=1)}
+    v, count = source.within(settings.ball, radii[source.seed]), settings.random_vectors
+    kinds = [random_vectors(v.shape[1:], p, float(norms(v, p)), count) for p in (2.0, math.inf)]
+    fooled = target.fooled(target.test.images, torch.cat([v, *kinds]))
+    shares = [part.mean(dim=1) for part in fooled.split([1, count, count], dim=1)]
+    return dict(zip(("fool", "random", "signs"), shares, strict=True))
 
 
-def _statistics(names: Sequence[str], samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
-    fool = [f"fool[{s}][{t}]" for s, t in product(names, repeat=2)]
-    random = [f"random[{s}][{t}]" for s, t in product(names, repeat=2)]
+def _statistics(noise: Mapping[str, float], samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
+    fool, random = (
+        [f"{kind}[{s}][{t}]" for s, t in product(noise, repeat=2)] for kind in ("fool", "random")
+    )
     images = next(iter(samples.values())).shape[-1]
-    statistics = {name: of_means([name], _same) for name in (*fool, *random)}
-    for name, function in COMPARISONS.items():
-        # The functions see means alone; a share of none counts as half an image in denominators.
-        statistics[name] = of_means(
-            [*fool, *random], partial(_compared, function, len(names), 0.5 / images)
+    statistics = {name: of_means([name], _same) for name in samples}
+    for s, t in permutations(noise, 2):
+        own, other = f"fool[{s}][{s}]", f"fool[{s}][{t}]"
+        statistics[f"{own} - {other}"] = of_means([own, other], torch.sub)
+        statistics[f"{other} - random[{s}][{t}]"] = of_means(
+            [other, f"random[{s}][{t}]"], torch.sub
         )
+    for s in noise:
+        others = [f"fool[{s}][{t}]" for t in noise if t != s]
+        statistics[f"fool[{s}][{s}] - fool[{s}][t], smallest"] = of_means(
+            [f"fool[{s}][{s}]", *others], _lead
+        )
+    apart = torch.tensor([[s != t for t in noise] for s in noise])
+    like = torch.tensor([[_alike(noise[s], noise[t]) for t in noise] for s in noise]) & apart
+    for ending, pairs in (("", like), (", all pairs", apart)):
+        for name, function in COMPARISONS.items() if bool(pairs.any()) else ():
+            # The functions see means alone; a share of none counts as half an image below.
+            statistics[name + ending] = of_means(
+                [*fool, *random], partial(_compared, function, pairs, 0.5 / images)
+            )
     return statistics
+
+
+def _alike(first: float, second: float) -> bool:
+    """Whether noise of like norms changes the labels of two networks."""
+    return max(first, second) <= ALIKE * min(first, second)
 
 
 def _same(value: Tensor) -> Tensor:
     return value
 
 
+def _lead(own: Tensor, *others: Tensor) -> Tensor:
+    """By how much a vector fools its own network more often than any other one."""
+    return own - torch.stack(others).amax(dim=0)
+
+
 def _compared(
-    function: Callable[[Tensor, Tensor], Tensor], networks: int, floor: float, *means: Tensor
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    pairs: Tensor,
+    floor: float,
+    *means: Tensor,
 ) -> Tensor:
     """``function`` of the matrices (..., networks, networks) of fooling and of random fooling."""
-    fool, random = torch.stack(means, dim=-1).unflatten(-1, (2, networks, networks)).unbind(dim=-3)
-    return function(fool, random.clamp_min(floor))
+    shape = (2, *pairs.shape)
+    fool, random = torch.stack(means, dim=-1).unflatten(-1, shape).unbind(dim=-3)
+    return function(fool, random.clamp_min(floor), pairs)
 
 
-def _off(matrix: Tensor) -> Tensor:
-    """The entries (..., n, n - 1) off the diagonal, row by row."""
-    n = matrix.shape[-1]
-    return matrix[..., ~torch.eye(n, dtype=torch.bool)].unflatten(-1, (n, n - 1))
-
-
-def _own_margin(fool: Tensor, random: Tensor) -> Tensor:
-    """By how much a vector fools the network that it was made for more often than another one."""
-    return (fool.diagonal(dim1=-2, dim2=-1)[..., None] - _off(fool)).flatten(-2).amin(dim=-1)
-
-
-def _random_margin(fool: Tensor, random: Tensor) -> Tensor:
+def _random_margin(fool: Tensor, random: Tensor, pairs: Tensor) -> Tensor:
     """By how much a vector fools another network more often than random vectors do."""
-    return (_off(fool) - _off(random)).flatten(-2).amin(dim=-1)
+    return (fool - random)[..., pairs].amin(dim=-1)
 
 
-def _best_source(fool: Tensor, random: Tensor) -> Tensor:
+def _best_source(fool: Tensor, random: Tensor, pairs: Tensor) -> Tensor:
     """The share that the vector of the best source fools on the other network it fools least."""
-    return _off(fool).amin(dim=-1).amax(dim=-1)
+    sources = pairs.any(dim=1)
+    return fool.masked_fill(~pairs, math.inf).amin(dim=-1)[..., sources].amax(dim=-1)
 
 
-def _over_random(fool: Tensor, random: Tensor) -> Tensor:
+def _over_random(fool: Tensor, random: Tensor, pairs: Tensor) -> Tensor:
     """The smallest share fooled on another network over the largest share of random vectors."""
-    return _off(fool).flatten(-2).amin(dim=-1) / random.flatten(-2).amax(dim=-1)
+    return fool[..., pairs].amin(dim=-1) / random[..., pairs].amax(dim=-1)
 
 
 COMPARISONS = {
-    "fool[s][s] - fool[s][t], smallest": _own_margin,
     "fool[s][t] - random[s][t], smallest": _random_margin,
     "fool[s][t], best source's smallest": _best_source,
     "smallest fool[s][t] / largest random": _over_random,
 }
-"""Name of a number -> the function of the fooling and random matrices; s and t differ."""
+"""Name of a number -> the function of fooling, random fooling and the pairs that count."""
 
 
 def _matrix(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFrame:
@@ -182,16 +229,19 @@ def _matrix(names: Sequence[str], numbers: Mapping[str, Estimate]) -> pd.DataFra
 
 def _pairs(
     studies: Mapping[str, Sequence[UniversalStudy]],
+    noise: Mapping[str, float],
     numbers: Mapping[str, Estimate],
     settings: Settings,
 ) -> pd.DataFrame:
-    norm = settings.ball
     rows = []
     for s, t in product(studies, repeat=2):
         fooled = numbers[f"fool[{s}][{t}]"]
-        row: dict[str, object] = {"from": s, "to": t, "norm": norm_name(norm)}
-        row["xi"] = sum(study.xi(norm) for study in studies[s]) / len(studies[s])
-        row |= columns("fool_val", fooled) | columns("fool_random", numbers[f"random[{s}][{t}]"])
+        row: dict[str, object] = {"from": s, "to": t, "norm": norm_name(settings.ball)}
+        row["own_xi"] = sum(study.xi(settings.ball) for study in studies[s]) / len(studies[s])
+        row |= columns("fool_val", fooled)
+        row |= columns("fool_gaussian", numbers[f"random[{s}][{t}]"])
+        row["fool_signs"] = numbers[f"signs[{s}][{t}]"].value
+        row |= {"noise_norm_to": noise[t], "like_noise": _alike(noise[s], noise[t])}
         rows.append(row | {"images": fooled.n, "seeds": fooled.seeds})
     return pd.DataFrame(rows)
 
@@ -215,24 +265,33 @@ def _figure(names: Sequence[str], numbers: Mapping[str, Estimate]) -> Figure:
     return figure
 
 
-def _notes(studies: Mapping[str, Sequence[UniversalStudy]], settings: Settings) -> list[str]:
-    norm = settings.ball
-    radii = [
-        f"{name} {sum(study.xi(norm) for study in each) / len(each):.3g}"
-        for name, each in studies.items()
-    ]
-    count = len(list(permutations(studies, 2)))
-    return [
-        *made_of([study for each in studies.values() for study in each]),
-        f"{norm_name(norm)} vectors, each with the radius of the network that it was made for "
-        "(mean over training "
-        f"seeds: {', '.join(radii)}; in the thesis all have the same). Random vectors have the "
-        "norm of the vector that "
-        "they stand beside.",
-        f"'smallest' and 'best' are over the {count} ordered pairs of different networks: the "
-        "relations of Table 4.2 "
-        "are asked of all of them at once. A share of none in a denominator counts as half an "
-        "image.",
+def _notes(
+    studies: Mapping[str, Sequence[UniversalStudy]],
+    noise: Mapping[str, float],
+    radii: Mapping[int, float],
+    settings: Settings,
+) -> list[str]:
+    pairs = list(permutations(studies, 2))
+    like = [f"{s} to {t}" for s, t in pairs if _alike(noise[s], noise[t])]
+    least = min(noise, key=lambda name: noise[name])
+    needed = ", ".join(f"{name} {value:.3g}" for name, value in noise.items())
+    shown = ", ".join(f"{radius:.3g}" for radius in radii.values())
+    notes = [
+        *made_by_both([study for each in studies.values() for study in each], settings.ball),
+        f"All vectors are of one {norm_name(settings.ball)} radius, the median of the networks' xi "
+        f"({shown} for the training seeds); where that is not a network's own xi, its vector is "
+        "the better on X of the scaled one and of one that the gradient maker made anew. 'random' "
+        "is Gaussian noise of the vector's own l2 norm, 'signs' random signs of its l_inf norm.",
+        f"Random noise needs these norms: {needed}. Pairs of like robustness to noise, within a "
+        f"factor {ALIKE:g}: {', '.join(like) or 'none'}. 'smallest' and 'best' are over these, "
+        f"with 'all pairs' at the end over the {len(pairs)} ordered pairs. A share of none in a "
+        "denominator counts as half an image.",
         "The networks of one training seed meet; a vector made for one seed is not tried on "
         "another.",
     ]
+    if len(like) < len(pairs):
+        notes.append(
+            f"{least} is the one most sensitive to noise: noise of the common radius itself fools "
+            "much of it, so that little can be said of what passes to it."
+        )
+    return notes

@@ -413,6 +413,41 @@ def test_missing_results_are_named():
     assert verdict(LENET, {}, counterparts={}).why == "no network of the suite answers for it"
 
 
+PAIR = BY_ID["ch4-table42-vgg-f-to-caffenet"]
+TWO = {"VGG-F": "lenet", "CaffeNet": "fc"}
+
+
+def test_a_claim_of_two_networks_is_tested_by_the_numbers_of_its_own_pair():
+    claims = Claims((PAIR,), (), 0.25, (), {})
+    (claim,) = claims.on({"default": "nin", **TWO}).claims
+    assert claim.number == "fool[lenet][fc]"
+    assert [test.number for test in claim.tests] == [
+        "fool[lenet][lenet] - fool[lenet][fc]",
+        "fool[lenet][fc] - random[lenet][fc]",
+    ]
+    numbers = {"fool[lenet][lenet] - fool[lenet][fc]": (0.1, 0.2)}
+    numbers |= {"fool[lenet][fc] - random[lenet][fc]": (0.3, 0.4)}
+    found = results({"all": numbers}, experiment="uap_transfer", stage="universal_transfer")
+    assert verdict(PAIR, found, counterparts={"default": "nin", **TWO}).verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
+    "counterparts",
+    [{"default": "nin"}, {"VGG-F": "lenet"}, {"VGG-F": "lenet", "CaffeNet": "lenet"}],
+)
+def test_a_claim_of_two_networks_is_not_tested_without_one_for_each(counterparts):
+    found = verdict(
+        PAIR, results({"all": {}}, experiment="uap_transfer"), counterparts=counterparts
+    )
+    assert found.verdict == "not tested here"
+    assert found.why == "lacks networks of its own for VGG-F and CaffeNet in this suite"
+    own = BY_ID["ch4-table42-vgg-f-to-vgg-f"]
+    (claim,) = Claims((own,), (), 0.25, (), {}).on({"VGG-F": "lenet"}).claims
+    assert [test.number for test in claim.tests] == [
+        "fool[lenet][lenet] - fool[lenet][t], smallest"
+    ]
+
+
 def test_stages_to_come_say_so():
     found = verdict(replace(BY_ID["ch4-sec431-inner-product"], tests=()), {})
     assert (found.verdict, found.why) == ("not tested here", "the stage universal is not built yet")

@@ -20,7 +20,6 @@ from pipeline.studies.curvature_fooling import (
     within,
     without,
 )
-from pipeline.studies.curvature_noise import noise_needed, noise_radius
 from pipeline.studies.curvature_settings import (
     Curvatures,
     CurvatureSettings,
@@ -33,6 +32,7 @@ from pipeline.studies.curvature_settings import (
 )
 from pipeline.studies.curvature_tables import curvature_columns, measured_at, named
 from pipeline.studies.flatness import flat_share, structureless_flat, structureless_top
+from pipeline.studies.noise import noise_needed, noise_radius
 from pipeline.tables import sign_shares
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import principal_angles

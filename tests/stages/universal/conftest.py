@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.executor import Executor
+from robustness_geometry.attacks import universal_gradient
 from robustness_geometry.attacks.universal import universal_perturbation
 from robustness_geometry.types import Dataset, Network, Split
 
@@ -44,10 +45,16 @@ def network(models: dict[int, nn.Module], name: str = "small") -> Network:
 
 @pytest.fixture(scope="session")
 def small() -> SimpleNamespace:
-    """Networks and data sets small enough for tests, and Algorithm 4 with few passes."""
+    """Networks and data sets small enough for tests, and makers with few steps."""
     attack = partial(universal_perturbation, norm=2, radius=None, passes=1)
+    gradient = partial(universal_gradient, iterations=12)
     return SimpleNamespace(
-        affine=affine, dataset=dataset, network=network, attack=attack, split=split
+        affine=affine,
+        dataset=dataset,
+        network=network,
+        attack=attack,
+        gradient=gradient,
+        split=split,
     )
 
 

@@ -15,7 +15,14 @@ def test_cosines_of_known_vectors():
 
 
 def test_vectors_of_a_binary_affine_classifier_are_parallel(small, executor, looked_at):
-    settings = Settings(attack=small.attack, train_samples=24, orders=3, samples=40, resamples=50)
+    settings = Settings(
+        attack=small.attack,
+        gradient=small.gradient,
+        train_samples=24,
+        orders=3,
+        samples=40,
+        resamples=50,
+    )
     data = small.dataset(2)
     found = uap_diversity(
         small.network({0: small.affine(1)}), data, settings, executor.scope("uap_diversity")
@@ -23,6 +30,7 @@ def test_vectors_of_a_binary_affine_classifier_are_parallel(small, executor, loo
     assert found.numbers["largest |cosine|"].value == pytest.approx(1.0)
     assert found.numbers["mean |cosine|"].n == 3
     assert found.numbers["largest |random cosine|"].value < 0.9
+    assert found.numbers["mean |cosine (gradient)|"].value == pytest.approx(1.0)
     low, high = (found.numbers[f"fool_val_{end}"].value for end in ("smallest", "largest"))
     assert 0 <= low <= high <= 1
     assert len(found.tables["figure_4_5"]) == 3

@@ -72,7 +72,14 @@ def test_every_label_of_a_component_has_a_place_of_its_own():
 
 
 def test_the_graph_of_a_network(small, executor, looked_at):
-    settings = Settings(attack=small.attack, train_samples=24, orders=2, samples=40, resamples=30)
+    settings = Settings(
+        attack=small.attack,
+        gradient=small.gradient,
+        train_samples=24,
+        orders=2,
+        samples=40,
+        resamples=30,
+    )
     network = small.network({0: small.affine(5), 1: small.affine(5, 1)})
     found = uap_label_graph(network, small.dataset(5), settings, executor.scope("uap_label_graph"))
     assert found.numbers["smallest max_in_degree / edges"].seeds == 2

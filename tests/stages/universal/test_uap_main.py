@@ -16,7 +16,13 @@ def found(small, executor):
     """A binary affine classifier, balanced, with a radius that is far enough for all."""
     attack = partial(universal_perturbation, norm=2, radius=3.0, passes=1)
     settings = Settings(
-        attack=attack, factors=(0.5, 1.0), anew=(1.5,), curve_samples=20, shown=3, **COMMON
+        attack=attack,
+        gradient=small.gradient,
+        factors=(0.5, 1.0),
+        anew=(1.5,),
+        curve_samples=20,
+        shown=3,
+        **COMMON,
     )
     network = small.network({0: small.affine(1), 1: small.affine(1, 1)})
     return uap_main(network, small.dataset(2), settings, executor.scope("uap_main"))
@@ -33,6 +39,7 @@ def test_a_vector_fools_one_side_of_a_binary_affine_classifier(found, small):
     assert found.numbers["fool_val_l2"].value <= 1 - sum(sides) / 2 + 0.05
     assert 0.25 <= found.numbers["fool_val_l2"].value <= 0.75
     assert found.numbers["fool_val_l2"].n == 40
+    assert found.numbers["fool_X_l2"].n == found.numbers["fool_X_l2 (Algorithm 4)"].n == 24
     assert found.numbers["fool_X_l2"].seeds == 2
 
 
@@ -45,6 +52,11 @@ def test_the_numbers_of_both_norms_agree_with_each_other(found):
         assert found.numbers[f"xi_{name} / image_norm"].value == pytest.approx(relative)
     both = [found.numbers[f"fool_X_{name}"].value for name in ("l2", "linf")]
     assert found.numbers["fool_X_smallest"].value == pytest.approx(min(both))
+    for name in ("l2", "linf"):
+        by = [
+            found.numbers[f"fool_X_{name} ({maker})"].value for maker in ("Algorithm 4", "gradient")
+        ]
+        assert found.numbers[f"fool_X_{name}"].value >= max(by) - 1e-9
     assert found.numbers["xi_l2"].value == 3.0
     assert found.numbers["image_norm_l2_255"].value == pytest.approx(
         255 * found.numbers["image_norm_l2"].value
@@ -56,8 +68,15 @@ def test_the_small_vector_fools_no_more_than_the_large_one(found):
 
 
 def test_tables_curves_and_figures(found, looked_at):
-    assert list(found.tables["table_4_1"].norm) == ["l2", "linf"]
-    assert len(found.tables["by_seed"]) == 4
+    assert list(found.tables["table_4_1"].norm) == ["l2"] * 3 + ["linf"] * 3
+    assert list(found.tables["table_4_1"].maker[:3]) == [
+        "the better on X",
+        "Algorithm 4",
+        "gradient",
+    ]
+    by_seed = found.tables["by_seed"]
+    assert len(by_seed) == 2 * (2 + 1 + 2 + 2)  # seeds; Algorithm 4 makes one order of linf
+    assert by_seed.groupby(["seed", "norm"]).best_on_X.sum().eq(1).all()
     curve = found.tables["curve"]
     assert set(curve.vector) == {"scaled", "scaled, clipped to [0, 1]", "random", "made anew"}
     at_xi = curve[(curve.norm == "l2") & (curve.vector == "scaled") & (curve.norm_over_xi == 1)]

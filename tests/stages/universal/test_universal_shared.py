@@ -10,8 +10,12 @@ from torch import nn
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.statistics import of_means, share_ratio, spearman, stack
 from pipeline.studies.universal import (
+    ALGORITHM,
+    GRADIENT,
     Plan,
+    UniversalStudy,
     across_networks,
+    made_by_both,
     made_of,
     random_vectors,
     scaled,
@@ -28,7 +32,12 @@ from stages.universal.uap_defence import Settings
 @pytest.fixture(scope="module")
 def settings(small):
     return UniversalSettings(
-        attack=small.attack, train_samples=40, orders=2, samples=30, resamples=50
+        attack=small.attack,
+        gradient=small.gradient,
+        train_samples=40,
+        orders=2,
+        samples=30,
+        resamples=50,
     )
 
 
@@ -38,25 +47,83 @@ def binary(small, settings, executor):
 
 
 def test_xi_is_the_thesis_2000_and_10():
-    noise = torch.tensor([1.0, 20_000.0, math.nan, 1e9])
-    assert xi_of(noise, 2.0, 150_528) == pytest.approx(2_000)
-    assert xi_of(noise, math.inf, 150_528) == pytest.approx(10, rel=2e-3)
+    noise = torch.tensor([1.0, 20_000.0, 1e9]) / 255
+    assert xi_of(noise, 2.0, 150_528) == pytest.approx(2_000 / 255)
+    assert xi_of(noise, math.inf, 150_528) == pytest.approx(10 / 255, rel=2e-3)
 
 
 def test_xi_is_refused_where_it_is_not_known():
     with pytest.raises(InputError, match=r"attack\.radius must be .*; got 'null'"):
         xi_of(torch.ones(3), 1.0, 4)
     with pytest.raises(InputError, match="fools no image"):
-        xi_of(torch.full((3,), math.nan), 2.0, 4)
+        xi_of(torch.full((3,), math.inf), 2.0, 4)
 
 
-def test_the_noise_norm_of_an_affine_classifier_is_its_distance(binary):
+def test_the_flat_noise_norm_of_an_affine_classifier_is_its_distance(binary):
     layer = binary.model[1]
     with torch.no_grad():
         gaps = binary.model(binary.train.images)[:, 0].abs()
     exact = 1.02 * 6 * gaps / layer.weight.detach().norm()
-    torch.testing.assert_close(binary.noise(), exact, rtol=1e-6, atol=0)
-    assert binary.xi(2.0) == pytest.approx(0.1 * float(exact.quantile(0.5)), rel=1e-6)
+    torch.testing.assert_close(binary.flat_noise(), exact, rtol=1e-6, atol=0)
+
+
+def test_xi_is_a_tenth_of_the_norm_that_noise_is_measured_to_need(binary):
+    """An affine boundary at distance D is crossed by noise along v at D / |<v, n>|, at least D."""
+    needed = binary.noise()
+    distance = binary.flat_noise() / 1.02 / 6
+    assert (needed >= 0.999 * distance).all()
+    assert len(needed) == 40
+    few = replace(binary, settings=replace(binary.settings, noise_samples=9, algorithm_samples=20))
+    assert len(few.noise()) == 9
+    assert len(few.flat_noise()) == 20
+    assert binary.xi(2.0) == pytest.approx(0.1 * float(needed.sort().values[19]), rel=1e-6)
+    assert binary.xi(math.inf) == pytest.approx(binary.xi(2.0) / (0.515 * 6))
+    assert any(f"{binary.noise_norm():.3g}" in note for note in made_of([binary]))
+
+
+def test_the_better_of_two_makers_is_chosen_on_x(binary, monkeypatch):
+    def strong(self, norm, maker, count=None):
+        return [self.made_up[maker]]
+
+    made = {maker: binary.vectors(2.0, maker)[0] for maker in (ALGORITHM, GRADIENT)}
+    nothing = replace(made[GRADIENT], perturbation=0 * made[GRADIENT].perturbation)
+    for weak in (ALGORITHM, GRADIENT):
+        pair = made | {weak: nothing}
+        monkeypatch.setattr(UniversalStudy, "made_up", pair, raising=False)
+        monkeypatch.setattr(UniversalStudy, "vectors", strong)
+        assert binary.best(2.0).maker != weak
+        assert binary.best(2.0, weak).maker == weak
+
+
+def test_of_a_makers_orders_the_one_that_fools_most_of_its_images_counts(binary):
+    few = replace(binary, settings=replace(binary.settings, algorithm_samples=16))
+    best = few.best(2.0, ALGORITHM)
+    made = few.vectors(2.0, ALGORITHM)
+    assert (best.images, best.maker) == (16, ALGORITHM)
+    assert best.made.fooling_rate == max(one.fooling_rate for one in made)
+    assert few.best(2.0, GRADIENT).images == 40
+    note = made_by_both([few], 2.0, math.inf)[-1]
+    assert "3 vectors ended, of 80% to be fooled: " in note
+    assert "exactly" not in " ".join(made_by_both([few], 2.0))
+
+
+def test_the_gradient_maker_has_no_norm_but_2_and_inf(small, binary):
+    attack = partial(small.attack, norm=1, radius=2.0)
+    one = replace(binary, settings=replace(binary.settings, attack=attack))
+    assert one.best(1.0).maker == ALGORITHM
+    assert float(norms(one.best(1.0).perturbation, 1)) <= 2.0 * (1 + 1e-6)
+
+
+def test_a_vector_of_another_radius_is_no_worse_on_x_than_the_scaled_one(binary):
+    for norm in (2.0, math.inf):
+        radius = 2 * binary.xi(norm)
+        found = binary.within(norm, radius)
+        assert float(norms(found, norm)) <= radius * (1 + 1e-6)
+        scaled_best = scaled(binary.best(norm).perturbation, norm, radius)
+        both = binary.fooled(binary.train.images, torch.cat([found, scaled_best])).mean(dim=0)
+        assert both[0] >= both[1]
+        same = binary.within(norm, binary.xi(norm))
+        assert torch.equal(same, binary.best(norm).perturbation)
 
 
 def test_a_radius_of_ones_own_holds_for_its_norm_alone(small, binary):
@@ -65,6 +132,7 @@ def test_a_radius_of_ones_own_holds_for_its_norm_alone(small, binary):
     assert own.xi(math.inf) == pytest.approx(8 / 255)
     assert own.xi(2.0) == binary.xi(2.0)
     assert own.settings.norm == math.inf
+    assert any("The radius in linf is given, 0.03137." in note for note in made_of([own]))
 
 
 def test_options_spelled_out_or_not_give_the_same_vectors_key():
@@ -233,6 +301,8 @@ def test_a_share_of_none_counts_as_half_an_image():
     ("options", "key"),
     [
         ({"train_samples": 1}, "train_samples"),
+        ({"algorithm_samples": 1}, "algorithm_samples"),
+        ({"noise_samples": 0}, "noise_samples"),
         ({"samples": 0}, "samples"),
         ({"orders": 0}, "orders"),
         ({"resamples": 0}, "resamples"),
@@ -254,13 +324,10 @@ def test_a_constant_classifier_has_no_xi(small, settings, executor):
         found.vector(2.0)
 
 
-def test_a_derived_xi_is_no_larger_than_an_image_of_ones(small, settings, executor, binary):
-    far = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double().eval()
-    with torch.no_grad():
-        far[1].weight.copy_(torch.stack([torch.ones(36), torch.zeros(36)]) / 36)
-        far[1].bias.copy_(torch.tensor([0.0, 40.0]))
-    found = universal_study(far, 0, small.dataset(2), settings, executor)
-    assert found.xi(2.0) == pytest.approx(6)
-    assert found.xi(math.inf) == 1
-    assert any("xi is cut to the norm of an image of ones" in note for note in made_of([found]))
+def test_a_derived_xi_is_no_larger_than_an_image_of_ones(binary, monkeypatch):
+    far = torch.tensor([1.0, math.inf, math.inf])
+    assert xi_of(far, 2.0, 36) == 6
+    assert xi_of(far, math.inf, 36) == 1
     assert not any("xi is cut" in note for note in made_of([binary]))
+    monkeypatch.setattr(UniversalStudy, "noise", lambda self: far)
+    assert any("xi is cut to the norm of an image of ones" in note for note in made_of([binary]))
