@@ -21,6 +21,7 @@ from pipeline.studies.subject import Subject
 from pipeline.studies.universal_settings import MakingSettings, maker_name
 from pipeline.studies.universal_vectors import (
     CLIP,
+    LINF_RATIO,
     Plan,
     cosines,
     fooled_by,
@@ -144,7 +145,10 @@ class UniversalStudy(Subject):
         )
 
     def xi(self, norm: float) -> float:
-        """The radius of the l_p ball, in pixel units."""
+        """The radius of the l_p ball, in pixel units.
+
+        A radius that is given in l_2 gives the one in l_inf as well.
+        """
         if self.settings.radius is not None and norm == self.settings.norm:
             return self.settings.radius
         d = self.train.images[0].numel()
@@ -383,7 +387,8 @@ def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
     elsewhere = ""
     if given is not None:
         elsewhere = (
-            f"The radius in {norm_name(given)} is given, {first.settings.radius:.4g}. Elsewhere "
+            f"The radius in {norm_name(given)} is given, {first.settings.radius:.4g}"
+            f"{', and over 0.515 sqrt(d) that in l_inf' if given == 2 else ''}. Elsewhere "
         )
     notes = [
         f"{elsewhere}xi is a tenth of the norm that random noise needs, {needed:.3g}: the median "

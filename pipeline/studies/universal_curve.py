@@ -71,7 +71,8 @@ def _curve_shares(study: UniversalStudy, norm: float, settings: _Settings) -> di
     multiples = torch.cat([v * factor for factor in settings.factors])
     drawn = torch.cat([noise * factor for factor in settings.factors])
     again = settings.anew if GRADIENT in makers_of(norm) else ()
-    plans = [Plan(norm, factor * study.xi(norm)) for factor in again]
+    largest = images[0].numel() ** (1 / norm)  # no two images differ by more
+    plans = [Plan(norm, min(factor * study.xi(norm), largest)) for factor in again]
     anew = [each.perturbation for each in study.make(plans, GRADIENT)]
     sets = {
         "scaled": (multiples, settings.factors, None),

@@ -17,9 +17,21 @@ from robustness_geometry.datasets.sources import EXTRA, FOLDERS
 from robustness_geometry.extras import require
 from robustness_geometry.types import Dataset
 
-__all__ = ["MANIFEST", "NETWORKS", "SURE", "Picture", "photographs", "read_manifest"]
+__all__ = [
+    "MANIFEST",
+    "NETWORKS",
+    "SPLITS",
+    "SURE",
+    "Picture",
+    "is_as_written",
+    "photographs",
+    "read_manifest",
+]
 
 MANIFEST = "manifest.csv"
+
+SPLITS = ("x", "judge")
+"""What vectors, subspaces and options are made on, and what results are reported on."""
 
 SURE = 0.35
 """Confidence of every network from which a picture is one that judges."""
@@ -87,7 +99,7 @@ def photographs(
         places = [Path(root).expanduser()]
     folder = next((place for place in places if (place / MANIFEST).is_file()), places[0])
     pictures = read_manifest(folder)
-    train, test = (_pixels(folder, pictures, split) for split in ("x", "judge"))
+    train, test = (_pixels(folder, pictures, split) for split in SPLITS)
     packages = len({each.package for each in pictures})
     note = (
         f"{len(pictures)} photographs from {packages} Debian packages, {len(test.labels)} of them "
@@ -127,11 +139,17 @@ def read_manifest(folder: Path) -> list[Picture]:
         refuse("dataset.root", path, f"a manifest that was not edited ({error})")
 
 
+def is_as_written(folder: Path, picture: Picture) -> bool:
+    """Whether the picture's file is there and has the manifest's digest."""
+    path = folder / picture.file
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == picture.sha256
+
+
 def _pixels(folder: Path, pictures: Sequence[Picture], split: str) -> Pixels:
     chosen = [picture for picture in pictures if picture.split == split]
     for picture in chosen:
-        path = folder / picture.file
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != picture.sha256:
+        if not is_as_written(folder, picture):
+            path = folder / picture.file
             refuse("dataset.root", path, "a picture as the manifest has it; make the folder anew")
     if not chosen:
         refuse("dataset.root", folder, f"a folder with pictures of the split {split!r}")

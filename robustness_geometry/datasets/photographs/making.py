@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch import Tensor
 from robustness_geometry.checks import check_count, refuse
 from robustness_geometry.datasets.photographs.folder import (
     MANIFEST,
+    SPLITS,
     SURE,
     Picture,
+    is_as_written,
     read_manifest,
 )
 from robustness_geometry.datasets.photographs.packages import (
@@ -27,7 +30,6 @@ from robustness_geometry.datasets.photographs.packages import (
 )
 from robustness_geometry.datasets.sources import EXTRA
 from robustness_geometry.extras import require
-from robustness_geometry.files import whole
 from robustness_geometry.outputs import logits_at
 from robustness_geometry.types import Classifier, class_logits
 
@@ -63,7 +65,7 @@ def make(
     networks are evaluated; stamps, objects without background, are laid on a plain light ground.
     Of near-duplicates, mirrored or not, the first is kept. A scene judges if all networks are sure
     of one of its pictures, which is then the only one of it; else all of it is part of X. The
-    same packages and networks give the same files.
+    same packages and networks give the same files. The folder appears as a whole or not at all.
 
     Args:
         folder: where to write; absent, empty, or written by this function.
@@ -87,34 +89,51 @@ def make(
     kept = _without_duplicates(found)
     judged = _split([picture for picture, _ in kept], _opinions(networks, [p for _, p in kept]))
     values = {picture.file: pixels for picture, pixels in kept}
-    written = [_write(folder, picture, values[picture.file]) for picture in judged]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(Picture)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([vars(picture) for picture in written])
-    for name in sorted(old - {picture.file for picture in written} - {MANIFEST}):
-        (folder / name).unlink()
-    with whole(folder / MANIFEST) as file:
-        file.write(text.getvalue().encode())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        place = Path(beside) / "whole"
+        written = [_write(place, picture, values[picture.file]) for picture in judged]
+        _write_manifest(place, written)
+        for name in sorted(old):
+            (folder / name).unlink()
+        for inner in (folder / split for split in SPLITS):
+            if inner.is_dir():
+                inner.rmdir()
+        place.chmod(0o755)
+        place.replace(folder)  # which has to be absent or empty
     return written
 
 
+def _write_manifest(folder: Path, pictures: Sequence[Picture]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [each.name for each in fields(Picture)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([vars(picture) for picture in pictures])
+    (folder / MANIFEST).write_text(text.getvalue(), encoding="utf-8")
+
+
 def _own_files(folder: Path) -> set[str]:
-    """The files in the folder, all of which its manifest has to name."""
+    """The files in the folder, all of which have to be as its manifest says."""
     if not folder.exists():
         return set()
+    if not folder.is_dir():
+        refuse("folder", folder, "a folder; this is a file")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     listed = set()
     if MANIFEST in there:
-        listed = {MANIFEST, *(picture.file for picture in read_manifest(folder))}
+        listed = {MANIFEST} | {
+            picture.file
+            for picture in read_manifest(folder)
+            if picture.file in there and is_as_written(folder, picture)
+        }
     if others := sorted(there - listed):
         refuse("folder", folder, f"empty, or made by this command; it holds {others[0]}")
     return there
 
 
-def _found(root: Path, side: int) -> "list[tuple[Picture, Tensor]]":
+def _found(root: Path, side: int) -> list[tuple[Picture, Tensor]]:
     """The pictures of all packages at their size, (3, side, side), with names of their own."""
-    result = []
+    result = list[tuple[Picture, Tensor]]()
     for source in SOURCES:
         version = version_of(source.package, root)
         for original in originals(source, root):
@@ -242,9 +261,9 @@ def _split(pictures: Sequence[Picture], opinions: Tensor) -> list[Picture]:
     result = []
     for picture in described:
         if best[picture.scene].confidence < SURE:
-            result.append(replace(picture, split="x"))
+            result.append(replace(picture, split=SPLITS[0]))
         elif best[picture.scene] is picture:
-            result.append(replace(picture, split="judge"))
+            result.append(replace(picture, split=SPLITS[1]))
     return result
 
 
@@ -253,6 +272,6 @@ def _write(folder: Path, picture: Picture, pixels: Tensor) -> Picture:
     file = f"{picture.split}/{picture.file}"
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=95, subsampling=0)
-    with whole(folder / file) as opened:
-        opened.write(content.getvalue())
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_bytes(content.getvalue())
     return replace(picture, file=file, sha256=hashlib.sha256(content.getvalue()).hexdigest())

@@ -168,6 +168,26 @@ def test_a_folder_made_before_is_replaced_and_others_are_not_touched(root, tmp_p
     with pytest.raises(InputError, match=r"it holds judge/mine\.jpg; got"):
         made(folder, root)
     assert (folder / "judge" / "mine.jpg").read_text() == "a holiday"
+    (folder / "judge" / "mine.jpg").unlink()
+    retouched = folder / pictures[0].file
+    retouched.write_bytes(b"retouched")
+    with pytest.raises(InputError, match=f"it holds {pictures[0].file}; got"):
+        made(folder, root)
+    assert retouched.read_bytes() == b"retouched"
+    with pytest.raises(InputError, match="folder must be a folder; this is a file"):
+        made(retouched, root)
+
+
+def test_a_folder_appears_as_a_whole_or_not_at_all(root, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+
+    def full_disk(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        made(place / "out", root)
+    assert list(place.iterdir()) == []
 
 
 def test_pictures_in_qt_resource_files_are_read(root, tmp_path):
