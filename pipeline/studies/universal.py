@@ -21,7 +21,6 @@ from pipeline.studies.subject import Subject
 from pipeline.studies.universal_settings import MakingSettings, maker_name
 from pipeline.studies.universal_vectors import (
     CLIP,
-    LINF_RATIO,
     Plan,
     cosines,
     fooled_by,
