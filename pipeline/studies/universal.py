@@ -381,8 +381,8 @@ def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
     known = [one for one in studies if not bool(one.noise().isinf().all())]
     if not known:
         return []
-    needed = sum(one.noise_norm() for one in known) / len(known)
-    flat = sum(float(one.flat_noise().nanquantile(0.5)) for one in known) / len(known)
+    needed = _span([one.noise_norm() for one in known])
+    flat = _span([float(one.flat_noise().nanquantile(0.5)) for one in known])
     elsewhere = ""
     if given is not None:
         elsewhere = (
@@ -390,10 +390,10 @@ def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
             f"{', and over 0.515 sqrt(d) that in l_inf' if given == 2 else ''}. Elsewhere "
         )
     notes = [
-        f"{elsewhere}xi is a tenth of the norm that random noise needs, {needed:.3g}: the median "
+        f"{elsewhere}xi is a tenth of the norm that random noise needs, {needed}: the median "
         f"over {len(first.noise())} images of X of the smallest norm that changes the label along "
         "one random line each; in l_inf that over 0.515 sqrt(d), as in the thesis. sqrt(d) times "
-        f"the median l2 DeepFool norm, as if boundaries were flat, is {flat:.3g}."
+        f"the median l2 DeepFool norm, as if boundaries were flat, is {flat}."
     ]
     if any(one.xi(p) == d ** (1 / p) for p in derived for one in known):
         notes.append(
@@ -401,3 +401,9 @@ def _radius(studies: Sequence[UniversalStudy]) -> list[str]:
             "the rule gives more than any two images differ by."
         )
     return notes
+
+
+def _span(values: Sequence[float]) -> str:
+    """Values of several training seeds or networks, from the least to the largest."""
+    shown = dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values)))
+    return " to ".join(shown)
