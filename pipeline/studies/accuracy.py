@@ -24,7 +24,7 @@ from pipeline.studies.cure import TITLES, CureStudy, train_side_by_side
 from pipeline.studies.cure_settings import TableSettings
 from pipeline.tables import interval
 from robustness_geometry.attacks import autoattack, square
-from robustness_geometry.types import Attack
+from robustness_geometry.types import Attack, Perturbed
 
 __all__ = ["NETWORKS", "accuracies", "by_others", "figure", "table"]
 
@@ -90,7 +90,7 @@ def by_others(
     """
     if not studies:
         return {}
-    attacks: dict[str, Attack] = {"aa": autoattack}
+    attacks: dict[str, Callable[..., Perturbed]] = {"aa": autoattack}
     if studies[0].test.images.ndim == 4:  # Square's windows are parts of pictures
         attacks["square"] = partial(square, queries=queries)
 
