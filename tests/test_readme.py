@@ -19,5 +19,13 @@ def test_every_file_and_preset_of_the_table_exists(root):
 
 def test_every_suite_of_the_readme_exists(root):
     names = {path.stem for path in (root / "conf" / "suite").glob("*.yaml")}
-    assert names == {"embedded", "smoke", "fashion", "thesis", "imagenet", "photographs"}
+    assert names == {
+        "embedded",
+        "smoke",
+        "digits",
+        "fashion",
+        "photographs",
+        "thesis",
+        "imagenet",
+    }
     assert all(f"`{name}`" in (root / "README.md").read_text() for name in names)

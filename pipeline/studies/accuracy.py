@@ -24,9 +24,9 @@ from pipeline.studies.cure import TITLES, CureStudy, train_side_by_side
 from pipeline.studies.cure_settings import TableSettings
 from pipeline.tables import interval
 from robustness_geometry.attacks import autoattack, square
-from robustness_geometry.types import Attack
+from robustness_geometry.types import Attack, Perturbed
 
-__all__ = ["NETWORKS", "accuracies", "by_others", "figure", "table"]
+__all__ = ["NETWORKS", "accuracies", "by_autoattack", "by_square", "figure", "table"]
 
 NETWORKS = ("original", "cure", "advtrain")
 MEASURES = {
@@ -73,44 +73,56 @@ def accuracies(
     return measured(paired_bootstrap(samples, statistics, resamples=resamples))
 
 
-def by_others(
-    studies: Sequence[CureStudy[Own]], count: int, queries: int, resamples: int
+def by_autoattack(
+    studies: Sequence[CureStudy[Own]], count: int, resamples: int
 ) -> dict[str, Estimate]:
-    """Accuracy on ``count`` held-out images under attacks that no network is trained on.
+    """``aa_<network>``: accuracy under AutoAttack in the same ball on ``count`` held-out images."""
+    return _by(studies, "aa", autoattack, count, resamples)
 
-    Args:
-        studies: the training seeds to judge; none: nothing is run.
-        count: number of images.
-        queries: number of queries of Square.
-        resamples: number of bootstrap resamples.
 
-    Returns:
-        ``aa_<network>`` under AutoAttack, and on pictures ``square_<network>`` under Square, which
-        uses no gradients; both in the ball of the attack that judges. And their differences.
+def by_square(
+    studies: Sequence[CureStudy[Own]], queries: int, resamples: int
+) -> dict[str, Estimate]:
+    """``square_<network>``: accuracy under Square in the same ball, which uses no gradients.
+
+    Its windows are parts of pictures: on other inputs nothing is run.
+    """
+    if studies[0].test.images.ndim != 4:
+        return {}
+    attack = partial(square, queries=queries)
+    return _by(studies, "square", attack, len(studies[0].test), resamples)
+
+
+def _by(
+    studies: Sequence[CureStudy[Own]],
+    measure: str,
+    attack: Callable[..., Perturbed],
+    count: int,
+    resamples: int,
+) -> dict[str, Estimate]:
+    """``<measure>_<network>``: accuracy under an attack on ``count`` images, and the differences.
+
+    Without a study nothing is run.
     """
     if not studies:
         return {}
-    attacks: dict[str, Attack] = {"aa": autoattack}
-    if studies[0].test.images.ndim == 4:  # Square's windows are parts of pictures
-        attacks["square"] = partial(square, queries=queries)
 
-    def right(triple: tuple[CureStudy[Own], str, str]) -> Tensor:
-        study, measure, name = triple
-        attack = partial(attacks[measure], eps=study.eps, norm=study.norm)
-        return study.right(study.tuned(name).model, attack, study.test.first(count))
+    def right(pair: tuple[CureStudy[Own], str]) -> Tensor:
+        study, name = pair
+        own = partial(attack, eps=study.eps, norm=study.norm)
+        return study.right(study.tuned(name).model, own, study.test.first(count))
 
-    triples = [(s, measure, name) for s in studies for measure in attacks for name in NETWORKS]
-    values = studies[0].executor.each(right, triples)
+    pairs = [(study, name) for study in studies for name in NETWORKS]
+    values = studies[0].executor.each(right, pairs)
     samples = [
         {
             f"{measure}_{name}": value
-            for (one, measure, name), value in zip(triples, values, strict=True)
+            for (one, name), value in zip(pairs, values, strict=True)
             if one is study
         }
         for study in studies
     ]
-    statistics = {key: each for measure in attacks for key, each in _statistics(measure).items()}
-    return measured(paired_bootstrap(stack(samples), statistics, resamples=resamples))
+    return measured(paired_bootstrap(stack(samples), _statistics(measure), resamples=resamples))
 
 
 def _statistics(measure: str) -> dict[str, Statistic]:

@@ -82,7 +82,8 @@ def advft_attacks(
         between the networks; ``gap_<network>``, from FGSM to the longer PGD, and their ratio.
     """
     if settings.norm != math.inf:  # eps is looked for in the ball that all four attacks share
-        settings = replace(settings, attack=partial(settings.attack, norm=math.inf))
+        own: dict[str, object] = {"norm": math.inf}
+        settings = replace(settings, attack=partial(settings.attack, **own))
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
     judged = executor.each(_judged, studies)

@@ -205,11 +205,17 @@ def bends(
 
 def _measured(study: CureStudy[Settings]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
-    options = {"directions": study.settings.directions, "h": study.settings.curvature_h}
+    settings = study.settings
     for name in NETWORKS:
         model = study.tuned(name).model
         for point, end in POINTS.items():
-            work = partial(bends, model, closest=point == "closest", **options)
+            work = partial(
+                bends,
+                model,
+                directions=settings.directions,
+                h=settings.curvature_h,
+                closest=point == "closest",
+            )
             found = study.executor.cached(work, study.test.images, randomness=True).value
             values |= {f"{key} {name}{end}": each.double() for key, each in found.items()}
     return values

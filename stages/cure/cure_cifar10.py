@@ -22,7 +22,7 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.statistics import share
-from pipeline.studies.accuracy import accuracies, by_others, figure, table
+from pipeline.studies.accuracy import accuracies, by_autoattack, by_square, figure, table
 from pipeline.studies.cure import CureStudy, cure_studies, notes
 from pipeline.studies.cure_settings import TableSettings
 from pipeline.tables import interval
@@ -41,10 +41,10 @@ class Settings(TableSettings):
     """What to measure.
 
     Attributes:
-        autoattack_samples: number of held-out images that AutoAttack and Square are run on, at
-            least 1.
-        autoattack_seeds: number of training seeds that these two are run on; 0: they are not run.
-        square_queries: number of queries of Square, at least 1.
+        autoattack_samples: number of held-out images that AutoAttack is run on, at least 1.
+        autoattack_seeds: number of training seeds that AutoAttack is run on; 0: AutoAttack is not
+            run.
+        square_queries: number of queries of Square, at least 1, which is run on all images.
         sweep: pairs (h, lambda) in pixel units that the first seed is also trained with, and judged
             on the validation images, h > 0 and lambda >= 0.
     """
@@ -82,10 +82,9 @@ def cure_cifar10(
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings
     numbers = accuracies(studies, lambda study, eps: study.judge(eps=eps), settings.resamples)
+    numbers |= by_square(studies, settings.square_queries, settings.resamples)
     few = studies[: settings.autoattack_seeds]
-    numbers |= by_others(
-        few, settings.autoattack_samples, settings.square_queries, settings.resamples
-    )
+    numbers |= by_autoattack(few, settings.autoattack_samples, settings.resamples)
     tables = {"table_8_2": table(numbers), "training": _curves(studies)}
     if settings.sweep:
         tables["sweep"] = _sweep(studies[0])
@@ -157,11 +156,12 @@ def _notes(studies: Sequence[CureStudy[Settings]], attack: str) -> list[str]:
         f"larger ball has the radius {settings.far:g} eps.",
         "PGD training is fine-tuned like CURE, by the same recipe, instead of starting from "
         "scratch; the thesis quotes figures from elsewhere.",
+        f"Square, which uses no gradients, with {settings.square_queries} queries.",
     ]
     if settings.autoattack_seeds:
         lines.append(
-            f"AutoAttack's standard ensemble, and Square with {settings.square_queries} queries, "
-            f"on {min(settings.autoattack_samples, len(first.test))} images of "
+            "AutoAttack's standard ensemble on "
+            f"{min(settings.autoattack_samples, len(first.test))} images of "
             f"{min(settings.autoattack_seeds, len(studies))} training seed(s)."
         )
     if settings.sweep:

@@ -75,7 +75,8 @@ def cure_evolution(
     Returns:
         ``frobenius_<epoch>``, ``hz_<epoch>`` and ``adversarial_<epoch>``, means over the images,
         the rank correlations ``spearman_*`` of those means with the epoch, and the net changes
-        ``<name>_last - <name>_first`` from epoch 0, the network before CURE, to the last one.
+        ``<name>_last - <name>_first`` and ``<name>_first - <name>_last`` between epoch 0, the
+        network before CURE, and the last one.
     """
     study = cure_studies(network, data, settings, executor)[0]
     settings = study.settings
@@ -155,6 +156,7 @@ def _statistics(count: int) -> dict[str, Statistic]:
         correlation = of_means(names, partial(spearman, range(count)))
         numbers[f"spearman_{name}"] = replace(correlation, joint=True)
         numbers[f"{name}_last - {name}_first"] = difference(names[-1], names[0])
+        numbers[f"{name}_first - {name}_last"] = difference(names[0], names[-1])
     return numbers
 
 

@@ -73,7 +73,7 @@ def gradient_alignment(
     whole = {f"{name} (matrix)": profiles_of_seeds(studies, name)["alignment"] for name in NETWORKS}
     d = studies[0].test.images[0].numel()
     random = {"random": _random(d, settings.pairs)}
-    numbers = {}
+    numbers: dict[str, Estimate] = {}
     for part, measured_ in (("", samples), (" (matrix)", whole), ("", random)):
         statistics = _statistics(d, [name.removesuffix(part) for name in measured_], part)
         found = paired_bootstrap(measured_, statistics, resamples=settings.resamples)

@@ -1,6 +1,7 @@
 """Tables 8.2 and 8.3, the ablation and the eps curve: numbers by hand, the same everywhere."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from robustness_geometry.attacks import pgd
 from robustness_geometry.checks import InputError
 from robustness_geometry.randomness import per_image
 from robustness_geometry.training import Cure
+from robustness_geometry.types import Split
 from stages.cure.cure_cifar10 import Settings as Table82
 from stages.cure.cure_cifar10 import cure_cifar10
 from stages.cure.cure_cost_ablation import Settings as Ablation
@@ -30,7 +32,7 @@ SWEEP = ((0.5, 0.0), (0.25, 2.0), (0.5, 2.0))
 
 @pytest.fixture(scope="module")
 def table82(network, data, executor, made):
-    settings = Table82(**made.with_pgd, autoattack_seeds=0, sweep=SWEEP)
+    settings = Table82(**made.with_pgd, autoattack_seeds=0, square_queries=20, sweep=SWEEP)
     return cure_cifar10(network, data, settings, executor.scope("cure_cifar10"))
 
 
@@ -78,6 +80,7 @@ def test_clean_and_robust_accuracies(table82, network, data, made):
         "clean images",
         "under attack",
         "under attack, larger ball",
+        "under Square",
     ]
 
 
@@ -153,11 +156,13 @@ def test_autoattack_and_square_get_the_ball_of_the_attack_that_judges(
         **{**made.with_pgd, "attack": partial(pgd, eps=9.0, norm="2"), "eps": "1/10"}
     )
     studies = cure_studies(network, data, settings, executor)[:1]
-    found = _accuracy.by_others(studies, 7, 11, 20)
-    assert seen == [(0.1, 2.0, 7, None)] * 3 + [(0.1, 2.0, 7, 11)] * 3
-    for name in ("aa_cure", "square_cure"):
-        assert (found[name].n, found[name].seeds) == (7, 1)
-    assert _accuracy.by_others([], 7, 11, 20) == {}
+    found = _accuracy.by_autoattack(studies, 7, 20) | _accuracy.by_square(studies, 11, 20)
+    assert seen == [(0.1, 2.0, 7, None)] * 3 + [(0.1, 2.0, 30, 11)] * 3
+    for name, count in (("aa_cure", 7), ("square_cure", 30)):
+        assert (found[name].n, found[name].seeds) == (count, 1)
+    assert _accuracy.by_autoattack([], 7, 20) == {}
+    rows = [replace(s, test=Split(s.test.images.flatten(1), s.test.labels)) for s in studies]
+    assert _accuracy.by_square(rows, 11, 20) == {}
 
 
 def test_table_8_3_is_judged_by_its_own_number_of_steps(

@@ -434,6 +434,7 @@ def test_the_evolution_goes_through_the_epochs_in_order(network, data, executor,
     fall = found.numbers["hz_12"].value - found.numbers["hz_0"].value
     assert fall < 0
     assert found.numbers["hz_last - hz_first"].value == pytest.approx(fall)
+    assert found.numbers["hz_first - hz_last"].value == pytest.approx(-fall)
     assert "frobenius_13" not in found.numbers
     hz = found.curves["hz"]
     assert found.numbers["spearman_hz"].value == pytest.approx(spearmanr(range(13), hz).statistic)
