@@ -8,7 +8,7 @@ from stages.names import ACROSS, STAGES, experiments_of
 
 __all__ = ["LISTED", "graph"]
 
-LISTED = ("semirandom", "curvature", "topology", "detect", "cure")
+LISTED = ("finetune", "semirandom", "curvature", "topology", "detect", "cure")
 """Chapters whose networks a suite may list."""
 
 AFTER = {"curvature": ("universal",)}

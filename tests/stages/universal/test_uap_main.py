@@ -6,7 +6,7 @@ import torch
 
 from robustness_geometry.attacks.universal import universal_perturbation
 from robustness_geometry.checks import InputError
-from stages.universal.uap_main import Settings, uap_main
+from stages.universal.uap_main import Settings, _statistics, uap_main
 
 COMMON = {"train_samples": 24, "orders": 2, "samples": 40, "resamples": 100}
 
@@ -58,6 +58,16 @@ def test_the_numbers_of_both_norms_agree_with_each_other(found):
         ]
         assert found.numbers[f"fool_X_{name}"].value >= max(by) - 1e-9
     assert found.numbers["xi_l2"].value == 3.0
+
+
+def test_a_variant_of_algorithm_4_says_nothing_of_its_convergence(found):
+    settings = Settings(
+        attack=partial(universal_perturbation, norm=2, radius=3.0, batch_size=2), **COMMON
+    )
+    assert "fool_X_smallest (Algorithm 4)" in found.numbers
+    names = set(_statistics(settings))
+    assert "fool_X_smallest (Algorithm 4), variant" in names
+    assert "fool_X_smallest (Algorithm 4)" not in names
     assert found.numbers["image_norm_l2_255"].value == pytest.approx(
         255 * found.numbers["image_norm_l2"].value
     )
