@@ -35,7 +35,7 @@ def architectures() -> dict[str, Factory]:
     Example:
         >>> from robustness_geometry.models import architectures
         >>> sorted(architectures())[:3]
-        ['caffenet', 'fc500_150_10', 'lenet']
+        ['caffenet', 'cnn', 'fc500_150_10']
     """
     package = importlib.import_module("robustness_geometry.models")
     public = {name: getattr(package, name) for name in package.__all__}
