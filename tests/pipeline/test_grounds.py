@@ -71,7 +71,7 @@ def test_a_kin_that_is_no_data_set_of_the_thesis_is_refused(kin, message):
 
 # Verdicts of one suite
 
-TWO = ("ch3-sec323-deepfool-slightly-smaller-than-lbfgs", "rho_lbfgs - rho_df")
+TWO = ("ch3-sec323-deepfool-slightly-smaller-than-lbfgs", "rho_lbfgs / rho_df")
 
 
 def measured(numbers, *, dataset="mnist5k", experiment="attack_l2"):
@@ -102,9 +102,9 @@ def verdicts(found, claims=CLAIMS, **changes):
 @pytest.mark.parametrize(
     ("lenet", "fc", "nin", "expected", "decide", "beside"),
     [
-        ((1, 2), (1, 2), (-2, -1), "reproduced", ["lenet", "fc"], ["does not carry over"]),
-        ((-1, 2), (1, 2), (-2, -1), "undecided", ["lenet", "fc"], ["does not carry over"]),
-        ((-2, -1), (1, 2), (1, 2), "contradicted", ["lenet", "fc"], ["carries over"]),
+        ((1, 2), (1, 2), (0.8, 0.9), "reproduced", ["lenet", "fc"], ["does not carry over"]),
+        ((0.9, 2), (1, 2), (0.8, 0.9), "undecided", ["lenet", "fc"], ["does not carry over"]),
+        ((0.8, 0.9), (1, 2), (1, 2), "contradicted", ["lenet", "fc"], ["carries over"]),
         (None, None, (1, 2), "not tested here", ["lenet", "fc", "nin"], []),
     ],
 )
@@ -121,17 +121,18 @@ def test_the_nearest_ground_decides_for_every_network(lenet, fc, nin, expected, 
 def test_one_network_is_enough_whatever_its_ground():
     name, number = TWO
     claims = replace(CLAIMS, claims=(replace(BY_ID[name], over="any"),))
-    found = {"lenet": {number: (-2, -1)}, "fc": {number: (-2, -1)}, "nin": {number: (1, 2)}}
+    found = {"lenet": {number: (0.8, 0.9)}, "fc": {number: (0.8, 0.9)}, "nin": {number: (1, 2)}}
     about = replace(claims, claims=(*claims.claims, BY_ID["ch3-table31-mnist-lenet-rho-adv-fgsm"]))
     verdict = verdicts(measured(found), about)[name]
     assert (verdict.verdict, verdict.ground) == ("carries over", "far")
 
 
 def test_an_arithmetic_test_is_never_reproduced_and_counted_apart():
-    name = "ch3-table31-mnist-lenet-time-fgsm"
+    name = "ch7-table71-cifar10-lenet-random"
     assert BY_ID[name].arithmetic
-    found = verdicts(measured({"lenet": {"t_df - t_fgsm": (1, 2)}}))
-    assert (found[name].verdict, found[name].ground) == ("arithmetic", "own")
+    numbers = {"lenet": {"proj_random - sqrt(m / d), absolute": (0.0, 0.01)}}
+    found = verdicts(measured(numbers, experiment="projection_share"))
+    assert (found[name].verdict, found[name].ground) == ("arithmetic", "far")
     counted = tally([found[name]])
     assert (counted.asked, counted.decided, counted.claims["arithmetic"]) == (0, 0, 1)
 
@@ -241,7 +242,7 @@ def test_chapters_are_summed_up_in_two_sentences_and_failures_have_reasons():
         "lenet": {
             "rho_fgsm / rho_df": (3.0, 3.2),
             "rho_fgsm - rho_df": (1, 2),
-            "rho_lbfgs - rho_df": (-2, -1),
+            "rho_lbfgs / rho_df": (0.8, 0.9),
         }
     }
     found = measured(numbers)
@@ -260,7 +261,7 @@ def test_chapters_are_summed_up_in_two_sentences_and_failures_have_reasons():
     failing = failures(pairs, words)["not-minimal"]
     failure = next(f for f in failing if f.verdict.id == "ch3-table31-mnist-lenet-rho-adv-deepfool")
     assert failure.verdict.verdict == "contradicted"
-    assert failure.measured == "ρ̂ L-BFGS − ρ̂ DeepFool is −1.5 [−2.0, −1.0], and should be ≥ 0"
+    assert failure.measured == "ρ̂ L-BFGS / ρ̂ DeepFool is 0.85 [0.80, 0.90], and should be ≥ 0.98"
     assert len(failure.claims) == 2  # that on CIFAR-10's LeNet has the same test
 
 

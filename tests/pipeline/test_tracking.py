@@ -533,7 +533,7 @@ def test_a_name_that_takes_long_to_look_up_is_refused_in_time(monkeypatch):
         raise OSError("no such name")
 
     monkeypatch.setattr(servers, "PATIENCE", 0.2)
-    monkeypatch.setattr(tracking.urllib.request, "urlopen", slow)
+    monkeypatch.setattr(servers.urllib.request, "urlopen", slow)
     began = time.monotonic()
     assert "a server that answers (none did within 0 s)" in refused("http://nowhere.example")
     assert time.monotonic() - began < seconds
