@@ -227,7 +227,7 @@ def test_a_suite_without_networks_is_refused(tmp_path):
 
 
 def test_times_that_are_not_kept_come_from_the_file_of_verdicts(root):
-    names = {"ch3-sec323-deepfool-faster-than-lbfgs", "ch8-cure-cost"}
+    names = {"ch3-sec323-deepfool-faster-than-lbfgs"}
     (embedded,) = (suite for suite in suites(root) if suite.name == "embedded")
     found = {verdict.id: verdict for verdict in judged(root, embedded, CLAIMS)}
     assert all(found[name].verdict != "not tested here" for name in names)
