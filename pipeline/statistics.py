@@ -25,6 +25,7 @@ __all__ = [
     "maximum",
     "mean",
     "mean_of_ratios",
+    "mean_share",
     "median",
     "median_difference",
     "median_of_ratios",
@@ -120,14 +121,23 @@ def share(name: str) -> Statistic:
     return Statistic((name,), _mean, _same, is_share=True, of_means=_same, within=(0.0, 1.0))
 
 
+def mean_share(name: str) -> Statistic:
+    """The mean of shares, such as the share of a case's vectors that fool it."""
+    return mean(name, within=(0.0, 1.0))
+
+
 def difference(first: str, second: str) -> Statistic:
     """mean(first - second)."""
     return Statistic((first, second), lambda a, b: _mean(a - b), torch.sub, of_means=torch.sub)
 
 
-def ratio_of_means(first: str, second: str) -> Statistic:
-    """mean(first) / mean(second), such as the beta of Equation 3.20."""
-    return Statistic((first, second), lambda a, b: _mean(a) / _mean(b), of_means=torch.div)
+def ratio_of_means(
+    first: str, second: str, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Statistic:
+    """mean(first) / mean(second), such as the beta of Equation 3.20, ``within`` two bounds."""
+    return Statistic(
+        (first, second), lambda a, b: _mean(a) / _mean(b), of_means=torch.div, within=within
+    )
 
 
 def mean_of_ratios(first: str, second: str) -> Statistic:

@@ -19,6 +19,7 @@ from pipeline.statistics import (
     Estimate,
     exactly,
     mean,
+    mean_share,
     median_of_ratios,
     of_means,
     ratio_of_means,
@@ -146,9 +147,11 @@ def normals_svd(
         "energy_random": mean("random energy"),
         "dimension_90": of_means(sizes, _reaching),
         "dimension_90 - classes": of_means(sizes, partial(_beyond, classes)),
-        **{f"share_in_{classes}": mean(name) for name in sizes if name == f"inside {classes}"},
         **{
-            f"share_in_{classes}_unseen": mean(f"unseen {classes}")
+            f"share_in_{classes}": mean_share(name) for name in sizes if name == f"inside {classes}"
+        },
+        **{
+            f"share_in_{classes}_unseen": mean_share(f"unseen {classes}")
             for name in sizes
             if name == f"inside {classes}"
         },

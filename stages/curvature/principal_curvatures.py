@@ -14,7 +14,16 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, axes_grid, styled
-from pipeline.statistics import Estimate, Statistic, exactly, mean, median, of_means, stack
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    exactly,
+    mean,
+    mean_share,
+    median,
+    of_means,
+    stack,
+)
 from pipeline.studies.curvature import CurvatureStudy, curvature_studies
 from pipeline.studies.curvature_measures import profiles
 from pipeline.studies.curvature_settings import Curvatures, Leading
@@ -195,7 +204,7 @@ def _statistics(samples: Mapping[str, Tensor], full: bool) -> dict[str, Statisti
     statistics = {
         "mean_curvature": mean("mean" if full else "direct"),
         "mean_curvature_direct": mean("direct"),
-        "share_negative_direct": mean("direct negative"),
+        "share_negative_direct": mean_share("direct negative"),
         "mean_curvature_direct (crossing)": mean("direct (crossing)"),
         "share_negative_direct (crossing)": mean("direct negative (crossing)"),
         "kappa_top / kappa_random": median("top / random"),

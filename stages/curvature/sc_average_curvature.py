@@ -13,7 +13,16 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import COLOURS, estimate_line, line_figure, styled
-from pipeline.statistics import Estimate, Statistic, mean, of_means, spearman, spread_margin, stack
+from pipeline.statistics import (
+    Estimate,
+    Statistic,
+    mean,
+    mean_share,
+    of_means,
+    spearman,
+    spread_margin,
+    stack,
+)
 from pipeline.studies.curvature import CurvatureStudy, curvature_studies
 from pipeline.studies.curvature_fooling import within
 from pipeline.studies.curvature_settings import MeanHessian, check_dimensions, check_products
@@ -161,7 +170,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
             f"kappa_S{end}": mean(small),
             f"kappa_S - std{end}": spread_margin(small),
             f"kappa_random{end}": mean(f"random{end}"),
-            f"share_positive_random{end}": mean(f"random positive{end}"),
+            f"share_positive_random{end}": mean_share(f"random positive{end}"),
         }
     return statistics
 

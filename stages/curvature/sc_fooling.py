@@ -3,14 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import largest, paired_bootstrap
+from pipeline.bootstrap import largest, paired_bootstrap, smallest
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure, styled
@@ -20,6 +18,7 @@ from pipeline.statistics import (
     difference,
     exactly,
     mean,
+    mean_share,
     of_means,
     stack,
 )
@@ -135,6 +134,8 @@ def sc_fooling(network: Network, data: Dataset, settings: Settings, executor: Ex
         stack([fooled for fooled, _ in found]), _statistics(settings), resamples=settings.resamples
     )
     numbers["fool_sf, largest"] = largest(numbers[f"fool_sf_{m}"] for m in settings.dimensions)
+    ahead = (numbers.pop(_ahead(m)) for m in settings.dimensions)
+    numbers["fool_sc - fool_sf_m, smallest"] = smallest(ahead)
     overlaps = stack([inside for _, inside in found])
     numbers |= paired_bootstrap(
         overlaps,
@@ -209,18 +210,17 @@ def _joined(name: str) -> str:
 
 
 def _statistics(settings: Settings) -> dict[str, Statistic]:
-    sc, sf = ([f"{kind} {m}" for m in settings.dimensions] for kind in ("sc", "sf"))
     names = [f"{kind} {m}{end}" for kind, end, m in _cases(settings)]
-    statistics = {f"fool_{_joined(name)}": mean(name) for name in names}
-    statistics |= {"fool_uap": mean("uap"), "fool_random": mean("random")}
+    statistics = {f"fool_{_joined(name)}": mean_share(name) for name in names}
+    statistics |= {"fool_uap": mean_share("uap"), "fool_random": mean_share("random")}
     for end in ENDS:
         small, less, negative = (
             f"{kind} {settings.small}{end}" for kind in ("sc", f"sc{LESS}", "negative")
         )
         statistics |= {
-            f"fool_sc{end}": mean(small),
-            f"fool_sc_less_sf{end}": mean(less),
-            f"fool_negative{end}": mean(negative),
+            f"fool_sc{end}": mean_share(small),
+            f"fool_sc_less_sf{end}": mean_share(less),
+            f"fool_negative{end}": mean_share(negative),
             f"fool_sc - 0.9 fool_uap{end}": of_means([small, "uap"], _nearly),
             f"fool_sc - fool_uap, absolute{end}": of_means(
                 [small, "uap"], _distance, (0.0, math.inf)
@@ -233,7 +233,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
         }
     large = f"sc {settings.dimensions[-1]}"
     return statistics | {
-        "fool_sc - fool_sf, largest": of_means([*sc, *sf], partial(_between, len(sc))),
+        **{_ahead(m): difference(f"sc {settings.small}", f"sf {m}") for m in settings.dimensions},
         "fool_sc_small - fool_sc_large": difference(f"sc {settings.small}", large),
     }
 
@@ -246,12 +246,9 @@ def _distance(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).abs()
 
 
-def _largest(*shares: Tensor) -> Tensor:
-    return torch.stack(shares).amax(dim=0)
-
-
-def _between(count: int, *shares: Tensor) -> Tensor:
-    return _largest(*shares[:count]) - _largest(*shares[count:])
+def _ahead(m: int) -> str:
+    """How far vectors of the small S_c are ahead of those of m dimensions of S_f."""
+    return f"fool_sc - fool_sf_{m}"
 
 
 def fooling_over_h(

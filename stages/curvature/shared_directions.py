@@ -13,7 +13,7 @@ from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.pictures import Panel, image_grid
 from pipeline.plots import estimate_line, line_figure
-from pipeline.statistics import Estimate, Statistic, difference, mean, stack
+from pipeline.statistics import Estimate, Statistic, difference, mean, mean_share, stack
 from pipeline.studies.curvature import CurvatureStudy, curvature_studies
 from pipeline.studies.curvature_settings import Curvatures, SharedDirections, dimension_of
 from pipeline.studies.curvature_tables import (
@@ -106,8 +106,8 @@ def shared_directions(
         "rho_last": mean(f"rho {last}"),
         "rho_first - rho_middle": difference("rho 1", f"rho {middle}"),
         "rho_middle - rho_last": difference(f"rho {middle}", f"rho {last}"),
-        "share_negative_1": mean("negative 1"),
-        "share_negative_1 (crossing)": mean("negative 1 (crossing)"),
+        "share_negative_1": mean_share("negative 1"),
+        "share_negative_1 (crossing)": mean_share("negative 1 (crossing)"),
     }
     numbers = paired_bootstrap(samples, statistics, resamples=settings.resamples)
     numbers |= measured_at(studies)

@@ -13,7 +13,7 @@ from pipeline.bootstrap import paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import axes_grid, histogram_figure, styled
-from pipeline.statistics import Estimate, Statistic, mean, median, ratio_of_medians, stack
+from pipeline.statistics import Estimate, Statistic, mean_share, median, ratio_of_medians, stack
 from pipeline.studies.curvature import CurvatureStudy
 from pipeline.studies.curvature_fooling import fooling_studies
 from pipeline.studies.curvature_settings import MeanHessian, UniversalVectors
@@ -176,10 +176,10 @@ def _statistics(samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
             f"|kappa_uap| / |kappa_random|{end}": ratio_of_medians(
                 f"uap size{end}", f"random{end}"
             ),
-            f"share_positive_uap{end}": mean(f"uap positive{end}"),
-            f"share_positive_random{end}": mean(f"random positive{end}"),
+            f"share_positive_uap{end}": mean_share(f"uap positive{end}"),
+            f"share_positive_random{end}": mean_share(f"random positive{end}"),
         }
-    return statistics | ({"share_flat": mean("flat")} if "flat" in samples else {})
+    return statistics | ({"share_flat": mean_share("flat")} if "flat" in samples else {})
 
 
 def _margin(universal: Tensor, random: Tensor) -> Tensor:

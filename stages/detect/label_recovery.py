@@ -143,7 +143,7 @@ def _statistics(choice: Choice) -> dict[str, Statistic]:
                 f"recovered{suffix}", f"recovered_runner_up{suffix}"
             ),
             f"share_recovered_of_flagged{suffix}": ratio_of_means(
-                f"recovered{suffix}", f"flagged{suffix}"
+                f"recovered{suffix}", f"flagged{suffix}", within=(0.0, 1.0)
             ),
             f"share_flagged_at_zero{suffix}": share(f"flagged{suffix}"),
             f"alignment{suffix}": median(f"alignment{suffix}"),

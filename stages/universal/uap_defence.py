@@ -11,12 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.bootstrap import measured, paired_bootstrap
+from pipeline.bootstrap import measured, paired_bootstrap, smallest
 from pipeline.evaluation import correct
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import bar_figure
-from pipeline.statistics import Estimate, Statistic, difference, of_means, share, stack
+from pipeline.statistics import Estimate, Statistic, difference, mean_share, share, stack
 from pipeline.studies.training import fine_tuned
 from pipeline.studies.universal import (
     MAKERS,
@@ -119,8 +119,10 @@ def uap_defence(
     warm_up()
     arms = executor.each(lambda study: _arms(study, tune, recipe, settings), studies)
     samples = stack([_measure(each, data.test, settings) for each in arms])
-    statistics = _statistics([f"ft{k}" for k in range(1, settings.rounds + 1)])
-    numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
+    rounds = [f"ft{k}" for k in range(1, settings.rounds + 1)]
+    found = paired_bootstrap(samples, _statistics(rounds), resamples=settings.resamples)
+    found["fool_ft_k - fool_ft1, smallest"] = smallest(found[_gain(name)] for name in rounds[1:])
+    numbers = measured(found)
     return Findings(
         numbers=numbers,
         tables={"rounds": _table(numbers, arms[0])},
@@ -244,30 +246,28 @@ def _measure(arms: Mapping[str, Arm], test: Split, settings: Settings) -> dict[s
 
 def _statistics(rounds: Sequence[str]) -> dict[str, Statistic]:
     names = ["original", *rounds, FIXED]
-    statistics = {f"fool_{name}": of_means([f"fool {name}"], _same) for name in names}
+    statistics = {f"fool_{name}": mean_share(f"fool {name}") for name in names}
     statistics |= {
-        f"fool_{name} ({maker})": of_means([f"fool {name} ({maker})"], _same)
+        f"fool_{name} ({maker})": mean_share(f"fool {name} ({maker})")
         for name in names
         for maker in MAKERS
     }
     statistics |= {f"err_{name}": share(f"err {name}") for name in names}
-    later = [f"fool {name}" for name in rounds[1:]]
-    return statistics | {
-        "fool_original - fool_ft1": difference("fool original", "fool ft1"),
-        "fool_ft2 - fool_ft1 + 0.02": of_means(["fool ft1", "fool ft2"], _no_gain),
-        "fool_ft_k - fool_ft1 + 0.02, smallest": of_means(["fool ft1", *later], _no_gain),
-        "fool_ft_fixed - fool_ft1": difference(f"fool {FIXED}", "fool ft1"),
-        "err_ft1 - err_original": difference("err ft1", "err original"),
-        "err_ft_fixed - err_original": difference(f"err {FIXED}", "err original"),
-    }
+    later = {_gain(name): difference(f"fool {name}", "fool ft1") for name in rounds[1:]}
+    return (
+        statistics
+        | later
+        | {
+            "fool_original - fool_ft1": difference("fool original", "fool ft1"),
+            "fool_ft_fixed - fool_ft1": difference(f"fool {FIXED}", "fool ft1"),
+            "err_ft1 - err_original": difference("err ft1", "err original"),
+            "err_ft_fixed - err_original": difference(f"err {FIXED}", "err original"),
+        }
+    )
 
 
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
-def _no_gain(first: Tensor, *later: Tensor) -> Tensor:
-    return torch.stack(later).amin(dim=0) - first + 0.02
+def _gain(name: str) -> str:
+    return f"fool_{name} - fool_ft1"
 
 
 def _title(name: str) -> str:

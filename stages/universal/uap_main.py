@@ -18,6 +18,7 @@ from pipeline.statistics import (
     Estimate,
     Statistic,
     mean,
+    mean_share,
     median,
     of_means,
     ratio_of_means,
@@ -212,7 +213,7 @@ def _statistics(settings: Settings) -> dict[str, Statistic]:
             }
         statistics |= {
             f"fool_val_{name}_at_4%": share(f"small {name}"),
-            f"fool_random_{name}": mean(f"random {name}"),
+            f"fool_random_{name}": mean_share(f"random {name}"),
             f"xi_{name}": mean(f"xi {name}"),
             f"xi_{name} / image_norm": ratio_of_means(f"xi {name}", f"size {name}"),
             f"image_norm_{name}": mean(f"size {name}"),

@@ -13,7 +13,7 @@ from pipeline.bootstrap import measured, paired_bootstrap
 from pipeline.executor import Executor
 from pipeline.findings import Findings
 from pipeline.plots import estimate_line, line_figure
-from pipeline.statistics import Estimate, mean, of_means, spearman, stack
+from pipeline.statistics import Estimate, mean_share, of_means, spearman, stack
 from pipeline.studies.universal import (
     ALGORITHM,
     GRADIENT,
@@ -83,13 +83,15 @@ def uap_set_size(
     samples = stack(executor.each(lambda study: _measure(study, sizes, settings), studies))
     half = _half(len(data.classes))
     statistics = {
-        **{f"fool_val_{size}": mean(str(size)) for size in sizes},
-        **({"fool_val_half": mean(str(half))} if half in sizes else {}),
-        "fool_random": mean("random"),
+        **{f"fool_val_{size}": mean_share(str(size)) for size in sizes},
+        **({"fool_val_half": mean_share(str(half))} if half in sizes else {}),
+        "fool_random": mean_share("random"),
         "spearman": of_means([str(size) for size in sizes], partial(spearman, sizes)),
     }
     ending = f" ({ALGORITHM})"
-    statistics |= {f"fool_val_{name}": mean(name) for name in samples if name.endswith(ending)}
+    statistics |= {
+        f"fool_val_{name}": mean_share(name) for name in samples if name.endswith(ending)
+    }
     numbers = measured(paired_bootstrap(samples, statistics, resamples=settings.resamples))
     # A size of which no choice makes a vector has no number.
     made = [size for size in sizes if f"fool_val_{size}" in numbers]

@@ -18,6 +18,7 @@ from pipeline.statistics import (
     Estimate,
     Statistic,
     mean,
+    mean_share,
     median,
     of_means,
     share_ratio,
@@ -111,7 +112,7 @@ def uap_vs_others(
     numbers = measured(
         paired_bootstrap(samples, _statistics(settings, samples), resamples=settings.resamples)
     )
-    shares = {name: mean(name) for name in samples if name.count(" at ")}
+    shares = {name: mean_share(name) for name in samples if name.count(" at ")}
     curves = paired_bootstrap(samples, shares, resamples=settings.resamples)
     return Findings(
         numbers=numbers,
@@ -188,7 +189,7 @@ def _directions(study: UniversalStudy, settings: Settings) -> dict[str, Tensor]:
 
 def _statistics(settings: Settings, samples: Mapping[str, Tensor]) -> dict[str, Statistic]:
     images = samples["uap at 1.0"].shape[-1]
-    statistics = {f"fool_{name}": mean(f"{name} at 1.0") for name in TITLES}
+    statistics = {f"fool_{name}": mean_share(f"{name} at 1.0") for name in TITLES}
     for name in list(TITLES)[1:]:
         statistics[f"fool_{name} / fool_uap"] = share_ratio(f"{name} at 1.0", "uap at 1.0", images)
     path = [f"made at {factor}" for factor in (1.0, *settings.made)]
