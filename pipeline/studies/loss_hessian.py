@@ -16,7 +16,12 @@ from pipeline.studies.cure import CureStudy
 from pipeline.studies.cure_settings import CureSettings
 from robustness_geometry.attacks.protocol import per_image
 from robustness_geometry.checks import check_choice, check_count, check_positive
-from robustness_geometry.geometry import loss_curvature, loss_gradients, loss_hessian_products
+from robustness_geometry.geometry import (
+    default_h,
+    loss_curvature,
+    loss_gradients,
+    loss_hessian_products,
+)
 from robustness_geometry.norms import norms
 from robustness_geometry.randomness import Generators, normal
 from robustness_geometry.types import Classifier, Images, Labels
@@ -28,6 +33,8 @@ __all__ = [
     "profile",
     "profiles",
     "profiles_of_seeds",
+    "smoothed_curvature",
+    "smoothed_of_seeds",
 ]
 
 CHUNK = 25
@@ -44,6 +51,8 @@ class HessianSettings(CureSettings):
         profile_samples: number of held-out images, at least 1, whose whole Hessians are computed.
         power_steps: number of steps of the power iteration for the largest eigenvalue, at least 1;
             it runs on all images and training seeds.
+        smoothing_draws: number of points around each image, at least 1, over which the smoothed
+            Hessian is averaged; it is taken on ``profile_samples`` images of all training seeds.
         curvature_h: step of the differences, in pixel l2, > 0; None:
             :func:`robustness_geometry.geometry.default_h`.
         scheme: the differences of gradients: ``forward`` (Equation 8.1) or ``central``.
@@ -52,12 +61,13 @@ class HessianSettings(CureSettings):
     profile_seeds: int = 3
     profile_samples: int = 100
     power_steps: int = 20
+    smoothing_draws: int = 16
     curvature_h: float | None = None
     scheme: str = "forward"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("profile_seeds", "profile_samples", "power_steps"):
+        for name in ("profile_seeds", "profile_samples", "power_steps", "smoothing_draws"):
             check_count(name, getattr(self, name))
         check_choice("scheme", self.scheme, ("forward", "central"))
         if self.curvature_h is not None:
@@ -135,6 +145,53 @@ def power_curvature(
     }
 
 
+def smoothed_curvature(
+    model: Classifier,
+    images: Images,
+    labels: Labels,
+    *,
+    steps: int,
+    draws: int,
+    h: float | None,
+    scheme: str,
+    generator: Generators = None,
+) -> dict[str, Tensor]:
+    """The eigenvalue of largest size of the Hessian of the smoothed loss E l(x + noise).
+
+    A network of ReLUs has no second derivatives, but the mean of its loss over normal noise has
+    them, and they form a symmetric matrix. The noise is as long as the step of the differences:
+    ||noise|| is about ``h``. The same draws serve all steps of the power iteration.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: (N, C, H, W).
+        labels: (N,) the true labels.
+        steps: number of products with H per image, from a random direction on.
+        draws: number of points around each image.
+        h: step of the differences, in pixel l2; None:
+            :func:`robustness_geometry.geometry.default_h`.
+        scheme: ``forward`` or ``central``.
+        generator: one for the batch or one per image.
+
+    Returns:
+        ``smoothed`` (N,): v.Hv for the unit vector v of the last step, 0 where H vanishes.
+    """
+    h = h or default_h(images[0].numel())
+    drawn = normal(images.new_empty(len(images), draws + 1, *images.shape[1:]), generator)
+    vectors, noise = drawn[:, 0], drawn[:, 1:] * (h / images[0].numel() ** 0.5)
+    around = (images[:, None] + noise).flatten(0, 1)
+    by = partial(loss_hessian_products, model, around, labels.repeat_interleave(draws), h=h)
+
+    def product(unit: Tensor) -> Tensor:
+        each = by(unit.repeat_interleave(draws, dim=0)[:, None], scheme=scheme)
+        return each.view_as(noise).mean(dim=1)
+
+    for _ in range(steps):
+        vectors = product(_unit(vectors))
+    unit = _unit(vectors)
+    return {"smoothed": (unit * product(unit)).flatten(1).sum(dim=1)}
+
+
 def _unit(vectors: Tensor) -> Tensor:
     """Vectors (N, ...) of length 1, or 0 where they vanish."""
     return vectors / per_image(norms(vectors), vectors).clamp_min(torch.finfo(vectors.dtype).tiny)
@@ -175,6 +232,30 @@ def powers_of_seeds(studies: Sequence[CureStudy[HessianSettings]], name: str) ->
         return {key: torch.as_tensor(each).double() for key, each in values.items()}
 
     return _stacked(studies[0].executor.each(power, studies))
+
+
+def smoothed_of_seeds(
+    studies: Sequence[CureStudy[HessianSettings]], name: str
+) -> dict[str, Tensor]:
+    """:func:`smoothed_curvature` on the network ``name`` at images of all seeds, (seeds, n)."""
+
+    def smoothed(study: CureStudy[HessianSettings]) -> dict[str, Tensor]:
+        settings = study.settings
+        work = partial(
+            smoothed_curvature,
+            study.tuned(name).model,
+            steps=settings.power_steps,
+            draws=settings.smoothing_draws,
+            h=settings.curvature_h,
+            scheme=settings.scheme,
+        )
+        test = study.test.first(settings.profile_samples)
+        values = study.executor.cached(
+            work, test.images, test.labels, chunk=CHUNK, randomness=True
+        ).value
+        return {key: torch.as_tensor(each).double() for key, each in values.items()}
+
+    return _stacked(studies[0].executor.each(smoothed, studies))
 
 
 def _stacked(seeds: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -32,7 +32,12 @@ from pipeline.statistics import (
     stack,
 )
 from pipeline.studies.cure import TITLES, CureStudy, cure_studies, notes
-from pipeline.studies.loss_hessian import HessianSettings, powers_of_seeds, profiles_of_seeds
+from pipeline.studies.loss_hessian import (
+    HessianSettings,
+    powers_of_seeds,
+    profiles_of_seeds,
+    smoothed_of_seeds,
+)
 from pipeline.tables import interval
 from robustness_geometry.checks import check_count
 from robustness_geometry.geometry import default_h, hessian_vector_products
@@ -80,11 +85,12 @@ def loss_hessian_profile(
 
     Returns:
         Of ``original``, ``deepfool`` and ``cure``, as means over the images: ``power_*``, the
-        largest eigenvalue by power iteration, and on the images with whole Hessians
+        largest eigenvalue by power iteration; ``smoothed_*``, that of the Hessian of the loss
+        averaged over noise, which is symmetric; and on the images with whole Hessians
         ``lambda_max_*``, ``squares_*`` (the sum of the squared eigenvalues) and ``share_large_*``
         (the share of eigenvalues of at least a tenth of the largest size); as medians
-        ``power_median_*``, ``lambda_max_median_*`` and ``relative_*`` (||H||_F / ||g||). Ratios of
-        the means. ``exact_logit_hessian`` (the largest) and ``finite_logit_hessian`` (the mean):
+        ``power_median_*``, ``smoothed_median_*``, ``lambda_max_median_*`` and ``relative_*``
+        (||H||_F / ||g||). Ratios of the means. ``exact_logit_hessian`` (the largest) and ``finite_logit_hessian`` (the mean):
         Frobenius norms of the Hessian of a logit difference, exactly and over h = 1.
     """
     studies = cure_studies(network, data, settings, executor)
@@ -98,7 +104,12 @@ def loss_hessian_profile(
     }
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     powers = {f"power {name}": powers_of_seeds(studies, name)["power"] for name in NETWORKS}
-    numbers |= measured(paired_bootstrap(powers, _power_statistics(), resamples=settings.resamples))
+    smoothed = {
+        f"smoothed {name}": smoothed_of_seeds(studies, name)["smoothed"] for name in NETWORKS
+    }
+    for size, values in {"power": powers, "smoothed": smoothed}.items():
+        statistics = _power_statistics(size)
+        numbers |= measured(paired_bootstrap(values, statistics, resamples=settings.resamples))
     numbers |= _logits(studies[: settings.profile_seeds])
     curves = {name: values.mean(dim=(0, 1)) for name, values in spectra.items()}
     return Findings(
@@ -129,7 +140,9 @@ def _notes(
         "A matrix of such differences is not symmetric, as the gradient of a network of ReLUs "
         "jumps, and the eigenvalues of its symmetric part depend on the basis and on h. Power "
         "iteration finds a direction v that Hv keeps, so that its eigenvalue is the change of the "
-        f"gradient along v itself; it is below 0 in {negative} cases.",
+        f"gradient along v itself; it is below 0 in {negative} cases. The loss averaged over noise "
+        f"of length h has a Hessian (smoothed): power iteration on the mean of "
+        f"{settings.smoothing_draws} draws, on {count} images of {len(studies)} training seed(s).",
         "The loss of an image that a network is sure of hardly bends: the means hang on few "
         "images, and the medians can say the opposite. ||H||_F / ||g|| tells how far the loss is "
         f"from linear whatever its size. In {flat} cases of an image and network the Hessian is "
@@ -172,10 +185,10 @@ def _statistics() -> dict[str, Statistic]:
     return numbers | _ratios("lambda_max")
 
 
-def _power_statistics() -> dict[str, Statistic]:
-    numbers = {f"power_{name}": mean(f"power {name}") for name in NETWORKS}
-    numbers |= {f"power_median_{name}": median(f"power {name}") for name in NETWORKS}
-    return numbers | _ratios("power")
+def _power_statistics(size: str) -> dict[str, Statistic]:
+    numbers = {f"{size}_{name}": mean(f"{size} {name}") for name in NETWORKS}
+    numbers |= {f"{size}_median_{name}": median(f"{size} {name}") for name in NETWORKS}
+    return numbers | _ratios(size)
 
 
 def _ratios(size: str) -> dict[str, Statistic]:
@@ -229,6 +242,8 @@ def _table(numbers: Mapping[str, Estimate]) -> pd.DataFrame:
     kinds = {
         "power": ("mean", "power"),
         "power_median": ("median", "power"),
+        "smoothed": ("mean", "smoothed"),
+        "smoothed_median": ("median", "smoothed"),
         "lambda_max": ("mean", "lambda_max"),
         "lambda_max_median": ("median", "lambda_max"),
         "squares": ("mean", "squares"),

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.bootstrap import paired_bootstrap
 from pipeline.evaluation import correct, held_out
 from pipeline.studies.cure import cure_studies
-from pipeline.studies.loss_hessian import power_curvature, profiles
+from pipeline.studies.loss_hessian import power_curvature, profiles, smoothed_curvature
 from robustness_geometry.attacks import deepfool, nearest
 from robustness_geometry.checks import InputError
 from robustness_geometry.geometry import boundary_points
@@ -173,6 +173,34 @@ def test_power_iteration_on_a_flat_loss_has_no_direction():
     assert found["alignment"].isnan().all()
 
 
+def test_the_smoothed_hessian_of_linear_logits_is_the_hessian(made):
+    model, images = made.affine(b=2.0), points()
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    options = {"steps": 2, "draws": 3, "h": 1e-5, "scheme": "forward", "generator": seeded(0)}
+    found = smoothed_curvature(model, images, labels, **options)["smoothed"]
+    wanted = spread(model, images) * model.w.detach().square().sum()
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
+
+
+class Kink(torch.nn.Module):
+    """Logits 0 and a max(sum(x), 0): the slope of the loss at label 1 jumps by a / 2 at sum 0."""
+
+    def forward(self, images):
+        tilted = 8 * images.flatten(1).sum(dim=1).clamp_min(0)
+        return torch.stack([torch.zeros_like(tilted), tilted], dim=1)
+
+
+def test_the_smoothed_hessian_of_a_kink_is_half_of_its_jump_over_h_from_either_side():
+    h, side = 1e-3, torch.tensor([1e-9, -1e-9], dtype=torch.float64)
+    images = side.view(2, 1, 1, 1).expand(2, 1, 4, 4)
+    labels = torch.ones(2, dtype=torch.int64)
+    options = {"steps": 3, "h": h, "generator": seeded(0)}
+    found = smoothed_curvature(Kink().eval(), images, labels, draws=800, scheme="forward", **options)
+    wanted = -4 * 4 * 0.5 / h  # the jump along the unit vector, half of the draws on each side
+    jump = torch.full((2,), wanted, dtype=torch.float64)
+    torch.testing.assert_close(found["smoothed"], jump, rtol=0.1, atol=0)
+
+
 def test_hessians_of_logit_differences(made):
     images = 0.1 + points()
     bowls = logit_curvatures(Bowls(3.0, 1.0, -2.0), images, h=1.0, generator=seeded(0))
@@ -276,6 +304,9 @@ def test_the_profile_is_the_mean_of_the_images_spectra(profile, network, data, l
     power = numbers["power_cure"].value / numbers["power_original"].value
     assert numbers["power_cure / power_original"].value == pytest.approx(power)
     assert power < 1
+    assert (numbers["smoothed_cure"].n, numbers["smoothed_cure"].seeds) == (8, 2)
+    smoothed = numbers["smoothed_cure"].value / numbers["smoothed_original"].value
+    assert numbers["smoothed_cure / smoothed_original"].value == pytest.approx(smoothed)
     ratio = numbers["lambda_max_cure"].value / numbers["lambda_max_original"].value
     assert numbers["lambda_max_cure / lambda_max_original"].value == pytest.approx(ratio)
     assert numbers["lambda_max_cure / lambda_max_original"].value < 1  # what CURE is for
@@ -482,6 +513,7 @@ def test_networks_that_are_left_out_cost_nothing(network, data, executor, nothin
         (Alignment, {"scheme": "backward"}, "scheme must be .*; got 'backward'"),
         (Alignment, {"curvature_h": 0.0}, "curvature_h must be .*; got 0"),
         (Profile, {"profile_seeds": 0}, "profile_seeds must be .*; got 0"),
+        (Profile, {"smoothing_draws": 0}, "smoothing_draws must be .*; got 0"),
         (Profile, {"logit_samples": 1}, "logit_samples must be .*; got 1"),
         (Profile, {"scheme": "backward"}, "scheme must be .*; got 'backward'"),
         (Profile, {"curvature_h": math.inf}, "curvature_h must be .*; got inf"),
