@@ -90,8 +90,9 @@ def loss_hessian_profile(
         ``lambda_max_*``, ``squares_*`` (the sum of the squared eigenvalues) and ``share_large_*``
         (the share of eigenvalues of at least a tenth of the largest size); as medians
         ``power_median_*``, ``smoothed_median_*``, ``lambda_max_median_*`` and ``relative_*``
-        (||H||_F / ||g||). Ratios of the means. ``exact_logit_hessian`` (the largest) and ``finite_logit_hessian`` (the mean):
-        Frobenius norms of the Hessian of a logit difference, exactly and over h = 1.
+        (||H||_F / ||g||). Ratios of the means. ``exact_logit_hessian`` (the largest) and
+        ``finite_logit_hessian`` (the mean): Frobenius norms of the Hessian of a logit difference,
+        exactly and over h = 1.
     """
     studies = cure_studies(network, data, settings, executor)
     settings = studies[0].settings

@@ -194,8 +194,8 @@ def test_the_smoothed_hessian_of_a_kink_is_half_of_its_jump_over_h_from_either_s
     h, side = 1e-3, torch.tensor([1e-9, -1e-9], dtype=torch.float64)
     images = side.view(2, 1, 1, 1).expand(2, 1, 4, 4)
     labels = torch.ones(2, dtype=torch.int64)
-    options = {"steps": 3, "h": h, "generator": seeded(0)}
-    found = smoothed_curvature(Kink().eval(), images, labels, draws=800, scheme="forward", **options)
+    options = {"steps": 3, "draws": 800, "h": h, "scheme": "forward", "generator": seeded(0)}
+    found = smoothed_curvature(Kink().eval(), images, labels, **options)
     wanted = -4 * 4 * 0.5 / h  # the jump along the unit vector, half of the draws on each side
     jump = torch.full((2,), wanted, dtype=torch.float64)
     torch.testing.assert_close(found["smoothed"], jump, rtol=0.1, atol=0)
