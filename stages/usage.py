@@ -118,7 +118,7 @@ def _examples(stage: str, names: Sequence[str]) -> str:
         suites = ("fashion", "smoke", "thesis")
         lines = [start, *(f"{start} suite={suite}" for suite in suites), f"{start} tracking=none"]
     elif stage in ACROSS:
-        pair = "'network=[mnist5k_lenet,mnist5k_nin]'"
+        pair = "'network=[mnist5k_lenet,mnist5k_fc500_150_10]'"
         lines = [start, f"{start} {pair}", f"{start} suite=smoke output=work/try"]
         lines += [f"{start} seeds=[0] tracking=none", f"{start} --cfg job"]
     else:

@@ -51,11 +51,11 @@ SPARED = [("curvature", "sc_diversity"), ("curvature", "sc_fooling"), ("universa
 
 @pytest.mark.parametrize(("stage", "experiment"), SPARED)
 def test_a_suite_spares_its_own_networks_alone(root, stage, experiment):
-    network = "mnist5k_fc500_150_10" if stage == "curvature" else "mnist5k_nin"
-    suite = selected(root, stage, f"network={network}", name="base")[experiment]
-    assert network not in suite.networks
-    assert suite.leaves_out(network)
-    assert not suite.leaves_out("mnist5k_lenet")
+    options = ("suite=digits", "network=mnist5k_nin")
+    suite = selected(root, stage, *options, name="base")[experiment]
+    assert "mnist5k_nin" not in suite.networks
+    assert suite.leaves_out("mnist5k_nin")
+    assert not suite.leaves_out("mnist5k_lenet5")
     described = selected(root, stage, "model=nin", "dataset=mnist5k")[experiment]
     assert described.networks is None
     assert not described.leaves_out("mnist5k_nin")
@@ -65,8 +65,8 @@ def test_a_suite_spares_its_own_networks_alone(root, stage, experiment):
     ("override", "said"),
     [
         (
-            "suite.networks.sc_fooling=[lenet]",
-            r"suite.networks.sc_fooling must be one of .*mnist5k_lenet.*; got 'lenet'",
+            "suite.networks.uap_set_size=[lenet]",
+            r"suite.networks.uap_set_size must be one of .*mnist5k_lenet.*; got 'lenet'",
         ),
         (
             "+suite.networks.sc_fool=[mnist5k_lenet]",
