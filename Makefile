@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro test check peers bench bench-gpu dashboard params report weights lock clean
+.PHONY: setup repro test test-services check peers bench bench-gpu dashboard params report weights lock clean
 
 setup: .venv/ok
 
@@ -29,6 +29,11 @@ setup: .venv/ok
 	@$(UV) pip sync --quiet --python .venv-peers/bin/python --build-constraints .venv-peers/build.txt requirements-peers.lock
 	@touch $@
 
+.venv-services/ok: requirements-services.lock | $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-services
+	@$(UV) pip sync --quiet --python .venv-services/bin/python requirements-services.lock
+	@touch $@
+
 repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs all)
 	@test -e .git || dvc config --quiet --local core.no_scm true   # a copy without git
 	@dvc repro $(ARGS)
@@ -42,6 +47,9 @@ check: .venv/ok            ## lint and types
 	@ruff format --check --quiet . || (echo "run ruff format" >&2; exit 1)
 	@python -m stages.generate --check
 	@python -m pipeline.params --check
+
+test-services: .venv-services/ok  ## Slurm, S3 and PostgreSQL started on this machine, and the tests against them
+	@PATH=$(CURDIR)/.venv-services/bin:$$PATH python -m pytest tests/services $(ARGS)
 
 peers: .venv-peers/ok      ## compare results with the other libraries
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
@@ -65,12 +73,14 @@ report: .venv/ok           ## write the report from the results that are there
 weights: .venv/ok          ## export the trained embedded networks as those that come with the library
 	@python -m stages.weights
 
-lock: | $(UV)              ## resolve both lock files anew
+lock: | $(UV)              ## resolve the lock files anew
 	@$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --generate-hashes -o requirements.lock --quiet
 	@mkdir -p work && printf 'setuptools<81\n' > work/build.txt && printf 'requests\n' > work/override.txt
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-peers.in --universal --generate-hashes \
 		--build-constraints work/build.txt --overrides work/override.txt -o requirements-peers.lock --quiet
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-services.in --universal --generate-hashes \
+		-o requirements-services.lock --quiet
 
 clean:                     ## remove what runs wrote, caches and environments; keeps what git tracks, and what is not from here
 	@$(PYTHON) -B -m pipeline.cleaning
-	@rm -rf .dvc/cache .dvc/tmp .venv .venv-peers .uv
+	@rm -rf .dvc/cache .dvc/tmp .venv .venv-peers .venv-services .uv
