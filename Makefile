@@ -49,7 +49,7 @@ check: .venv/ok            ## lint and types
 	@python -m pipeline.params --check
 
 test-services: .venv-services/ok  ## Slurm, S3 and PostgreSQL started on this machine, and the tests against them
-	@PATH=$(CURDIR)/.venv-services/bin:$$PATH python -m pytest -o addopts='-q --strict-markers --strict-config --import-mode=importlib' tests/services $(ARGS)
+	@PATH=$(CURDIR)/.venv-services/bin:$$PATH python -m pytest tests/services $(ARGS)
 
 peers: .venv-peers/ok      ## compare results with the other libraries
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)
