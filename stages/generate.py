@@ -1,9 +1,10 @@
 """Write what can be derived from the experiments, or check that it is up to date.
 
-``python -m stages.generate`` writes conf/defaults.yaml, conf/experiment/, dvc.yaml and the table of
-README.md; ``--check`` exits with 1 and names the files that differ.
+``python -m stages.generate`` writes conf/defaults.yaml, conf/experiment/, dvc.yaml, the schema of
+the card and the tables of README.md; ``--check`` exits with 1 and names the files that differ.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.card import schema
 from pipeline.report.overall import overall, readme, suites, written
 from stages.graph import graph
 from stages.names import ACROSS, STAGES
@@ -77,6 +79,7 @@ def generated() -> dict[str, str]:
         "conf/defaults.yaml": defaults(),
         "dvc.yaml": graph(ROOT),
         "README.md": _between(text, MARKS[0], table()),
+        "docs/card.schema.json": json.dumps(schema(), indent=1) + "\n",
         "results/verdicts.json": written(standings, names),
         **presets(),
     }

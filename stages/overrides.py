@@ -48,6 +48,8 @@ def origin(raw: DictConfig, key: str) -> str:
 
 def with_origins(message: str, stage: str, raw: DictConfig) -> str:
     """A message in which a key that takes its value from another is named as that other one."""
+    if stage not in raw:  # the card, whose settings are those of many stages
+        return message
     block = OmegaConf.select(raw, origin(raw, stage))
     names = [str(name) for name in block] if isinstance(block, DictConfig) else []
     patterns = {f"{stage}.{name}": r"\b" for name in names} | {stage: r"(?=\.\w|;|\. Keys)"}

@@ -33,7 +33,15 @@ from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
 from stages.tuning import tuned
 
-__all__ = ["main", "run_stage"]
+__all__ = [
+    "all_measured",
+    "main",
+    "only_run",
+    "output_folder",
+    "run_stage",
+    "shown",
+    "tracked",
+]
 
 MIXED = ("attack", "finetune", "train", "universal", "universal_transfer")
 """Stages that can run in mixed precision; the others measure differences of gradients."""
@@ -67,11 +75,11 @@ def run_stage(stage: str, config: Config) -> None:
     if executor.is_global_zero:
         for note in read:
             print(f"{stage}: {note}", flush=True)
-    with _only_run(folder, executor), _tracked(stage, config, chosen, experiments, executor) as run:
+    with only_run(folder, executor), tracked(stage, config, chosen, experiments, executor) as run:
         gc.enable()  # the libraries are there
         networks = {each.name: each.network(stage, config, executor) for each in chosen}
         data = {each.name: each.data for each in chosen}
-        findings, refused = _all_measured(experiments, networks, data, executor)
+        findings, refused = all_measured(experiments, networks, data, executor)
         if config.network is None and stage not in ACROSS:
             notes = [*notes, f"Budget {config.budget.name}: {config.budget.description}."]
         for measured in findings.values():
@@ -104,7 +112,7 @@ def _tell(
     if dvc_ancestor() is None:
         if table := headlines(findings):
             print(table)
-        print(f"{stage}: the results are in {_shown(folder)}")
+        print(f"{stage}: the results are in {shown(folder)}")
     elif page := begin_page(root(), suite):
         executor.say(f"the report so far: {page.relative_to(root())}")
 
@@ -115,7 +123,7 @@ def _check_precision(stage: str, precision: str) -> None:
         refuse("executor.precision", precision, f"32-true or 64-true in the stage {stage}")
 
 
-def _all_measured(
+def all_measured(
     experiments: Sequence[Experiment],
     networks: Mapping[str, Network],
     data: Mapping[str, Dataset],
@@ -160,7 +168,7 @@ def output_folder(config: Config) -> Path:
     return Path(config.output) if config.output else Path(HydraConfig.get().runtime.output_dir)
 
 
-def _shown(folder: Path) -> Path:
+def shown(folder: Path) -> Path:
     """The folder as seen from where the command was given."""
     whole, here = folder.resolve(), Path.cwd()
     return whole.relative_to(here) if whole.is_relative_to(here) else whole
@@ -201,13 +209,14 @@ def _log(
 
 
 @contextmanager
-def _tracked(
+def tracked(
     stage: str,
     config: Config,
     chosen: Sequence[Candidate],
     experiments: list[Experiment],
     executor: Executor,
 ) -> Iterator[tracking.Run]:
+    """The run of a stage, logged with the networks and the settings of its experiments."""
     settings = typed(tracking.Settings, config.tracking, "tracking")
     if not executor.is_global_zero:
         settings = tracking.Settings(enabled=False)
@@ -235,7 +244,7 @@ def _tracked(
 
 
 @contextmanager
-def _only_run(folder: Path, executor: Executor) -> Iterator[None]:
+def only_run(folder: Path, executor: Executor) -> Iterator[None]:
     """Hold the lock of a results folder while this run may write into it.
 
     An orphan of a killed run then cannot write beside a new run.

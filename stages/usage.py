@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from stages.names import ACROSS, experiments_of
+from pipeline.card_lines import EXPERIMENTS
+from stages.names import ACROSS, experiments_of, stage_of
 from stages.source import Module, Option
 
 __all__ = ["usage"]
@@ -19,7 +20,7 @@ DESCRIBED = ("model", "dataset", "training")
 
 def usage(stage: str) -> str:
     """The help of a stage, read from the source of its experiments without importing them."""
-    paths = experiments_of(stage) if stage != "report" else {}
+    paths = _paths(stage)
     modules = {name: Module.read(ROOT, path) for name, path in paths.items()}
     options = {name: module.options("Settings") for name, module in modules.items()}
     parts = [
@@ -32,6 +33,13 @@ def usage(stage: str) -> str:
         "Hydra's own help: --hydra-help. What a run would use: --cfg job.",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _paths(stage: str) -> dict[str, str]:
+    """The experiments of a stage, each with its module."""
+    if stage == "card":
+        return {name: experiments_of(str(stage_of(name)))[name] for name in EXPERIMENTS}
+    return experiments_of(stage) if stage != "report" else {}
 
 
 def _title(stage: str) -> str:
@@ -53,6 +61,8 @@ def _shared(
     stage: str, options: Mapping[str, Sequence[Option]], modules: Mapping[str, Module]
 ) -> str:
     """The options that experiments share, which are set in the stage's block."""
+    if stage == "card":  # its experiments are of many stages, whose own help has their options
+        return ""
     shared: dict[str, Option] = {}
     users: dict[str, list[str]] = {}
     for name, entries in options.items():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from pipeline.card_lines import EXPERIMENTS
 from stages.experiments import ACROSS, STAGES, experiments_of
 
 
@@ -27,7 +28,7 @@ def test_the_command_line_ends_without_a_word_of_leaks(root, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-@pytest.mark.parametrize("stage", [*STAGES, *ACROSS, "report"])
+@pytest.mark.parametrize("stage", [*STAGES, *ACROSS, "report", "card"])
 def test_help_lists_what_can_be_set_without_importing_torch(root, stage):
     program = (
         "import runpy, sys, time; began = time.monotonic(); sys.argv = ['stage', '--help']; "
@@ -48,6 +49,9 @@ def test_help_lists_what_can_be_set_without_importing_torch(root, stage):
     assert len(examples) == 5
     for group in ("suite=", "executor=", "tracking="):
         assert f"  {group}" in lines
+    if stage == "card":
+        assert all(any(line.startswith(f"  {name}  (") for line in lines) for name in EXPERIMENTS)
+        return
     for name, module in (experiments_of(stage) if stage != "report" else {}).items():
         experiment = importlib.import_module(module)
         assert f"  {name}  ({experiment.SECTION})" in lines

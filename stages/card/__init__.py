@@ -1,0 +1,1 @@
+"""The geometry card: one page of numbers and pictures for any classifier."""
