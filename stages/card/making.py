@@ -48,7 +48,7 @@ def _check(config: Config, raw: DictConfig, overrides: Sequence[str]) -> None:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for text, override in zip(overrides, parsed, strict=True):
         key = str(override.package or override.key_or_group)
-        head, name = (key.split(".") + [""])[:2]
+        head, name = [*key.split("."), ""][:2]
         if head == "settings" and name not in EXPERIMENTS:
             raise InputError(f"{key} is not used, as the card takes {', '.join(EXPERIMENTS)}")
         stage = stage_of(name) if head == "settings" else head
