@@ -49,14 +49,18 @@ class Experiment:
     ) -> Findings:
         """Run the experiment: on all networks if it is one across networks, else on the only one.
 
-        A network that the suite leaves out, or whose data an experiment that trains cannot train
+        Networks that the suite leaves out take no part. One of them by itself, or whose data an experiment that trains cannot train
         on, is skipped with a note that says so.
 
         Raises:
             InputError: the experiment's function returns something other than Findings.
         """
         if self.across:
-            return self._findings(networks, data, executor.scope(self.name))
+            kept = {name: each for name, each in networks.items() if not self.leaves_out(name)}
+            if len(kept) < 2:
+                taken = ", ".join(self.networks or ()) or "no network"
+                return Findings(notes=[f"Not measured across networks: this suite takes {taken}."])
+            return self._findings(kept, data, executor.scope(self.name))
         (network,), (images,) = networks.values(), data.values()
         if self.leaves_out(network.name):
             taken = ", ".join(self.networks or ()) or "no network"
@@ -220,9 +224,19 @@ def _experiment(stage: str, name: str, module: ModuleType, config: Config) -> Ex
         settings,
         across=stage in ACROSS,
         named=config.experiments is not None,
-        networks=None if config.network is None else config.suite.networks.get(name),
+        networks=_networks(stage, name, config),
         keys=keys,
     )
+
+
+def _networks(stage: str, name: str, config: Config) -> list[str] | None:
+    """The networks that the suite lists for an experiment; None where the reader chose others.
+
+    A stage across networks takes the suite's where no network is named, any other stage where one
+    of the suite is.
+    """
+    of_suite = (config.network is None) == (stage in ACROSS)
+    return config.suite.networks.get(name) if of_suite else None
 
 
 def _key(

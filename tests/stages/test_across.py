@@ -116,6 +116,14 @@ def test_the_name_for_several_networks_is_the_reports():
     assert loaded.ALL == ALL
 
 
+def test_the_suite_can_leave_networks_out_of_an_experiment_across_networks(invoke):
+    code, errors, out = invoke("++suite.networks.toy_transfer=[mnist5k_lenet]")
+    assert code == 0, errors
+    found = json.loads((out / "metrics.json").read_text())["experiments"]["toy_transfer"]
+    assert found["numbers"] == {}
+    assert found["notes"][0] == "Not measured across networks: this suite takes mnist5k_lenet."
+
+
 @pytest.mark.smoke
 def test_an_experiment_across_networks_gets_those_of_one_shape(invoke, photos):
     code, errors, out = invoke(*photos)
