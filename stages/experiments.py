@@ -49,8 +49,8 @@ class Experiment:
     ) -> Findings:
         """Run the experiment: on all networks if it is one across networks, else on the only one.
 
-        Networks that the suite leaves out take no part. One of them by itself, or whose data an experiment that trains cannot train
-        on, is skipped with a note that says so.
+        Networks that the suite leaves out take no part. One of them by itself, or one on whose data
+        an experiment that trains cannot train, is skipped with a note that says so.
 
         Raises:
             InputError: the experiment's function returns something other than Findings.
