@@ -60,8 +60,8 @@ bench: .venv-peers/ok      ## speed and norms beside the other libraries (ARGS="
 bench-gpu: .venv-peers/ok  ## speed and memory on a GPU, beside the CPU and the other libraries
 	@.venv-peers/bin/python -m benchmarks.gpu $(ARGS)
 
-dashboard: .venv/ok        ## the MLflow dashboard on this machine
-	@python -m pipeline.tracking dashboard $(ARGS)
+dashboard: .venv/ok        ## the runs and the committed results in MLflow, on this machine
+	@python -m pipeline.dashboard $(ARGS)
 
 params: .venv/ok           ## compose params.yaml from conf/
 	@python -m stages.generate

@@ -35,7 +35,7 @@ OPTIONS = {"stage": "attack", "network": "toy", "suite": "smoke", "parameters": 
 def template(tmp_path_factory):
     """An empty tracking database; making one takes MLflow seconds."""
     folder = tmp_path_factory.mktemp("template")
-    tracking._Store(Settings(uri=f"sqlite:///{folder / 'mlflow.db'}"))
+    tracking.Store(Settings(uri=f"sqlite:///{folder / 'mlflow.db'}"))
     return folder / "mlflow.db"
 
 
@@ -63,7 +63,7 @@ def quiet():
 @pytest.fixture
 def runs(home):
     def runs() -> list:
-        store = tracking._Store(Settings())
+        store = tracking.Store(Settings())
         return sorted(store.search(""), key=lambda run: run.info.start_time)
 
     return runs
@@ -152,7 +152,7 @@ def test_a_run_is_logged_with_everything_about_it(home, runs):
 def test_curves_have_steps(home, quiet, runs):
     with stage_run(quiet, **OPTIONS) as run:
         run.log_findings("training", Findings(curves={"loss": np.arange(1500.0)[::-1]}), "3.2")
-    history = tracking._Store(quiet).client.get_metric_history(
+    history = tracking.Store(quiet).client.get_metric_history(
         runs()[0].info.run_id, "training/loss"
     )
     assert [point.step for point in history] == list(range(1500))
@@ -240,7 +240,7 @@ def test_sigterm_ends_the_run_and_the_handler_is_put_back(home, quiet, runs):
 
 
 def test_a_run_whose_process_was_killed_outright_is_closed_by_the_next(home, quiet, runs):
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     mine, host = processes.identity(), socket.gethostname()
     dead, gone = f"{host}:{os.getpid()}-1000", f"{host}:999999999-1000"
     for name, process in {"alive": mine, "dead": dead, "gone": gone, "far": "x:1-1"}.items():
@@ -257,7 +257,7 @@ def test_a_run_whose_process_was_killed_outright_is_closed_by_the_next(home, qui
 
 def test_the_stages_of_one_dvc_process_share_a_parent(home, quiet, runs, monkeypatch):
     monkeypatch.setattr(tracking, "dvc_ancestor", psutil.Process)
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     states = []
 
     def parent():
@@ -407,7 +407,7 @@ def test_artifacts_are_found_after_a_move(home, quiet, tmp_path_factory, monkeyp
     there = tmp_path_factory.mktemp("moved") / "repository"
     home.rename(there)
     monkeypatch.setenv("DVC_ROOT", str(there))
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     (logged,) = store.search("")
     listed = {item.path for item in store.client.list_artifacts(logged.info.run_id, "attack_l2")}
     assert "attack_l2/figure_3_5.png" in listed
@@ -419,7 +419,7 @@ def test_a_figure_that_was_drawn_already_is_logged_as_it_is(home, quiet):
     (home / "drawn.png").write_bytes(b"its bytes")
     with stage_run(quiet, **OPTIONS) as run:
         run.log_findings("attack_l2", findings(), "3.3", {"figure_3_5": home / "drawn.png"})
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     (logged,) = store.search("")
     place = store.client.download_artifacts(logged.info.run_id, "attack_l2/figure_3_5.png")
     assert Path(place).read_bytes() == b"its bytes"
@@ -454,7 +454,7 @@ def test_relocation_leaves_other_addresses_alone(tmp_path):
 
 
 def test_an_experiment_deleted_in_the_dashboard_comes_back(home, quiet, runs):
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     store.client.delete_experiment(store.experiment)
     with stage_run(quiet, **OPTIONS):
         pass
