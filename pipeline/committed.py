@@ -88,7 +88,8 @@ def _known(store: Store) -> set[str]:
 def _committed(root: Path) -> list[Result]:
     """The results below ``root`` as git has them; all of them where there is no git.
 
-    The verdicts come last within a suite, so that they stand first in the dashboard.
+    They are in the order of the dashboard's table from below, where the newest run stands first:
+    at its top are the verdicts of the first suite.
     """
     tracked, changed = (
         _git(root, "ls-files", "-z"),
@@ -102,7 +103,9 @@ def _committed(root: Path) -> list[Result]:
                 _, suite, *rest = path.parent.relative_to(root).parts
                 stage, network = rest or ("report", "all")
                 results.append(Result(path, suite, stage, network))
-    return sorted(results, key=lambda r: (r.suite, r.stage == "report", r.stage, r.network))
+    return sorted(
+        results, key=lambda r: (r.suite, r.stage != "report", r.stage, r.network), reverse=True
+    )
 
 
 def _git(root: Path, *words: str) -> set[str] | None:
@@ -130,6 +133,7 @@ def _import(store: Store, result: Result, when: int) -> str:
         when: its time, in milliseconds since 1970.
     """
     content = json.loads(result.path.read_text("utf-8"))
+    groups = list(_curves(result, content))
     outcome = verdicts(result.path)[1] if result.stage == "report" else ""
     network = "" if result.stage == "report" else result.network
     name = run_name(result.suite, result.stage, network, "committed", outcome)
@@ -138,6 +142,8 @@ def _import(store: Store, result: Result, when: int) -> str:
         "suite": result.suite,
         "stage": result.stage,
         "network": result.network,
+        "mlflow.source.name": result.path.relative_to(processes.root()).as_posix(),
+        "mlflow.source.type": "LOCAL",
         f"{DIGEST}{result.path.name}": digest(result.path),
     }
     run = str(
@@ -146,7 +152,7 @@ def _import(store: Store, result: Result, when: int) -> str:
         ).info.run_id
     )
     logged = store.logged(run)
-    for group, curves in _curves(result, content):
+    for group, curves in groups:
         logged.log_curves(group, curves)
     for key in ("dataset", "seeds"):
         if key in content:

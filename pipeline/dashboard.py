@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--uvicorn-opts",
         "--log-level=warning",
     ]
+    os.environ["PYTHONWARNINGS"] = "ignore"  # about MLflow's own use of other libraries
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
 
 

@@ -234,14 +234,15 @@ def verdicts(claims: Path) -> tuple[dict[str, dict[str, float]], str]:
         claims: the file.
 
     Returns:
-        "tests" (distinct ones) and "claims" -> verdict -> how many, and such as "124 of 196 tests
-        decided".
+        "claims" and "tests" (distinct ones) -> verdict -> how many, and such as "124 of 196 tests
+        decided"; without tests and empty where the file does not count them.
     """
     counts = json.loads(claims.read_text("utf-8"))["counts"]
-    tests = counts["tests"]
-    whole = {"asked": tests["asked"], "decided": tests["decided"], **tests["verdict"]}
-    outcome = f"{tests['decided']} of {tests['asked']} tests decided"
-    return {"tests": whole, "claims": dict(counts["verdict"])}, outcome
+    found, tests = {"claims": dict(counts["verdict"])}, counts.get("tests")
+    if tests is None:
+        return found, ""
+    found["tests"] = {key: tests[key] for key in ("asked", "decided")} | tests["verdict"]
+    return found, f"{tests['decided']} of {tests['asked']} tests decided"
 
 
 def run_name(*parts: str) -> str:

@@ -8,13 +8,13 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from robustness_geometry.checks import NOTHING, refuse
 
-__all__ = ["PATIENCE", "address", "asking_once", "check_server", "without_password"]
+__all__ = ["PATIENCE", "address", "asking_once", "check_server", "within", "without_password"]
 
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """How MLflow asks a server for the first time; later it is patient."""
@@ -46,23 +46,33 @@ def check_server(uri: str, key: str = "tracking.uri") -> None:
     Raises:
         InputError: nothing does within PATIENCE.
     """
+    # To look up a name, or to read a slow answer, may take longer than a connection's time limit.
+    if not within(PATIENCE + 0.5, lambda: _ask(uri, key)):
+        allowed = f"the address of a server that answers (none did within {PATIENCE:.0f} s)"
+        refuse(key, without_password(uri), allowed)
+
+
+def within(seconds: float, work: Callable[[], object]) -> bool:
+    """Do ``work`` in a thread, and tell whether it was done in time; else the thread is left alone.
+
+    Args:
+        seconds: the time it has.
+        work: what to do; what it raises is raised here.
+    """
     failures: list[Exception] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            _ask(uri, key)
+            work()
         except Exception as error:  # it is raised below
             failures.append(error)
 
-    # To look up a name, or to read a slow answer, may take longer than a connection's time limit.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(PATIENCE + 0.5)
+    thread.join(seconds)
     if failures:
         raise failures[0]
-    if thread.is_alive():
-        allowed = f"the address of a server that answers (none did within {PATIENCE:.0f} s)"
-        refuse(key, without_password(uri), allowed)
+    return not thread.is_alive()
 
 
 def _ask(uri: str, key: str) -> None:
