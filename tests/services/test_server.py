@@ -123,9 +123,14 @@ def test_sixteen_processes_write_at_once_and_no_row_is_lost(places):
 
 def test_a_stage_logs_to_the_server_that_the_environment_names(places, tmp_path):
     uri = places["server"]
-    done, _ = attack(tmp_path, "tracking=server", "attack.norm=inf", MLFLOW_TRACKING_URI=uri)
+    done, _ = attack(
+        tmp_path,
+        "tracking=server",
+        "settings.attack_closed_forms.points=7",
+        MLFLOW_TRACKING_URI=uri,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    query = "select run_uuid, name, status from runs where name like '%attack.norm=inf%'"
+    query = "select run_uuid, name, status from runs where name like '%closed_forms.points=7%'"
     ((run, name, status),) = rows(places, query)
     assert name.startswith("attack · mnist5k_lenet · ")
     assert status == "FINISHED"
@@ -137,11 +142,15 @@ def test_a_stage_logs_to_the_server_that_the_environment_names(places, tmp_path)
 
 @needs_joblib
 def test_the_jobs_of_a_joblib_sweep_nest_on_the_server(places, tmp_path):
-    words = ["tracking=server", f"tracking.uri={places['server']}", "attack.norm=1,2"]
+    words = [
+        "tracking=server",
+        f"tracking.uri={places['server']}",
+        "settings.attack_closed_forms.points=8,9",
+    ]
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done, _ = attack(tmp_path, *words, *launcher, multirun=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    query = "select run_uuid, status from runs where name like 'sweep · attack · %norm=1,2%'"
+    query = "select run_uuid, status from runs where name like 'sweep · attack · %points=8,9%'"
     ((parent, status),) = rows(places, query)
     assert status == "FINISHED"
     jobs = rows(
@@ -162,10 +171,14 @@ def start():
 
 LAUNCHERS = [
     pytest.param(False, [], id="run"),
-    pytest.param(True, ["attack.norm=1,2"], id="sweep"),
+    pytest.param(True, ["settings.attack_closed_forms.points=8,9"], id="sweep"),
     pytest.param(
         True,
-        ["attack.norm=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        [
+            "settings.attack_closed_forms.points=8,9",
+            "hydra/launcher=joblib",
+            "hydra.launcher.n_jobs=2",
+        ],
         id="joblib",
         marks=needs_joblib,
     ),
