@@ -174,8 +174,8 @@ def _curves(
         return
     for experiment, found in content["experiments"].items():
         numbers = {name: [each["value"]] for name, each in found["numbers"].items()}
-        for curves in (numbers, found.get("curves", {})):
-            yield experiment, {name: _finite(values) for name, values in curves.items()}
+        curves = {**numbers, **found.get("curves", {})}
+        yield experiment, {name: _finite(values) for name, values in curves.items()}
 
 
 def _finite(values: list[float | None]) -> list[float]:

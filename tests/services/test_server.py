@@ -130,9 +130,8 @@ def test_a_stage_logs_to_the_server_that_the_environment_names(places, tmp_path)
         MLFLOW_TRACKING_URI=uri,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    query = "select run_uuid, name, status from runs where name like '%closed_forms.points=7%'"
-    ((run, name, status),) = rows(places, query)
-    assert name.startswith("attack · mnist5k_lenet · ")
+    names = "name like 'attack · mnist5k_lenet · experiments=[attack_closed_forms] %'"
+    ((run, status),) = rows(places, f"select run_uuid, status from runs where {names}")
     assert status == "FINISHED"
     found = rows(places, f"select count(*) from metrics where run_uuid = '{run}'")
     assert found > [(5,)]
@@ -150,7 +149,7 @@ def test_the_jobs_of_a_joblib_sweep_nest_on_the_server(places, tmp_path):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done, _ = attack(tmp_path, *words, *launcher, multirun=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    query = "select run_uuid, status from runs where name like 'sweep · attack · %points=8,9%'"
+    query = "select run_uuid, status from runs where name like 'sweep · attack · %'"
     ((parent, status),) = rows(places, query)
     assert status == "FINISHED"
     jobs = rows(
