@@ -173,9 +173,9 @@ def _curves(
             yield group, {name: [value] for name, value in numbers.items()}
         return
     for experiment, found in content["experiments"].items():
-        numbers = {name: [each["value"]] for name, each in found["numbers"].items()}
-        curves = {**numbers, **found.get("curves", {})}
-        yield experiment, {name: _finite(values) for name, values in curves.items()}
+        curves = {name: _finite([each["value"]]) for name, each in found["numbers"].items()}
+        curves |= {name: _finite(values) for name, values in found.get("curves", {}).items()}
+        yield experiment, curves
 
 
 def _finite(values: list[float | None]) -> list[float]:

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline import servers
@@ -39,8 +40,8 @@ def set_remote(url: str, endpoint: str | None = None, region: str | None = None)
     Raises:
         InputError: the place does not answer, is not there, or does not let this user in.
     """
-    options = {"url": url, "endpointurl": endpoint, "region": region}
-    options = {name: value for name, value in options.items() if value is not None}
+    given = {"url": url, "endpointurl": endpoint, "region": region}
+    options = {name: value for name, value in given.items() if value is not None}
     if urlsplit(url).scheme == "s3":
         require("dvc_s3", extra="s3")
     elif endpoint or region:
@@ -59,10 +60,13 @@ def set_remote(url: str, endpoint: str | None = None, region: str | None = None)
 
 def _check(options: dict[str, str]) -> None:
     """Check that what is under an address can be listed."""
+    from dvc.fs import get_cloud_fs  # takes a second
+
     try:
-        done = servers.within(PATIENCE, lambda: _list(options))
-    except InputError:
-        raise
+        kind, config, path = get_cloud_fs({}, **options)
+        place = kind(**config)
+        place.fs  # noqa: B018  # imports the driver, which takes seconds, before the clock runs
+        done = servers.within(PATIENCE, lambda: _list(place, path))
     except FileNotFoundError:
         refuse("URL", options["url"], "in a bucket, or a folder, that exists")
     except Exception as error:  # of DVC, or of any of its file systems
@@ -72,16 +76,13 @@ def _check(options: dict[str, str]) -> None:
         refuse("URL", options["url"], f"a place that answers (none did within {PATIENCE:.0f} s)")
 
 
-def _list(options: dict[str, str]) -> None:
-    from dvc.fs import get_cloud_fs
-
-    kind, config, path = get_cloud_fs({}, **options)
-    place = kind(**config)
-    if kind.protocol == "local":  # DVC would make it, also where a disk is not mounted
+def _list(place: Any, path: str) -> None:
+    """Look at a path of a file system of DVC; one that is not there yet is fine in a bucket."""
+    if place.protocol == "local":  # DVC would make it, also where a disk is not mounted
         if not Path(path).is_dir():
             raise FileNotFoundError(path)
     elif not place.exists(path):
-        place.ls(path.partition("/")[0] if kind.protocol == "s3" else path)
+        place.ls(path.partition("/")[0] if place.protocol == "s3" else path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

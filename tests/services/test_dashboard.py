@@ -17,6 +17,8 @@ from tests.services.servers import (
     wait,
 )
 
+pytestmark = pytest.mark.timeout(1800)  # servers start slowly where much else runs
+
 ATTACK = "results/embedded/attack/mnist5k_lenet/metrics.json"
 KEPT = (ATTACK, "results/embedded/claims.json")
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.services.servers import KEYS, environment, free_ports, mlflow, postgresql, root, s3
 
+pytestmark = pytest.mark.timeout(1800)  # servers start slowly where much else runs
+
 WRITERS, NUMBERS, STEPS = 16, 40, 60
 
 needs_joblib = pytest.mark.skipif(
@@ -62,7 +64,7 @@ def attack(folder, *words, multirun=False, **more):
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=900,
     )
     return done, time.monotonic() - began
 

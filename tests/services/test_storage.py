@@ -9,6 +9,8 @@ import yaml
 
 from tests.services.servers import checkout, commit, environment, free_ports, git, s3
 
+pytestmark = pytest.mark.timeout(1800)  # servers start slowly where much else runs
+
 OUTPUTS = ("metrics.json", "timings.json", "tables", "figures", "tensors")
 
 
@@ -27,7 +29,7 @@ def run(place, *words, **more):
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
