@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ui",
         "--backend-store-uri",
         store.uri,
+        "--registry-store-uri",
+        store.uri,
         "--workers",
         "1",
         "--uvicorn-opts",

@@ -56,7 +56,8 @@ def test_a_fresh_clone_shows_the_committed_results(browser, clone, tmp_path):
         said = (log / "output").read_text()
         address = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
         lines = ["dashboard: 2 committed results are new in it", address]
-        assert sorted(said.splitlines()) == sorted(lines)
+        ours = [line for line in said.splitlines() if line.startswith(("dashboard:", "http"))]
+        assert sorted(ours) == sorted(lines), said  # besides, MLflow speaks of its safety
         wanted = ["embedded · attack · mnist5k_lenet · committed", "embedded · report · committed"]
         end = time.monotonic() + 200
         while not all(name in (shown := page(browser, address, tmp_path / "b")) for name in wanted):
