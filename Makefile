@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro test test-services check peers bench bench-gpu dashboard params report weights lock clean
+.PHONY: setup repro test test-services check peers bench bench-gpu dashboard remote params report weights lock clean
 
 setup: .venv/ok
 
@@ -60,8 +60,13 @@ bench: .venv-peers/ok      ## speed and norms beside the other libraries (ARGS="
 bench-gpu: .venv-peers/ok  ## speed and memory on a GPU, beside the CPU and the other libraries
 	@.venv-peers/bin/python -m benchmarks.gpu $(ARGS)
 
-dashboard: .venv/ok        ## the MLflow dashboard on this machine
-	@python -m pipeline.tracking dashboard $(ARGS)
+dashboard: .venv/ok        ## the runs and the committed results in MLflow, on this machine
+	@python -m pipeline.dashboard $(ARGS)
+
+remote: .venv/ok | $(UV)   ## where the team's results are: URL=s3://BUCKET/PATH [ENDPOINT=http://...] [REGION=...]
+	@case "$(URL)" in s3:*) python -c 'import dvc_s3' 2>&- || $(UV) pip install --quiet --python .venv/bin/python \
+		--constraints requirements-services.lock dvc-s3;; esac
+	@python -m pipeline.remote $(if $(URL),"$(URL)") $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGION),--region "$(REGION)")
 
 params: .venv/ok           ## compose params.yaml from conf/
 	@python -m stages.generate

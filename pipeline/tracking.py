@@ -1,16 +1,10 @@
-"""Experiment tracking: the only file that imports MLflow, and only once a run is really logged.
+"""Experiment tracking: the only file that imports MLflow, and only once a run is really logged."""
 
-``python -m pipeline.tracking dashboard`` serves what was logged, on this machine alone.
-"""
-
-import argparse
 import atexit
 import logging
 import os
-import socket
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import database, processes, servers
 from pipeline.processes import dvc_ancestor
-from pipeline.runs import LoggedRun, Run, cut, legal_name
+from pipeline.runs import LoggedRun, Run, changes, cut, legal_name, run_name
 from pipeline.storage import check_folder
 from robustness_geometry.checks import InputError, refuse
 
-__all__ = ["Run", "Settings", "SweepParent", "dvc_ancestor", "main", "stage_run"]
+__all__ = ["Run", "Settings", "Store", "SweepParent", "dvc_ancestor", "stage_run"]
 
 PARENT = "PIPELINE_PARENT_RUN_ID"
 """The environment variable that hands a sweep's run to its jobs."""
@@ -48,6 +42,8 @@ class Settings:
         enabled: False logs nothing and never imports MLflow.
         uri: address of the tracking store; None: an sqlite file in the repository's root. Runs on
             several machines need a server, as sqlite does not work over a network.
+        server: log to an MLflow server alone: that of ``uri``, else that which the environment's
+            MLFLOW_TRACKING_URI names.
         experiment: name of the collection of runs in MLflow.
         log_models: also log trained networks.
         system_metrics: also log the load of processor, memory, disk and GPU.
@@ -55,6 +51,7 @@ class Settings:
 
     enabled: bool = True
     uri: str | None = None
+    server: bool = False
     experiment: str = "robustness-geometry"
     log_models: bool = True
     system_metrics: bool = True
@@ -89,7 +86,7 @@ def stage_run(
     if not (settings.enabled and processes.is_first()):
         yield Run()
         return
-    store = _Store(settings)
+    store = Store(settings)
     described = {
         "stage": stage,
         "network": network,
@@ -99,7 +96,7 @@ def stage_run(
     }
     with (
         processes.termination_raises(),
-        _parent_run(store) as parent,
+        _parent_run(store, suite) as parent,
         _own_run(store, parent, described) as run,
     ):
         run.log_parameters(parameters)
@@ -107,10 +104,13 @@ def stage_run(
 
 
 @contextmanager
-def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> Iterator[LoggedRun]:
+def _own_run(store: "Store", parent: str | None, tags: Mapping[str, str]) -> Iterator[LoggedRun]:
+    above = parent if PARENT not in os.environ else None
+    suite = [tags["suite"]] if above else []  # a direct run may measure what no suite names
+    changed = "" if above else changes()
     run = store.mlflow.start_run(
         experiment_id=store.experiment,
-        run_name=f"{tags['stage']} {tags['network']}",
+        run_name=run_name(*suite, tags["stage"], tags["network"], changed),
         parent_run_id=parent,
         tags={
             legal_name(key): cut(value)
@@ -120,7 +120,7 @@ def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> It
     )
     status = "KILLED"
     try:
-        yield store.logged(run.info.run_id)
+        yield store.logged(run.info.run_id, above)
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
@@ -131,7 +131,7 @@ def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> It
 
 
 @contextmanager
-def _parent_run(store: "_Store") -> Iterator[str | None]:
+def _parent_run(store: "Store", suite: str) -> Iterator[str | None]:
     """The run to nest in: the sweep's, or that of the ``dvc`` process above.
 
     It stays open while this stage runs.
@@ -144,14 +144,14 @@ def _parent_run(store: "_Store") -> Iterator[str | None]:
     if dvc is None:
         yield None
         return
-    parent = _session_run(store, processes.identity(dvc))
+    parent = _session_run(store, processes.identity(dvc), suite)
     try:
         yield parent
     finally:
         _close_parent(store, parent)
 
 
-def _session_run(store: "_Store", session: str) -> str:
+def _session_run(store: "Store", session: str, suite: str) -> str:
     """Find and reopen, or make, the run of one ``dvc`` process."""
     with store.lock():
         found = store.search(f"tags.`{_SESSION}` LIKE '{session.rpartition('-')[0]}-%'")
@@ -165,12 +165,11 @@ def _session_run(store: "_Store", session: str) -> str:
             store.client.set_tag(runs[0], _PROCESS, processes.identity())
             return runs[0]
         tags = {key: value for key, value in processes.provenance().items() if key != "DVC_STAGE"}
-        return store.open(
-            os.environ.get("DVC_EXP_NAME") or "dvc repro", {**tags, _SESSION: session}
-        )
+        name = run_name(suite, os.environ.get("DVC_EXP_NAME") or "dvc repro")
+        return store.open(name, {**tags, "suite": suite, _SESSION: session})
 
 
-def _close_parent(store: "_Store", parent: str, failed: bool = False) -> None:
+def _close_parent(store: "Store", parent: str, failed: bool = False) -> None:
     statuses = {
         child.info.status for child in store.search(f"tags.`mlflow.parentRunId` = '{parent}'")
     }
@@ -178,7 +177,7 @@ def _close_parent(store: "_Store", parent: str, failed: bool = False) -> None:
     store.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
 
-def _close_orphans(store: "_Store") -> None:
+def _close_orphans(store: "Store") -> None:
     """Mark as KILLED what a process left open that was itself killed outright."""
     for run in store.search("attributes.status = 'RUNNING'"):
         if _PROCESS in run.data.tags and not processes.lives(run.data.tags[_PROCESS]):
@@ -204,11 +203,13 @@ class SweepParent(Callback):  # type: ignore[misc]
         if not (settings.enabled and processes.is_first()) or PARENT in os.environ:
             return
         try:
-            self._store = _Store(settings)
+            self._store = Store(settings)
         except InputError as error:  # Hydra would only warn of it, and every run meet it again
             raise SystemExit(error) from error
         _close_orphans(self._store)
-        name = f"sweep {OmegaConf.select(config, 'hydra.job.name') or ''}".strip()
+        stage = str(OmegaConf.select(config, "hydra.job.name") or "")
+        given = OmegaConf.select(config, "hydra.overrides.task") or []
+        name = run_name("sweep", stage, changes([str(word) for word in given]))
         self._run = self._store.open(name, processes.provenance())
         os.environ[PARENT] = self._run  # the jobs' processes inherit it
         atexit.register(self._fail)
@@ -233,7 +234,7 @@ class SweepParent(Callback):  # type: ignore[misc]
             _close_parent(self._store, self._run, failed)
 
 
-class _Store:
+class Store:
     """A connection to the tracking store, made ready for use.
 
     Args:
@@ -245,7 +246,10 @@ class _Store:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.uri = settings.uri or f"sqlite:///{processes.root() / 'mlflow.db'}"
+        if settings.server:
+            self.uri = servers.address(settings.uri)
+        else:
+            self.uri = settings.uri or f"sqlite:///{processes.root() / 'mlflow.db'}"
         self._file = (
             Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
         )
@@ -281,9 +285,15 @@ class _Store:
             if self._file is not None:
                 database.read_beside_writes(self._file)
 
-    def logged(self, run: str) -> LoggedRun:
-        """The run with an id, to log to."""
-        return LoggedRun(self.mlflow, self.client, run, log_models=self.settings.log_models)
+    def logged(self, run: str, above: str | None = None) -> LoggedRun:
+        """The run with an id, to log to.
+
+        Args:
+            run: its id.
+            above: id of the ``dvc repro``'s run around it, which gets its headline numbers.
+        """
+        models = self.settings.log_models
+        return LoggedRun(self.mlflow, self.client, run, log_models=models, above=above)
 
     def lock(self) -> AbstractContextManager[object]:
         """Held by one process at a time; a server needs none."""
@@ -297,7 +307,13 @@ class _Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = None if self._file is None else database.artifacts(self._file)
-            return str(self.client.create_experiment(name, artifact_location=place))
+            try:
+                return str(self.client.create_experiment(name, artifact_location=place))
+            except self.mlflow.exceptions.MlflowException:
+                # A process elsewhere may have made it on the server in the meantime.
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -320,39 +336,3 @@ def _mlflow() -> Any:
     for name, level in (("mlflow", logging.WARNING), ("mlflow.utils.environment", logging.ERROR)):
         logging.getLogger(name).setLevel(level)
     return mlflow
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the dashboard on this machine alone, after printing the address of its runs."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description=main.__doc__)
-    parser.add_argument("command", choices=["dashboard"])
-    parser.add_argument("--port", type=int, default=5000)
-    port = parser.parse_args(arguments).port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            refuse("port", port, f"a port that no other program uses (try --port {port + 1})")
-    store = _Store(Settings())
-    # MLflow's own landing page is about language models; this is the page with the runs.
-    page = f"#/experiments/{store.experiment}/runs?workflowType=machine_learning"
-    print(f"http://127.0.0.1:{port}/{page}", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        store.uri,
-        "--workers",
-        "1",
-    ]
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"dashboard: {error}")

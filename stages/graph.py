@@ -113,7 +113,7 @@ def _report(root: Path, sources: Sources) -> str:
         *UNCACHED,
         "outs:",
         "  - reports/${suite.name}:",
-        *UNCACHED,
+        *STAYS,
     ]
     return _indented(["report:"], 2) + _indented(body, 4)
 

@@ -46,8 +46,7 @@ def write(config: Config) -> None:
                 },
                 description=suite.description,
             )
-        run.log_file(page)
-        run.log_file(ROOT / "results" / suite.name / "claims.json")
+        run.log_report(page, ROOT / "results" / suite.name / "claims.json")
         with refuse_full_disk(ROOT):
             write_overall(ROOT)
     print(f"report: {page.relative_to(ROOT)}")

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import signal
 import socket
@@ -19,7 +21,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import nn
 
-from pipeline import database, processes, servers, tracking
+from pipeline import dashboard, database, processes, servers, tracking
 from pipeline.findings import Findings
 from pipeline.runs import LoggedRun
 from pipeline.statistics import Estimate
@@ -31,28 +33,10 @@ from robustness_geometry.types import Dataset, Split
 OPTIONS = {"stage": "attack", "network": "toy", "suite": "smoke", "parameters": {}, "tags": {}}
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """An empty tracking database; making one takes MLflow seconds."""
-    folder = tmp_path_factory.mktemp("template")
-    tracking._Store(Settings(uri=f"sqlite:///{folder / 'mlflow.db'}"))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture(autouse=True)
 def _outside(monkeypatch):
     for name in (tracking.PARENT, "DVC_STAGE", "DVC_EXP_NAME", "LOCAL_RANK", "RANK"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch, template):
-    source, copy = sqlite3.connect(template), sqlite3.connect(tmp_path / "mlflow.db")
-    source.backup(copy)
-    source.close()
-    copy.close()
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    return tmp_path
 
 
 @pytest.fixture
@@ -63,7 +47,7 @@ def quiet():
 @pytest.fixture
 def runs(home):
     def runs() -> list:
-        store = tracking._Store(Settings())
+        store = tracking.Store(Settings())
         return sorted(store.search(""), key=lambda run: run.info.start_time)
 
     return runs
@@ -110,7 +94,7 @@ def test_a_run_is_logged_with_everything_about_it(home, runs):
         run.log_folder(home / "tables")
     (logged,) = runs()
     assert logged.info.status == "FINISHED"
-    assert logged.info.run_name == "attack toy"
+    assert logged.info.run_name == "attack · toy"
     assert (
         logged.data.tags["thesis.section"] == logged.data.tags["thesis.section.attack_l2"] == "3.3"
     )
@@ -137,6 +121,7 @@ def test_a_run_is_logged_with_everything_about_it(home, runs):
         "metrics.json",
         "tables/a.csv",
     }
+    assert logged.data.tags["sha256.metrics.json"] == hashlib.sha256(b"{}").hexdigest()
     table = pd.read_csv(
         home / "mlruns" / logged.info.run_id / "artifacts" / "attack_l2" / "numbers.csv"
     )
@@ -152,7 +137,7 @@ def test_a_run_is_logged_with_everything_about_it(home, runs):
 def test_curves_have_steps(home, quiet, runs):
     with stage_run(quiet, **OPTIONS) as run:
         run.log_findings("training", Findings(curves={"loss": np.arange(1500.0)[::-1]}), "3.2")
-    history = tracking._Store(quiet).client.get_metric_history(
+    history = tracking.Store(quiet).client.get_metric_history(
         runs()[0].info.run_id, "training/loss"
     )
     assert [point.step for point in history] == list(range(1500))
@@ -240,7 +225,7 @@ def test_sigterm_ends_the_run_and_the_handler_is_put_back(home, quiet, runs):
 
 
 def test_a_run_whose_process_was_killed_outright_is_closed_by_the_next(home, quiet, runs):
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     mine, host = processes.identity(), socket.gethostname()
     dead, gone = f"{host}:{os.getpid()}-1000", f"{host}:999999999-1000"
     for name, process in {"alive": mine, "dead": dead, "gone": gone, "far": "x:1-1"}.items():
@@ -248,7 +233,7 @@ def test_a_run_whose_process_was_killed_outright_is_closed_by_the_next(home, qui
     with stage_run(quiet, **OPTIONS):
         pass
     statuses = {run.info.run_name: run.info.status for run in runs()}
-    assert statuses.pop("attack toy") == "FINISHED"
+    assert statuses.pop("attack · toy") == "FINISHED"
     assert statuses == {"alive": "RUNNING", "dead": "KILLED", "gone": "KILLED", "far": "RUNNING"}
 
 
@@ -257,7 +242,7 @@ def test_a_run_whose_process_was_killed_outright_is_closed_by_the_next(home, qui
 
 def test_the_stages_of_one_dvc_process_share_a_parent(home, quiet, runs, monkeypatch):
     monkeypatch.setattr(tracking, "dvc_ancestor", psutil.Process)
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     states = []
 
     def parent():
@@ -274,13 +259,51 @@ def test_the_stages_of_one_dvc_process_share_a_parent(home, quiet, runs, monkeyp
     assert states == ["RUNNING", "FINISHED", "RUNNING", "FINISHED", "FAILED"]
     assert len(store.search(f"tags.`mlflow.parentRunId` = '{parent().info.run_id}'")) == 3
     assert len(runs()) == 4
-    assert parent().info.run_name == "dvc repro"
+    assert parent().info.run_name == "smoke · dvc repro"
+    assert {run.info.run_name for run in runs()} >= {"smoke · attack · one", "smoke · attack · two"}
+
+
+CLAIMS = {
+    "verdict": {"reproduced": 3, "not tested here": 5},
+    "tests": {"asked": 4, "decided": 3, "verdict": {"reproduced": 3, "undecided": 1}},
+}
+
+
+def test_the_run_of_a_dvc_process_tells_headlines_and_verdicts(home, quiet, runs, monkeypatch):
+    monkeypatch.setattr(tracking, "dvc_ancestor", psutil.Process)
+    with stage_run(quiet, **OPTIONS) as run:
+        run.log_findings("attack_l2", findings(), "3.3")
+    (home / "claims.json").write_text(json.dumps({"counts": CLAIMS}))
+    (home / "index.html").write_text("the page")
+    with stage_run(quiet, **{**OPTIONS, "stage": "report", "network": "all"}) as run:
+        run.log_report(home / "index.html", home / "claims.json")
+    parent, _, report = runs()
+    assert parent.info.run_name == "smoke · dvc repro · 3 of 4 tests decided"
+    counts = {"tests/asked": 4, "tests/decided": 3, "tests/reproduced": 3, "tests/undecided": 1}
+    counts |= {"claims/reproduced": 3, "claims/not tested here": 5}
+    assert report.data.metrics == counts
+    assert parent.data.metrics == counts | {"attack/toy/attack_l2/rho_df": 0.2}
+    assert artifacts(home, parent) == {"index.html"}
+    assert artifacts(home, report) == {"index.html", "claims.json"}
 
 
 def test_a_sweep_holds_its_jobs_and_closes(home, quiet, runs):
     sweep = SweepParent()
     config = OmegaConf.create(
-        {"tracking": {"system_metrics": False}, "hydra": {"job": {"name": "attack"}}}
+        {
+            "tracking": {"system_metrics": False},
+            "hydra": {
+                "job": {"name": "attack"},
+                "overrides": {
+                    "task": [
+                        "++attack.norm=2,inf",
+                        "model=lenet,nin",
+                        "output=x",
+                        "dataset=mnist5k",
+                    ]
+                },
+            },
+        }
     )
     sweep.on_multirun_start(config)
     parent = os.environ[tracking.PARENT]
@@ -291,7 +314,7 @@ def test_a_sweep_holds_its_jobs_and_closes(home, quiet, runs):
     sweep._fail()
     assert tracking.PARENT not in os.environ
     first, *jobs = runs()
-    assert first.info.run_name == "sweep attack"
+    assert first.info.run_name == "sweep · attack · attack.norm=2,inf model=lenet,nin"
     assert {run.info.status for run in runs()} == {"FINISHED"}
     assert [job.data.tags["mlflow.parentRunId"] for job in jobs] == [parent, parent]
 
@@ -407,7 +430,7 @@ def test_artifacts_are_found_after_a_move(home, quiet, tmp_path_factory, monkeyp
     there = tmp_path_factory.mktemp("moved") / "repository"
     home.rename(there)
     monkeypatch.setenv("DVC_ROOT", str(there))
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     (logged,) = store.search("")
     listed = {item.path for item in store.client.list_artifacts(logged.info.run_id, "attack_l2")}
     assert "attack_l2/figure_3_5.png" in listed
@@ -419,7 +442,7 @@ def test_a_figure_that_was_drawn_already_is_logged_as_it_is(home, quiet):
     (home / "drawn.png").write_bytes(b"its bytes")
     with stage_run(quiet, **OPTIONS) as run:
         run.log_findings("attack_l2", findings(), "3.3", {"figure_3_5": home / "drawn.png"})
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     (logged,) = store.search("")
     place = store.client.download_artifacts(logged.info.run_id, "attack_l2/figure_3_5.png")
     assert Path(place).read_bytes() == b"its bytes"
@@ -454,7 +477,7 @@ def test_relocation_leaves_other_addresses_alone(tmp_path):
 
 
 def test_an_experiment_deleted_in_the_dashboard_comes_back(home, quiet, runs):
-    store = tracking._Store(quiet)
+    store = tracking.Store(quiet)
     store.client.delete_experiment(store.experiment)
     with stage_run(quiet, **OPTIONS):
         pass
@@ -517,6 +540,33 @@ def test_a_server_that_is_not_there_is_refused_at_once(scheme):
     text = refused(f"{scheme}://127.0.0.1:9")
     assert "the address of a server that answers (Connection refused)" in text
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("uri", "named", "got"),
+    [
+        (None, None, "nothing"),
+        (None, "sqlite:////tmp/mlflow.db", "'sqlite:////tmp/mlflow.db'"),
+        ("mlruns", "http://127.0.0.1:9", "'mlruns'"),
+        ("http://", None, "'http://'"),
+        (None, "ftp://me:secret@place/", "'ftp://place/'"),
+    ],
+)
+def test_a_server_has_an_address(monkeypatch, uri, named, got):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if named is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    with pytest.raises(InputError) as caught:
+        tracking.Store(Settings(server=True, uri=uri))
+    wanted = "an address http://HOST:PORT of an MLflow server, here or in MLFLOW_TRACKING_URI"
+    assert str(caught.value) == f"tracking.uri must be {wanted}; got {got}"
+
+
+def test_the_environment_names_the_server_unless_the_settings_do(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for uri, port in ((None, 9), ("http://127.0.0.1:7", 7)):
+        with pytest.raises(InputError, match=rf"Connection refused.*127.0.0.1:{port}'"):
+            tracking.Store(Settings(server=True, uri=uri))
 
 
 def test_a_server_that_does_not_answer_is_refused(silent, monkeypatch):
@@ -647,7 +697,7 @@ def test_the_dashboard_serves_the_runs_on_loopback(home, monkeypatch, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    tracking.main(["dashboard", "--port", port])
+    dashboard.main(["--port", port])
     page = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
     assert capsys.readouterr().out.splitlines() == [page]
     ((program, command),) = started
@@ -668,4 +718,4 @@ def test_a_taken_port_is_an_input_error(home):
         with pytest.raises(
             InputError, match=f"port must be a port that no other program uses.*; got {port}"
         ):
-            tracking.main(["dashboard", "--port", str(port)])
+            dashboard.main(["--port", str(port)])
