@@ -54,7 +54,8 @@ def planned(root: Path, *, force: bool = False) -> dict[str, list[str]]:
 
     with Repo(str(root)) as repo:
         graph = repo.index.graph  # from each stage to those that it needs
-        changed = [s for s in graph if s.addressing in repo.status()] if not force else list(graph)
+        status = {} if force else repo.status()
+        changed = [stage for stage in graph if force or stage.addressing in status]
         chosen = {*changed, *(above for s in changed for above in networkx.ancestors(graph, s))}
         order = reversed(list(networkx.topological_sort(graph)))
         return {

@@ -1,10 +1,9 @@
 """Stages as jobs of Slurm, as far as no cluster is needed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from dvc.repo import Repo
 
 from pipeline import cluster, devices, tracking
 from pipeline.devices import Machine
@@ -25,15 +24,11 @@ def repository(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / f"in-{name}").write_text(name)
     monkeypatch.chdir(tmp_path)
-    dvc(tmp_path, "init", "--no-scm")
+    Repo.init(no_scm=True)
     return tmp_path
 
 
-def dvc(folder, *words):
-    command = [sys.executable, "-m", "dvc", *words, "--quiet"]
-    subprocess.run(command, cwd=folder, check=True, timeout=300)
-
-
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what DVC itself calls
 def test_what_changed_is_planned_with_all_that_rests_on_it(repository):
     everything = {
         "train@a": [],
@@ -43,7 +38,8 @@ def test_what_changed_is_planned_with_all_that_rests_on_it(repository):
         "report": ["attack@a", "attack@b"],
     }
     assert cluster.planned(repository) == everything
-    dvc(repository, "repro")
+    with Repo(str(repository)) as repo:
+        repo.reproduce()
     assert cluster.planned(repository) == {}
     assert cluster.planned(repository, force=True) == everything
     (repository / "in-b").write_text("other")

@@ -133,7 +133,7 @@ def test_a_stage_on_two_nodes_gives_the_numbers_of_one(cluster, tmp_path):
     own = [*TINY, "experiments=[attack_linf]", "tracking=none", "executor.workers=null"]
     stage = python("stages.attack", *own)
     for name, before, nodes in (
-        ("two", ["srun", "--nodes=2", "--ntasks-per-node=1", "--mem=2G"], ["executor=multi_node"]),
+        ("two", ["srun", "--quiet", "--nodes=2", "--ntasks-per-node=1"], ["executor=multi_node"]),
         ("one", [], []),
     ):
         folder = tmp_path / name
@@ -141,20 +141,21 @@ def test_a_stage_on_two_nodes_gives_the_numbers_of_one(cluster, tmp_path):
         done = cluster.run([*before, *stage, *nodes, *places])
         assert done.returncode == 0, done.stderr
         assert "arning" not in done.stderr
-    two, one = (tmp_path / name / "metrics.json" for name in ("two", "one"))
-    assert two.read_bytes() == one.read_bytes()
-    chunks = [
-        sorted(p.name for p in tmp_path.glob(f"{name}-work/*/*/*.bin")) for name in ("two", "one")
-    ]
+    two, one = (tmp_path / name for name in ("two", "one"))
+    assert (two / "metrics.json").read_bytes() == (one / "metrics.json").read_bytes()
+    chunks = [sorted(p.name for p in tmp_path.glob(f"{n}-work/*/*/*.bin")) for n in ("two", "one")]
     assert chunks[0] == chunks[1]
 
 
-MACHINE = "from pipeline.devices import Machine; options = dict(threads=1, tf32=False, deterministic=True); "
+MACHINE = """
+from pipeline.devices import Machine
+options = dict(threads=1, tf32=False, deterministic=True)
+"""
 
 
 def test_fabric_does_not_look_at_slurm_unless_there_are_several_nodes(cluster):
     one = MACHINE + "print(Machine('cpu', 1, '64-true', **options).ranks)"
-    for before in ([], ["srun", "--ntasks=1"], ["srun", "--ntasks=2", "--nodes=2"]):
+    for before in ([], ["srun", "--quiet"], ["srun", "--quiet", "--nodes=2"]):
         done = cluster.run([*before, sys.executable, "-W", "error", "-c", one])
         assert (done.returncode, done.stderr) == (0, "")
         assert set(done.stdout.split()) == {"1"}
