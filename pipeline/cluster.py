@@ -52,7 +52,7 @@ def planned(root: Path, *, force: bool = False) -> dict[str, list[str]]:
     import networkx
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    with Repo(str(root), _wait_for_lock=True) as repo:
         graph = repo.index.graph  # from each stage to those that it needs
         status = {} if force else repo.status()
         changed = [stage for stage in graph if force or stage.addressing in status]

@@ -1,12 +1,17 @@
 """Stages as jobs of Slurm, as far as no cluster is needed."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
+import torch
 from dvc.repo import Repo
 
 from pipeline import cluster, devices, tracking
 from pipeline.devices import Machine
+from pipeline.executor import Executor
 from robustness_geometry.checks import InputError
 
 
@@ -191,3 +196,24 @@ def test_several_nodes_need_a_step_with_a_task_for_each_device(monkeypatch, node
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
     with pytest.raises(InputError, match=r"executor\.nodes must be 1, or .*--nodes=2 .*; got 2"):
         devices.launch("cpu", 1, "32-true", 2)
+
+
+def told(images):
+    time.sleep(0.05)  # long enough for both processes to get a chunk
+    if os.getpid() != int(os.environ["OWNER"]):
+        os.kill(os.getpid(), signal.SIGUSR2)
+    return torch.full((len(images),), os.getpid(), dtype=torch.float64)
+
+
+def test_only_the_first_process_heeds_that_its_time_is_nearly_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("OWNER", str(os.getpid()))
+    heard = tmp_path / "heard"
+    before = signal.signal(signal.SIGUSR2, lambda *_: heard.touch())
+    try:
+        options = {"accelerator": "cpu", "threads": 1, "chunk": 1, "progress": False}
+        executor = Executor(**options, workers=2, work=tmp_path / "work")
+        found = executor.map(told, torch.zeros(6, 1)).value
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert len(found.unique()) == 2
+    assert not heard.exists()

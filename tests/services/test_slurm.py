@@ -34,6 +34,14 @@ def runs(database):
         ).fetchall()
 
 
+def states(database):
+    """Name and status of every run; none while MLflow still makes its tables."""
+    try:
+        return [run[:2] for run in runs(database)]
+    except sqlite3.OperationalError:
+        return []
+
+
 def one_parent(database):
     """The only run without a parent, and the runs that nest in it."""
     found = runs(database)
@@ -65,6 +73,27 @@ def test_four_jobs_of_a_sweep_on_two_nodes_are_the_runs_of_one_process(cluster, 
     used = cluster.run(["scontrol", "--oneliner", "show", "jobs"]).stdout
     assert " NodeList=n1 " in used
     assert " NodeList=n2 " in used
+
+
+def test_a_job_of_a_sweep_that_runs_out_of_time_is_queued_again(cluster, tmp_path):
+    database = tmp_path / "mlflow.db"
+    asked = {"cpus_per_task": 1, "mem_gb": 2, "timeout_min": 30, "name": "short of time"}
+    words = [*TINY, "experiments=[attack_linf]", "executor.workers=2", "hydra/launcher=slurm"]
+    words += [f"hydra.launcher.{key}={value}" for key, value in asked.items()]
+    places = [f"hydra.sweep.dir={tmp_path}/jobs", f"executor.work={tmp_path}/work"]
+    words += [*places, f"tracking.uri=sqlite:///{database}"]
+    sweep = subprocess.Popen(python("stages.attack", "-m", *words), env=cluster.environment)
+    until(lambda: database.exists() and ("attack mnist5k_lenet", "RUNNING") in states(database))
+    until(lambda: list((tmp_path / "work").glob("*/*/*.bin")))
+    done = cluster.run(["scancel", "--name=short of time", "--signal=USR2"])
+    assert done.returncode == 0, done.stderr
+    assert sweep.wait(600) == 0
+    said = "".join(path.read_text() for path in tmp_path.glob("jobs/.submitit/*/*_log.*"))
+    assert "Requeued job" in said
+    parent, children = one_parent(database)
+    assert parent[:2] == ("sweep attack", "FINISHED")
+    assert [child[:2] for child in children] == [("attack mnist5k_lenet", "FINISHED")]
+    assert (tmp_path / "jobs" / "0" / "metrics.json").exists()
 
 
 SLOW = """
