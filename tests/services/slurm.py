@@ -74,7 +74,7 @@ class Cluster:
         self.environment = environment
 
     def run(
-        self, words: Sequence[object], *, cwd: Path = ROOT, timeout: float = 600
+        self, words: Sequence[object], *, cwd: Path = ROOT, timeout: float = 1800
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, and return what it wrote."""
         return subprocess.run(
@@ -106,7 +106,7 @@ class Cluster:
         return self.run(["squeue", "--noheader", "--format=%j %T"]).stdout.split("\n")[:-1]
 
 
-def until(done: Callable[[], object], seconds: float = 240) -> None:
+def until(done: Callable[[], object], seconds: float = 900) -> None:
     """Wait until ``done`` returns something true."""
     end = time.monotonic() + seconds
     while not done():

@@ -11,6 +11,8 @@ from tests.services.slurm import ROOT, cluster, until
 
 __all__ = ["cluster"]
 
+pytestmark = pytest.mark.timeout(3600)  # minutes on two free cores, and much more on busy ones
+
 TINY = [
     "suite=smoke",
     "budget=smoke",
