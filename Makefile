@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro test test-services check peers bench bench-gpu dashboard remote params report weights lock clean
+.PHONY: setup repro repro-slurm test test-services check peers bench bench-gpu dashboard remote params report weights lock clean
 
 setup: .venv/ok
 
@@ -37,6 +37,10 @@ setup: .venv/ok
 repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs all)
 	@test -e .git || dvc config --quiet --local core.no_scm true   # a copy without git
 	@dvc repro $(ARGS)
+
+repro-slurm: .venv/ok      ## the same as jobs of Slurm, one a stage and network (ARGS="--partition gpu --gpus 1")
+	@test -e .git || dvc config --quiet --local core.no_scm true
+	@python -m pipeline.cluster $(ARGS)
 
 test: .venv/ok             ## the whole test suite
 	@python -m pytest -n 2 --dist worksteal $(ARGS)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -60,6 +61,7 @@ class Crew:
                 return int(taken.value) - 1
 
         def worker() -> None:
+            _ignore_notices()
             try:
                 while os.getppid() == parent and (index := take()) < count:
                     work(index)
@@ -98,3 +100,10 @@ class Crew:
                 if each.exitcode:  # it was killed, and did not free its slot
                     self._slots.release()
             self._slots.acquire()
+
+
+def _ignore_notices() -> None:
+    """Leave to the first process what a cluster tells all: that their time is nearly over."""
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -32,6 +32,8 @@ class Machine:
         accelerator: one of ACCELERATORS.
         devices: number of devices.
         precision: one of PRECISIONS; the last one on a GPU only.
+        nodes: number of a cluster's nodes, each with that many devices; more than one only within a
+            step of Slurm's srun that has a task for each device.
         threads: CPU threads of each process.
         tf32: allow TensorFloat-32 in matrix products and convolutions.
         deterministic: use deterministic kernels; an operation without one raises on a CPU, warns on
@@ -47,6 +49,7 @@ class Machine:
         devices: int,
         precision: str,
         *,
+        nodes: int = 1,
         threads: int,
         tf32: bool,
         deterministic: bool,
@@ -55,7 +58,8 @@ class Machine:
         check_choice("executor.precision", precision, PRECISIONS)
         self._threads = check_count("executor.threads", threads)
         self._precision, self._tf32, self._deterministic = precision, tf32, deterministic
-        self._fabric = launch(accelerator, check_count("executor.devices", devices), precision)
+        check_count("executor.devices", devices)
+        self._fabric = launch(accelerator, devices, precision, check_count("executor.nodes", nodes))
         on_cpu = self.device.type == "cpu"
         self._mode = "default" if not deterministic else "error" if on_cpu else "warn"
         self.prepare()
@@ -99,11 +103,9 @@ class Machine:
         """
         alone = self.device.type != "cpu" or self.ranks > 1
         if workers is None:
-            linux = hasattr(os, "sched_getaffinity")  # where forks are safe
-            cores = len(os.sched_getaffinity(0)) if linux else 1
-            return 1 if alone else max(1, min(WORKERS, cores // self._threads))
+            return 1 if alone else max(1, min(WORKERS, _cores() // self._threads))
         if alone and check_count("executor.workers", workers) > 1:
-            refuse("executor.workers", workers, "1 on a GPU, or where devices > 1")
+            refuse("executor.workers", workers, "1 on a GPU, or where devices > 1 or nodes > 1")
         return check_count("executor.workers", workers)
 
     def place(self, tensor: Tensor) -> Tensor:
@@ -172,23 +174,37 @@ class _Single:
         """There is no other process to wait for."""
 
 
-def launch(accelerator: str, devices: int, precision: str) -> Any:
+def _cores() -> int:
+    """The cores that this process may use: in a job of Slurm no more than it was given."""
+    if not hasattr(os, "sched_getaffinity"):  # where forks are not safe
+        return 1
+    cores = len(os.sched_getaffinity(0))
+    given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
+    return min(cores, int(given)) if given.isdecimal() else cores
+
+
+def launch(accelerator: str, devices: int, precision: str, nodes: int = 1) -> Any:
     """A launched Fabric, or a minimal stand-in for a single CPU process.
 
-    Importing Fabric takes seconds.
+    Importing Fabric takes seconds. Left to itself, Fabric takes part in a job of Slurm that it
+    finds itself in, and warns where Slurm is installed and not used; so it is told whether to.
 
     Args:
         accelerator: one of ACCELERATORS.
         devices: number of devices, at least 1.
         precision: name of the precision, as in Fabric.
+        nodes: number of nodes, at least 1; the processes on more than one are started by Slurm.
 
     Raises:
         InputError: a setting that this machine cannot honour.
     """
     alone = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if alone and devices == 1 and precision == "32-true":
+    if alone and devices == nodes == 1 and precision == "32-true":
         return _Single()
+    if nodes > 1:
+        _check_step(nodes, devices)
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     # cuBLAS is deterministic only with it.
@@ -198,10 +214,16 @@ def launch(accelerator: str, devices: int, precision: str) -> Any:
             "executor.precision", precision, "32-true, 64-true or bf16-mixed where there is no GPU"
         )
     # One process may train for hours while the others wait for its result.
-    strategy: Any = DDPStrategy(timeout=timedelta(days=7)) if devices > 1 else "auto"
+    several = devices * nodes > 1
+    strategy: Any = DDPStrategy(timeout=timedelta(days=7)) if several else "auto"
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=devices, precision=precision, strategy=strategy
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=precision,
+            strategy=strategy,
+            plugins=SLURMEnvironment(auto_requeue=False) if nodes > 1 else LightningEnvironment(),
         )
     except (RuntimeError, ValueError) as error:
         refuse(
@@ -211,3 +233,16 @@ def launch(accelerator: str, devices: int, precision: str) -> Any:
         )
     fabric.launch()
     return fabric
+
+
+def _check_step(nodes: int, devices: int) -> None:
+    """Check that Slurm has started this process on each of the nodes, once for each device.
+
+    Raises:
+        InputError: it has not.
+    """
+    wanted = {"SLURM_STEP_NUM_NODES": nodes, "SLURM_STEP_NUM_TASKS": nodes * devices}
+    if any(os.environ.get(name) != str(count) for name, count in wanted.items()):
+        step = f"srun --nodes={nodes} --ntasks-per-node={devices} python ..."
+        refuse("executor.nodes", nodes, f"1, or the number of nodes of a step: {step}")
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(devices))  # Fabric asks for it

@@ -63,6 +63,8 @@ class Executor:
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: number of devices; each takes every n-th chunk.
+        nodes: number of a Slurm cluster's nodes with that many devices each; more than one only
+            under srun, with a task for each device.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed`` (the last on a GPU
             only).
         threads: CPU threads of each process; part of every key, as they change the last bits of
@@ -87,6 +89,7 @@ class Executor:
         *,
         accelerator: str = "auto",
         devices: int = 1,
+        nodes: int = 1,
         precision: str = "32-true",
         threads: int = 2,
         workers: int | None = 1,
@@ -102,6 +105,7 @@ class Executor:
             accelerator,
             devices,
             precision,
+            nodes=nodes,
             threads=threads,
             tf32=tf32,
             deterministic=deterministic,

@@ -21,17 +21,28 @@ from pipeline.runs import LoggedRun, Run, changes, cut, legal_name, run_name
 from pipeline.storage import check_folder
 from robustness_geometry.checks import InputError, refuse
 
-__all__ = ["Run", "Settings", "Store", "SweepParent", "dvc_ancestor", "stage_run"]
+__all__ = [
+    "Run",
+    "Settings",
+    "Store",
+    "SweepParent",
+    "begin_session",
+    "dvc_ancestor",
+    "stage_run",
+]
 
 PARENT = "PIPELINE_PARENT_RUN_ID"
 """The environment variable that hands a sweep's run to its jobs."""
+
+SESSION = "PIPELINE_SESSION"
+"""The environment variable by which jobs of one graph find the run that holds theirs."""
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
-_SESSION, _PROCESS = "pipeline.session", "pipeline.process"
+_SESSION, _PROCESS, _JOB = "pipeline.session", "pipeline.process", "slurm.job"
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ def stage_run(
         "network": network,
         "suite": suite,
         **processes.provenance(),
+        **({_JOB: os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}),
         **tags,
     }
     with (
@@ -109,6 +121,7 @@ def _own_run(store: "Store", parent: str | None, tags: Mapping[str, str]) -> Ite
     suite = [tags["suite"]] if above else []  # a direct run may measure what no suite names
     changed = "" if above else changes()
     run = store.mlflow.start_run(
+        run_id=_before_requeue(store, parent, tags),
         experiment_id=store.experiment,
         run_name=run_name(*suite, tags["stage"], tags["network"], changed),
         parent_run_id=parent,
@@ -144,11 +157,43 @@ def _parent_run(store: "Store", suite: str) -> Iterator[str | None]:
     if dvc is None:
         yield None
         return
-    parent = _session_run(store, processes.identity(dvc), suite)
+    session = os.environ.get(SESSION) or processes.identity(dvc)
+    parent = _session_run(store, session, suite)
     try:
         yield parent
     finally:
         _close_parent(store, parent)
+
+
+def _before_requeue(store: "Store", parent: str | None, tags: Mapping[str, str]) -> str | None:
+    """The run that this job of Slurm left unfinished when it was queued again, to go on with."""
+    if parent is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    wanted = {"mlflow.parentRunId": parent, **{k: tags[k] for k in (_JOB, "stage", "network")}}
+    query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+    found = store.search(f"{query} AND attributes.status != 'FINISHED'")
+    return str(found[0].info.run_id) if found else None
+
+
+def begin_session(settings: Settings, name: str) -> dict[str, str]:
+    """Make the run that holds those of jobs which start later, maybe elsewhere.
+
+    Args:
+        settings: where to log; nothing is logged if not enabled.
+        name: name of the run.
+
+    Returns:
+        The environment variables by which the jobs find it.
+
+    Raises:
+        InputError: the tracking store cannot be reached or written, or is damaged.
+    """
+    if not settings.enabled:
+        return {}
+    store, session = Store(settings), processes.identity()
+    run = store.open(name, {**processes.provenance(), _SESSION: session})
+    store.client.update_run(run, status="SCHEDULED")
+    return {SESSION: session}
 
 
 def _session_run(store: "Store", session: str, suite: str) -> str:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from robustness_geometry.checks import InputError
+from robustness_geometry.checks import NOTHING, InputError, refuse
 from stages.overrides import origin
 from stages.refusals import no_such, unknown_key
 
@@ -150,6 +150,14 @@ def _check_option(override: Override, options: Sequence[str]) -> None:
     for value in chosen if isinstance(chosen, list) else [chosen]:
         if isinstance(value, str) and value not in options:
             no_such(override.get_key_element().lstrip("+"), value, options)
+        if (override.key_or_group, value) == ("hydra/launcher", "slurm"):
+            _check_launcher(options)
+
+
+def _check_launcher(options: Sequence[str]) -> None:
+    """Slurm's launcher is always among the options; what it is made of may not be installed."""
+    if "submitit_slurm" not in options:
+        refuse("package hydra-submitit-launcher", NOTHING, "installed: it is in the extra slurm")
 
 
 def _check_group(override: Override, config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """The runs of a sweep (``-m``): one that fails leaves the others alone, and the end names it."""
 
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,11 +35,13 @@ class Sweep:
     Attributes:
         stage: the name of the stage.
         process: the process that was started on the command line.
+        host: the machine that it runs on.
         ended: the runs that have ended.
     """
 
     stage: str
     process: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
     ended: list[Ended] = field(default_factory=list)
 
     def end(self, reason: str, code: int, error: Exception | None) -> int:
@@ -53,7 +56,7 @@ class Sweep:
             The exit code; Hydra's callbacks get it as the value of the run.
 
         Raises:
-            RuntimeError: the run failed in a process of a launcher, such as joblib's. Hydra
+            RuntimeError: the run failed in a process of a launcher, such as Slurm's. Hydra
                 carries the exception to the process that waits for it.
         """
         overrides = tuple(each.lstrip("+") for each in HydraConfig.get().overrides.task)
@@ -62,7 +65,7 @@ class Sweep:
             traceback.print_exception(error)
         if code:
             print(f"{self.stage}: {reason}", file=sys.stderr, flush=True)
-        if code and os.getpid() != self.process:
+        if code and (os.getpid(), socket.gethostname()) != (self.process, self.host):
             raise RuntimeError(f"{' '.join(overrides)}: {reason}")
         return code
 

@@ -126,9 +126,20 @@ def test_a_sweep_may_run_again_in_its_folder(sweep):
         assert sweep("tracking=none", f"{POINTS}=4,5")[:2] == (0, [])
 
 
-def test_in_another_process_of_a_launcher_a_failure_is_an_exception(monkeypatch, capsys):
+def test_a_sweep_on_slurm_is_refused_in_one_line_where_it_cannot_run(sweep, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, lines, folder = sweep("tracking=none", "hydra/launcher=slurm", f"{POINTS}=4,5")
+    assert (code, len(lines)) == (2, 1)
+    launcher = "hydra/launcher must be another one where Slurm's sbatch is not there; got 'slurm'"
+    extra = "package hydra-submitit-launcher must be installed: it is in the extra slurm; got"
+    assert launcher in lines[0] or extra in lines[0]
+    assert finished(folder) == []
+
+
+@pytest.mark.parametrize("there", [{"process": os.getpid() + 1}, {"host": "another"}])
+def test_in_another_process_of_a_launcher_a_failure_is_an_exception(monkeypatch, capsys, there):
     run = OmegaConf.create({"overrides": {"task": ["++seeds=0"]}})
     monkeypatch.setattr("stages.sweeps.HydraConfig.get", lambda: run)
     with pytest.raises(RuntimeError, match="seeds=0: no list"):
-        Sweep("attack", process=os.getpid() + 1).end("no list", 2, None)
+        Sweep("attack", **there).end("no list", 2, None)
     assert capsys.readouterr().err == "attack: no list\n"
