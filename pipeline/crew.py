@@ -71,7 +71,11 @@ class Crew:
         workers: list[BaseProcess] = []
         try:
             while len(workers) < count - 1 and slots.acquire(block=False):
-                workers.append(self._started(worker))
+                try:
+                    workers.append(self._started(worker))
+                except OSError:  # no memory or no process for it: those that are there do the work
+                    slots.release()
+                    break
             while (index := take()) < count:
                 work(index)
         except BaseException:

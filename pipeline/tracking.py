@@ -11,7 +11,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,12 @@ def _own_run(store: "_Store", parent: str | None, tags: Mapping[str, str]) -> It
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
-        store.client.set_tag(run.info.run_id, "error", cut(f"{type(error).__name__}: {error}"))
+        with suppress(Exception):  # where the store fails too, the first error is the one to show
+            store.client.set_tag(run.info.run_id, "error", cut(f"{type(error).__name__}: {error}"))
         raise
     finally:
-        store.mlflow.end_run(status)
+        with nullcontext() if status == "FINISHED" else suppress(Exception):
+            store.mlflow.end_run(status)
 
 
 @contextmanager
@@ -147,8 +149,11 @@ def _parent_run(store: "_Store") -> Iterator[str | None]:
     parent = _session_run(store, processes.identity(dvc))
     try:
         yield parent
-    finally:
-        _close_parent(store, parent)
+    except BaseException:
+        with suppress(Exception):
+            _close_parent(store, parent)
+        raise
+    _close_parent(store, parent)
 
 
 def _session_run(store: "_Store", session: str) -> str:

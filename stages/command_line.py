@@ -1,5 +1,6 @@
 """The command line that every stage shares: Hydra, and one line for what it cannot use."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.faults import fault
 from robustness_geometry.checks import InputError
 from robustness_geometry.training import TrainingDiverged
 from stages.config import Config, read
@@ -45,6 +48,7 @@ def command_line(stage: str, run: Callable[[Config], None], check: Check | None 
     """
     # Hydra then raises its errors instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # a log on a full disk must not print traces of its own
     sys.argv[1:] = _with_name(stage, prepared(sys.argv[1:]))
     # Some stages compose a configuration of their own.
     name = stage if (CONF / f"{stage}.yaml").exists() else "config"
@@ -69,10 +73,17 @@ def command_line(stage: str, run: Callable[[Config], None], check: Check | None 
         _stop(stage, str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
         _stop(stage, _explained(error, name), 2)
-    except OSError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         if running:
             raise
-        _stop(stage, f"the folder of this run cannot be made, see hydra.run.dir: {error}", 2)
+        wanted = "make params writes params.yaml anew; git restores what lies in conf"
+        _stop(stage, f"a file of the configuration is damaged: {error}: {wanted}", 2)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError) and not running:
+            _stop(stage, f"the folder of this run cannot be made, see hydra.run.dir: {error}", 2)
+        if (sentence := fault(error)) is None:
+            raise
+        _stop(stage, sentence, 1)
     sweep.finish()
 
 
@@ -94,6 +105,8 @@ def _outcome(stage: str, raw: DictConfig, work: Callable[[], None]) -> Outcome:
     except TrainingDiverged as error:
         return one_line(str(error)), 1, None
     except Exception as error:
+        if sentence := fault(error):
+            return one_line(sentence), 1, None
         return one_line(f"{type(error).__name__}: {error}"), 1, error
     return "", 0, None
 
