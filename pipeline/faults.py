@@ -69,9 +69,9 @@ def fault(error: BaseException) -> str | None:
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether it is a full disk, or was raised while handling one, as by torch.save or MLflow."""
-    if "database or disk is full" in str(error):  # SQLite's words
-        return True
     causes = (*_causes(error), error.__context__)
+    if any("database or disk is full" in str(cause) for cause in causes):  # SQLite's words
+        return True
     return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in causes)
 
 

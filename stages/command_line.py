@@ -69,22 +69,26 @@ def command_line(stage: str, run: Callable[[Config], None], check: Check | None 
         if isinstance(stopped.code, InputError):  # what a whole sweep needs was refused
             _stop(stage, str(stopped.code), 2)
         raise
-    except InputError as error:
-        _stop(stage, str(error), 2)
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(stage, _explained(error, name), 2)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        if running:
+    except Exception as error:
+        reason, code = _why(error, name, running)
+        if not reason:
             raise
-        wanted = "make params writes params.yaml anew; git restores what lies in conf"
-        _stop(stage, f"a file of the configuration is damaged: {error}: {wanted}", 2)
-    except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OSError) and not running:
-            _stop(stage, f"the folder of this run cannot be made, see hydra.run.dir: {error}", 2)
-        if (sentence := fault(error)) is None:
-            raise
-        _stop(stage, sentence, 1)
+        _stop(stage, reason, code)
     sweep.finish()
+
+
+def _why(error: Exception, name: str, running: bool) -> tuple[str, int]:
+    """Why a command line ended, and its exit code; no reason for an error of the program."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explained(error, name), 2
+    if isinstance(error, OSError) and not running:
+        return f"the folder of this run cannot be made, see hydra.run.dir: {error}", 2
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError) and not running:
+        wanted = "make params writes params.yaml anew; git restores what lies in conf"
+        return f"a file of the configuration is damaged: {error}: {wanted}", 2
+    return fault(error) or "", 1
 
 
 def _work(raw: DictConfig, run: Callable[[Config], None], check: Check | None) -> None:
@@ -124,7 +128,20 @@ def _explained(error: Exception, name: str) -> str:
     given = get_args_parser().parse_args(sys.argv[1:])
     folder, name = given.config_dir or str(CONF), given.config_name or name
     where = str(Path(folder).resolve())
+    if given.config_dir and (missing := _missing(Path(where, f"{name}.yaml"))):
+        return f"{name}.yaml is damaged: it lacks {missing}; make params writes params.yaml anew"
     return explained(error, given.overrides, where, name, multirun=given.multirun)
+
+
+def _missing(path: Path) -> str:
+    """The blocks that a composed configuration lacks, as one that was cut short does."""
+    if not path.is_file():
+        return ""
+    content = yaml.safe_load(path.read_text("utf-8")) or {}
+    if not isinstance(content, dict):
+        return "keys"
+    blocks = () if "defaults" in content else ("suite", "networks", "seeds", "executor", "tracking")
+    return ", ".join(block for block in blocks if block not in content)
 
 
 def _with_name(stage: str, arguments: Sequence[str]) -> list[str]:

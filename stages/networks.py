@@ -176,7 +176,9 @@ class Candidate:
                     load_weights(model, path)
                     return model
             except InputError as error:
-                again = f"`dvc checkout {path.relative_to(ROOT)}`, or `dvc repro` of the stage train"
+                again = (
+                    f"`dvc checkout {path.relative_to(ROOT)}`, or `dvc repro` of the stage train"
+                )
                 raise InputError(f"{error}: {again}, makes it anew", error.key) from error
         return None
 
@@ -201,7 +203,9 @@ def check_as_written(path: Path) -> None:
     """
     written = written_before(path.parent.parent).get(f"tensors/{path.name}")
     if written and digest(path) != written:
-        refuse("model.checkpoint", path, "the file that the stage train wrote; it was changed since")
+        refuse(
+            "model.checkpoint", path, "the file that the stage train wrote; it was changed since"
+        )
 
 
 def _like(model: nn.Module) -> Tensor:

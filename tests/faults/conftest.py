@@ -33,6 +33,14 @@ EXPERIMENTS = {
 }
 """Stage -> the experiment that is disturbed."""
 
+QUICK = {
+    "train": ("networks.mnist5k_lenet.training.epochs=3",),
+    "attack": ("settings.attack_l2.lbfgs_samples=4", "settings.attack_l2.judge_samples=20"),
+    "universal": ("settings.uap_main.norms=[2.0]", "settings.uap_main.random_vectors=2"),
+    "cure": ("settings.cure_eps_curve.samples=20",),
+}
+"""Stage -> what makes its runs short."""
+
 TRIED: list[tuple[str, str]] = []
 
 torch.set_num_threads(1)
@@ -75,7 +83,8 @@ class Disturbed:
         words = [f"{key}={value}" for key, value in own.items() if key not in keys]
         self.pid = os.fork()
         if not self.pid:
-            self._run(stage, [*SMALL, *words, *arguments], before)
+            quick = QUICK[stage] if "experiments" not in keys else ()
+            self._run(stage, [*SMALL, *words, *quick, *arguments], before)
 
     def _run(self, stage: str, arguments: list[str], before: Callable[[], object]) -> None:
         os.setsid()
@@ -141,7 +150,7 @@ def one_line(ended: Ended, *words: str) -> str:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """Stage -> the folder of a run that nothing disturbed, and its seconds; run at the first use."""
+    """Stage -> the folder of an undisturbed run, and its seconds; run at the first use."""
     found: dict[str, tuple[Path, float]] = {}
 
     def run(name: str) -> tuple[Path, float]:

@@ -5,6 +5,7 @@ import resource
 import sqlite3
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from conftest import REPRO, TRAINED, Disturbed, forget, one_line, repro, results, stage
@@ -48,8 +49,8 @@ def test_sixteen_jobs_at_once_on_a_cold_database(tmp_path, tried):
 @pytest.mark.parametrize("name", ["train", "attack"])
 def test_too_little_memory_is_one_line_and_costs_nothing(tmp_path, identical, tried, name, more):
     def limit():
-        with open("/proc/self/statm") as file:
-            used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        used = pages * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + more * 2**20, resource.RLIM_INFINITY))
 
     ended = stage(tmp_path, name, before=limit)

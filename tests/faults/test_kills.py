@@ -15,9 +15,7 @@ KILLS = range(4)
 
 @pytest.mark.parametrize("number", KILLS)
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_stage_that_was_killed_is_taken_up(
-    tmp_path, name, number, undisturbed, identical, tried
-):
+def test_a_stage_that_was_killed_is_taken_up(tmp_path, name, number, undisturbed, identical, tried):
     chance = random.Random(f"{name} {number}")
     share, group = chance.uniform(0.1, 0.95), chance.random() < 0.5
     _, seconds = undisturbed(name)
