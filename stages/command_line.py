@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.faults import fault
+from pipeline.faults import fault, is_out_of_memory
 from robustness_geometry.checks import InputError
 from robustness_geometry.training import TrainingDiverged
 from stages.config import Config, read
@@ -103,6 +103,8 @@ def _outcome(stage: str, raw: DictConfig, work: Callable[[], None]) -> Outcome:
     try:
         work()
     except InputError as error:
+        if is_out_of_memory(error):  # which looks like bad input to what was tried and failed
+            return one_line(fault(error) or ""), 1, None
         return one_line(with_origins(str(error), stage, raw)), 2, None
     except (HydraException, OmegaConfBaseException) as error:
         return one_line(str(error)), 2, None

@@ -24,7 +24,13 @@ import torch
 from stages import runner
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("suite=smoke", "budget=smoke", "network=mnist5k_lenet", "executor.workers=2")
+SMALL = (
+    "suite=smoke",
+    "budget=smoke",
+    "network=mnist5k_lenet",
+    "executor.workers=2",
+    "executor.progress=false",
+)
 EXPERIMENTS = {
     "train": "train_classifiers",
     "attack": "attack_l2",
