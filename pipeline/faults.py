@@ -6,6 +6,7 @@ memory.
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 __all__ = ["fault", "is_full_disk", "is_out_of_memory"]
@@ -17,16 +18,11 @@ _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
-_MEMORY = (
-    "not enough memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "out of memory",
-    "std::bad_alloc",
-    "could not create a primitive",
-    "failed to map segment from shared object",
+_MEMORY = re.compile(
+    "not enough memory|can't allocate memory|Cannot allocate memory|out of memory|std::bad_alloc"
+    "|could not create a primitive(?! desc)|failed to map segment from shared object"
 )
-"""What libraries say in errors of their own, such as oneDNN in the fifth and Linux in the last."""
+"""What libraries say in errors of their own: torch, C++, oneDNN and Linux's loader."""
 
 _DATABASE = ("database disk image is malformed", "file is not a database", "disk I/O error")
 _CLOSED = (
@@ -83,7 +79,7 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(each, OSError) and each.errno == errno.ENOMEM:
             return True
-        if any(words in str(each) for words in _MEMORY):
+        if _MEMORY.search(str(each)):
             return True
     return False
 

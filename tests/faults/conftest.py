@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import importlib
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 import torch
 
+from pipeline.tracking import _mlflow
+from robustness_geometry.training import warm_up
 from stages import runner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +53,10 @@ QUICK = {
 TRIED: list[tuple[str, str]] = []
 
 torch.set_num_threads(1)
+warm_up()  # what every run imports is imported once, here
+_mlflow()
+for _stage, _experiment in EXPERIMENTS.items():
+    importlib.import_module(f"stages.{_stage}.{_experiment}")
 
 
 @dataclass

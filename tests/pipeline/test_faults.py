@@ -70,6 +70,8 @@ def test_errors_of_libraries_are_sentences(error, words):
 
 
 def test_an_error_of_the_program_keeps_its_trace():
+    unsupported = RuntimeError("could not create a primitive descriptor for a convolution")
+    assert fault(unsupported) is None
     for error in (ValueError("x"), RuntimeError("shapes differ"), FileNotFoundError(2, "no", "a")):
         assert fault(error) is None
     probed = KeyError("x")
