@@ -1,7 +1,9 @@
 """Worker processes that share the work of one process on the cores of a CPU."""
 
+import fcntl
 import multiprocessing
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -52,12 +54,16 @@ class Crew:
 
     def _share(self, count: int, work: Callable[[int], None], slots: Semaphore) -> None:
         parent = os.getpid()
-        taken = self._context.Value("q", 0)
+        taken = self._context.RawValue("q", 0)
+        guard = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
 
         def take() -> int:
-            with taken.get_lock():
+            fcntl.lockf(guard, fcntl.LOCK_EX)  # the system frees it where its holder is killed
+            try:
                 taken.value += 1
                 return int(taken.value) - 1
+            finally:
+                fcntl.lockf(guard, fcntl.LOCK_UN)
 
         def worker() -> None:
             try:
@@ -84,6 +90,7 @@ class Crew:
             raise
         finally:
             self._join(workers)
+            guard.close()
 
     def _started(self, function: Callable[[], None]) -> BaseProcess:
         process = self._context.Process(target=function)

@@ -24,6 +24,9 @@ _MEMORY = re.compile(
 )
 """What libraries say in errors of their own: torch, C++, oneDNN and Linux's loader."""
 
+_SAID_FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
+"""SQLite's words, and the system's in errors of other types, such as those of safetensors."""
+
 _DATABASE = ("database disk image is malformed", "file is not a database", "disk I/O error")
 _CLOSED = (
     "attempt to write a readonly database",
@@ -67,7 +70,7 @@ def fault(error: BaseException) -> str | None:
 def is_full_disk(error: BaseException) -> bool:
     """Whether it is a full disk, or was raised while handling one, as by torch.save or MLflow."""
     causes = (*_causes(error), error.__context__)
-    if any("database or disk is full" in str(cause) for cause in causes):  # SQLite's words
+    if any(words in str(cause) for cause in causes for words in _SAID_FULL):
         return True
     return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in causes)
 

@@ -280,11 +280,21 @@ class _Store:
             # About MLflow's own use of SQLAlchemy.
             warnings.simplefilter("ignore", DeprecationWarning)
             if self._file is not None:
+                if not self._file.exists():
+                    self._create(self._file)
                 database.follow_move(self._file, self.settings.experiment)
             self.client = self.mlflow.MlflowClient()
             self.experiment = self._experiment(self.settings.experiment)
             if self._file is not None:
                 database.read_beside_writes(self._file)
+
+    def _create(self, file: Path) -> None:
+        """Make the database under another name: half of one would refuse all later runs."""
+        new = file.with_name(f"{file.name}.new")
+        for stale in file.parent.glob(f"{new.name}*"):
+            stale.unlink()
+        self.mlflow.MlflowClient(f"sqlite:///{new}").search_experiments()
+        new.replace(file)
 
     def logged(self, run: str) -> LoggedRun:
         """The run with an id, to log to."""

@@ -115,6 +115,7 @@ def test_a_damaged_file_of_dvc_costs_nothing(repository, tried, name, how):
     assert "Traceback" not in ended.errors + again.errors, ended.errors + again.errors
     assert again.code == 0, again.errors
     assert results(place / TRAINED) == expected
+    said += ended.errors.splitlines()
     tried(f"{name}: {how}", said[0] if ended.code else "run again, results identical")
 
 

@@ -56,6 +56,7 @@ OTHERS = [
     (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory"),
     (RuntimeError("can't start new thread"), "no more threads can be started"),
     (sqlite3.OperationalError("database or disk is full"), "the disk is full"),
+    (ValueError("I/O error: No space left on device (os error 28)"), "the disk is full"),
     (sqlite3.DatabaseError("database disk image is malformed"), "the tracking database is damaged"),
     (sqlite3.DatabaseError("file is not a database"), "the tracking database is damaged"),
     (sqlite3.OperationalError("attempt to write a readonly database"), "the tracking database can"),
