@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro repro-slurm test test-services check peers bench bench-gpu dashboard remote params report weights lock clean
+.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report weights lock clean
 
 setup: .venv/ok
 
@@ -54,6 +54,9 @@ check: .venv/ok            ## lint and types
 
 test-services: .venv-services/ok  ## Slurm, S3 and PostgreSQL started on this machine, and the tests against them
 	@PATH=$(CURDIR)/.venv-services/bin:$$PATH python -m pytest tests/services $(ARGS)
+
+faults: .venv/ok           ## kills, full disks, damaged files: what was tried, and how it ended (some ten minutes)
+	@python -m pytest tests/faults $(ARGS)
 
 peers: .venv-peers/ok      ## compare results with the other libraries
 	@.venv-peers/bin/python -m pytest tests/peers $(ARGS)

@@ -1,8 +1,10 @@
 """Worker processes that share the work of one process on the cores of a CPU."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -53,12 +55,16 @@ class Crew:
 
     def _share(self, count: int, work: Callable[[int], None], slots: Semaphore) -> None:
         parent = os.getpid()
-        taken = self._context.Value("q", 0)
+        taken = self._context.RawValue("q", 0)
+        guard = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
 
         def take() -> int:
-            with taken.get_lock():
+            fcntl.lockf(guard, fcntl.LOCK_EX)  # the system frees it where its holder is killed
+            try:
                 taken.value += 1
                 return int(taken.value) - 1
+            finally:
+                fcntl.lockf(guard, fcntl.LOCK_UN)
 
         def worker() -> None:
             _ignore_notices()
@@ -73,7 +79,11 @@ class Crew:
         workers: list[BaseProcess] = []
         try:
             while len(workers) < count - 1 and slots.acquire(block=False):
-                workers.append(self._started(worker))
+                try:
+                    workers.append(self._started(worker))
+                except OSError:  # no memory or no process for it: those that are there do the work
+                    slots.release()
+                    break
             while (index := take()) < count:
                 work(index)
         except BaseException:
@@ -82,6 +92,7 @@ class Crew:
             raise
         finally:
             self._join(workers)
+            guard.close()
 
     def _started(self, function: Callable[[], None]) -> BaseProcess:
         process = self._context.Process(target=function)

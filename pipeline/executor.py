@@ -22,6 +22,7 @@ from pipeline.storage import (
     Chunk,
     check_folder,
     concatenate,
+    drop_damaged,
     flatten,
     move,
     rebuild,
@@ -278,6 +279,8 @@ class Executor:
         chunk = taken_up(path) if self.is_global_zero else None
         if self.is_global_zero and chunk is None:
             self._check_alive()
+            for damaged in drop_damaged(self._work / "checkpoints"):
+                _log.warning("%s is damaged: its training starts anew", damaged)
             self.say(f"{self._label(name or job.name)} ...")
             with refuse_full_disk(self._work):
                 chunk = flatten(*self._machine.timed(job.function))

@@ -30,6 +30,7 @@ _PLUMBING = {
         "database",
         "devices",
         "executor",
+        "faults",
         "jobs",
         "keys",
         "processes",

@@ -1,12 +1,13 @@
 """Results as trees of tensors, and as files: one checksummed file per chunk, whole or absent."""
 
 import copy
-import errno
 import functools
 import hashlib
 import importlib
 import json
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -17,13 +18,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from robustness_geometry.checks import Described, refuse
+from pipeline.faults import is_full_disk
+from robustness_geometry.checks import Described, InputError, refuse
 from robustness_geometry.files import whole
 
 __all__ = [
     "Chunk",
     "check_folder",
     "concatenate",
+    "drop_damaged",
     "flatten",
     "move",
     "read",
@@ -117,6 +120,8 @@ def _rebuild(tensors: Mapping[str, Tensor], shape: Any) -> Any:
     owner: Any = importlib.import_module(module)
     for step in name.split("."):
         owner = getattr(owner, step)
+    if not (isinstance(owner, type) and is_dataclass(owner)):
+        raise TypeError(f"a stored result names {shape['name']}, which is no dataclass")
     return owner(**parts)
 
 
@@ -174,6 +179,36 @@ def read(path: Path) -> Chunk | None:
     return Chunk(load(body), json.loads(notes["shape"]), float(notes["seconds"]))
 
 
+def drop_damaged(folder: Path) -> list[Path]:
+    """Remove the checkpoints of unfinished trainings that are damaged, so that these start anew.
+
+    A checkpoint is ``<name>.pt`` with ``<name>.epoch<n>.pt`` beside it; one damaged file, told by
+    the checksums of the archive that torch.save wrote, costs all of them.
+
+    Args:
+        folder: the folder of the checkpoints, which need not exist.
+
+    Returns:
+        The damaged files.
+    """
+    damaged = [path for path in sorted(folder.glob("*-*.pt")) if not _is_whole_archive(path)]
+    for name in {path.name.partition(".")[0] for path in damaged}:
+        for path in folder.glob(f"{name}.*"):
+            path.unlink(missing_ok=True)
+    return damaged
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Whether all checksums of a zip archive are right; True for one that has gone meanwhile."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except FileNotFoundError:
+        return True
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError):
+        return False
+
+
 def check_folder(key: str, folder: Path) -> Path:
     """Return ``folder``, made where it is missing, if files can be written in it.
 
@@ -206,7 +241,7 @@ def refuse_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # MLflow and torch have errors of their own for it
-        if not _is_full_disk(error):
+        if isinstance(error, InputError) or not is_full_disk(error):
             raise
         refuse(
             str(folder.resolve()),
@@ -214,12 +249,3 @@ def refuse_full_disk(folder: Path) -> Iterator[None]:
             "on a disk with free space (delete results or finished chunks that are not needed, "
             "and run again: finished work is taken up)",
         )
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    """Whether it is a full disk, or was raised while handling one, as by torch.save or MLflow."""
-    if "database or disk is full" in str(error):  # sqlite's words
-        return True
-    causes = (error, error.__cause__, error.__context__)
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return any(isinstance(cause, OSError) and cause.errno in full for cause in causes)

@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -137,10 +137,12 @@ def _own_run(store: "Store", parent: str | None, tags: Mapping[str, str]) -> Ite
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
-        store.client.set_tag(run.info.run_id, "error", cut(f"{type(error).__name__}: {error}"))
+        with suppress(Exception):  # where the store fails too, the first error is the one to show
+            store.client.set_tag(run.info.run_id, "error", cut(f"{type(error).__name__}: {error}"))
         raise
     finally:
-        store.mlflow.end_run(status)
+        with nullcontext() if status == "FINISHED" else suppress(Exception):
+            store.mlflow.end_run(status)
 
 
 @contextmanager
@@ -161,8 +163,11 @@ def _parent_run(store: "Store", suite: str) -> Iterator[str | None]:
     parent = _session_run(store, session, suite)
     try:
         yield parent
-    finally:
-        _close_parent(store, parent)
+    except BaseException:
+        with suppress(Exception):
+            _close_parent(store, parent)
+        raise
+    _close_parent(store, parent)
 
 
 def _before_requeue(store: "Store", parent: str | None, tags: Mapping[str, str]) -> str | None:
@@ -324,6 +329,8 @@ class Store:
             # About MLflow's own use of SQLAlchemy.
             warnings.simplefilter("ignore", DeprecationWarning)
             if self._file is not None:
+                if not self._file.exists():
+                    self._create(self._file)
                 database.follow_move(self._file, self.settings.experiment)
             self.client = self.mlflow.MlflowClient()
             self.experiment = self._experiment(self.settings.experiment)
@@ -339,6 +346,13 @@ class Store:
         """
         models = self.settings.log_models
         return LoggedRun(self.mlflow, self.client, run, log_models=models, above=above)
+    def _create(self, file: Path) -> None:
+        """Make the database under another name: half of one would refuse all later runs."""
+        new = file.with_name(f"{file.name}.new")
+        for stale in file.parent.glob(f"{new.name}*"):
+            stale.unlink()
+        self.mlflow.MlflowClient(f"sqlite:///{new}").search_experiments()
+        new.replace(file)
 
     def lock(self) -> AbstractContextManager[object]:
         """Held by one process at a time; a server needs none."""

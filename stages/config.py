@@ -23,7 +23,7 @@ from robustness_geometry.models import LogProbabilities, load_weights
 from robustness_geometry.models.probabilities import OUTPUTS
 from robustness_geometry.training import Recipe
 from stages.links import without_links
-from stages.refusals import unknown_key
+from stages.refusals import plain_name, unknown_key
 
 __all__ = [
     "OPEN",
@@ -157,7 +157,10 @@ def read(raw: DictConfig) -> Config:
     config.tracking = dataclasses.asdict(typed(TrackingSettings, config.tracking, "tracking"))
     if not config.seeds or len(set(config.seeds)) != len(config.seeds) or min(config.seeds) < 0:
         refuse("seeds", config.seeds, "one or more different whole numbers >= 0")
+    if not OmegaConf.is_missing(raw, "suite.name") and config.suite.name:
+        plain_name("suite.name", config.suite.name)
     for name, network in config.networks.items():
+        plain_name("networks", name)
         check_network(network, f"networks.{name}.")
     for name in config.named():
         if name not in config.networks:

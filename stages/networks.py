@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from torch import Tensor, nn
 
 from pipeline.executor import Executor
+from pipeline.ledger import digest, written_before
 from pipeline.studies.training import trained
 from robustness_geometry.checks import (
     InputError,
@@ -168,10 +169,17 @@ class Candidate:
         for path in sorted(
             (ROOT / "results" / suite / "train").glob(f"*/tensors/seed{seed}.safetensors")
         ):
-            if read_metadata(path).get("trained_from") == self._origin(seed):
-                model = build(self.factory, self.data, seed)
-                load_weights(model, path)
-                return model
+            try:
+                check_as_written(path)
+                if read_metadata(path).get("trained_from") == self._origin(seed):
+                    model = build(self.factory, self.data, seed)
+                    load_weights(model, path)
+                    return model
+            except InputError as error:
+                again = (
+                    f"`dvc checkout {path.relative_to(ROOT)}`, or `dvc repro` of the stage train"
+                )
+                raise InputError(f"{error}: {again}, makes it anew", error.key) from error
         return None
 
     def _origin(self, seed: int) -> str:
@@ -183,6 +191,21 @@ class Candidate:
             "seed": seed,
         }
         return json.dumps(content, sort_keys=True)
+
+
+def check_as_written(path: Path) -> None:
+    """Check that weights in the folder ``tensors`` of a stage are those that the stage wrote.
+
+    Where no list of the written files is there, as in a fresh checkout, nothing is checked.
+
+    Raises:
+        InputError: the file has another content.
+    """
+    written = written_before(path.parent.parent).get(f"tensors/{path.name}")
+    if written and digest(path) != written:
+        refuse(
+            "model.checkpoint", path, "the file that the stage train wrote; it was changed since"
+        )
 
 
 def _like(model: nn.Module) -> Tensor:

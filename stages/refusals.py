@@ -1,12 +1,15 @@
 """Sentences for names that do not exist: which one was meant, and which ones there are."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
-from robustness_geometry.checks import InputError
+from robustness_geometry.checks import InputError, refuse
 
-__all__ = ["no_such", "unknown_key"]
+__all__ = ["no_such", "plain_name", "unknown_key"]
+
+NAME = re.compile(r"\w[\w.+-]{0,99}")
 
 
 def unknown_key(key: str, names: Iterable[str]) -> NoReturn:
@@ -42,6 +45,20 @@ def no_such(key: str, value: str, names: Iterable[str], title: str = "Options") 
     raise InputError(
         f"{key} cannot be {value!r}{_meant('', value, known)}{_listed(title, known)}", key
     )
+
+
+def plain_name(key: str, name: object) -> None:
+    """Check that a name that becomes a folder's leads nowhere else.
+
+    Args:
+        key: what is named, such as ``networks``.
+        name: the name.
+
+    Raises:
+        InputError: it is empty, too long, hidden, a path, or holds blanks or what shells read.
+    """
+    if not NAME.fullmatch(str(name)):
+        refuse(key, name, "a plain name of at most 100 letters, digits and . _ - +, and no path")
 
 
 def _meant(before: str, name: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 import sys
 from contextlib import suppress
 
+from pipeline.faults import fault
 from stages.usage import usage
 
 __all__ = ["helped", "main"]
@@ -11,8 +12,12 @@ __all__ = ["helped", "main"]
 def main(stage: str) -> None:
     """Run ``python -m stages.<stage>``, or print what can be set there."""
     if not helped(stage):
-        from stages import runner  # here, as it imports torch, which takes seconds
-
+        try:
+            from stages import runner  # here, as it imports torch, which takes seconds
+        except (ImportError, MemoryError, OSError) as error:
+            if (sentence := fault(error)) is None:
+                raise
+            sys.exit(f"{stage}: {sentence}")
         runner.main(stage)
 
 

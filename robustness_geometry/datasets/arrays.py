@@ -7,19 +7,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from robustness_geometry.checks import (
     NOTHING,
     Described,
+    InputError,
     check_classes,
     check_labels,
     number,
     refuse,
 )
 from robustness_geometry.datasets.sampling import Limits, choose, stratified_order
+from robustness_geometry.sizes import check_archive
 from robustness_geometry.types import Dataset, Split
 
 __all__ = ["arrays"]
@@ -77,8 +78,8 @@ def arrays(
         download: has no effect, as there is nothing to download.
 
     Raises:
-        InputError: no such file, no such arrays, inputs outside their bounds, or labels that are no
-            classes.
+        InputError: no such file, one whose arrays take more than the free memory (or 64 GiB)
+            unpacked, no such arrays, inputs outside their bounds, or labels that are no classes.
 
     Example:
         >>> import tempfile
@@ -130,9 +131,12 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
+        check_archive("dataset.path", file)
         with np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (SafetensorError, OSError, ValueError, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # there is no end to what NumPy raises at a damaged file
         why = (str(error).splitlines() or [type(error).__name__])[0]
         refuse("dataset.path", file, f"a file of arrays of numbers or texts ({why})")
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -216,8 +217,10 @@ def _frames(path: Path) -> int:
     """The number of a picture's frames; 0 where its content is that of no picture."""
     Image = require("PIL.Image", EXTRA)  # noqa: N806 (the name that Pillow gives it)
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return getattr(picture, "n_frames", 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size too, by which it is refused once read
+            with Image.open(path, formats=FORMATS) as picture:
+                return getattr(picture, "n_frames", 1)
     except Exception:  # of a damaged file: it is refused by its name once it is read
         return 0
 

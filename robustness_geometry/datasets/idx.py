@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.datasets.assembly import Pixels
 from robustness_geometry.datasets.sources import (
     EXTRA,
@@ -20,6 +20,7 @@ from robustness_geometry.datasets.sources import (
     read_or_refuse,
 )
 from robustness_geometry.extras import require
+from robustness_geometry.sizes import check_size
 
 __all__ = ["CHECKSUMS", "FILES", "load_idx", "parse_idx"]
 
@@ -29,6 +30,9 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+LARGEST = 60_000 * 28 * 28 + 16
+"""Bytes of the largest of the four files, unpacked."""
+
 CHECKSUMS = {
     "MNIST": (
         "6bbc9ace898e44ae57da46a324031adb",
@@ -120,9 +124,12 @@ def _download(kind: str, root: str | Path | None, *, allowed: bool) -> Path:
 def _read(folder: Path, name: str, md5: str) -> Tensor:
     path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        check_size("dataset.root", path, len(content), LARGEST)
         array = parse_idx(content)
+    except InputError:
+        raise
     except (OSError, EOFError, zlib.error, ValueError) as error:
         why = first_line(error)
         refuse("dataset.root", path, f"a whole idx file ({why}); delete it to download it again")

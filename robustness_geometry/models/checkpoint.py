@@ -1,7 +1,9 @@
 """Weight files: written as a whole, read without running code, checked against the network."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from robustness_geometry.models.matconvnet import load_matconvnet
 from robustness_geometry.models.normalisation import Normalised
 from robustness_geometry.models.state_dicts import entries, matched, say
 from robustness_geometry.models.weight_files import KEY, read_weights, short
+from robustness_geometry.sizes import check_archive
 
-__all__ = ["load_weights", "read_metadata", "save_weights"]
+__all__ = ["load_weights", "read_metadata", "save_weights", "weights_alone"]
+
+_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def save_weights(
@@ -94,7 +99,7 @@ def load_weights(model: nn.Module, path: str | Path, *, weights_key: str | None 
             )
         load_matconvnet(model, path)
         return
-    found = entries(read_weights(path), path, weights_key)
+    found = entries(_contents(path), path, weights_key)
     target = model
     if isinstance(model, Normalised) and not any(
         name.endswith("normalise.mean") for entry in found for name in entry.state
@@ -107,6 +112,43 @@ def load_weights(model: nn.Module, path: str | Path, *, weights_key: str | None 
         # An average image has another shape than a mean per channel.
         target.normalise.replace(state["normalise.mean"], state["normalise.std"])
     target.load_state_dict(state)
+
+
+def _contents(path: Path) -> object:
+    check_archive(KEY, path)
+    try:
+        return read_weights(path)
+    except RecursionError:  # an index that names itself, or what is nested without end
+        refuse(KEY, path, "a file of weights, or an index of such files that names no other index")
+
+
+@contextmanager
+def weights_alone() -> Iterator[None]:
+    """Within it torch.load runs no code of a file, whatever the library that calls it asks for.
+
+    Libraries of networks read the files that they have downloaded, or that somebody has put in the
+    place of these.
+
+    Example:
+        >>> import pickle, tempfile, torch
+        >>> from robustness_geometry.models.checkpoint import weights_alone
+        >>> with tempfile.TemporaryFile() as file, weights_alone():
+        ...     torch.save(print, file)
+        ...     _ = file.seek(0)
+        ...     try:
+        ...         torch.load(file, weights_only=False)
+        ...     except pickle.UnpicklingError:
+        ...         print("refused")
+        refused
+    """
+    before = os.environ.get(_ALONE)
+    os.environ[_ALONE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_ALONE)
+        if before is not None:
+            os.environ[_ALONE] = before
 
 
 def _existing(path: str | Path) -> Path:

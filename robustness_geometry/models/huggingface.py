@@ -1,5 +1,6 @@
 """Any image classifier of the optional package transformers: a folder, or a name on its hub."""
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,10 @@ EXTRA = "huggingface"
 Constants: TypeAlias = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of each channel."""
 
-FAILURES = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError)
+FAILURES = (
+    *(OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError),
+    pickle.UnpicklingError,
+)
 """What transformers raises for names, files and options that it cannot use."""
 
 
@@ -86,6 +90,7 @@ def huggingface(
     transformers = require("transformers", extra=EXTRA)
     place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     source = {"local_files_only": not download, "revision": revision or "main"}
+    source["trust_remote_code"] = False  # code beside the weights is never run, and nobody is asked
     with _quiet(transformers):
         config = _config(transformers, place, source, args)
         flip = False

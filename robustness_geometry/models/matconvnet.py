@@ -1,5 +1,8 @@
 """Weights of MatConvNet files (SimpleNN), as those of CaffeNet and VGG-F are published."""
 
+import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from robustness_geometry.checks import refuse
 from robustness_geometry.models.normalisation import Normalised
+from robustness_geometry.sizes import check_size
 
 __all__ = ["load_matconvnet"]
 
@@ -23,6 +27,7 @@ KINDS: dict[type[nn.Module], str] = {
     nn.BatchNorm1d: "bnorm",
     nn.BatchNorm2d: "bnorm",
 }
+_COMPRESSED = 15  # the type of a variable that zlib packed
 SKIPPED = ("dropout", "softmax", "softmaxloss")
 
 
@@ -67,6 +72,7 @@ def load_matconvnet(model: Normalised, path: str | Path) -> None:
 def _open(path: Path) -> Any:
     import scipy.io  # here, because most runs read no .mat file
 
+    check_size("model.checkpoint", path, _unpacked(path))
     try:
         content = scipy.io.loadmat(path)
     except (
@@ -74,10 +80,34 @@ def _open(path: Path) -> Any:
         ValueError,
         TypeError,
         NotImplementedError,
+        MemoryError,
+        zlib.error,
         scipy.io.matlab.MatReadError,
     ) as error:
         refuse("model.checkpoint", str(path), f"a whole .mat file of version 7 or older ({error})")
     return content["net"][0, 0] if "net" in content else content
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes that the variables of a version 5 file declare; 0 for what is no such file."""
+    size = 0
+    with path.open("rb") as file:
+        order = {b"IM": "<II", b"MI": ">II"}.get(file.read(128)[126:])
+        while order and len(tag := file.read(8)) == 8:
+            kind, count = struct.unpack(order, tag)
+            head = file.read(min(count, 64)) if kind == _COMPRESSED else b""
+            size += _declared(head, order) if head else count
+            file.seek(count - len(head), os.SEEK_CUR)
+    return size
+
+
+def _declared(head: bytes, order: str) -> int:
+    """Bytes of a compressed variable, as its own first eight bytes say."""
+    try:
+        first = zlib.decompressobj().decompress(head, 8)
+    except zlib.error:  # scipy says what is wrong with it
+        return 0
+    return int(struct.unpack(order, first)[1]) if len(first) == 8 else 0
 
 
 def _names(record: Any) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Any network of the optional package robustbench: the robust networks that it publishes."""
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,17 @@ from torch import nn
 
 from robustness_geometry.checks import check_choice, one_of, refuse
 from robustness_geometry.extras import require
+from robustness_geometry.models.checkpoint import weights_alone
 from robustness_geometry.models.weight_files import short
 
 __all__ = ["robustbench"]
 
 EXTRA = "robustbench"
 DATA = ("cifar10", "cifar100", "imagenet", "imagenet_3d")
+FAILURES = (
+    *(OSError, RuntimeError, KeyError, ValueError, AssertionError),
+    pickle.UnpicklingError,
+)
 THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
 
 
@@ -73,10 +79,11 @@ imagenet, imagenet_3d; got 'mnist'
     if not download and not list(file.parent.glob(f"{name}*")):
         refuse("model.folder", folder, f"a folder with {file}, or model.download=true")
     try:
-        network: nn.Module = utils.load_model(
-            model_name=name, model_dir=str(place), dataset=data, threat_model=threat_model
-        )
-    except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
+        with weights_alone():
+            network: nn.Module = utils.load_model(
+                model_name=name, model_dir=str(place), dataset=data, threat_model=threat_model
+            )
+    except FAILURES as error:
         refuse("model.name", name, f"a network whose weights can be had ({short(error)})")
     return network.eval()
 

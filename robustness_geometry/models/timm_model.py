@@ -1,11 +1,12 @@
 """Any classifier of the optional package timm."""
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustness_geometry.checks import refuse
 from robustness_geometry.extras import require
-from robustness_geometry.models.checkpoint import load_weights
+from robustness_geometry.models.checkpoint import load_weights, weights_alone
 from robustness_geometry.models.normalisation import Normalised
 from robustness_geometry.models.shapes import check_taken
 from robustness_geometry.models.torchvision_model import unsuited
@@ -98,8 +99,9 @@ def _made(timm: Any, name: str, args: Mapping[str, Any] | None, **options: Any) 
 
 def _published(timm: Any, name: str, weights: str, args: Mapping[str, Any] | None) -> Any:
     try:
-        return timm.create_model(name, pretrained=True, **_plain(args))
-    except (OSError, RuntimeError) as error:
+        with weights_alone():
+            return timm.create_model(name, pretrained=True, **_plain(args))
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         refuse("model.weights", weights, f"published weights that can be had from here ({why})")
 

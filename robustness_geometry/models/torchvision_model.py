@@ -1,5 +1,6 @@
 """Any classifier of torchvision, with or without its published weights."""
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 
 from robustness_geometry.checks import check_choice, refuse
 from robustness_geometry.extras import require
-from robustness_geometry.models.checkpoint import load_weights
+from robustness_geometry.models.checkpoint import load_weights, weights_alone
 from robustness_geometry.models.class_names import named
 from robustness_geometry.models.normalisation import Normalised
 from robustness_geometry.models.shapes import check_taken
@@ -113,8 +114,9 @@ def unsuited(name: str, known: tuple[int, int], wanted: tuple[int, int]) -> str:
 
 def _download(zoo: Any, name: str, entry: Any) -> nn.Module:
     try:
-        network: nn.Module = zoo.get_model(name, weights=entry)
-    except (OSError, RuntimeError) as error:
+        with weights_alone():
+            network: nn.Module = zoo.get_model(name, weights=entry)
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         place = "torch.hub's folder of checkpoints"
         refuse(

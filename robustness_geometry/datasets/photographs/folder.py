@@ -4,7 +4,7 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -134,9 +134,15 @@ def read_manifest(folder: Path) -> list[Picture]:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         types: dict[str, Any] = {"label": int, "confidence": float}
-        return [Picture(**{key: types.get(key, str)(row[key]) for key in row}) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+        found = [Picture(**{key: types.get(key, str)(row[key]) for key in row}) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         refuse("dataset.root", path, f"a manifest that was not edited ({error})")
+    for each in found:
+        name = PurePath(each.file)
+        if name.is_absolute() or ".." in name.parts:
+            wanted = f"a manifest whose pictures lie in its folder; it names {each.file!r}"
+            refuse("dataset.root", path, wanted)
+    return found
 
 
 def is_as_written(folder: Path, picture: Picture) -> bool:
