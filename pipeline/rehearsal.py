@@ -4,7 +4,7 @@
 to a temporary folder, makes up small data sets in the published formats there, sets
 ``budget=smoke`` and runs ``dvc repro`` on the CPU. Nothing of the checkout is touched. It tells
 whether everything runs to its end, never what would come out: pictures and numbers mean nothing.
-Weights are fresh, and trainings take two epochs.
+Weights are fresh, and trainings take three epochs.
 """
 
 import os
@@ -32,6 +32,17 @@ COUNTS = {"imagenet": (0, 12), "photographs": (20, 12)}
 """Training and held-out pictures, where they are not the following ones."""
 
 USUAL = (150, 60)
+SHORT = {
+    "epochs": 3,
+    "batch_size": 15,
+    "schedule": "constant",
+    "milestones": [],
+    "final_rate": 0.0,
+    "optimiser": "sgd",
+    "learning_rate": 0.01,  # larger ones diverge in fine-tuning after so short a training
+}
+"""How networks are trained."""
+
 BLOCKS = ("finetune", "semirandom", "curvature", "topology", "detect", "cure")
 OWN = "robustness_geometry.datasets."
 FAILED, RAN, WAITED = "failed", "ran", "not run"
@@ -117,8 +128,7 @@ def _small(network: dict[str, Any], data: Path) -> dict[str, Any]:
     if model.get("checkpoint") or model.get("weights"):
         model |= {"checkpoint": "random"} | ({"weights": None} if "weights" in model else {})
     elif "epochs" in network["training"]:
-        network["training"] |= {"epochs": 2, "batch_size": 25, "milestones": []}
-        network["training"]["schedule"] = "constant"
+        network["training"] |= SHORT
     return network
 
 
