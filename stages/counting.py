@@ -58,6 +58,9 @@ CHEAP = 20_000
 LIMIT = 10
 """Seconds of processor time for an experiment; what it counts until then is a lower bound."""
 
+TRIED = Counted(forward=5.0, backward=4.0)
+"""Passes with which a training tries the network, however many images it has."""
+
 RESAMPLES = 20
 CLOSED = "no network: closed forms"
 SKIPPED = {
@@ -137,6 +140,7 @@ class Sampling(Executor):
         found = flatten(function())
         used = PASSES.since(began)
         if any(isinstance(part, Recipe) for part in _parts(function)):
+            used.add(TRIED, -1.0)
             used.backward = max(used.backward, used.forward)  # gradients of the weights
         self.total.add(used, times)
         self._keep(found, 1.0)
