@@ -24,6 +24,7 @@ import yaml
 
 from pipeline import made_up
 from pipeline.params import ROOT, composed
+from pipeline.processes import termination_raises
 from robustness_geometry.checks import InputError, refuse
 
 __all__ = ["Stage", "adapted", "copied", "main", "table"]
@@ -214,7 +215,12 @@ def run(place: Path, log: Path) -> list[Stage]:
         subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=join, text=True)
         as running,
     ):  # fmt: skip
-        _follow(running.stdout or (), stages, file.write)
+        try:
+            with termination_raises():
+                _follow(running.stdout or (), stages, file.write)
+        except BaseException:
+            running.terminate()  # a stage stops without its dvc
+            raise
     lock = place / "dvc.lock"
     done = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
     for stage in stages.values():
