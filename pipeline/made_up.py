@@ -94,7 +94,10 @@ def encode(array: Array) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
+_Pickler: Any = pickle._Pickler
+
+
+class _Python2Pickler(_Pickler):  # type: ignore[misc]
     """Writes byte strings and flags as Python 2 did: what the published batches consist of."""
 
     def _save_string(self, value: bytes) -> None:
@@ -108,11 +111,7 @@ class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
     def _save_flag(self, value: bool) -> None:
         self.write(pickle.BININT1 + bytes([value]))
 
-    dispatch: Mapping[type, Any] = {
-        **pickle._Pickler.dispatch,  # type: ignore[attr-defined]
-        bytes: _save_string,
-        bool: _save_flag,
-    }
+    dispatch = {**_Pickler.dispatch, bytes: _save_string, bool: _save_flag}  # noqa: RUF012
 
 
 def pickled(value: object) -> bytes:
@@ -139,7 +138,9 @@ def synsets(wnids: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
     names = ("WNID", "words", "gloss", "num_children", "children", "wordnet_height")
     kinds = [(name, "O") for name in ("ILSVRC2012_ID", *names, "num_train_images")]
     count = len(wnids)
-    rows = [(i + 1, wnids[i], words[i], "a gloss", 0, np.empty(0), 0, 2) for i in range(count)]
+    rows: list[tuple[Any, ...]] = [
+        (i + 1, wnids[i], words[i], "a gloss", 0, np.empty(0), 0, 2) for i in range(count)
+    ]
     below = np.arange(1, count + 1)
     rows.append((count + 1, "n00001740", "entity", "a gloss", count, below, 1, 0))
     table = np.empty((count + 1, 1), dtype=kinds)
@@ -198,7 +199,7 @@ def _make_svhn(folder: Path, train: int, test: int) -> None:
 def _make_imagenet(folder: Path, train: int, test: int) -> None:
     words = _imagenet_classes()
     wnids = [f"n{10_000_000 + index}" for index in range(len(words))]
-    meta = io.BytesIO()
+    meta: Any = io.BytesIO()
     scipy.io.savemat(meta, synsets(wnids, words))
     pixels, labels = pictures(test, (3, 260, 300), len(words))
     truth = "".join(f"{label + 1}\n" for label in labels).encode()
@@ -218,11 +219,16 @@ def _make_photographs(folder: Path, train: int, test: int) -> None:
         for index, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
             content, file = _jpeg(picture), f"{split}/{index}.jpg"
             (folder / file).write_bytes(content)
-            row = {"file": file, "package": "made-up", "version": "1", "path": file}
+            row: dict[str, object] = {
+                "file": file,
+                "package": "made-up",
+                "version": "1",
+                "path": file,
+            }
             row |= {"scene": f"{split}{index}", "split": split, "label": int(label)}
             rows.append({**row, "confidence": 0.5, "sha256": hashlib.sha256(content).hexdigest()})
-    with (folder / MANIFEST).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    with (folder / MANIFEST).open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -107,8 +107,8 @@ def made_up_data(network: NetworkConfig) -> Dataset:
     test = min(test, leaf.get("test_limit") or test)
     shown = tuple(map(str, range(classes)))
     half = (0.5,) * shape[0]
-    splits = [_split(each, shape, seed) for seed, each in enumerate((train, test))]
-    return Dataset(name, *splits, classes=shown, mean=half, std=half)
+    one, other = (_split(each, shape, seed) for seed, each in enumerate((train, test)))
+    return Dataset(name, one, other, classes=shown, mean=half, std=half)
 
 
 def _split(count: int, shape: tuple[int, ...], seed: int) -> Split:
@@ -129,6 +129,6 @@ def stand_in(data: Dataset, seed: int) -> StandIn:
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(40):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(model(images), labels).backward()
         optimiser.step()
     return model.eval().requires_grad_(True)
