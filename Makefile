@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report weights lock clean
+.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report weights plan rehearse lock clean
 
 setup: .venv/ok
 
@@ -84,6 +84,15 @@ report: .venv/ok           ## write the report from the results that are there
 
 weights: .venv/ok          ## export the trained embedded networks as those that come with the library
 	@python -m stages.weights
+
+SUITE ?= thesis
+SUITE_ARGS = suite=$(SUITE) $(if $(NETWORKS),networks=$(NETWORKS)) $(ARGS)
+
+plan: .venv/ok             ## what a machine needs (SUITE=thesis BUDGET=full NETWORKS=a,b ARGS=rate=a:4000)
+	@python -m pipeline.plan $(if $(BUDGET),budget=$(BUDGET)) $(SUITE_ARGS)
+
+rehearse: .venv/ok         ## a suite's stages, tiny, on made-up pictures (SUITE=thesis NETWORKS=a,b)
+	@python -m pipeline.rehearsal $(SUITE_ARGS)
 
 lock: | $(UV)              ## resolve the lock files anew
 	@$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --generate-hashes -o requirements.lock --quiet

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Passes", "count_passes"]
+__all__ = ["Passes", "count_passes", "elements"]
 
 
 @dataclass
@@ -44,12 +44,12 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
     def enter(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (batch,) = inputs
         size = batch.shape[1:].numel()
-        passes.forward += _elements(batch) // size
+        passes.forward += elements(batch) // size
         if not batch.requires_grad:
             return (batch,)
 
         def leave(gradient: Tensor) -> None:
-            passes.backward += _elements(gradient) // size
+            passes.backward += elements(gradient) // size
 
         # A view of its own for every call: a leaf used in two calls would keep the hooks of both.
         batch = batch.view_as(batch)
@@ -63,7 +63,7 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
         handle.remove()
 
 
-def _elements(tensor: Tensor) -> int:
+def elements(tensor: Tensor) -> int:
     """Elements of ``tensor``, the dimensions that vmap and is_grads_batched hide among them."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):

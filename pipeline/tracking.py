@@ -346,6 +346,7 @@ class Store:
         """
         models = self.settings.log_models
         return LoggedRun(self.mlflow, self.client, run, log_models=models, above=above)
+
     def _create(self, file: Path) -> None:
         """Make the database under another name: half of one would refuse all later runs."""
         new = file.with_name(f"{file.name}.new")

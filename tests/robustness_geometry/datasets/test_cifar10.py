@@ -1,47 +1,17 @@
 """CIFAR-10 from small batches as Python 2 pickled them, with their md5 in torchvision's tables."""
 
-import hashlib
-import io
-import pickle
-import struct
 import tarfile
 
 import numpy as np
 import pytest
 import torchvision.datasets
 
+from pipeline.made_up import md5, pickled
 from robustness_geometry import datasets
 from robustness_geometry.checks import InputError
 from robustness_geometry.datasets.cifar10 import CLASSES
 
 FOLDER = "cifar-10-batches-py"
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes byte strings and flags as Python 2 did: what the published batches consist of."""
-
-    def save_string(self, value):
-        size = len(value)
-        short, long = pickle.SHORT_BINSTRING, pickle.BINSTRING
-        self.write(
-            (short + bytes([size]) if size < 256 else long + struct.pack("<i", size)) + value
-        )
-        self.memoize(value)
-
-    def save_flag(self, value):
-        self.write(pickle.BININT1 + bytes([value]))
-
-    dispatch = {**pickle._Pickler.dispatch, bytes: save_string, bool: save_flag}  # noqa: RUF012
-
-
-def dumps(value):
-    buffer = io.BytesIO()
-    Python2Pickler(buffer, protocol=2).dump(value)
-    return buffer.getvalue().replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
-
-
-def md5(path):
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -58,13 +28,13 @@ def batches(tmp_path, monkeypatch):
             b"data": draw.integers(0, 256, (count, 3072), dtype=np.uint8),
             b"filenames": [b"%d.png" % i for i in range(count)],
         }
-        (folder / name).write_bytes(dumps(entry))
+        (folder / name).write_bytes(pickled(entry))
     meta = {
         b"num_cases_per_batch": 20,
         b"label_names": [name.encode() for name in CLASSES],
         b"num_vis": 3072,
     }
-    (folder / "batches.meta").write_bytes(dumps(meta))
+    (folder / "batches.meta").write_bytes(pickled(meta))
     source = torchvision.datasets.CIFAR10
     monkeypatch.setattr(
         source, "train_list", [[name, md5(folder / name)] for name in list(counts)[:5]]

@@ -3,13 +3,13 @@
 import gzip
 import hashlib
 import re
-import struct
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
 
+from pipeline.made_up import encode
 from robustness_geometry import datasets
 from robustness_geometry.checks import InputError
 from robustness_geometry.datasets import idx
@@ -18,12 +18,6 @@ KINDS = {
     "mnist": ("MNIST", datasets.mnist),
     "fashion_mnist": ("FashionMNIST", datasets.fashion_mnist),
 }
-
-
-def encode(array):
-    """The idx format: 0, 0, type 8, number of axes; big-endian lengths; the bytes."""
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 @pytest.fixture

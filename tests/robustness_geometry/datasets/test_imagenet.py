@@ -4,45 +4,19 @@ import hashlib
 import io
 import tarfile
 
-import numpy as np
 import pytest
 import scipy.io
 import torch
 import torchvision.datasets.imagenet
 from PIL import Image
 
+from pipeline.made_up import pack, synsets
 from robustness_geometry import datasets
 from robustness_geometry.checks import InputError
 from robustness_geometry.datasets.assembly import IMAGENET_MEAN, IMAGENET_STD
 
+WORDS = ("dog, domestic dog", "tench, Tinca tinca", "goldfish")
 WNIDS = ("n02084071", "n01440764", "n01443537")  # the devkit's order, not the alphabet's
-
-
-def synsets():
-    """meta.mat: one record a synset, of which those without children are classes."""
-    kinds = [
-        ("ILSVRC2012_ID", "O"),
-        ("WNID", "O"),
-        ("words", "O"),
-        ("gloss", "O"),
-        ("num_children", "O"),
-        ("children", "O"),
-        ("wordnet_height", "O"),
-        ("num_train_images", "O"),
-    ]
-    words = ("dog, domestic dog", "tench, Tinca tinca", "goldfish")
-    rows = [(i + 1, WNIDS[i], words[i], "a gloss", 0, np.empty(0), 0, 2) for i in range(3)]
-    rows.append((4, "n00001740", "entity", "a gloss", 3, np.array([1, 2, 3]), 1, 0))
-    table = np.empty((4, 1), dtype=kinds)
-    for index, row in enumerate(rows):
-        table[index, 0] = row
-    return {"synsets": table}
-
-
-def add(archive, name, content):
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))
 
 
 def jpeg(colour, size=(300, 260)):
@@ -55,11 +29,11 @@ def jpeg(colour, size=(300, 260)):
 def root(tmp_path, monkeypatch):
     """A root with the devkit archive, val (two pictures a class) and train (three)."""
     meta = io.BytesIO()
-    scipy.io.savemat(meta, synsets())
+    scipy.io.savemat(meta, synsets(WNIDS, WORDS))
     name = "ILSVRC2012_devkit_t12"
     with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as archive:
-        add(archive, f"{name}/data/meta.mat", meta.getvalue())
-        add(archive, f"{name}/data/ILSVRC2012_validation_ground_truth.txt", b"1\n2\n3\n2\n1\n3\n")
+        pack(archive, f"{name}/data/meta.mat", meta.getvalue())
+        pack(archive, f"{name}/data/ILSVRC2012_validation_ground_truth.txt", b"1\n2\n3\n2\n1\n3\n")
     for part, count in (("val", 2), ("train", 3)):
         for index, wnid in enumerate(sorted(WNIDS)):
             (tmp_path / part / wnid).mkdir(parents=True)
@@ -108,7 +82,7 @@ def test_the_validation_archive_is_unpacked_at_the_first_use(root, monkeypatch):
     (root / "val").rmdir()
     with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
         for index in range(6):
-            add(archive, f"ILSVRC2012_val_0000000{index + 1}.JPEG", jpeg((40 * index, 0, 0)))
+            pack(archive, f"ILSVRC2012_val_0000000{index + 1}.JPEG", jpeg((40 * index, 0, 0)))
     digest = hashlib.md5((root / "ILSVRC2012_img_val.tar").read_bytes()).hexdigest()
     monkeypatch.setitem(
         torchvision.datasets.imagenet.ARCHIVE_META, "val", ("ILSVRC2012_img_val.tar", digest)
