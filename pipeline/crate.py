@@ -8,10 +8,8 @@ provenance of workflow runs with RO-Crate", PLOS ONE 2024).
 
 import argparse
 import importlib.metadata
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import yaml
 
 from pipeline.ledger import FILES, FOLDERS
 from pipeline.processes import provenance, root
+from pipeline.stage_runs import StageRun, stage_runs, times
 from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.extras import require
 
@@ -53,27 +52,6 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """The run of a stage on one network, or across them.
-
-    Attributes:
-        stage: its stage.
-        name: as dvc.yaml names it.
-        folder: folder of its results, below the root.
-        used: folders of results that it took up, below the root.
-        said: what the run said of itself; empty where it is not known.
-        experiments: what it measured.
-    """
-
-    stage: str
-    name: str
-    folder: str
-    used: tuple[str, ...]
-    said: Mapping[str, Any]
-    experiments: tuple[str, ...]
-
-
 def write_crate(place: Path, suite: str, target: Path) -> Path:
     """Write the crate of a suite's results.
 
@@ -96,28 +74,6 @@ def write_crate(place: Path, suite: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     (crate.write_zip if target.suffix == ".zip" else crate.write)(target)
     return target
-
-
-def stage_runs(place: Path, suite: str) -> list[StageRun]:
-    """The runs whose results are there, in the order in which dvc.lock names their stages.
-
-    Args:
-        place: the repository's root.
-        suite: name of the suite.
-    """
-    stages = _lock(place)
-    found = []
-    for path in (place / "results" / suite).glob("*/*/metrics.json"):
-        stage, network = path.parent.parent.name, path.parent.name
-        name = stage if network == "all" else f"{stage}@{network}"
-        deps = [dep["path"] for dep in stages.get(name, {}).get("deps", ())]
-        used = tuple(dep for dep in deps if dep.startswith(f"results/{suite}/"))
-        times = _json(path.with_name("timings.json"))
-        folder = path.parent.relative_to(place).as_posix()
-        names = tuple(_json(path).get("experiments", ()))
-        found.append(StageRun(stage, name, folder, used, times.get("run", {}), names))
-    order = {name: index for index, name in enumerate(stages)}
-    return sorted(found, key=lambda run: (order.get(run.name, len(order)), run.name))
 
 
 class _Crate:
@@ -220,7 +176,7 @@ class _Crate:
         """The program of a stage, in the versions that ran."""
         own = (str(run.said.get("commit", "")) for run in runs if run.stage == stage)
         commits = list(dict.fromkeys(filter(None, own))) or list(filter(None, [self.commit]))
-        version = ", ".join(commits) or importlib.metadata.version("torch")
+        version = ", ".join(commits) or "unknown"
         return self._add(
             f"#stage-{stage}",
             "SoftwareApplication",
@@ -270,7 +226,7 @@ class _Crate:
             result=folders[run.folder],
             agent=authors,
             actionStatus=COMPLETED,
-            **_times([run]),
+            **times([run]),
         )
 
     def _whole(
@@ -296,7 +252,7 @@ class _Crate:
             result=list(made),
             agent=authors,
             actionStatus=COMPLETED,
-            **_times(runs),
+            **times(runs),
         )
         controls = [
             self._add(
@@ -316,7 +272,7 @@ class _Crate:
             object=controls,
             result=whole,
             agent=authors,
-            **_times(runs),
+            **times(runs),
         )
         self.crate.root_dataset["mentions"] = [whole, *actions]
 
@@ -372,34 +328,6 @@ class _Crate:
         for name, value in properties.items():
             entity[name] = value
         return entity
-
-
-def _times(runs: Sequence[StageRun]) -> dict[str, str]:
-    """From the first begin to the last end of runs, if all of them noted both."""
-    began = [str(run.said.get("started", "")) for run in runs]
-    ended = [str(run.said.get("ended", "")) for run in runs]
-    if not all((*began, *ended)):
-        return {}
-    return {"startTime": min(began), "endTime": max(ended)}
-
-
-def _lock(place: Path) -> Mapping[str, Any]:
-    """The stages that dvc.lock records."""
-    path = place / "dvc.lock"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found = yaml.load(path.read_text("utf-8"), loader) if path.is_file() else None
-    stages: Mapping[str, Any] = (found or {}).get("stages", {})
-    return stages
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        refuse("results", str(path), f"a JSON file ({error})")
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
