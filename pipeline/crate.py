@@ -151,10 +151,11 @@ class _Crate:
             {"name": "DVC pipeline", "url": "https://dvc.org", "alternateName": ENGINE},
         )
         self.crate.add(language)
+        kinds = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
+        path, properties = self.place / "dvc.yaml", {"@type": kinds}
         workflow = self.crate.add_workflow(
-            self.place / "dvc.yaml", "dvc.yaml", main=True, lang=language
+            path, "dvc.yaml", main=True, lang=language, properties=properties
         )
-        workflow["@type"] = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
         workflow["name"] = "The experiments of the thesis, as a DVC pipeline"
         workflow["license"] = self.crate.license
         workflow["hasPart"] = list(tools.values())
@@ -318,7 +319,7 @@ class _Crate:
             properties["encodingFormat"] = "text/plain"
         return self.crate.add_file(path, name, properties=properties)
 
-    def _add(self, identifier: str, kind: str, **properties: Any) -> Any:
+    def _add(self, identifier: str, kind: str, /, **properties: Any) -> Any:
         """An entity that is no file; one of that name that is there already."""
         there = self.crate.dereference(identifier)
         if there is not None:
