@@ -195,6 +195,7 @@ class _Crate:
             "SoftwareApplication",
             name=name,
             softwareVersion=version,
+            description="As installed where this crate was written",
         )
 
     def _action(

@@ -79,7 +79,7 @@ class Freshness:
         }
 
     @cached_property
-    def _ignored(self) -> pathspec.PathSpec:
+    def _ignored(self) -> pathspec.GitIgnoreSpec:
         path = self.root / ".dvcignore"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return pathspec.GitIgnoreSpec.from_lines(lines)

@@ -34,7 +34,7 @@ RUN = {
     "data": {"digits": {"train": "aa11", "test": "bb22"}},
     "mlflow_run": "feed",
 }
-EXPERIMENTS = {"attack": "attack_l2", "topology": "region_connectivity"}
+EXPERIMENTS = {"attack": "attack_l2", "topology": "path_connectivity"}
 ONE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "std": None, "seeds": 1}
 
 
@@ -168,7 +168,7 @@ def test_folders_are_hashed_as_dvc_hashes_them(tmp_path):
 
 def test_every_measured_experiment_says_where_it_comes_from(root):
     text = page(root)
-    for stage, name in (("attack", "attack-l2"), ("topology", "region-connectivity")):
+    for stage, name in (("attack", "attack-l2"), ("topology", "path-connectivity")):
         section = article(text, name)
         assert section.count('<details class="origin">') == 1
         said = words(section[section.index('<details class="origin">') :])
@@ -191,10 +191,10 @@ def test_only_figures_of_stale_stages_are_marked(root):
     text = page(root)
     captions = {
         name: re.findall(r"<figcaption>.*?</figcaption>", article(text, name))
-        for name in ("attack-l2", "region-connectivity")
+        for name in ("attack-l2", "path-connectivity")
     }
     assert all("stale" in caption for caption in captions["attack-l2"])
-    assert not any("stale" in caption for caption in captions["region-connectivity"])
+    assert not any("stale" in caption for caption in captions["path-connectivity"])
     assert "stale attack.py changed since." in words(article(text, "attack-l2"))
 
 
