@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report weights plan rehearse lock clean
+.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report crate weights plan rehearse lock clean
 
 setup: .venv/ok
 
@@ -81,6 +81,9 @@ params: .venv/ok           ## compose params.yaml from conf/
 
 report: .venv/ok           ## write the report from the results that are there
 	@python -m stages.report --config-dir . --config-name params hydra.run.dir=outputs/repro/report
+
+crate: .venv/ok            ## pack a suite's results as a Workflow Run RO-Crate (needs the extra "crate")
+	@python -m pipeline.crate $(ARGS)
 
 weights: .venv/ok          ## export the trained embedded networks as those that come with the library
 	@python -m stages.weights

@@ -56,6 +56,8 @@ def clean(root: Path) -> list[str]:
     for page in (root / "reports").glob("*/index.html"):
         if "robustness-geometry" in page.read_text("utf-8", errors="replace"):
             remove(page, "")
+    for crate in (root / "reports").glob("*.crate.zip"):
+        remove(crate, "")
     _mlflow(root)
     places = [root / name for name in (*RUNS, "reports", "mlruns")]
     for place in [*places, *(root / "results").glob("*/*/*")]:

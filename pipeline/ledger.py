@@ -18,6 +18,7 @@ __all__ = [
     "FOLDERS",
     "LIST",
     "RUN",
+    "RUN_TIME",
     "digest",
     "make_room",
     "owns",
@@ -32,6 +33,9 @@ __all__ = [
 FOLDERS = ("tables", "figures", "tensors")
 FILES = ("timings.json", "metrics.json")
 """What the results of a stage consist of."""
+
+RUN_TIME = "t_experiment"
+"""The name, in the timings file, of the seconds that a whole experiment took."""
 
 RUN = re.compile(r"^ *- hydra\.job\.name=(\w+)$", re.MULTILINE)
 """The name of the stage, in what Hydra writes about every run of this project."""

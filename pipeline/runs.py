@@ -36,7 +36,13 @@ _log = logging.getLogger(__name__)
 
 
 class Run:
-    """A run that is not logged: stages write to it when tracking is off."""
+    """A run that is not logged: stages write to it when tracking is off.
+
+    Attributes:
+        id: its id in MLflow; empty where it is not logged.
+    """
+
+    id = ""
 
     def log_findings(
         self,
@@ -98,6 +104,7 @@ class LoggedRun(Run):
         self, mlflow: Any, client: Any, run: str, *, log_models: bool, above: str | None = None
     ) -> None:
         self._mlflow, self._client, self._id = mlflow, client, run
+        self.id = run
         self._log_models, self._above = log_models, above
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The report so far, written while later stages still run."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,10 +8,19 @@ from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["begin_page", "page_lock"]
+__all__ = ["begin_page", "page_lock", "under_way"]
 
 EVERY = 120.0
 """Seconds after which the page of a running ``dvc repro`` is written again."""
+
+
+SO_FAR = "PIPELINE_REPORT_SO_FAR"
+"""The environment variable that tells a report that later stages still run."""
+
+
+def under_way() -> bool:
+    """Whether this process writes the report while later stages still run."""
+    return SO_FAR in os.environ
 
 
 def page_lock(work: Path, suite: str) -> FileLock:
@@ -45,6 +55,7 @@ def begin_page(root: Path, suite: str) -> Path | None:
     subprocess.Popen(
         [*command, *options],
         cwd=root,
+        env={**os.environ, SO_FAR: "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -73,6 +73,7 @@ def write_results(
     share: Share | None = None,
     weights: Callable[[Path], None] | None = None,
     keep_tensors: bool = True,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the results of a stage on one network.
 
@@ -90,6 +91,7 @@ def write_results(
         weights: writes the networks' weights to a folder; None if there are none to be kept.
         keep_tensors: keep the tensors of earlier runs until they are replaced, as they may be
             weights that are read elsewhere.
+        origin: what the run says of itself, for the timings file; None: nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
@@ -104,7 +106,7 @@ def write_results(
             picture for name, found in findings.items() for picture in _pictures(fresh, name, found)
         ]
         _draw(pictures, share)
-        _write_json(fresh / "timings.json", _timings(findings))
+        _write_json(fresh / "timings.json", _timings(findings, origin))
         _write_json(fresh / "metrics.json", {**header, "experiments": _metrics(findings, sections)})
         _move(fresh, folder, keep_tensors)
 
@@ -186,11 +188,12 @@ def _metrics(findings: Mapping[str, Findings], sections: Mapping[str, str]) -> d
     }
 
 
-def _timings(findings: Mapping[str, Findings]) -> dict[str, Any]:
+def _timings(findings: Mapping[str, Findings], origin: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
+        **({} if origin is None else {"run": origin}),
         "experiments": {
             name: {"numbers": _numbers(found.timings)} for name, found in findings.items()
-        }
+        },
     }
 
 

@@ -19,7 +19,9 @@ from omegaconf import DictConfig
 from pipeline import tracking
 from pipeline.executor import Executor
 from pipeline.findings import Findings
+from pipeline.ledger import RUN_TIME
 from pipeline.processes import dvc_ancestor, root
+from pipeline.statistics import exactly
 from pipeline.storage import refuse_full_disk
 from robustness_geometry.checks import InputError, refuse
 from robustness_geometry.types import Dataset, Network
@@ -29,6 +31,7 @@ from stages.experiments import ACROSS, Experiment, select
 from stages.headlines import headlines
 from stages.meanwhile import begin_page
 from stages.networks import ALL, Candidate, candidate, candidates
+from stages.origin import begun, ended
 from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
 from stages.tuning import tuned
@@ -66,6 +69,7 @@ def run_stage(stage: str, config: Config) -> None:
     experiments = select(stage, config)
     folder = output_folder(config)
     check_folder(folder)
+    origin = begun()
     chosen, notes = candidates(config) if stage in ACROSS else ([candidate(config)], [])
     for each in chosen:
         described = config.network is None and stage not in ACROSS
@@ -98,6 +102,7 @@ def run_stage(stage: str, config: Config) -> None:
                 share=executor.share,
                 weights=weights,
                 keep_tensors=dvc_ancestor() is None,
+                origin=ended(origin, data, run.id),
             )
             _log(run, networks, data, findings, sections, folder)
         _tell(stage, config.suite.name, findings, folder, executor)
@@ -159,7 +164,9 @@ def _measured(
     """The experiment's findings, and a progress line that says how long it took."""
     began = time.monotonic()
     findings = experiment.measure(networks, data, executor)
-    executor.say(f"{experiment.name}: {time.monotonic() - began:.0f} s")
+    seconds = time.monotonic() - began
+    findings.timings[RUN_TIME] = exactly(seconds)
+    executor.say(f"{experiment.name}: {seconds:.0f} s")
     return findings
 
 

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.claims import ALL, Claim, Experiment
+from pipeline.report.origins import Page
 from pipeline.report.results import Measured, Results
 from pipeline.report.text import counts_text, estimate_text, label, printed
 from pipeline.report.verdicts import Verdict
@@ -21,12 +22,14 @@ class Material:
         judged: claims with their verdicts.
         results: what was measured.
         networks: networks of the suite.
+        page: what the page says of the origin of results.
     """
 
     experiments: Sequence[Experiment]
     judged: Sequence[tuple[Claim, Verdict]]
     results: Results
     networks: Sequence[str]
+    page: Page = field(default_factory=Page)
 
 
 @dataclass(frozen=True)

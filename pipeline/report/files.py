@@ -1,12 +1,12 @@
 """The figures and tables of an experiment, ready to be put into one HTML file."""
 
-import base64
 import csv
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.report.embedding import data_uri
 from pipeline.report.results import Measured
 
 __all__ = ["Figure", "Table", "caption", "figures", "tables"]
@@ -27,6 +27,7 @@ class Figure:
     network: str
     uri: str
     problem: str = ""
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left_off: int
+    file: Path | None = None
 
 
 def figures(measured: Measured, experiment: str, experiments: Iterable[str]) -> list[Figure]:
@@ -52,11 +54,10 @@ def figures(measured: Measured, experiment: str, experiments: Iterable[str]) -> 
     for title, path in _own(measured, "figures/*.png", experiment, experiments):
         content = path.read_bytes()
         if content.startswith(SIGNATURE) and content.endswith(END):
-            uri = "data:image/png;base64," + base64.b64encode(content).decode()
-            found.append(Figure(title, measured.network, uri))
+            found.append(Figure(title, measured.network, data_uri(content), file=path))
         else:
             found.append(
-                Figure(title, measured.network, "", f"{path.name} is not a whole PNG file")
+                Figure(title, measured.network, "", f"{path.name} is not a whole PNG file", path)
             )
     return found
 
@@ -69,7 +70,8 @@ def tables(measured: Measured, experiment: str, experiments: Iterable[str]) -> l
             rows = [tuple(row) for row in csv.reader(file) if row]
         if rows:
             shown = tuple(rows[1 : ROWS + 1])
-            found.append(Table(title, measured.network, rows[0], shown, len(rows) - 1 - len(shown)))
+            left_off = len(rows) - 1 - len(shown)
+            found.append(Table(title, measured.network, rows[0], shown, left_off, path))
     return found
 
 

@@ -9,7 +9,10 @@ from pipeline.claims import ALL, Claims, load_claims
 from pipeline.ledger import write_own
 from pipeline.report.beside import Material
 from pipeline.report.counting import tally
+from pipeline.report.freshness import Freshness
 from pipeline.report.front import chapter_fronts, failures, network_words
+from pipeline.report.origins import Page
+from pipeline.report.provenance import committed
 from pipeline.report.results import Results, read_results, with_times
 from pipeline.report.template import BRAND, environment, style
 from pipeline.report.text import estimate_text
@@ -44,6 +47,7 @@ def write_report(
     kin: Mapping[str, str] | None = None,
     description: str = "",
     claims: Claims | None = None,
+    coming: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Judge every claim by the results of a suite, and write the page and the verdicts.
 
@@ -62,6 +66,8 @@ def write_report(
         kin: data set of the thesis -> why the suite's pictures and networks are of its kind.
         description: one sentence on the suite.
         claims: claims to judge; None: those of the project.
+        coming: stage or experiment -> the networks that a run under way still is to measure, all
+            where it is not listed; None: no run is under way.
 
     Returns:
         The page's path.
@@ -75,7 +81,9 @@ def write_report(
     verdicts = judge(claims, found, networks=list(networks), counterparts=counterparts, kin=kin)
     write_verdicts(verdicts_file, suite, claims, verdicts)
     judged = list(zip(claims.claims, verdicts, strict=True))
-    material = Material(claims.experiments, judged, found, list(networks))
+    made = Page(reports / suite, Freshness(results.parent), _commits(found, results, suite), coming)
+    material = Material(claims.experiments, judged, found, list(networks), made)
+    chapters, beyond = chapter_views(material), beyond_views(material)
     views = [_network(name, spec, found, counterparts) for name, spec in networks.items()]
     words = network_words(
         {
@@ -94,8 +102,11 @@ def write_report(
             words=words,
             fronts=chapter_fronts(material, words),
             failures=failures(judged, words),
-            chapters=chapter_views(material),
-            beyond=beyond_views(material),
+            chapters=chapters,
+            beyond=beyond,
+            awaited=list(dict.fromkeys(name for each in chapters for name in each.awaited)),
+            under_way=coming is not None,
+            link=made.link,
             summary=tally(verdicts),
             tested=sum(
                 1 for verdict in verdicts if verdict.verdict not in (ARITHMETIC, NOT_TESTED)
@@ -109,6 +120,12 @@ def write_report(
     page = reports / suite / "index.html"
     write_own(page, text, lambda found: BRAND in found)
     return page
+
+
+def _commits(results: Results, place: Path, suite: str) -> Mapping[Path, str]:
+    """The commits of results whose runs noted none, such as those of a fresh checkout."""
+    unknown = any(not m.origin.get("commit") for each in results.values() for m in each.values())
+    return committed(place.parent, place / suite) if unknown else {}
 
 
 def _network(

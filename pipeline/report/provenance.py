@@ -3,11 +3,12 @@
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-__all__ = ["provenance"]
+__all__ = ["committed", "provenance"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "hydra-core", "dvc", "mlflow")
 CODE = ("conf", "robustness_geometry", "pipeline", "stages", "dvc.yaml", "params.yaml")
@@ -28,6 +29,29 @@ def provenance(root: Path) -> dict[str, str]:
         "Report written on": f"{platform.system()}, {device}",
         "Python": platform.python_version(),
         "Packages": ", ".join(versions),
+    }
+
+
+def committed(root: Path, folder: Path) -> Mapping[Path, str]:
+    """The commit that each file below a folder was last committed with, unless it differs now.
+
+    Args:
+        root: folder of the repository; without git, nothing is known.
+        folder: the folder.
+    """
+    place = folder.resolve()
+    log = _git(root, "log", "--format=commit %H", "--name-only", "--", str(place))
+    top = Path(_git(root, "rev-parse", "--show-toplevel"))
+    found: dict[Path, str] = {}
+    commit = ""
+    for line in filter(None, log.splitlines()):
+        if line.startswith("commit "):
+            commit = line.removeprefix("commit ")
+        else:
+            found.setdefault(top / line, commit)
+    changed = _git(root, "diff", "--name-only", "HEAD", "--", str(place)).splitlines()
+    return {
+        path: commit for path, commit in found.items() if path not in {top / n for n in changed}
     }
 
 

@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipeline.claims import ALL, Claims
+from pipeline.ledger import RUN_TIME
 from pipeline.statistics import Estimate
 from robustness_geometry.checks import refuse
 
@@ -31,6 +32,8 @@ class Measured:
         timings: names of those numbers that are wall-clock times.
         notes: sentences of the experiment for the report.
         folder: folder of the tables and figures.
+        seconds: how long the experiment took; None where it is not known.
+        origin: what the run said of itself: when, from which commit, on which data.
     """
 
     network: str
@@ -42,6 +45,8 @@ class Measured:
     timings: frozenset[str]
     notes: tuple[str, ...]
     folder: Path
+    seconds: float | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 Results: TypeAlias = Mapping[str, Mapping[str, Measured]]
@@ -107,7 +112,8 @@ def _read_stage(path: Path) -> Iterable[tuple[str, Measured]]:
     metrics, timings = _json(path), _json(path.with_name("timings.json"))
     try:
         for experiment, entry in metrics["experiments"].items():
-            seconds = timings.get("experiments", {}).get(experiment, {}).get("numbers", {})
+            seconds = dict(timings.get("experiments", {}).get(experiment, {}).get("numbers", {}))
+            whole = seconds.pop(RUN_TIME, None)
             yield (
                 experiment,
                 Measured(
@@ -123,6 +129,8 @@ def _read_stage(path: Path) -> Iterable[tuple[str, Measured]]:
                     timings=frozenset(seconds),
                     notes=tuple(entry.get("notes", ())),
                     folder=path.parent,
+                    seconds=whole and float(whole["value"]),
+                    origin=dict(timings.get("run", {})),
                 ),
             )
     except (AttributeError, KeyError, TypeError) as error:

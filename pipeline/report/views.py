@@ -8,6 +8,7 @@ from pipeline.claims import ALL, Claim, Experiment
 from pipeline.report import files
 from pipeline.report.beside import BesideTable, Cell, Material, beside_tables, cell, thesis_value
 from pipeline.report.grounds import GROUNDS
+from pipeline.report.origins import Origin
 from pipeline.report.results import Measured
 from pipeline.report.text import CHAPTERS, bounds_text, counts_text, interval_text
 from pipeline.report.verdicts import Judgement, Outcome, Verdict
@@ -95,6 +96,19 @@ class ExperimentView:
     tests: tuple[TestView, ...]
     untested: tuple[ClaimView, ...]
     claims: tuple[ClaimView, ...]
+    origins: tuple[Origin, ...] = ()
+    coming: tuple[str, ...] = ()
+
+    @property
+    def stale(self) -> frozenset[str]:
+        """The networks on which what was measured is out of date."""
+        return frozenset(origin.network for origin in self.origins if origin.stale)
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The stages, as dvc.yaml names them, that a run under way still is to run for it."""
+        stage = self.experiment.run_by
+        return tuple(stage if name == ALL else f"{stage}@{name}" for name in self.coming)
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,11 @@ class ChapterView:
     def measured(self) -> bool:
         """Whether any of its experiments has results."""
         return any(experiment.measured for experiment in self.experiments)
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The stages that a run under way still is to run for the chapter."""
+        return tuple(dict.fromkeys(name for each in self.experiments for name in each.awaited))
 
 
 def chapter_views(material: Material) -> list[ChapterView]:
@@ -163,10 +182,11 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
     found = material.results.get(experiment.name, {})
     networks = (ALL,) if experiment.across else material.networks
     measured = tuple(found[network] for network in networks if network in found)
+    absent = tuple(network for network in networks if network not in found)
     return ExperimentView(
         experiment=experiment,
         measured=measured,
-        absent=tuple(network for network in networks if network not in found),
+        absent=absent,
         counts=counts_text((e.n, e.seeds) for m in measured for e in m.numbers.values()),
         beside=tuple(beside_tables(experiment, material)) if measured else (),
         figures=tuple(
@@ -178,6 +198,8 @@ def _experiment(experiment: Experiment, material: Material) -> ExperimentView:
         tests=_tests(views),
         untested=tuple(view for view in views if view.verdict.verdict == NOT_TESTED),
         claims=views,
+        origins=tuple(material.page.origin(each) for each in measured),
+        coming=material.page.still_coming(experiment, absent),
     )
 
 

@@ -8,7 +8,7 @@ from pipeline.report import provenance, write_overall, write_report
 from pipeline.storage import check_folder, refuse_full_disk
 from stages.command_line import command_line
 from stages.config import Config, typed
-from stages.meanwhile import page_lock
+from stages.meanwhile import page_lock, under_way
 
 __all__ = ["main"]
 
@@ -45,6 +45,7 @@ def write(config: Config) -> None:
                     **provenance(ROOT),
                 },
                 description=suite.description,
+                coming=suite.networks if under_way() else None,
             )
         run.log_report(page, ROOT / "results" / suite.name / "claims.json")
         with refuse_full_disk(ROOT):

@@ -36,6 +36,11 @@ COUNTERPARTS = {
     "FC500-150-10": "mnist5k_lenet",
     "NIN": "mnist5k_nin",
 }
+FILES = (
+    "metrics.json",
+    "figures/attack_l2_norms_by_attack.png",
+    "tables/attack_l2_by_class.csv",
+)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -202,9 +207,13 @@ def test_the_page_is_well_formed_and_needs_nothing_else(built):
     assert not re.search(r"https?://|@import|url\(", text)
     assert "script" not in page.tags
     assert "link" not in page.tags
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert all(source.startswith("data:image/") for source in page.sources)
     assert len(page.ids) == len(set(page.ids))
-    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    anchors = {link for link in page.links if link.startswith("#")}
+    assert {link.removeprefix("#") for link in anchors} <= set(page.ids)
+    files = set(page.links) - anchors
+    assert {f"../../results/embedded/attack/mnist5k_lenet/{name}" for name in FILES} <= files
+    assert all((path.parent / link).exists() for link in files)
 
 
 def test_every_claim_stands_on_the_page_once(built):
