@@ -103,7 +103,7 @@ class LoggedRun(Run):
     def __init__(
         self, mlflow: Any, client: Any, run: str, *, log_models: bool, above: str | None = None
     ) -> None:
-        self._mlflow, self._client, self._id = mlflow, client, run
+        self._mlflow, self._client = mlflow, client
         self.id = run
         self._log_models, self._above = log_models, above
 
@@ -112,7 +112,7 @@ class LoggedRun(Run):
         entity = self._mlflow.entities.Param
         flat = [entity(legal_name(key), cut(value)) for key, value in _flatten(parameters)]
         for start in range(0, len(flat), 100):
-            self._client.log_batch(self._id, params=flat[start : start + 100])
+            self._client.log_batch(self.id, params=flat[start : start + 100])
 
     def log_findings(
         self,
@@ -122,7 +122,7 @@ class LoggedRun(Run):
         drawn: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         """As :meth:`Run.log_findings`; each experiment is a group of names and a folder."""
-        self._client.set_tag(self._id, f"thesis.section.{experiment}", section)
+        self._client.set_tag(self.id, f"thesis.section.{experiment}", section)
         self.log_curves(experiment, findings.curves)
         self.log_curves(experiment, {name: [e.value] for name, e in findings.numbers.items()})
         self.log_curves(
@@ -132,12 +132,12 @@ class LoggedRun(Run):
             self._log_headline(self._above, experiment, findings.numbers)
         with tempfile.TemporaryDirectory() as name:
             _write_files(Path(name), findings, drawn)
-            self._client.log_artifacts(self._id, name, experiment)
+            self._client.log_artifacts(self.id, name, experiment)
 
     def _log_headline(self, run: str, experiment: str, numbers: Mapping[str, Estimate]) -> None:
         """Log an experiment's first number that is no comparison with the ``dvc repro``'s run."""
         plain = [name for name in numbers if not re.search(" [-/] ", name)][:1]
-        tags = self._client.get_run(self._id).data.tags
+        tags = self._client.get_run(self.id).data.tags
         group = f"{tags['stage']}/{tags['network']}/{experiment}"
         self.log_curves(group, {name: [numbers[name].value] for name in plain}, run)
 
@@ -159,7 +159,7 @@ class LoggedRun(Run):
             for step, value in enumerate(values)
         ]
         for start in range(0, len(points), 1000):  # the most that one batch may hold
-            self._client.log_batch(run or self._id, metrics=points[start : start + 1000])
+            self._client.log_batch(run or self.id, metrics=points[start : start + 1000])
 
     def log_dataset(self, data: Dataset) -> None:
         """As :meth:`Run.log_dataset`, for the training and the test images."""
@@ -194,13 +194,13 @@ class LoggedRun(Run):
 
     def log_file(self, path: Path) -> None:
         """As :meth:`Run.log_file`."""
-        self._client.log_artifact(self._id, str(path))
-        self._client.set_tag(self._id, f"{DIGEST}{path.name}", digest(path))
+        self._client.log_artifact(self.id, str(path))
+        self._client.set_tag(self.id, f"{DIGEST}{path.name}", digest(path))
 
     def log_report(self, page: Path, claims: Path) -> None:
         """As :meth:`Run.log_report`; the name of the ``dvc repro``'s run then tells the outcome."""
         counts, outcome = verdicts(claims)
-        for run in filter(None, (self._id, self._above)):
+        for run in filter(None, (self.id, self._above)):
             for group, numbers in counts.items():
                 self.log_curves(group, {name: [n] for name, n in numbers.items()}, run)
             self._client.log_artifact(run, str(page))
@@ -211,7 +211,7 @@ class LoggedRun(Run):
 
     def log_folder(self, path: Path) -> None:
         """As :meth:`Run.log_folder`."""
-        self._client.log_artifacts(self._id, str(path), path.name)
+        self._client.log_artifacts(self.id, str(path), path.name)
 
 
 def _write_files(folder: Path, findings: Findings, drawn: Mapping[str, Path]) -> None:
