@@ -10,13 +10,13 @@ RULE = re.compile(r"^=+( +=+)+$")
 
 
 def as_markdown(text: str) -> str:
-    """A docstring whose roles, examples and tables are Markdown.
+    r"""A docstring whose roles, examples and tables are Markdown.
 
     Roles become cross-references, and plain code where the site has no such name. Examples with
     ``>>>`` and tables between rows of ``====`` become blocks of code.
 
     Example:
-        >>> print(as_markdown("See.\\n\\n    >>> 1 + 1\\n    2\\n"))
+        >>> print(as_markdown("See.\n\n    >>> 1 + 1\n    2\n"))
         See.
         <BLANKLINE>
             ```pycon

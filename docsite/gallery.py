@@ -69,11 +69,11 @@ def scripts(folder: Path = GALLERY) -> list[Path]:
 
 
 def cells(text: str) -> list[Cell]:
-    """The cells of a script in the percent format.
+    r"""The cells of a script in the percent format.
 
     Example:
-        >>> cells("# %% [markdown]\\n# # Title\\n#\\n# Words.\\n\\n# %%\\nprint(1)\\n")
-        [Cell(text='# Title\\n\\nWords.', markdown=True), Cell(text='print(1)', markdown=False)]
+        >>> cells("# %% [markdown]\n# # Title\n#\n# Words.\n\n# %%\nprint(1)\n")
+        [Cell(text='# Title\n\nWords.', markdown=True), Cell(text='print(1)', markdown=False)]
     """
     _, *parts = CELL.split(text)
     found = []
@@ -144,8 +144,8 @@ def index(folder: Path) -> str:
     lines = [
         "# Gallery",
         "",
-        "Each example is one script that runs alone in seconds, on networks and digits that come with"
-        " the library. `make gallery` runs them all and writes these pages.",
+        "Each example is one script that runs alone in seconds, on networks and digits that come"
+        " with the library. `make gallery` runs them all and writes these pages.",
         "",
     ]
     for script in scripts(folder):

@@ -13,13 +13,13 @@ FIELDS = "<!-- the fields of card.schema.json -->"
 
 
 def section(text: str, heading: str) -> str:
-    """The text below a heading of a Markdown file, up to the next heading of its level.
+    r"""The text below a heading of a Markdown file, up to the next heading of its level.
 
     Raises:
         ValueError: there is no such heading.
 
     Example:
-        >>> section("# A\\n\\n## B\\n\\nWords.\\n\\n## C\\n", "B")
+        >>> section("# A\n\n## B\n\nWords.\n\n## C\n", "B")
         'Words.'
     """
     found = re.search(rf"^(#+) {re.escape(heading)}$", text, flags=re.MULTILINE)

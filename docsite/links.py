@@ -74,9 +74,12 @@ def _problems(root: Path, path: Path, page: Page, pages: dict[Path, Page]) -> It
         target = target / "index.html" if target.is_dir() else target
         if not target.is_file():
             yield f"{address} leads nowhere"
-        elif parts.fragment and target in pages:
-            if unquote(parts.fragment) not in pages[target].anchors:
-                yield f"{address}: no such place on that page"
+        elif parts.fragment and target in pages and not _is_there(parts.fragment, pages[target]):
+            yield f"{address}: no such place on that page"
+
+
+def _is_there(fragment: str, page: Page) -> bool:
+    return unquote(fragment) in page.anchors
 
 
 def main(arguments: Sequence[str]) -> int:

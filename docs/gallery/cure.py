@@ -1,9 +1,9 @@
 # %% [markdown]
 # # CURE
 #
-# CURE (chapter 8) fine-tunes a network with a penalty on how much the loss' gradient changes along the
-# gradient's sign, so that the loss bends less. Here a few epochs on eighty digits, beside the same epochs
-# without the penalty; both are judged on the twenty digits that are left.
+# CURE (chapter 8) fine-tunes a network with a penalty on how much the loss' gradient changes along
+# the gradient's sign, so that the loss bends less. Here a few epochs on eighty digits, beside the
+# same epochs without the penalty; both are judged on the twenty digits that are left.
 
 # %%
 import torch
@@ -26,7 +26,8 @@ networks = {
 }
 
 # %% [markdown]
-# The penalty is the squared change of the gradient over h; the distance is that of `attacks.nearest`.
+# The penalty is the squared change of the gradient over h; the distance is that of
+# `attacks.nearest`.
 
 # %%
 for name, model in networks.items():

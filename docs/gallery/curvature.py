@@ -1,9 +1,9 @@
 # %% [markdown]
 # # The curvature profile
 #
-# At a point of the boundary, `geometry.principal_curvatures` gives all d - 1 principal curvatures. A
-# curvature is positive where the image's own region lies inside a ball, and negative where it lies
-# outside one. It is measured over a length h, as networks of ReLUs have no second derivatives.
+# At a point of the boundary, `geometry.principal_curvatures` gives all d - 1 principal curvatures.
+# A curvature is positive where the image's own region lies inside a ball, and negative where it
+# lies outside one. It is measured over a length h, as networks of ReLUs have no second derivatives.
 
 # %%
 from matplotlib import pyplot as plt
@@ -33,8 +33,8 @@ for name, boundary in points.items():
     )
 
 # %% [markdown]
-# The whole profile of three closest points takes 2 d gradients each. Most directions are nearly flat,
-# and a few at either end are curved.
+# The whole profile of three closest points takes 2 d gradients each. Most directions are nearly
+# flat, and a few at either end are curved.
 
 # %%
 three = points["closest"].select(slice(0, 3))

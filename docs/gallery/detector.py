@@ -2,8 +2,8 @@
 # # Detection by curvature
 #
 # The mean curvature of the boundaries around a perturbed image is higher than around a natural one:
-# `detection.curvature_score` (Algorithm 6) turns this into a score. The threshold is set on half of the
-# clean digits, and judged on the other half and on their perturbed versions.
+# `detection.curvature_score` (Algorithm 6) turns this into a score. The threshold is set on half of
+# the clean digits, and judged on the other half and on their perturbed versions.
 
 # %%
 import torch
@@ -29,8 +29,8 @@ pairs = scores["perturbed"][:, None] > scores["clean"]
 print(f"area under the ROC curve: {pairs.float().mean():.2f}")
 
 # %% [markdown]
-# DeepFool ends just beyond the boundary, where any network is unsure. That alone gives it away: look at
-# `detection.confidence`, the baseline that every detector has to beat.
+# DeepFool ends just beyond the boundary, where any network is unsure. That alone gives it away:
+# look at `detection.confidence`, the baseline that every detector has to beat.
 
 # %%
 unsure = {

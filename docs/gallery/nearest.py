@@ -2,9 +2,9 @@
 # # The smallest perturbation
 #
 # `attacks.deepfool` finds a perturbation r that fools in some ten gradients; `attacks.nearest` goes
-# on until r is as short as it can make it. cos(r, n), the alignment of r with the boundary's normal,
-# tells them apart without a longer search: it is 1 for a closest point. Distances are l2 norms, in
-# units of pixels in [0, 1].
+# on until r is as short as it can make it. cos(r, n), the alignment of r with the boundary's
+# normal, tells them apart without a longer search: it is 1 for a closest point. Distances are l2
+# norms, in units of pixels in [0, 1].
 
 # %%
 from matplotlib import pyplot as plt
@@ -33,8 +33,8 @@ for name, result in found.items():
     )
 
 # %% [markdown]
-# Left, four digits with their labels, and r of either attack (one scale of colours in a row) with the
-# label that it leads to and its norm; right, all twenty digits.
+# Left, four digits with their labels, and r of either attack (one scale of colours in a row) with
+# the label that it leads to and its norm; right, all twenty digits.
 
 # %%
 figure = plt.figure(figsize=(9, 5))
@@ -53,6 +53,8 @@ for row in range(4):
 axis = plot.subplots()
 for name in found:
     axis.scatter(norms[name], cosines[name], label=name)
-axis.set(xlabel="||r||", ylabel="cos(r, n)", ylim=(0, 1.05), title="Shorter and more along the normal")
+axis.set(
+    xlabel="||r||", ylabel="cos(r, n)", ylim=(0, 1.05), title="Shorter and more along the normal"
+)
 axis.legend()
 plt.show()

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A path inside a region
 #
-# Are decision regions connected? `geometry.find_paths` (Algorithm 5) joins two points of one region by
-# straight segments that stay in it. The ends here are a digit and another class' digit that a targeted
-# DeepFool moved into the region: the straight line between them often leaves it.
+# Are decision regions connected? `geometry.find_paths` (Algorithm 5) joins two points of one region
+# by straight segments that stay in it. The ends here are a digit and another class' digit that a
+# targeted DeepFool moved into the region: the straight line between them often leaves it.
 
 # %%
 import torch
@@ -25,11 +25,13 @@ straight = sum(path.straight for path in paths)
 print(f"{len(paths)} pairs: the straight line stays in the region for {straight}")
 print(f"a path was found for {sum(path.found for path in paths)}")
 bent = [path for path in paths if path.found and not path.straight]
-print(f"the longest of the bent ones is {max(p.deviation for p in bent):.4f} times as long as the line")
+longest = max(path.deviation for path in bent)
+print(f"the longest of the bent ones is {longest:.4f} times as long as the line")
 
 # %% [markdown]
-# The regions around the straight line (above) and around the path (below): the horizontal axis follows
-# the path, the vertical one the first digit's smallest perturbation. The line is where the path runs.
+# The regions around the straight line (above) and around the path (below): the horizontal axis
+# follows the path, the vertical one the first digit's smallest perturbation. The line is where the
+# path runs.
 
 # %%
 path = max(bent, key=lambda each: each.deviation)

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # A plane through three images
 #
-# `geometry.plane_sections` labels the points origin + x across + y upward. Three images span a plane;
-# each of them lies in the region of its class, and the regions of other classes may come between.
+# `geometry.plane_sections` labels the points origin + x across + y upward. Three images span a
+# plane; each of them lies in the region of its class, and the regions of other classes may come
+# between.
 
 # %%
 import torch

@@ -2,8 +2,9 @@
 # # Directions that images share
 #
 # If the normals of many images' boundaries lie in few directions, a single vector can push many
-# images across. `geometry.normal_directions` (S_f, Section 6.3.1) finds the subspace that holds most of
-# the normals. It is made from fifty digits here, and the others' normals are projected onto it.
+# images across. `geometry.normal_directions` (S_f, Section 6.3.1) finds the subspace that holds
+# most of the normals. It is made from fifty digits here, and the others' normals are projected onto
+# it.
 
 # %%
 import torch

@@ -2,8 +2,8 @@
 # # One vector for many images
 #
 # `attacks.universal_perturbation` (Algorithm 4) looks for one vector v of bounded norm that changes
-# the labels of most images. It is made from fifty digits here and judged on the fifty others, beside
-# a random vector of the same norm.
+# the labels of as many images as it can. It is made from fifty digits here, with a norm of three
+# tenths of a digit's own, and judged on the fifty others, beside a random vector of the same norm.
 
 # %%
 import torch

@@ -28,7 +28,9 @@ def test_a_script_runs_alone_and_gives_what_its_page_shows(root, name):
     script = root / "docs" / "gallery" / f"{name}.py"
     found = gallery.run(script)
     assert found.figure.axes
-    shown = "\n".join(re.findall(r"```text\n(.*?)\n```", script.with_suffix(".md").read_text(), re.S))
+    shown = "\n".join(
+        re.findall(r"```text\n(.*?)\n```", script.with_suffix(".md").read_text(), re.S)
+    )
     printed = "\n".join(each for each in found.printed if each)
     assert re.sub(r"[\d.]+", "", printed) == re.sub(r"[\d.]+", "", shown)
     # Another processor rounds otherwise: one or two of fifty images may fall on the other side.
