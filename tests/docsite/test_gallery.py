@@ -23,7 +23,7 @@ def test_every_page_was_made_from_its_script():
     assert gallery.stale() == []
 
 
-@pytest.mark.parametrize("name", ["nearest", "universal"])
+@pytest.mark.parametrize("name", ["nearest", "section"])
 def test_a_script_runs_alone_and_gives_what_its_page_shows(root, name):
     script = root / "docs" / "gallery" / f"{name}.py"
     found = gallery.run(script)
