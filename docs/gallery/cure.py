@@ -17,7 +17,7 @@ learned = digits.first(80)
 images, labels = digits.images[80:], digits.labels[80:]
 
 start = models.pretrained("mnist5k_lenet")
-recipe = training.Recipe(epochs=8, batch_size=20, optimiser="adam", learning_rate=0.001)
+recipe = training.Recipe(epochs=8, batch_size=20, optimiser="adam", learning_rate=0.0001)
 cure = training.Cure(weight=4.0, h=1.5, ramp=4)
 networks = {
     "before": start,

@@ -35,7 +35,7 @@ for label in labels.unique().tolist():
 # Both axes are in pixel l2 units. The numbers stand at the three images.
 
 # %%
-figure, axis = plt.subplots(figsize=(6.6, 4.2))
+figure, axis = plt.subplots(figsize=(6.2, 5))
 shown = axis.pcolormesh(x, y, labels, cmap="tab10", vmin=-0.5, vmax=9.5, alpha=0.75)
 corners = [(0.0, 0.0), (float(width), 0.0), (float(along * width), float(height))]
 own = [int(predict(model, image)) for image in (first, second, third)]

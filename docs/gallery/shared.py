@@ -44,7 +44,6 @@ axis = plot.subplots()
 for name, shares in held.items():
     axis.plot(range(1, 21), shares, label=f"of fifty {name}")
 axis.set(xlabel="number of directions", ylabel="share of unseen normals", ylim=(0, 1))
-axis.set_xticks((1, 5, 10, 15, 20))
 axis.set_title("What few directions hold of unseen normals")
 axis.legend()
 plt.show()
