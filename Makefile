@@ -80,7 +80,7 @@ weights: .venv/ok          ## export the trained embedded networks as those that
 	@python -m stages.weights
 
 docs: .venv-docs/ok        ## build the pages in docs/ into site/, and look for dead links
-	@.venv-docs/bin/python -m mkdocs build --quiet --strict --clean
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet --strict --clean
 	@.venv-docs/bin/python -m docsite.links site
 
 gallery: .venv/ok          ## execute the gallery's scripts and write their pages (ARGS="nearest path": these alone)
