@@ -10,20 +10,14 @@ RULE = re.compile(r"^=+( +=+)+$")
 
 
 def as_markdown(text: str) -> str:
-    r"""A docstring whose roles, examples and tables are Markdown.
+    """A docstring whose roles, examples and tables are Markdown.
 
     Roles become cross-references, and plain code where the site has no such name. Examples with
     ``>>>`` and tables between rows of ``====`` become blocks of code.
 
     Example:
-        >>> print(as_markdown("See.\n\n    >>> 1 + 1\n    2\n"))
-        See.
-        <BLANKLINE>
-            ```pycon
-            >>> 1 + 1
-            2
-            ```
-        <BLANKLINE>
+        >>> as_markdown("See :func:`.find_path` with ``depth=3``.")
+        'See `find_path` with `depth=3`.'
     """
     lines: list[str] = []
     closing = ""  # the indentation of the open block, with its fence

@@ -109,6 +109,7 @@ def run(script: Path) -> Run:
     try:
         with plt.rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
+            warnings.filterwarnings("ignore", message="__array__ implementation")  # torch's
             for cell in cells(script.read_text("utf-8")):
                 shown = io.StringIO()
                 if not cell.markdown:

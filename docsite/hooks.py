@@ -52,7 +52,8 @@ def public(module: str) -> tuple[str, dict[str, str]]:
     place = ROOT.joinpath(*module.split("."))
     path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     tree = ast.parse(path.read_text("utf-8"))
-    found, exported = {}, []
+    found: dict[str, str] = {}
+    exported: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             found |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}

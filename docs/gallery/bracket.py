@@ -19,7 +19,8 @@ recipe = training.Recipe(epochs=60, batch_size=20, optimiser="adam", learning_ra
 model = training.train(network, digits.first(90), recipe).model
 
 # %% [markdown]
-# The last ten digits, which it was not trained on, at their predicted labels:
+# The last ten digits, which it was not trained on, at their predicted labels. Where the search has
+# not closed after 200 subproblems, its nearest point so far stands in for the exact distance.
 
 # %%
 images = digits.images[90:]
@@ -39,7 +40,9 @@ figure, axis = plt.subplots(figsize=(7, 3.6))
 for (name, values), marker in zip(distances.items(), "^_ov", strict=True):
     size = 300 if name == "exact" else 40
     axis.scatter(distances["exact"], values / distances["exact"], marker=marker, s=size, label=name)
-axis.set(xlabel="exact l2 distance of a digit", ylabel="distance / exact distance", ylim=(0, None))
+axis.set(
+    xlabel="exact l2 distance of a digit", ylabel="distance / exact distance", ylim=(0.88, 1.07)
+)
 axis.set_title("The distance to the boundary, from below and from above")
-axis.legend(loc="lower right")
+axis.legend(loc="lower left")
 plt.show()
