@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE   # without stored bytecode every process compi
 ARGS ?=
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report crate weights plan rehearse lock clean
+.PHONY: setup repro repro-slurm test test-services check faults peers bench bench-gpu dashboard remote params report crate weights plan rehearse docs gallery lock clean
 
 setup: .venv/ok
 
@@ -34,6 +34,11 @@ setup: .venv/ok
 	@$(UV) pip sync --quiet --python .venv-services/bin/python requirements-services.lock
 	@touch $@
 
+.venv-docs/ok: requirements-docs.lock | $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) .venv-docs
+	@$(UV) pip sync --quiet --python .venv-docs/bin/python requirements-docs.lock
+	@touch $@
+
 repro: .venv/ok            ## run every stage whose inputs changed (ARGS=-f runs all)
 	@test -e .git || dvc config --quiet --local core.no_scm true   # a copy without git
 	@dvc repro $(ARGS)
@@ -51,6 +56,7 @@ check: .venv/ok            ## lint and types
 	@ruff format --check --quiet . || (echo "run ruff format" >&2; exit 1)
 	@python -m stages.generate --check
 	@python -m pipeline.params --check
+	@python -m docsite.gallery --check
 
 test-services: .venv-services/ok  ## Slurm, S3 and PostgreSQL started on this machine, and the tests against them
 	@PATH=$(CURDIR)/.venv-services/bin:$$PATH python -m pytest tests/services $(ARGS)
@@ -97,6 +103,13 @@ plan: .venv/ok             ## what a machine needs (SUITE=thesis BUDGET=full NET
 rehearse: .venv/ok         ## a suite's stages, tiny, on made-up pictures (SUITE=thesis NETWORKS=a,b)
 	@python -m pipeline.rehearsal $(SUITE_ARGS)
 
+docs: .venv-docs/ok        ## build the pages in docs/ into site/, and look for dead links
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet --strict --clean
+	@.venv-docs/bin/python -m docsite.links site
+
+gallery: .venv/ok          ## execute the gallery's scripts and write their pages (ARGS="nearest path": these alone)
+	@python -m docsite.gallery $(ARGS)
+
 lock: | $(UV)              ## resolve the lock files anew
 	@$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --generate-hashes -o requirements.lock --quiet
 	@mkdir -p work && printf 'setuptools<81\n' > work/build.txt && printf 'requests\n' > work/override.txt
@@ -104,7 +117,10 @@ lock: | $(UV)              ## resolve the lock files anew
 		--build-constraints work/build.txt --overrides work/override.txt -o requirements-peers.lock --quiet
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-services.in --universal --generate-hashes \
 		-o requirements-services.lock --quiet
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile requirements-docs.in --universal --generate-hashes \
+		-o requirements-docs.lock --quiet
 
 clean:                     ## remove what runs wrote, caches and environments; keeps what git tracks, and what is not from here
 	@$(PYTHON) -B -m pipeline.cleaning
-	@rm -rf .dvc/cache .dvc/tmp .venv .venv-peers .venv-services .uv
+	@rm -rf .dvc/cache .dvc/tmp .venv .venv-peers .venv-services .venv-docs .uv
+	@test ! -f site/search/search_index.js || rm -rf site
