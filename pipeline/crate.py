@@ -191,7 +191,7 @@ class _Crate:
     def _package(self, name: str) -> Any:
         version = importlib.metadata.version(name)
         return self._add(
-            f"https://pypi.org/project/{name}/{version}/",
+            f"#package-{name}",
             "SoftwareApplication",
             name=name,
             softwareVersion=version,
