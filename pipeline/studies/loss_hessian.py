@@ -51,8 +51,6 @@ class HessianSettings(CureSettings):
         profile_samples: number of held-out images, at least 1, whose whole Hessians are computed.
         power_steps: number of steps of the power iteration for the largest eigenvalue, at least 1;
             it runs on all images and training seeds.
-        smoothing_draws: number of points around each image, at least 1, over which the smoothed
-            Hessian is averaged; it is taken on ``profile_samples`` images of all training seeds.
         curvature_h: step of the differences, in pixel l2, > 0; None:
             :func:`robustness_geometry.geometry.default_h`.
         scheme: the differences of gradients: ``forward`` (Equation 8.1) or ``central``.
@@ -61,13 +59,12 @@ class HessianSettings(CureSettings):
     profile_seeds: int = 3
     profile_samples: int = 100
     power_steps: int = 20
-    smoothing_draws: int = 16
     curvature_h: float | None = None
     scheme: str = "forward"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("profile_seeds", "profile_samples", "power_steps", "smoothing_draws"):
+        for name in ("profile_seeds", "profile_samples", "power_steps"):
             check_count(name, getattr(self, name))
         check_choice("scheme", self.scheme, ("forward", "central"))
         if self.curvature_h is not None:
@@ -235,7 +232,7 @@ def powers_of_seeds(studies: Sequence[CureStudy[HessianSettings]], name: str) ->
 
 
 def smoothed_of_seeds(
-    studies: Sequence[CureStudy[HessianSettings]], name: str
+    studies: Sequence[CureStudy[HessianSettings]], name: str, draws: int
 ) -> dict[str, Tensor]:
     """:func:`smoothed_curvature` on the network ``name`` at images of all seeds, (seeds, n)."""
 
@@ -245,7 +242,7 @@ def smoothed_of_seeds(
             smoothed_curvature,
             study.tuned(name).model,
             steps=settings.power_steps,
-            draws=settings.smoothing_draws,
+            draws=draws,
             h=settings.curvature_h,
             scheme=settings.scheme,
         )

@@ -63,13 +63,17 @@ class Settings(HessianSettings):
     Attributes:
         logit_samples: number of images, at least 2, on which the exact Hessian of a logit
             difference is compared with the one of differences over h = 1.
+        smoothing_draws: number of points around each image, at least 1, over which the smoothed
+            Hessian is averaged; it is taken on ``profile_samples`` images of all training seeds.
     """
 
     logit_samples: int = 10
+    smoothing_draws: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("logit_samples", self.logit_samples, minimum=2)
+        check_count("smoothing_draws", self.smoothing_draws)
 
 
 def loss_hessian_profile(
@@ -106,7 +110,8 @@ def loss_hessian_profile(
     numbers = measured(paired_bootstrap(samples, _statistics(), resamples=settings.resamples))
     powers = {f"power {name}": powers_of_seeds(studies, name)["power"] for name in NETWORKS}
     smoothed = {
-        f"smoothed {name}": smoothed_of_seeds(studies, name)["smoothed"] for name in NETWORKS
+        f"smoothed {name}": smoothed_of_seeds(studies, name, settings.smoothing_draws)["smoothed"]
+        for name in NETWORKS
     }
     for size, values in {"power": powers, "smoothed": smoothed}.items():
         statistics = _power_statistics(size)
