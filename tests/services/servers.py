@@ -112,7 +112,7 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait(ready: Callable[[], bool], what: str, seconds: float = 180) -> None:
+def wait(ready: Callable[[], bool], what: str, seconds: float = 600) -> None:
     """Wait until something is ready."""
     end = time.monotonic() + seconds
     while not ready():
@@ -273,7 +273,7 @@ def mlflow(database: str, artifacts: str, endpoint: str) -> Iterator[str]:
     environment |= {"DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", *store, *place]
     with folder_of() as folder, running(command, folder, environment) as process:
-        wait(lambda: answers(port) or process.poll() is not None, "MLflow's server listens", 300)
+        wait(lambda: answers(port) or process.poll() is not None, "MLflow's server listens", 900)
         assert process.poll() is None, (folder / "output").read_text()[-2000:]
         assert listening(process) == {"127.0.0.1"}
         yield f"http://127.0.0.1:{port}"

@@ -52,7 +52,7 @@ def test_a_fresh_clone_shows_the_committed_results(browser, clone, tmp_path):
     command = [sys.executable, "-m", "pipeline.dashboard", "--port", str(port)]
     place = environment(PYTHONPATH=str(clone), DVC_ROOT=str(clone))
     with running(command, log, place) as process:
-        wait(lambda: answers(port) or process.poll() is not None, "the dashboard listens", 300)
+        wait(lambda: answers(port) or process.poll() is not None, "the dashboard listens", 900)
         said = (log / "output").read_text()
         address = f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
         lines = ["dashboard: 2 committed results are new in it", address]
