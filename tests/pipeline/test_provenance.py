@@ -182,7 +182,7 @@ def test_every_measured_experiment_says_where_it_comes_from(root):
             f"python -m stages.{stage} suite=toy network=net",
         ):
             assert wanted in said
-        assert "x 0.500" in words(section)
+        assert "x 0.50 [0.40, 0.60]" in words(section)
         assert RUN_TIME not in section
 
 
