@@ -107,7 +107,7 @@ def run(script: Path) -> Run:
     printed = []
     start = time.process_time()
     try:
-        with plt.rc_context(STYLE), warnings.catch_warnings():
+        with plt.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
             warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
             warnings.filterwarnings("ignore", message="__array__ implementation")  # torch's
             for cell in cells(script.read_text("utf-8")):
