@@ -22,7 +22,7 @@ from stages.command_line import command_line
 from stages.config import Config
 from stages.experiments import Experiment, select
 from stages.names import STAGES, stage_of
-from stages.networks import candidate
+from stages.networks import Candidate, candidate
 from stages.overrides import check_used
 from stages.results import check_folder, figure_files, write_results
 from stages.runner import all_measured, only_run, output_folder, shown, tracked
@@ -99,6 +99,7 @@ def make_card(config: Config) -> None:
     folder = output_folder(config)
     check_folder(folder)
     subject = candidate(config)
+    experiments, unsuited = _suited(experiments, subject)
     notes = subject.probe(experiments, described=config.network is None)
     executor = Executor(**config.executor)
     with (
@@ -107,7 +108,7 @@ def make_card(config: Config) -> None:
     ):
         network = subject.network("card", config, executor)
         taken = _Subject(network, subject.data, experiments, [*notes, *subject.data.notes])
-        findings = _measure(taken, executor)
+        findings = unsuited | _measure(taken, executor)
         if not executor.is_global_zero:
             return
         with refuse_full_disk(folder):
@@ -116,6 +117,27 @@ def make_card(config: Config) -> None:
             for name in ("card.json", "card.html"):
                 run.log_file(folder / name)
     print(f"card: {shown(folder / 'card.html')}")
+
+
+def _suited(
+    experiments: Sequence[Experiment], subject: Candidate
+) -> tuple[list[Experiment], dict[str, Findings]]:
+    """The experiments whose settings suit the network's data, and why the others' do not.
+
+    Raises:
+        InputError: none does.
+    """
+    suited, others = list[Experiment](), dict[str, Findings]()
+    for each in experiments:
+        try:
+            each.check(subject.name, subject.data)
+        except InputError as error:
+            if len(experiments) - len(others) == 1 and not suited:
+                raise
+            others[each.name] = Findings(notes=[f"Not measured: {error}."])
+        else:
+            suited.append(each)
+    return suited, others
 
 
 def _measure(subject: _Subject, executor: Executor) -> dict[str, Findings]:
@@ -137,7 +159,8 @@ def _write(
     findings: Mapping[str, Findings],
     executor: Executor,
 ) -> None:
-    sections = {each.name: each.section for each in subject.experiments} | {AGREEMENT: ""}
+    sections = dict.fromkeys(findings, "")
+    sections |= {each.name: each.section for each in subject.experiments}
     network, data = subject.network, subject.data
     header: dict[str, Any] = {
         "network": network.name,
