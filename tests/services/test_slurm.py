@@ -68,8 +68,10 @@ def test_four_jobs_of_a_sweep_on_two_nodes_are_the_runs_of_one_process(cluster, 
         here, there = (folder / str(number) / "metrics.json" for folder in (jobs, alone))
         assert here.read_bytes() == there.read_bytes()
     parent, children = one_parent(tmp_path / "mlflow.db")
-    assert parent[:2] == ("sweep attack", "FINISHED")
-    assert [child[:2] for child in children] == [("attack mnist5k_lenet", "FINISHED")] * 4
+    assert parent[0].startswith("sweep · attack · ")
+    assert parent[1] == "FINISHED"
+    assert [child[1] for child in children] == ["FINISHED"] * 4
+    assert all(child[0].startswith("attack · mnist5k_lenet") for child in children)
     said = "".join(path.read_text() for path in jobs.glob(".submitit/*/*_log.err"))
     assert "arning" not in said
     used = cluster.run(["scontrol", "--oneliner", "show", "jobs"]).stdout
@@ -93,8 +95,10 @@ def test_a_job_of_a_sweep_that_runs_out_of_time_is_queued_again(cluster, tmp_pat
     said = "".join(path.read_text() for path in tmp_path.glob("jobs/.submitit/*/*_log.*"))
     assert "Requeued job" in said
     parent, children = one_parent(database)
-    assert parent[:2] == ("sweep attack", "FINISHED")
-    assert [child[:2] for child in children] == [("attack mnist5k_lenet", "FINISHED")]
+    assert parent[0].startswith("sweep · attack")
+    assert parent[1] == "FINISHED"
+    assert [child[1] for child in children] == ["FINISHED"]
+    assert children[0][0].startswith("attack · mnist5k_lenet")
     assert (tmp_path / "jobs" / "0" / "metrics.json").exists()
 
 
