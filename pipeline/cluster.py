@@ -108,7 +108,8 @@ def submit(
         found = _sbatch([*options, *words, *last], _script(stage, environment, force=force))
         jobs[stage] = found.stdout.partition(";")[0].strip()
         if found.returncode and not jobs[stage]:
-            subprocess.run(["scancel", *filter(None, jobs.values())], check=False)
+            if submitted := [job for job in jobs.values() if job]:
+                subprocess.run(["scancel", *submitted], check=False)
             reason = " ".join(found.stderr.replace("sbatch: error: ", "").split())
             refuse("options of sbatch", shlex.join(words), f"such that Slurm takes them ({reason})")
     return jobs
